@@ -1,0 +1,94 @@
+"""One error tree. A class says what the runtime does when it meets the error.
+
+::
+
+    PulsegraphError
+    ├── DeadLetter            the record goes to the dead-letter topic; the next one is processed
+    │   ├── Malformed             not UTF-8, not JSON, not an object
+    │   ├── InvalidField          a field is missing, of the wrong type or beyond its limits
+    │   ├── Oversized             the payload, the key or a header is too large
+    │   ├── NullKey               no key: the record belongs to no customer
+    │   ├── InvalidKey            a key that is not UTF-8, is empty or too long
+    │   ├── KeyMismatch           the key and the body name different customers
+    │   ├── OutOfTime             an event time that cannot be true
+    │   └── UnexpectedTombstone   a null value on a topic that has no erasure
+    ├── Retry                 try again: a broker or a disk that is away for a moment
+    │   └── DeliveryFailed        records were not acknowledged in time
+    └── Stop                  the worker stops with the message; nothing is committed past it
+        ├── ConfigError           a setting or an argument
+        ├── TopicMismatch         the broker's topics are not what the contract says
+        ├── StateCorrupt          the local store cannot be trusted
+        └── ModelRefused          a model directory that is broken or does not fit the tokeniser
+"""
+
+from __future__ import annotations
+
+
+class PulsegraphError(Exception):
+    """Base of every error this project raises on purpose."""
+
+
+class DeadLetter(PulsegraphError):
+    """A record that can never be applied. ``reason`` is a stable, metric-friendly name."""
+
+    reason: str = "dead_letter"
+
+
+class Malformed(DeadLetter):
+    reason = "malformed"
+
+
+class InvalidField(DeadLetter):
+    reason = "invalid_field"
+
+
+class Oversized(DeadLetter):
+    reason = "oversized"
+
+
+class NullKey(DeadLetter):
+    reason = "null_key"
+
+
+class InvalidKey(DeadLetter):
+    reason = "invalid_key"
+
+
+class KeyMismatch(DeadLetter):
+    reason = "key_mismatch"
+
+
+class OutOfTime(DeadLetter):
+    reason = "out_of_time"
+
+
+class UnexpectedTombstone(DeadLetter):
+    reason = "unexpected_tombstone"
+
+
+class Retry(PulsegraphError):
+    """A transient fault: the same work may succeed later."""
+
+
+class DeliveryFailed(Retry):
+    """Records handed to the producer were not acknowledged in time."""
+
+
+class Stop(PulsegraphError):
+    """Nothing sensible can be done: the process ends with this message."""
+
+
+class ConfigError(Stop):
+    """A setting or argument is wrong; the message says which and what to write instead."""
+
+
+class TopicMismatch(Stop):
+    """The broker's topics differ from the contract; the message names the command to run."""
+
+
+class StateCorrupt(Stop):
+    """A local store or a changelog record cannot be read."""
+
+
+class ModelRefused(Stop):
+    """A model directory is incomplete, corrupt or made for another tokeniser."""

@@ -1,0 +1,75 @@
+"""The one table of topics: key, record, partitions, retention and cleanup.
+
+Names here are logical; a deployment may put a prefix before them. Every topic is created by
+``pulsegraph topics create`` and never by the broker.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+from schemas import catalog, events, graph, predictions, snapshot
+
+DAY_MS: Final = 86_400_000
+
+Cleanup = Literal["delete", "compact"]
+
+
+class Topic(msgspec.Struct, frozen=True, kw_only=True):
+    """One topic of the contract."""
+
+    name: str
+    key: str
+    record: type | None
+    format: Literal["json", "msgpack", "bytes"]
+    cleanup: Cleanup
+    retention_ms: int | None
+    """None: for ever (compacted)."""
+    purpose: str
+    customer_keyed: bool = True
+
+
+def _topic(
+    name: str,
+    record: type | None,
+    purpose: str,
+    *,
+    key: str = "customer_id",
+    format: Literal["json", "msgpack", "bytes"] = "json",
+    cleanup: Cleanup = "delete",
+    days: int | None = 7,
+) -> Topic:
+    return Topic(
+        name=name,
+        key=key,
+        record=record,
+        format=format,
+        cleanup=cleanup,
+        retention_ms=None if cleanup == "compact" or days is None else days * DAY_MS,
+        purpose=purpose,
+        customer_keyed=key == "customer_id",
+    )
+
+
+TOPICS: Final[dict[str, Topic]] = {
+    topic.name: topic
+    for topic in (
+        _topic("clickstream", events.Clickstream, "what customers do", days=30),
+        _topic("campaign-sends", events.CampaignSend, "what was sent and what became of it", days=30),
+        _topic("redemptions", events.Redemption, "offers used", days=30),
+        _topic("profiles", events.Profile, "attributes and consent; null erases the customer", cleanup="compact"),
+        _topic("catalog", catalog.CatalogEntry, "items, campaigns, offers", key="kind:id", cleanup="compact"),
+        _topic("session-snapshots", snapshot.Snapshot, "what the encoder needs", format="msgpack", days=1),
+        _topic("graph-edges", graph.GraphEdge, "edges for the entity side", key="kind:id", format="msgpack", days=1),
+        _topic("outcomes", snapshot.Outcome, "past snapshots with their labels", format="msgpack", days=400),
+        _topic("predictions.churn", predictions.ChurnPrediction, "churn risk"),
+        _topic("predictions.redemption", predictions.RedemptionPrediction, "P(redeem) per active campaign"),
+        _topic("predictions.next-best-action", predictions.NextBestAction, "the decision, ranked, with reasons"),
+        _topic("erasures", predictions.Erasure, "receipts of erased customers", days=400),
+        _topic("dead-letter", None, "refused records as they came", key="as it came", format="bytes", days=90),
+        _topic("ingest-changelog", None, "customer state", format="msgpack", cleanup="compact"),
+        _topic("entities-changelog", None, "entity state", key="kind:id", format="msgpack", cleanup="compact"),
+    )
+}

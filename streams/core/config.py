@@ -1,0 +1,40 @@
+"""Everything that shapes a customer's state. Two deployments with equal values agree byte for byte."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+MINUTE_MS: Final = 60_000
+HOUR_MS: Final = 60 * MINUTE_MS
+DAY_MS: Final = 24 * HOUR_MS
+
+
+class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Durations in milliseconds of event time, bounds in counts."""
+
+    lateness_ms: int = 5 * MINUTE_MS
+    """How far an event may arrive behind the newest of its topic partition and still be put in its place."""
+    session_gap_ms: int = 30 * MINUTE_MS
+    timeline_tokens: int = 512
+    edges_per_type: int = 48
+    """An edge type is cut back to two thirds, heaviest first, when it exceeds this."""
+    edge_half_life_ms: int = 28 * DAY_MS
+    recent_ids: int = 64
+    """Event ids remembered per customer behind the lateness bound."""
+    tail_limit: int = 512
+    """Events younger than the bound kept apart; the oldest settle early beyond it."""
+    sends_kept: int = 32
+    activity_events: tuple[str, ...] = ("purchase",)
+    """Clickstream events that count as being active: churn is their absence."""
+    churn_horizon_ms: int = 28 * DAY_MS
+    churn_active_ms: int = 28 * DAY_MS
+    """A customer is judged for churn only while the last activity is at most this old."""
+    horizon_every_ms: int = 7 * DAY_MS
+    """Distance of the points at which an active customer is judged; customers are spread over the days."""
+    redemption_window_ms: int = 30 * DAY_MS
+    pending_limit: int = 64
+    holdout_percent: int = 0
+    max_future_ms: int = 10 * MINUTE_MS
+    """An event time this far past its Kafka record timestamp cannot be true."""
