@@ -4,8 +4,8 @@
 
     PulsegraphError
     ├── DeadLetter            the record goes to the dead-letter topic; the next one is processed
-    │   ├── Malformed             not UTF-8, not JSON, not an object
-    │   ├── InvalidField          a field is missing, of the wrong type or beyond its limits
+    │   ├── Malformed             not UTF-8, not JSON
+    │   ├── InvalidField          not an object, or a field is missing, of the wrong type or beyond its limits
     │   ├── Oversized             the payload, the key or a header is too large
     │   ├── NullKey               no key: the record belongs to no customer
     │   ├── InvalidKey            a key that is not UTF-8, is empty or too long

@@ -10,10 +10,10 @@ GRAPH_EDGE_VERSION: Final = 1
 
 
 class GraphEdge(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """``customer_id --type--> entity_id`` at ``event_ts_ms``; msgpack on ``graph-edges``, keyed ``kind:id``.
+    """``customer_id --type--> entity`` at ``event_ts_ms``; msgpack on ``graph-edges``, keyed ``kind:id``.
 
-    ``count`` and ``weight`` are the customer's whole edge after this event, so that the entity's side can
-    replace its neighbour's entry and needs no arithmetic of its own. ``source`` orders and de-duplicates.
+    ``source`` is the event's topic, partition and offset. Edges of one source partition arrive in the order
+    of their offsets, which is how the entity's side knows a repeated one.
     """
 
     version: int = GRAPH_EDGE_VERSION
@@ -22,7 +22,3 @@ class GraphEdge(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     entity: str
     event_ts_ms: int
     source: tuple[str, int, int]
-    count: int
-    weight: float
-    first_ms: int
-    last_ms: int

@@ -27,6 +27,8 @@ class SendCount(msgspec.Struct, frozen=True, array_like=True):
 
     channel: str
     sent_ms: tuple[int, ...]
+    campaigns: tuple[str, ...] = ()
+    """What each of them was, in the same order."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, array_like=True, kw_only=True):

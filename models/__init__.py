@@ -1,0 +1,1 @@
+"""Tokeniser, encoder, heads, training, checkpoints and inference. Imports ``schemas`` only, never ``streams``."""

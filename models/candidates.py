@@ -1,0 +1,243 @@
+"""The campaign side of a (customer, campaign) pair, built from catalog text and attributes only.
+
+A campaign made a minute ago has no history, but it has offers, items, a category, a template, a channel, a title and a
+price. :class:`Candidates` turns a set of campaigns into word ids for the candidate tower, and into sparse tables that
+give the *cross features* of a whole batch of customers against all of them with a few array operations.
+
+What a send itself adds to the customer's graph must not be an input, because at decision time there was no send yet:
+the edge to the very campaign being scored is left out of the counts of campaigns received.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from schemas.catalog import CatalogEntry
+from schemas.snapshot import Candidate, Snapshot
+from schemas.words import price_word
+
+from models.tokenizer import FastLexicon
+from models.wide import Floats, Ints
+
+CROSS: Final[dict[str, str]] = {
+    "bought_items": "decayed purchases of the campaign's items, log",
+    "bought_items_distinct": "how many of the campaign's items the customer buys, log",
+    "bought_items_share": "share of the customer's (known) purchases that are the campaign's items",
+    "bought_categories": "decayed purchases in the campaign's categories, weighted by their share in it, log",
+    "bought_categories_share": "the same as a share of the customer's purchases",
+    "viewed_items": "decayed views of the campaign's items, log",
+    "carted_items": "decayed cart additions of the campaign's items, log",
+    "engaged": "decayed opens and clicks of this very campaign, log",
+    "redeemed_this": "decayed redemptions of this very campaign, log",
+    "redeemed_offers": "decayed redemptions of the campaign's offers, log",
+    "redeemed_alike": "decayed redemptions of campaigns with the same template or category, log",
+    "received_alike": "other campaigns received with the same template or category, log",
+    "rate_alike": "smoothed ratio of the two",
+    "channel_share": "share of the customer's sends that came by the campaign's channel",
+    "items": "items in the campaign, log",
+    "offers": "offers in the campaign, log",
+    "window_days": "length of the active window, log days; NaN where open",
+    "price": "price of the campaign, or mean price of its items, log; NaN where unknown",
+}
+CROSS_NAMES: Final = tuple(CROSS)
+CROSS_SIZE: Final = len(CROSS_NAMES)
+
+MAX_WORDS: Final = 48
+TOP_CATEGORIES: Final = 12
+DAY_MS: Final = 86_400_000
+
+
+class _Table:
+    """Entity id -> (campaign column, value) pairs, in compressed rows."""
+
+    def __init__(self, per_campaign: Sequence[Mapping[str, float]]) -> None:
+        self.width = len(per_campaign)
+        entries: dict[str, list[tuple[int, float]]] = {}
+        for column, values in enumerate(per_campaign):
+            for entity, value in values.items():
+                entries.setdefault(entity, []).append((column, value))
+        self._row = {entity: row for row, entity in enumerate(entries)}
+        self._start = np.cumsum([0, *(len(pairs) for pairs in entries.values())])
+        flat = [pair for pairs in entries.values() for pair in pairs]
+        self._column = np.array([column for column, _ in flat], dtype=np.int64)
+        self._value = np.array([value for _, value in flat], dtype=np.float64)
+
+    def sums(self, edges: _Edges, *, counted: bool = False, decayed: bool = True) -> Floats:
+        """Sum over each customer's edges of weight (or 1) times value (or 1, ``counted``): (B, C)."""
+        known = np.array([self._row.get(entity, -1) for entity in edges.entities], dtype=np.int64)
+        at = np.flatnonzero(known >= 0)
+        size = edges.customers * self.width
+        if not len(at) or not size:
+            return np.zeros((edges.customers, self.width), dtype=np.float32)
+        begin, end = self._start[known[at]], self._start[known[at] + 1]
+        length = end - begin
+        inner = np.arange(int(length.sum())) - np.repeat(np.cumsum(length) - length, length)
+        pick = np.repeat(begin, length) + inner
+        cell = np.repeat(edges.customer[at], length) * self.width + self._column[pick]
+        weight = np.repeat(edges.weight[at], length) if decayed else np.ones(len(pick))
+        if not counted:
+            weight = weight * self._value[pick]
+        return np.bincount(cell, weight, minlength=size).reshape(edges.customers, self.width).astype(np.float32)
+
+
+class _Edges:
+    """One edge type of a batch, flat: ``entities`` (E), ``customer`` (E) row of each, ``weight`` (E)."""
+
+    def __init__(self, snapshots: Sequence[Snapshot], edge_type: str) -> None:
+        lists = [snapshot.edges.get(edge_type, ()) for snapshot in snapshots]
+        self.customers = len(lists)
+        self.entities = [entity for edges in lists for entity, _ in edges]
+        self.weight = np.array([weight for edges in lists for _, weight in edges], dtype=np.float64)
+        self.customer = np.repeat(np.arange(len(lists)), [len(edges) for edges in lists])
+
+    def totals(self) -> Floats:
+        """Sum of the weights of each customer, (B, 1)."""
+        return np.bincount(self.customer, self.weight, minlength=self.customers)[:, None].astype(np.float32)
+
+
+class Candidates:
+    """A set of campaigns ready to be scored; immutable, so it can be cached per catalog version.
+
+    Args:
+        campaigns: the campaigns, in the order of the score's columns.
+        catalog: ``kind:id`` -> entry, for the items and offers that the campaigns name and for other campaigns.
+        lexicon: of the model that will score them.
+    """
+
+    def __init__(
+        self, campaigns: Sequence[CatalogEntry], catalog: Mapping[str, CatalogEntry], lexicon: FastLexicon
+    ) -> None:
+        self.campaigns = tuple(campaigns)
+        self.column: dict[str, int] = {entry.id: i for i, entry in enumerate(self.campaigns)}
+        items = [_items(entry, catalog) for entry in self.campaigns]
+        categories = [_categories(e, i, catalog) for e, i in zip(self.campaigns, items, strict=True)]
+        self._items = _Table([dict.fromkeys(names, 1.0) for names in items])
+        self._categories = _Table(categories)
+        self._offers = _Table([dict.fromkeys(entry.offers, 1.0) for entry in self.campaigns])
+        self._self = _Table([{entry.id: 1.0} for entry in self.campaigns])
+        self._channel = _Table([{entry.channel: 1.0} if entry.channel else {} for entry in self.campaigns])
+        others = [e for e in catalog.values() if e.kind == "campaign" and e.id not in self.column]
+        known = [*self.campaigns, *others]
+        self._alike = _Table([{o.id: 1.0 for o in known if o.id != e.id and _alike(o, e)} for e in self.campaigns])
+        prices = [_price(e, i, catalog) for e, i in zip(self.campaigns, items, strict=True)]
+        self._own = np.array(
+            [
+                [np.log1p(len(i)), np.log1p(len(e.offers)), _window(e), np.nan if p is None else np.log1p(max(p, 0.0))]
+                for e, i, p in zip(self.campaigns, items, prices, strict=True)
+            ],
+            dtype=np.float32,
+        ).reshape(-1, 4)
+        self.words: Ints = np.zeros((len(self.campaigns), MAX_WORDS), dtype=np.int64)
+        """Word ids of each campaign, 0 after the last: (C, MAX_WORDS)."""
+        for row, (entry, shares, price) in enumerate(zip(self.campaigns, categories, prices, strict=True)):
+            ids = _words(entry, shares, price, lexicon)[:MAX_WORDS]
+            self.words[row, : len(ids)] = ids
+
+    def __len__(self) -> int:
+        return len(self.campaigns)
+
+    def cross(self, snapshots: Sequence[Snapshot]) -> Floats:
+        """Cross features of every customer with every campaign, (B, C, CROSS_SIZE); see :data:`CROSS`."""
+        edges = {
+            name: _Edges(snapshots, name)
+            for name in (
+                "purchase>item", "purchase>category", "view>item", "cart>item", "opened>campaign", "clicked>campaign",
+                "redeemed>campaign", "redeemed>offer", "received>campaign", "via>channel",
+            )
+        }  # fmt: skip
+        bought, shelf = edges["purchase>item"], edges["purchase>category"]
+        items = self._items.sums(bought)
+        shelves = self._categories.sums(shelf)
+        redeemed = self._alike.sums(edges["redeemed>campaign"])
+        received = self._alike.sums(edges["received>campaign"])
+        via = edges["via>channel"]
+        found = [
+            np.log1p(items),
+            np.log1p(self._items.sums(bought, decayed=False)),
+            items / np.maximum(bought.totals(), 1e-6),
+            np.log1p(shelves),
+            shelves / np.maximum(shelf.totals(), 1e-6),
+            np.log1p(self._items.sums(edges["view>item"])),
+            np.log1p(self._items.sums(edges["cart>item"])),
+            np.log1p(self._self.sums(edges["opened>campaign"]) + self._self.sums(edges["clicked>campaign"])),
+            np.log1p(self._self.sums(edges["redeemed>campaign"])),
+            np.log1p(self._offers.sums(edges["redeemed>offer"])),
+            np.log1p(redeemed),
+            np.log1p(received),
+            (redeemed + 0.2) / (received + 1.0),
+            self._channel.sums(via) / np.maximum(via.totals(), 1e-6),
+        ]
+        shape = (len(snapshots), len(self.campaigns), self._own.shape[1])
+        return np.concatenate([np.stack(found, axis=-1), np.broadcast_to(self._own, shape)], axis=-1, dtype=np.float32)
+
+
+def named(candidate: Candidate, catalog: Mapping[str, CatalogEntry]) -> CatalogEntry:
+    """The catalog's entry of a sent campaign, or one made of what the send itself said."""
+    entry = catalog.get(f"campaign:{candidate.campaign_id}")
+    if entry is not None:
+        return entry
+    return CatalogEntry(
+        kind="campaign",
+        id=candidate.campaign_id,
+        template_id=candidate.template_id,
+        channel=candidate.channel,
+        offers=[candidate.offer_id] if candidate.offer_id else [],
+    )
+
+
+def _items(entry: CatalogEntry, catalog: Mapping[str, CatalogEntry]) -> list[str]:
+    found = dict.fromkeys(entry.items)
+    for offer_id in entry.offers:
+        offer = catalog.get(f"offer:{offer_id}")
+        if offer is not None:
+            found.update(dict.fromkeys(offer.items))
+    return list(found)
+
+
+def _categories(entry: CatalogEntry, items: Iterable[str], catalog: Mapping[str, CatalogEntry]) -> dict[str, float]:
+    counts: Counter[str] = Counter()
+    for item_id in items:
+        item = catalog.get(f"item:{item_id}")
+        if item is not None and item.category:
+            counts[item.category] += 1
+    total = counts.total()
+    if not total:
+        return {entry.category: 1.0} if entry.category else {}
+    return {category: count / total for category, count in counts.items()}
+
+
+def _price(entry: CatalogEntry, items: Iterable[str], catalog: Mapping[str, CatalogEntry]) -> float | None:
+    if entry.price is not None:
+        return entry.price
+    listed = (catalog.get(f"item:{item_id}") for item_id in items)
+    prices = [item.price for item in listed if item is not None and item.price is not None]
+    return sum(prices) / len(prices) if prices else None
+
+
+def _window(entry: CatalogEntry) -> float:
+    if entry.active_from_ms is None or entry.active_to_ms is None:
+        return float("nan")
+    return float(np.log1p(max(0, entry.active_to_ms - entry.active_from_ms) / DAY_MS))
+
+
+def _alike(one: CatalogEntry, other: CatalogEntry) -> bool:
+    same_template = one.template_id is not None and one.template_id == other.template_id
+    return same_template or (one.category is not None and one.category == other.category)
+
+
+def _words(
+    entry: CatalogEntry, shares: Mapping[str, float], price: float | None, lexicon: FastLexicon
+) -> list[int]:
+    named_words = [f"camp:{entry.id}", f"tmpl:{entry.template_id}", f"chan:{entry.channel}", f"cat:{entry.category}"]
+    top = sorted(shares, key=lambda category: (-shares[category], category))[:TOP_CATEGORIES]
+    named_words += [f"cat:{category}" for category in top if category != entry.category]
+    named_words += [f"offer:{offer}" for offer in entry.offers[:4]]
+    if price is not None:
+        named_words.append(price_word(price))
+    ids = [found for word in named_words if (found := lexicon.word(word)) is not None]
+    texts = [entry.title or "", *(v for v in (entry.attributes or {}).values() if isinstance(v, str))]
+    ids += [lexicon.text(text) for text in texts[:8]]
+    return np.frombuffer(b"".join(ids), dtype="<u2").astype(np.int64).tolist()

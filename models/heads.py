@@ -1,0 +1,129 @@
+"""What is predicted from an embedding: churn of a customer, redemption of a (customer, campaign) pair.
+
+Each head is a *wide* logistic regression, fitted to convergence and exact in its reasons, plus a *deep* residual that
+starts at zero and is scaled by a ``gate`` chosen on held-out data, so that it can help but not hurt. The sum is
+calibrated: ``probability = sigmoid(scale * logit + shift)`` (Platt, 1999).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import torch
+from schemas import features
+from torch import Tensor, nn
+
+from models.candidates import CROSS_SIZE
+from models.wide import COLUMN_FEATURE, COLUMNS, PLAIN, Wide
+
+DEEP: Final = 64
+TOWER: Final = 32
+
+_MOVED_BY_SENDS: Final = [
+    at for at in range(PLAIN) if features.NAMES[COLUMN_FEATURE[at]] in ("days_since_event", "days_since_send")
+]
+
+
+class Calibrated(nn.Module):
+    """Buffers every head has: the gate of its deep part and Platt's two numbers."""
+
+    gate: Tensor
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("gate", torch.ones(()))
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("shift", torch.zeros(()))
+
+    def calibrated(self, logit: Tensor) -> Tensor:
+        return logit * self.scale + self.shift
+
+
+class ChurnHead(Calibrated):
+    """Logit of no activity within the horizon."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.wide = Wide(COLUMNS)
+        self.deep = nn.Sequential(
+            nn.Linear(hidden + COLUMNS, DEEP), nn.GELU(), nn.Dropout(0.1), nn.Linear(DEEP, 1)
+        )
+        _start_at_zero(self.deep[-1])
+
+    def residual(self, embedding: Tensor, z: Tensor) -> Tensor:
+        """(B, H) and standardised columns (B, COLUMNS) → (B,), before the gate."""
+        out: Tensor = self.deep(torch.cat([embedding, z], dim=-1)).squeeze(-1)
+        return out
+
+    def forward(self, embedding: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, H) and raw columns (B, COLUMNS) → calibrated logits (B,) and wide contributions (B, COLUMNS)."""
+        z = self.wide.standardise(columns)
+        logit = self.wide(z) + self.gate * self.residual(embedding, z)
+        return self.calibrated(logit), z * self.wide.weight
+
+
+class RedemptionHead(Calibrated):
+    """Logit that the customer uses the campaign's offer in its window: cross features, and two towers."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.wide = Wide(PLAIN + CROSS_SIZE)
+        self.customer = nn.Linear(hidden + PLAIN, TOWER)
+        self.candidate = nn.Sequential(nn.Linear(hidden, DEEP), nn.GELU(), nn.Linear(DEEP, TOWER))
+        _start_at_zero(self.candidate[-1])
+
+    def tower(self, words: Tensor, table: nn.Embedding) -> Tensor:
+        """Word ids (C, W), 0 for none → candidate vectors (C, TOWER). The words' own vectors are not trained here."""
+        mask = (words > 0).float()[:, :, None]  # (C, W, 1)
+        vectors = nn.functional.embedding(words, table.weight.detach()).float()  # (C, W, H)
+        mean = (vectors * mask).sum(1) / mask.sum(1).clamp(min=1)
+        normal = nn.functional.normalize(mean, dim=-1) * math.sqrt(mean.shape[-1])
+        out: Tensor = self.candidate(normal)
+        return out
+
+    def forward(
+        self, embedding: Tensor, columns: Tensor, cross: Tensor, vectors: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Customers against campaigns.
+
+        Args:
+            embedding: (B, H).
+            columns: raw columns of the customers, (B, COLUMNS).
+            cross: raw cross features, (B, C, CROSS_SIZE).
+            vectors: from :meth:`tower`, (C, TOWER); or one campaign a customer, (B, 1, TOWER).
+
+        Returns:
+            Calibrated logits (B, C), and the wide contributions of the customer (B, PLAIN) and of the pair
+            (B, C, CROSS_SIZE).
+        """
+        z = self.wide.standardise(usable(columns), end=PLAIN)  # (B, PLAIN)
+        pair = self.wide.standardise(cross, begin=PLAIN)  # (B, C, CROSS_SIZE)
+        own, crossed = z * self.wide.weight[:PLAIN], pair * self.wide.weight[PLAIN:]
+        wide = own.sum(-1)[:, None] + crossed.sum(-1) + self.wide.bias  # (B, C)
+        return self.calibrated(wide + self.gate * self.residual(embedding, columns, vectors)), own, crossed
+
+    def residual(self, embedding: Tensor, columns: Tensor, vectors: Tensor) -> Tensor:
+        """Both towers' product before the gate, arguments as in :meth:`forward`: (B, C)."""
+        z = self.wide.standardise(usable(columns), end=PLAIN)  # (B, PLAIN)
+        customer = self.customer(torch.cat([embedding, z], dim=-1)) / math.sqrt(TOWER)  # (B, TOWER)
+        return (customer[:, None, :] * vectors).sum(-1)
+
+
+def usable(columns: Tensor) -> Tensor:
+    """Of the columns (B, COLUMNS), those a redemption is judged on (B, PLAIN).
+
+    No squares, as rows are few; and nothing that the last send has just moved, which counts as not known: training
+    judges a customer just before a send, serving mostly just after one.
+    """
+    kept = columns[:, :PLAIN].clone()
+    kept[:, _MOVED_BY_SENDS] = float("nan")
+    return kept
+
+
+def _start_at_zero(layer: nn.Module) -> None:
+    assert isinstance(layer, nn.Linear)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)

@@ -1,0 +1,67 @@
+"""Encoder, heads and tokeniser together, with what was measured about them."""
+
+from __future__ import annotations
+
+import msgspec
+from schemas.snapshot import Head
+from torch import nn
+from transformers import PretrainedConfig
+
+from models.encoder import CustomerEncoder
+from models.heads import ChurnHead, RedemptionHead
+from models.metrics import Score
+from models.tokenizer import FastLexicon
+
+
+class HeadReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A head on its validation split, before the final fit on all rows."""
+
+    split: str
+    """``customers``: other customers, later days. ``campaigns``: the newest campaigns, not seen in training."""
+    train_rows: int
+    wide: Score
+    """The logistic regression alone."""
+    model: Score
+    """With the deep part behind its gate."""
+    gate: float
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What training did and reached. ``heads`` lacks a head that had no usable outcomes."""
+
+    heads: dict[str, HeadReport] = {}
+    outcomes: int = 0
+    pretrain_steps: int = 0
+    tune_steps: int = 0
+    seconds: dict[str, float] = {}
+
+
+class Model(nn.Module):
+    """Everything a checkpoint holds."""
+
+    def __init__(
+        self, config: PretrainedConfig, lexicon: FastLexicon, *, horizon_days: int = 28, report: Report | None = None
+    ) -> None:
+        super().__init__()
+        self.encoder = CustomerEncoder(config)
+        self.heads = nn.ModuleDict(
+            {"churn": ChurnHead(self.encoder.hidden), "redemption": RedemptionHead(self.encoder.hidden)}
+        )
+        self.lexicon = lexicon
+        self.horizon_days = horizon_days
+        self.report = report or Report()
+
+    def head(self, name: Head) -> ChurnHead | RedemptionHead:
+        return self.churn if name == "churn" else self.redemption
+
+    @property
+    def churn(self) -> ChurnHead:
+        head = self.heads["churn"]
+        assert isinstance(head, ChurnHead)
+        return head
+
+    @property
+    def redemption(self) -> RedemptionHead:
+        head = self.heads["redemption"]
+        assert isinstance(head, RedemptionHead)
+        return head

@@ -1,0 +1,161 @@
+"""Outcomes as arrays: what training reads, and how it is split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+from zlib import crc32
+
+import numpy as np
+import torch
+from schemas import features
+from schemas.catalog import CatalogEntry
+from schemas.errors import ConfigError
+from schemas.snapshot import Head, Outcome, Snapshot
+
+from models.candidates import CROSS_SIZE, Candidates, named
+from models.heads import usable
+from models.tokenizer import FastLexicon
+from models.wide import COLUMNS, Floats, Ints, columns
+
+CHUNK: Final = 2048
+VALIDATION_IN: Final = 5
+MIN_CAMPAIGNS: Final = 4
+MIN_POSITIVES: Final = 8
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Outcomes of one head, row by row."""
+
+    tokens: list[bytes]
+    columns: Floats
+    """(N, COLUMNS), raw."""
+    labels: Floats
+    """(N,)"""
+    customers: Ints
+    """(N,) a number for each customer."""
+    held_out: Ints
+    """(N,) 1 where the customer belongs to the fifth that is kept for validation."""
+    as_of_ms: Ints
+    cross: Floats
+    """(N, CROSS_SIZE), or (N, 0) where the head has no candidate."""
+    campaign: Ints
+    """(N,) column in the candidates, or 0."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: Ints) -> Rows:
+        return Rows(
+            [self.tokens[i] for i in rows],
+            *(
+                part[rows]
+                for part in (
+                    self.columns, self.labels, self.customers, self.held_out, self.as_of_ms, self.cross, self.campaign
+                )
+            ),
+        )  # fmt: skip
+
+    def inputs(self) -> Floats:
+        """Columns of the wide part: all of churn's; of redemption's the plain ones and the cross features."""
+        if not self.cross.shape[1]:
+            return self.columns
+        plain = usable(torch.from_numpy(self.columns)).numpy()
+        return np.concatenate([plain, self.cross], axis=1)
+
+
+def features_of(snapshots: Sequence[Snapshot]) -> Floats:
+    """(B, SIZE) raw feature vectors."""
+    flat = np.frombuffer(b"".join(s.features for s in snapshots), dtype="<f4")
+    return flat.astype(np.float32).reshape(len(snapshots), features.SIZE)
+
+
+def read(
+    outcomes: Iterable[Outcome], catalog: Mapping[str, CatalogEntry], lexicon: FastLexicon
+) -> tuple[dict[Head, Rows], Candidates]:
+    """Sort outcomes by head and time, and put them into arrays.
+
+    Redemptions whose snapshot names no candidate are left out.
+
+    Raises:
+        ConfigError: most snapshots were made with another tokeniser.
+    """
+    by_head: dict[Head, list[Outcome]] = {"churn": [], "redemption": []}
+    strangers = total = 0
+    for outcome in outcomes:
+        if outcome.head == "redemption" and outcome.snapshot.candidate is None:
+            continue
+        by_head[outcome.head].append(outcome)
+        total += 1
+        strangers += outcome.snapshot.model_hint != lexicon.fingerprint
+    if strangers * 2 > total:
+        raise ConfigError(
+            f"{strangers} of {total} outcomes were made with another tokeniser than {lexicon.fingerprint}; "
+            "train with the tokeniser that ingest used, or replay the log with this one"
+        )
+    campaigns: dict[str, CatalogEntry] = {}
+    for outcome in by_head["redemption"]:
+        candidate = outcome.snapshot.candidate
+        if candidate is not None and candidate.campaign_id not in campaigns:
+            campaigns[candidate.campaign_id] = named(candidate, catalog)
+    candidates = Candidates(list(campaigns.values()), catalog, lexicon)
+    numbers: dict[str, int] = {}
+    return {head: _rows(found, candidates, lexicon, numbers) for head, found in by_head.items()}, candidates
+
+
+def _rows(outcomes: list[Outcome], candidates: Candidates, lexicon: FastLexicon, numbers: dict[str, int]) -> Rows:
+    outcomes.sort(key=lambda o: (o.snapshot.as_of_ms, o.outcome_id))
+    wanted = [o.snapshot.candidate.campaign_id if o.snapshot.candidate else "" for o in outcomes]
+    paired = bool(outcomes) and outcomes[0].head == "redemption"
+    campaign = np.array([candidates.column.get(name, 0) if paired else 0 for name in wanted], dtype=np.int64)
+    wide, cross = [np.zeros((0, COLUMNS), dtype=np.float32)], [np.zeros((0, CROSS_SIZE * paired), dtype=np.float32)]
+    for begin in range(0, len(outcomes), CHUNK):
+        snapshots = [o.snapshot for o in outcomes[begin : begin + CHUNK]]
+        wide.append(columns(features_of(snapshots)))
+        if paired:
+            pick = campaign[begin : begin + CHUNK]
+            cross.append(candidates.cross(snapshots)[np.arange(len(pick)), pick])
+    customers = [o.snapshot.customer_id for o in outcomes]
+    return Rows(
+        tokens=[o.snapshot.tokens if o.snapshot.model_hint == lexicon.fingerprint else b"" for o in outcomes],
+        columns=np.concatenate(wide),
+        labels=np.array([o.label for o in outcomes], dtype=np.float32),
+        customers=np.array([numbers.setdefault(name, len(numbers)) for name in customers], dtype=np.int64),
+        held_out=np.array([is_held_out(name) for name in customers], dtype=np.int64),
+        as_of_ms=np.array([o.snapshot.as_of_ms for o in outcomes], dtype=np.int64),
+        cross=np.concatenate(cross) if paired else np.zeros((len(outcomes), 0), dtype=np.float32),
+        campaign=campaign,
+    )
+
+
+def is_held_out(customer_id: str) -> bool:
+    """Whether the customer is in the fifth that training never fits on, the same in every run."""
+    return crc32(b"validation:" + customer_id.encode("utf-8", "surrogatepass")) % VALIDATION_IN == 0
+
+
+def split(rows: Rows, head: Head) -> tuple[Ints, Ints, str]:
+    """Row numbers for fitting and for validation, and the split's name.
+
+    Redemption is validated on its newest campaigns where there are enough, as new campaigns are what it will score.
+    Otherwise other customers are judged, on the later half of the days where that holds enough of both classes.
+    """
+    everything = np.arange(len(rows))
+    if head == "redemption":
+        first = {int(c): int(rows.as_of_ms[rows.campaign == c].min()) for c in np.unique(rows.campaign)}
+        newest = sorted(first, key=lambda c: (-first[c], c))
+        if len(newest) >= MIN_CAMPAIGNS:
+            for count in range(1, len(newest) // 2 + 1):
+                later = np.isin(rows.campaign, newest[:count])
+                if later.mean() >= 0.15 and _both_classes(rows.labels[later]) and _both_classes(rows.labels[~later]):
+                    return everything[~later], everything[later], "campaigns"
+    held_out = rows.held_out == 1
+    later = held_out & (rows.as_of_ms >= np.median(rows.as_of_ms)) if len(rows) else held_out
+    if _both_classes(rows.labels[later]):
+        return everything[~held_out], everything[later], "customers"
+    return everything[~held_out], everything[held_out], "customers"
+
+
+def _both_classes(labels: Floats) -> bool:
+    return min(labels.sum(), len(labels) - labels.sum()) >= MIN_POSITIVES

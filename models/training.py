@@ -1,0 +1,221 @@
+"""From outcomes to a model, under a budget of wall-clock time.
+
+1. Each head's wide part is fitted to convergence (seconds).
+2. The encoder is pre-trained on the customers' sequences (:mod:`models.pretrain`).
+3. Encoder and deep parts are tuned together on what the wide parts leave, and stopped where validation is best
+   (:mod:`models.tuning`).
+4. A gate per head decides on validation how much of the deep part is kept, none if it does not help; Platt's two
+   numbers calibrate the sum; metrics are taken; then the wide weights are fitted once more on all rows.
+
+Training reads outcomes and the catalog, nothing else. The clock is a parameter. With ``max_steps`` set and a budget
+that is not reached, equal inputs give an equal model on one machine; under a budget the number of steps varies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import numpy as np
+import torch
+from schemas.catalog import CatalogEntry
+from schemas.errors import ConfigError
+from schemas.snapshot import Head, Outcome
+
+from models import calibration, metrics, outcomes, pretrain
+from models.encoder import EncoderSize, default_config
+from models.model import HeadReport, Model, Report
+from models.tokenizer import FastLexicon
+from models.tuning import Data, Tuner
+from models.wide import Fitted, fit
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+Progress = Callable[[float, str], None]
+Clock = Callable[[], float]
+
+HEADS: Final[tuple[Head, ...]] = ("churn", "redemption")
+
+
+class TrainSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How to train; the defaults are what the demo and the reports use."""
+
+    budget_s: float = 90.0
+    seed: int = 0
+    horizon_days: int = 28
+    size: EncoderSize = EncoderSize()
+    max_steps: int | None = None
+    """Steps of pre-training, and again of tuning; None: as many as the budget allows."""
+    batch: int = 64
+    learning_rate: float = 1e-3
+    pretrain_share: float = 0.25
+    tune_share: float = 0.55
+    """Shares of the budget that the fits leave; the rest is for measuring."""
+    fit_rows: int = 60_000
+    """Rows a wide part is fitted on at most."""
+    measured_per_s: float = 30.0
+    """Validation rows a head is measured on, per second of budget."""
+
+
+def quiet(_fraction: float, _message: str) -> None:
+    """A progress callback that says nothing."""
+
+
+def train(
+    found: Iterable[Outcome],
+    catalog: Mapping[str, CatalogEntry],
+    lexicon: FastLexicon,
+    *,
+    clock: Clock,
+    settings: TrainSettings | None = None,
+    progress: Progress = quiet,
+    config: PretrainedConfig | None = None,
+    device: str | torch.device = "cpu",
+) -> Model:
+    """Train a model; its ``report`` says what it reached.
+
+    Args:
+        found: outcomes in any order.
+        catalog: ``kind:id`` -> entry, for the campaigns that the outcomes name and for their items and offers.
+        lexicon: of the tokeniser that made the outcomes' snapshots.
+        clock: seconds that only go forward, e.g. ``time.monotonic``.
+        progress: called with the fraction done (0 to 1) and what is being done.
+        config: another Hugging Face encoder's config; a small BERT of ``settings.size`` where absent.
+        device: where the deep part is trained.
+
+    Raises:
+        ConfigError: no head has outcomes of both labels, or the outcomes are of another tokeniser.
+    """
+    settings = settings or TrainSettings()
+    begin_s = clock()
+    marks: dict[str, float] = {}
+
+    def elapsed_s() -> float:
+        return clock() - begin_s
+
+    progress(0.0, "reading outcomes")
+    rows, candidates = outcomes.read(found, catalog, lexicon)
+    data: Data = {
+        head: (rows[head], *outcomes.split(rows[head], head)[:2]) for head in HEADS if len(np.unique(rows[head].labels)) == 2
+    }
+    if not data:
+        counts = ", ".join(f"{len(rows[head])} of {head}" for head in HEADS)
+        raise ConfigError(f"nothing to learn from: {counts}, none with both labels; replay a longer log first")
+    generator = np.random.default_rng(settings.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = Model(config or default_config(lexicon.size, settings.size), lexicon, horizon_days=settings.horizon_days)
+        model.to(device)
+        marks["read"] = elapsed_s()
+
+        progress(0.02, "fitting the wide parts")
+        fitted = {head: _fit_wide(head, data, settings, generator) for head in data}
+        for head, found_weights in fitted.items():
+            model.head(head).wide.load(found_weights)
+        marks["fit"] = elapsed_s()
+
+        left_s = max(0.0, settings.budget_s - elapsed_s())
+
+        def part(name: str, share: float, low: float, high: float) -> Callable[[int], float]:
+            start_s, part_s = elapsed_s(), left_s * share
+
+            def used(steps: int) -> float:
+                by_time = (elapsed_s() - start_s) / part_s if part_s > 0 else 1.0
+                by_steps = steps / settings.max_steps if settings.max_steps else 0.0
+                done = min(1.0, by_time if settings.max_steps is None else max(by_time, by_steps))
+                progress(low + (high - low) * done, name)
+                return done
+
+            return used
+
+        tuner = Tuner(model, data, torch.from_numpy(candidates.words).to(device), generator)
+        pretrained = _pretrain(model, data, part("pre-training", settings.pretrain_share, 0.05, 0.3), settings, generator)
+        marks["pretrain"] = elapsed_s()
+        tuned = tuner.tune(
+            part("tuning", settings.tune_share, 0.3, 0.9),
+            batch=settings.batch,
+            rate=settings.learning_rate,
+            checked=int(np.clip(settings.budget_s * 10, 100, 1000)),
+        )
+        marks["tune"] = elapsed_s()
+
+    progress(0.9, "calibrating and measuring")
+    reports = {head: _finish(model, head, tuner, fitted[head], settings) for head in data}
+    marks["measure"] = elapsed_s()
+    model.report = Report(
+        heads=dict(reports),
+        outcomes=sum(len(of_head) for of_head in rows.values()),
+        pretrain_steps=pretrained,
+        tune_steps=tuned,
+        seconds=_durations(marks),
+    )
+    progress(1.0, "trained")
+    return model.eval().to("cpu")
+
+
+def _fit_wide(head: Head, data: Data, settings: TrainSettings, generator: np.random.Generator) -> Fitted:
+    rows, train, _ = data[head]
+    if len(train) > settings.fit_rows:
+        train = np.sort(generator.permutation(train)[: settings.fit_rows])
+    chosen = rows.take(train)
+    return fit(chosen.inputs(), chosen.labels, chosen.customers)
+
+
+def _pretrain(
+    model: Model,
+    data: Data,
+    fraction: Callable[[int], float],
+    settings: TrainSettings,
+    generator: np.random.Generator,
+) -> int:
+    tokens = [one for rows, train, _ in data.values() for one in rows.take(train).tokens]
+    customers = np.concatenate([rows.customers[train] for rows, train, _ in data.values()])
+    pool = pretrain.longest_per_customer(tokens, customers)
+    batch = min(settings.batch // 2, len(pool))
+    if batch < 2:
+        return 0
+    encoder = model.encoder.train()
+    device = encoder.words().weight.device
+    head = pretrain.MaskedEvents(encoder.hidden, encoder.words().num_embeddings).to(device)
+    optimiser = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=0.0, weight_decay=0.01)
+    steps = 0
+    while (done := fraction(steps)) < 1:
+        for group in optimiser.param_groups:
+            group["lr"] = settings.learning_rate * min(1.0, (steps + 1) / 20) * max(0.05, 1 - done)
+        pick = generator.choice(len(pool), batch, replace=False)
+        loss = pretrain.step_loss(encoder, head, [pool[i] for i in pick], generator)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
+        optimiser.step()
+        steps += 1
+    return steps
+
+
+def _finish(model: Model, head: Head, tuner: Tuner, fitted: Fitted, settings: TrainSettings) -> HeadReport:
+    """Choose gate and calibration, measure, and fit the wide weights once more on all rows."""
+    rows, train, held_out = tuner.data[head]
+    module = model.head(head)
+    most = max(200, int(settings.budget_s * settings.measured_per_s))
+    judged = rows.take(tuner.some(held_out, most))
+    labels, wide = judged.labels.astype(np.float64), fitted.logits(judged.inputs())
+    deep = tuner.residuals(head, judged)
+    found = calibration.choose(labels, wide, deep)
+    plain = calibration.Calibration(0.0, *calibration.platt(labels, wide))
+    for name, value in found._asdict().items():
+        getattr(module, name).fill_(value)
+    module.wide.load(fitted.refitted(rows.inputs(), rows.labels))
+    return HeadReport(
+        split=outcomes.split(rows, head)[2],
+        train_rows=len(train),
+        wide=metrics.score(labels, plain.apply(wide, deep), judged.customers, seed=settings.seed),
+        model=metrics.score(labels, found.apply(wide, deep), judged.customers, seed=settings.seed),
+        gate=found.gate,
+    )
+
+
+def _durations(marks: Mapping[str, float]) -> dict[str, float]:
+    ends = list(marks.items())
+    return {name: round(end - (ends[i - 1][1] if i else 0.0), 3) for i, (name, end) in enumerate(ends)}

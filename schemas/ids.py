@@ -1,0 +1,42 @@
+"""Derived ids: the same input gives the same id on every machine and in every run."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from schemas.snapshot import Snapshot
+
+
+def _digest(*parts: object) -> str:
+    return blake2b("\x1f".join(map(str, parts)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def prediction_id(head: str, snapshot: Snapshot, subject: str = "") -> str:
+    """Id of what ``head`` says about ``snapshot``; ``subject`` is the campaign of a redemption.
+
+    Derived from what the snapshot contains (customer, kind, time, source and applied offsets), so that a
+    snapshot that is emitted again after a crash gives the same record again.
+    """
+    return _digest(
+        head,
+        subject,
+        snapshot.customer_id,
+        snapshot.kind,
+        snapshot.as_of_ms,
+        *snapshot.source,
+        *sorted(snapshot.applied.items()),
+    )
+
+
+def event_uid(event_id: str) -> int:
+    """64 bits of an event id, for the bounded set of recent ids."""
+    return int.from_bytes(blake2b(event_id.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def refused_id(topic: str, partition: int, offset: int) -> str:
+    """Id of a dead letter: its origin."""
+    return f"{topic}-{partition}-{offset}"
+
+
+def receipt_id(customer_id: str, erased_ms: int) -> str:
+    return _digest("erasure", customer_id, erased_ms)

@@ -1,0 +1,1 @@
+"""Thin loops around the core, one file a role."""

@@ -1,0 +1,45 @@
+"""entities: graph edges in, in-edges of every entity kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from schemas.deadletter import Refused
+from streams.agents.stateful import Output, StatefulRole
+from streams.core.entities import Entities
+from streams.metrics import Metrics
+from streams.roles import Batch
+from streams.state.contract import KeyValue
+from streams.state.epochs import Epoch, StoredRecords
+from streams.state.restore import Restored
+
+
+class EntitiesRole(StatefulRole):
+    """One writer per entity: partitions of ``graph-edges``, which is keyed by entity."""
+
+    name = "entities"
+    topics = ("graph-edges",)
+    changelog = "entities-changelog"
+
+    def __init__(self, *, metrics: Metrics, **shell: Any) -> None:
+        super().__init__(**shell)
+        self._metrics = metrics
+
+    def open_core(self, partition: int, store: KeyValue, meta: bytes | None) -> Entities:
+        return Entities(partition, StoredRecords(store), meta)
+
+    def take(self, core: Entities, batch: Batch) -> list[Refused]:
+        return core.take(batch.records)
+
+    def outputs(self, epoch: Any) -> list[Output]:
+        return []
+
+    def due_ms(self, record: bytes) -> int:
+        return -1
+
+    def flushed(self, epochs: Mapping[int, Epoch], seconds: float) -> None:
+        self._metrics.entities_epoch(epochs, self.held, seconds)
+
+    def restored(self, partition: int, what: Restored) -> None:
+        self._metrics.restored(self.name, partition, what.records, what.bytes, what.seconds)

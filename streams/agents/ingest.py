@@ -1,0 +1,77 @@
+"""ingest: source events in, customer state kept; snapshots, outcomes and graph edges out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from schemas import codec
+from schemas.deadletter import Refused
+from schemas.events import SOURCES
+from schemas.words import Lexicon
+from streams.agents.stateful import Output, StatefulRole
+from streams.core.config import CoreConfig
+from streams.core.customer import due_of
+from streams.core.partition import Cut, Ingest
+from streams.metrics import Metrics
+from streams.roles import Batch
+from streams.state.contract import KeyValue
+from streams.state.epochs import Epoch, StoredRecords
+from streams.state.restore import Restored
+
+_RANK: Final = {source: rank for rank, source in enumerate(SOURCES)}
+
+
+class IngestRole(StatefulRole):
+    """One writer per customer: all four source topics of a partition go through one :class:`Ingest`."""
+
+    name = "ingest"
+    topics = SOURCES
+    changelog = "ingest-changelog"
+
+    def __init__(
+        self, *, config: CoreConfig, lexicon: Lexicon, cache_bytes: int, idle_ms: int, metrics: Metrics, **shell: Any
+    ) -> None:
+        super().__init__(**shell)
+        self._config = config
+        self._lexicon = lexicon
+        self._cache_bytes = cache_bytes
+        self._idle_ms = idle_ms
+        self._metrics = metrics
+        self._counted: dict[int, dict[str, int]] = {}
+
+    def open_core(self, partition: int, store: KeyValue, meta: bytes | None) -> Ingest:
+        self._counted.pop(partition, None)
+        return Ingest(
+            partition,
+            self._config,
+            self._lexicon,
+            StoredRecords(store),
+            meta,
+            cache_bytes=self._cache_bytes,
+            idle_ms=self._idle_ms,
+            now_ms=self._clock_ms(),
+        )
+
+    def take(self, core: Ingest, batch: Batch) -> list[Refused]:
+        return core.take(_RANK[batch.topic], batch.records, self._clock_ms())
+
+    def outputs(self, epoch: Cut) -> Iterator[Output]:
+        encode = codec.msgpack_encode
+        for edge in epoch.edges:
+            yield Output("graph-edges", edge.entity.encode(), encode(edge))
+        for outcome in epoch.outcomes:
+            yield Output("outcomes", outcome.snapshot.customer_id.encode(), encode(outcome))
+        for snapshot in (*epoch.judged, *epoch.snapshots):
+            yield Output("session-snapshots", snapshot.customer_id.encode(), encode(snapshot))
+        for erasure in epoch.erasures:
+            yield Output("erasures", erasure.customer_id.encode(), codec.json_encode(erasure))
+
+    def due_ms(self, record: bytes) -> int:
+        return due_of(record).due_ms
+
+    def flushed(self, epochs: Mapping[int, Epoch], seconds: float) -> None:
+        self._metrics.ingest_epoch(epochs, self.held, self._counted, seconds)
+
+    def restored(self, partition: int, what: Restored) -> None:
+        self._metrics.restored(self.name, partition, what.records, what.bytes, what.seconds)

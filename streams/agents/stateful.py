@@ -1,0 +1,254 @@
+"""What ingest and entities share: partitions with a store, a changelog and commit epochs.
+
+An epoch ends in this order, and only then may the next one end:
+
+1. outputs (snapshots, outcomes, edges, dead letters) delivered,
+2. changelog records delivered,
+3. one RocksDB write that carries the changelog offset reached,
+4. source offsets committed.
+
+A crash between any two steps leaves local state behind the changelog, and committed offsets behind
+both; what is read again is skipped by the offsets in the state, and outputs that are written again
+carry the same ids. While the writes of one epoch are under way, batches of the next are applied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol
+
+from schemas.deadletter import Refused
+from schemas.errors import StateCorrupt
+from streams.outbox import Outbox
+from streams.roles import Batch, Commit, Offsets
+from streams.state.contract import KeyValue
+from streams.state.epochs import Epoch, changelog_records, local_batch, read_meta
+from streams.state.restore import Restored, restore
+
+logger: Final = logging.getLogger(__name__)
+
+_DELIVERY_TIMEOUT_S: Final = 60.0
+_STOP_TIMEOUT_S: Final = 10.0
+_MAX_BEHIND: Final = 4  # epochs' worth of events applied before a slow flush is waited for
+
+
+class Output(NamedTuple):
+    """One record for another topic."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]] | None = None
+
+
+class Core(Protocol):
+    """The pure part of a role's partition."""
+
+    @property
+    def next_offsets(self) -> dict[str, int]: ...
+
+    @property
+    def pending_changes(self) -> int: ...
+
+    def cut(self, now_ms: int) -> Any: ...
+
+    def written(self) -> None: ...
+
+
+class EpochSettings(NamedTuple):
+    """When an epoch ends: after this much time, or this many events."""
+
+    epoch_ms: int
+    epoch_events: int
+
+
+class Held(NamedTuple):
+    """A partition this worker owns."""
+
+    store: KeyValue
+    core: Any
+
+
+class StatefulRole:
+    """Base of roles that own state. Subclasses say what a partition is and what leaves it.
+
+    Args:
+        open_store: partition -> its local store.
+        set_aside: called with a partition whose local store cannot be trusted; moves it out of the way.
+        clock_ms: wall clock in ms; the only clock of the role.
+    """
+
+    name: str
+    topics: tuple[str, ...]
+    changelog: str
+
+    def __init__(
+        self,
+        *,
+        outbox: Outbox,
+        client: Mapping[str, Any],
+        prefix: str,
+        epochs: EpochSettings,
+        open_store: Callable[[int], KeyValue],
+        set_aside: Callable[[int], Path],
+        clock_ms: Callable[[], int],
+    ) -> None:
+        self.held: dict[int, Held] = {}
+        self._outbox = outbox
+        self._client = client
+        self._prefix = prefix
+        self._epochs = epochs
+        self._open_store = open_store
+        self._set_aside = set_aside
+        self._clock_ms = clock_ms
+        self._committer: Commit | None = None
+        self._flushing: asyncio.Task[None] | None = None
+        self._cut_ms = clock_ms()
+        self._events = 0
+        self._durable: dict[int, dict[str, int]] = {}
+
+    # What a subclass provides.
+
+    def open_core(self, partition: int, store: KeyValue, meta: bytes | None) -> Core:
+        raise NotImplementedError
+
+    def take(self, core: Any, batch: Batch) -> list[Refused]:
+        raise NotImplementedError
+
+    def outputs(self, epoch: Any) -> Iterable[Output]:
+        raise NotImplementedError
+
+    def due_ms(self, record: bytes) -> int:
+        raise NotImplementedError
+
+    def flushed(self, epochs: Mapping[int, Epoch], seconds: float) -> None:
+        """Called after every epoch that is durable; metrics live here."""
+
+    def restored(self, partition: int, what: Restored) -> None:
+        """Called after a partition was restored."""
+
+    # The runtime's side.
+
+    def bind(self, committer: Commit) -> None:
+        self._committer = committer
+
+    async def on_assigned(self, partitions: set[int]) -> Offsets:
+        starts: dict[tuple[str, int], int] = {}
+        for partition in sorted(partitions):
+            held = await asyncio.to_thread(self._open_partition, partition)
+            self.held[partition] = held
+            known = held.core.next_offsets
+            # State, not the committed offset, says where to go on: whoever has no state begins at the beginning.
+            starts |= {(topic, partition): known.get(topic, 0) for topic in self.topics}
+        self._cut_ms, self._events = self._clock_ms(), 0
+        return starts
+
+    async def on_revoked(self, partitions: set[int]) -> None:
+        await self._join()
+        await self._flush(self._cut(partitions & self.held.keys()))
+        for partition in partitions & self.held.keys():
+            self.held.pop(partition).store.close()
+
+    async def process(self, batch: Batch) -> None:
+        held = self.held[batch.partition]
+        for refused in self.take(held.core, batch):
+            self._outbox.send("dead-letter", refused.key, refused.value, headers=refused.headers)
+        self._events += len(batch.records)
+        if self._events >= self._epochs.epoch_events * _MAX_BEHIND:
+            await self._join()
+        await self._maybe_flush()
+
+    async def idle(self) -> None:
+        await self._maybe_flush()
+
+    async def stop(self) -> None:
+        if self._flushing is not None:
+            # A write in its thread cannot be cancelled, and must not meet a closed store.
+            await asyncio.wait([self._flushing], timeout=_STOP_TIMEOUT_S)
+            self._flushing.cancel()
+            self._flushing = None
+        for held in self.held.values():
+            held.store.close()
+        self.held.clear()
+
+    # Epochs.
+
+    async def _maybe_flush(self) -> None:
+        if self._flushing is not None:
+            if not self._flushing.done():
+                return
+            await self._join()
+        now_ms = self._clock_ms()
+        if self._events >= self._epochs.epoch_events or now_ms - self._cut_ms >= self._epochs.epoch_ms:
+            self._flushing = asyncio.create_task(self._flush(self._cut(self.held.keys())))
+
+    async def _join(self) -> None:
+        """Wait for the flush under way; what it raised is raised here, inside a call of the runtime."""
+        if self._flushing is not None:
+            flushing, self._flushing = self._flushing, None
+            await flushing
+
+    def _cut(self, partitions: Iterable[int]) -> dict[int, Epoch]:
+        now_ms = self._clock_ms()
+        self._cut_ms, self._events = now_ms, 0
+        return {partition: self.held[partition].core.cut(now_ms) for partition in partitions}
+
+    async def _flush(self, epochs: dict[int, Epoch]) -> None:
+        started_ms = self._clock_ms()
+        epochs = {partition: epoch for partition, epoch in epochs.items() if self._is_news(partition, epoch)}
+        if not epochs:
+            return
+        send, outbox = self._outbox.send, self._outbox
+        for epoch in epochs.values():
+            for topic, key, value, headers in self.outputs(epoch):
+                send(topic, key, value, headers=headers)
+        await outbox.delivered(outbox.mark(), _DELIVERY_TIMEOUT_S)
+        for partition, epoch in epochs.items():
+            for record_key, record in changelog_records(epoch):
+                send(self.changelog, record_key, record, partition=partition)
+        await outbox.delivered(outbox.mark(), _DELIVERY_TIMEOUT_S)
+        await asyncio.to_thread(self._write, epochs)
+        offsets = {
+            (topic, partition): offset
+            for partition, epoch in epochs.items()
+            for topic, offset in epoch.next_offsets.items()
+        }
+        assert self._committer is not None
+        if offsets:
+            await self._committer.commit(offsets)
+        for partition, epoch in epochs.items():
+            self._durable[partition] = epoch.next_offsets
+            if partition in self.held:
+                self.held[partition].core.written()
+        self.flushed(epochs, (self._clock_ms() - started_ms) / 1000)
+
+    def _write(self, epochs: Mapping[int, Epoch]) -> None:
+        for partition, epoch in epochs.items():
+            reached = self._outbox.offset(self.changelog, partition)
+            self.held[partition].store.write(local_batch(epoch, -1 if reached is None else reached + 1))
+
+    def _is_news(self, partition: int, epoch: Epoch) -> bool:
+        """An epoch in which only the clock moved is not worth a write."""
+        return bool(epoch.changes) or self._durable.get(partition) != epoch.next_offsets
+
+    # Opening.
+
+    def _open_partition(self, partition: int) -> Held:
+        store = self._open_store(partition)
+        topic = self._prefix + self.changelog
+        try:
+            what = restore(store, self._client, topic, partition, self.due_ms)
+        except StateCorrupt as error:
+            store.close()
+            aside = self._set_aside(partition)
+            logger.error("local state of %s-%s was set aside as %s and is rebuilt: %s", topic, partition, aside, error)
+            store = self._open_store(partition)
+            what = restore(store, self._client, topic, partition, self.due_ms)
+        meta = read_meta(store).partition
+        core = self.open_core(partition, store, meta)
+        self._durable[partition] = core.next_offsets
+        self.restored(partition, what)
+        return Held(store, core)

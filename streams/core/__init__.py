@@ -1,0 +1,1 @@
+"""Pure logic: no Faust, no torch, no clock, no environment. Imports schemas only."""

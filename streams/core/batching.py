@@ -1,0 +1,113 @@
+"""Which snapshots to encode next: micro-batches by size and age, the newest per customer.
+
+A live snapshot replaces the one of the same customer that still waits: what it said is no longer true.
+Judged snapshots (horizons and sends) are never replaced, because an outcome will be compared with what
+was predicted for exactly them, and dropping those of customers who came back would flatter the score.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, deque
+from typing import Final
+
+import msgspec
+
+from schemas.snapshot import Snapshot
+
+_JUDGED_SHARE: Final = 4  # at least one place in four goes to judged snapshots when both kinds wait
+
+
+class Waiting(msgspec.Struct):
+    """A snapshot with its place in the topic and the time at which it began to wait."""
+
+    snapshot: Snapshot
+    partition: int
+    offset: int
+    since_ms: int
+
+
+class MicroBatcher:
+    """Queue between the topic and the encoder; pure, time comes as an argument.
+
+    Args:
+        size: snapshots in a full batch.
+        age_ms: a batch goes although it is not full when its oldest snapshot has waited this long.
+        coalesce: newest per customer wins. Off, every snapshot is encoded.
+    """
+
+    def __init__(self, size: int, age_ms: int, coalesce: bool = True) -> None:
+        self._size = size
+        self._age_ms = age_ms
+        self._coalesce = coalesce
+        self._live: OrderedDict[str, Waiting] = OrderedDict()
+        self._judged: deque[Waiting] = deque()
+        self._open: dict[int, Counter[int]] = {}
+        self.coalesced = 0
+
+    def __len__(self) -> int:
+        return len(self._live) + len(self._judged)
+
+    def add(self, snapshot: Snapshot, partition: int, offset: int, now_ms: int) -> None:
+        """One more snapshot in topic order."""
+        self._open.setdefault(partition, Counter())[offset] += 1
+        entry = Waiting(snapshot, partition, offset, now_ms)
+        if snapshot.kind != "event":
+            self._judged.append(entry)
+            return
+        key = snapshot.customer_id if self._coalesce else f"{partition}:{offset}"
+        older = self._live.get(key)
+        if older is not None:
+            # The customer keeps its place in the queue: a busy one must not wait for ever.
+            self._close(older)
+            entry.since_ms = older.since_ms
+            self.coalesced += 1
+        self._live[key] = entry
+
+    def ready(self, now_ms: int) -> bool:
+        """Whether a batch should go now."""
+        if len(self) >= self._size:
+            return True
+        oldest = [entry.since_ms for entry in self._heads()]
+        return bool(oldest) and now_ms - min(oldest) >= self._age_ms
+
+    def wait_ms(self, now_ms: int) -> int | None:
+        """Milliseconds until :meth:`ready` becomes true by age; None where nothing waits."""
+        oldest = [entry.since_ms for entry in self._heads()]
+        return max(0, min(oldest) + self._age_ms - now_ms) if oldest else None
+
+    def take(self) -> list[Waiting]:
+        """The next batch: live ones first, with a share kept for judged ones."""
+        reserved = min(len(self._judged), self._size // _JUDGED_SHARE)
+        batch = [self._live.popitem(last=False)[1] for _ in range(min(len(self._live), self._size - reserved))]
+        batch += [self._judged.popleft() for _ in range(min(len(self._judged), self._size - len(batch)))]
+        return batch
+
+    def done(self, batch: list[Waiting]) -> None:
+        """The batch's predictions are delivered."""
+        for entry in batch:
+            self._close(entry)
+
+    def floor(self, partition: int) -> int | None:
+        """Lowest offset that is not done; None where all are. Nothing past it may be committed."""
+        waiting = self._open.get(partition)
+        return min(waiting) if waiting else None
+
+    def forget(self, partitions: set[int]) -> None:
+        """Drop what waits of partitions that now belong to another worker."""
+        for key in [key for key, entry in self._live.items() if entry.partition in partitions]:
+            del self._live[key]
+        self._judged = deque(entry for entry in self._judged if entry.partition not in partitions)
+        for partition in partitions:
+            self._open.pop(partition, None)
+
+    def _heads(self) -> list[Waiting]:
+        heads = [next(iter(self._live.values()))] if self._live else []
+        return heads + [self._judged[0]] if self._judged else heads
+
+    def _close(self, entry: Waiting) -> None:
+        waiting = self._open.get(entry.partition)
+        if waiting is None:
+            return
+        waiting[entry.offset] -= 1
+        if waiting[entry.offset] <= 0:
+            del waiting[entry.offset]

@@ -1,0 +1,56 @@
+"""Decayed counters and the feature vector made of them."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from schemas import features
+from streams.core.config import DAY_MS
+from streams.core.decay import factor
+
+_HALF_LIVES_MS: Final = tuple(days * DAY_MS for days in features.HALF_LIFE_DAYS)
+_ZEROS: Final = (0.0,) * len(_HALF_LIVES_MS)
+
+#: Last touch in ms, then one decayed sum per half-life, as of that touch.
+Counter = tuple[int, float, float, float]
+
+_PACK: Final = struct.Struct(f"<{features.SIZE}f").pack
+
+
+def add(counters: dict[str, Counter], name: str, ts_ms: int, amount: float) -> None:
+    """Add ``amount`` at ``ts_ms``; times never decrease between calls."""
+    counter = counters.get(name)
+    if counter is None:
+        counters[name] = (ts_ms, amount, amount, amount)
+        return
+    last_ms, short, middle, long = counter
+    if last_ms != ts_ms:
+        short *= factor(last_ms, ts_ms, _HALF_LIVES_MS[0])
+        middle *= factor(last_ms, ts_ms, _HALF_LIVES_MS[1])
+        long *= factor(last_ms, ts_ms, _HALF_LIVES_MS[2])
+    counters[name] = (ts_ms, short + amount, middle + amount, long + amount)
+
+
+def sums(counters: dict[str, Counter], name: str, as_of_ms: int) -> tuple[float, ...]:
+    """Decayed sums of ``name`` as of a time, one per half-life."""
+    counter = counters.get(name)
+    if counter is None:
+        return _ZEROS
+    last_ms = counter[0]
+    return tuple(
+        value * factor(last_ms, as_of_ms, half_life_ms)
+        for value, half_life_ms in zip(counter[1:], _HALF_LIVES_MS, strict=True)
+    )
+
+
+def pack(scalars: list[float], counters: dict[str, Counter], as_of_ms: int) -> bytes:
+    """float32 little-endian vector in the order of :data:`schemas.features.NAMES`.
+
+    Args:
+        scalars: values of the names before the decayed sums, in order.
+    """
+    values = list(scalars)
+    for name in features.COUNTED:
+        values += sums(counters, name, as_of_ms)
+    return _PACK(*values)

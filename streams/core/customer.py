@@ -1,0 +1,219 @@
+"""One customer: settled past, unsettled tail, and what makes replay harmless.
+
+State is a function of the events and not of their arrival. ``settled`` is folded in event-time order up
+to a bound that no punctual event can come before any more; ``tail`` holds the few events behind that
+bound, sorted. What is seen is ``settled`` with the tail folded on top.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from operator import attrgetter
+from typing import Final
+
+import msgspec
+
+from schemas.errors import StateCorrupt
+from schemas.snapshot import Snapshot
+from streams.core.event import Event, StoredEvent, restore, store
+from streams.core.fold import Context, Effect, Folded, advance, fold, next_due_ms
+from streams.core.snapshots import snapshot_of
+
+RECORD_VERSION: Final = 1
+_order = attrgetter("order")
+
+
+class CustomerRecord(msgspec.Struct, array_like=True):
+    """The stored form, msgpack. The version comes first, so that an old worker can refuse a new record."""
+
+    version: int
+    due_ms: int
+    """When event time next changes this state, -1 for never: enough to rebuild the timer index."""
+    erased_ms: int
+    """Events at or before this belong to someone who was erased; -1 where nobody was."""
+    applied: list[int]
+    """Highest offset seen per source topic, applied or dropped as a duplicate: replay stops here."""
+    late: dict[str, int]
+    """Event name -> events that came later than the bound and were only counted."""
+    tail: list[StoredEvent]
+    settled: Folded
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(CustomerRecord).decode
+
+
+class RecordHead(msgspec.Struct, array_like=True):
+    """The first fields of a :class:`CustomerRecord`, read without the rest."""
+
+    version: int
+    due_ms: int
+
+
+due_of: Final = msgspec.msgpack.Decoder(RecordHead).decode
+
+
+class Customer:
+    """Decoded state of one customer in the cache of a partition.
+
+    Example: apply events as they arrive, settle as the watermark moves, ask for what is seen.
+    """
+
+    __slots__ = ("_view", "_view_effects", "applied", "context", "erased_ms", "late", "settled", "tail")
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.applied = [-1, -1, -1, -1]
+        self.erased_ms = -1
+        self.late: dict[str, int] = {}
+        self.tail: list[Event] = []
+        self.settled = Folded()
+        self._view: Folded | None = None
+        self._view_effects: list[Effect] = []
+
+    @staticmethod
+    def decode(context: Context, record: bytes) -> Customer:
+        """Read a stored record.
+
+        Raises:
+            StateCorrupt: not a record of a version this code knows.
+        """
+        try:
+            stored = _decode(record)
+        except msgspec.DecodeError as error:
+            raise StateCorrupt(f"the stored state of a customer cannot be read: {error}") from error
+        if stored.version != RECORD_VERSION:
+            raise StateCorrupt(
+                f"stored state has version {stored.version}, this worker knows {RECORD_VERSION}: run the newer release"
+            )
+        customer = Customer(context)
+        customer.applied, customer.late, customer.settled = stored.applied, stored.late, stored.settled
+        customer.erased_ms = stored.erased_ms
+        customer.tail = [restore(event) for event in stored.tail]
+        return customer
+
+    def encode(self) -> bytes:
+        """The stored form; equal states give equal bytes."""
+        due_ms = self.due_ms()
+        return _encode(
+            CustomerRecord(
+                RECORD_VERSION,
+                -1 if due_ms is None else due_ms,
+                self.erased_ms,
+                self.applied,
+                dict(sorted(self.late.items())),
+                [store(event) for event in self.tail],
+                self.settled,
+            )
+        )
+
+    def knows(self, event: Event) -> bool:
+        """Whether an event with this id is in the tail or among the last settled ones."""
+        uid = event.uid
+        return uid in self.settled.recent or any(uid == waiting.uid for waiting in self.tail)
+
+    def insert(self, event: Event) -> None:
+        """Put a punctual event in its place; in order it costs one fold step, out of order a refold of the tail."""
+        tail = self.tail
+        if not tail or _order(tail[-1]) <= _order(event):
+            tail.append(event)
+            if self._view is not None:
+                fold(self._view, event, self.context, self._view_effects)
+            return
+        insort(tail, event, key=_order)
+        self._forget_view()
+
+    def count_late(self, name: str) -> None:
+        self.late[name] = self.late.get(name, 0) + 1
+
+    def erase(self, at_ms: int) -> None:
+        """Forget everything up to ``at_ms``. Only the offsets stay, and the time, until nothing can be replayed."""
+        if at_ms <= self.erased_ms:
+            return
+        self.erased_ms = at_ms
+        self.late = {}
+        if self.settled.last_ms <= at_ms:
+            self.settled = Folded()
+        self.tail = [event for event in self.tail if event.ts_ms > at_ms]
+        self._forget_view()
+
+    @property
+    def is_grave(self) -> bool:
+        """Whether nothing but the memory of an erasure is left."""
+        return self.erased_ms >= 0 and not self.tail and not self.settled.events
+
+    def view(self) -> Folded:
+        """Settled state with the tail folded on top. Not to be changed by the caller."""
+        if self._view is None:
+            if not self.tail:
+                return self.settled
+            self._view = self.settled.copy()
+            self._view_effects = []
+            for event in self.tail:
+                fold(self._view, event, self.context, self._view_effects)
+        return self._view
+
+    def settle(self, until_ms: int, effects: list[Effect]) -> None:
+        """Fold tail events older than ``until_ms`` into the settled state and fire what is due by then.
+
+        Effects are what folding made known, in order, each exactly once over any sequence of calls.
+        """
+        tail, context = self.tail, self.context
+        ready = len(tail) if tail and tail[-1].ts_ms < until_ms else sum(event.ts_ms < until_ms for event in tail)
+        self._settle_first(ready, effects)
+        before = len(effects)
+        advance(self.settled, until_ms, context, effects)
+        if self._view is not None and len(effects) > before:
+            # The view fired the same timers on its way to the next tail event.
+            del self._view_effects[: len(effects) - before]
+
+    def shorten(self, limit: int, effects: list[Effect]) -> int:
+        """Settle the oldest events of a tail that grew past ``limit``; returns how many."""
+        excess = len(self.tail) - limit
+        if excess <= 0:
+            return 0
+        self._settle_first(excess, effects)
+        return excess
+
+    @property
+    def settled_ms(self) -> int:
+        """Newest settled event: nothing older can be put in its place any more."""
+        return self.settled.last_ms
+
+    def due_ms(self) -> int | None:
+        """When event time next changes the settled state; None where nothing waits."""
+        if self.is_grave:
+            return self.erased_ms + 1
+        due_ms = next_due_ms(self.settled, self.context.config)
+        if self.tail:
+            oldest_ms = self.tail[0].ts_ms + 1
+            due_ms = oldest_ms if due_ms is None else min(due_ms, oldest_ms)
+        return due_ms
+
+    def snapshot(self) -> Snapshot | None:
+        """What the encoder should see now; None for a customer of whom nothing is known."""
+        seen = self.view()
+        return snapshot_of(seen, "event", seen.last_ms, self.context) if seen.events else None
+
+    def _settle_first(self, count: int, effects: list[Effect]) -> None:
+        if not count:
+            return
+        if count == len(self.tail) and self._view is not None:
+            self.settled = self._view  # already folded: take it over instead of folding twice
+            effects += self._view_effects
+            self.tail = []
+            self._forget_view()
+            return
+        before = len(effects)
+        for event in self.tail[:count]:
+            fold(self.settled, event, self.context, effects)
+        del self.tail[:count]
+        if not self.tail:
+            self._forget_view()
+        elif self._view is not None:
+            del self._view_effects[: len(effects) - before]
+
+    def _forget_view(self) -> None:
+        self._view = None
+        self._view_effects = []
+

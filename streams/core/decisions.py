@@ -1,0 +1,139 @@
+"""Next best action: constraints first, then expected value, then a little exploration.
+
+Constraints fail closed: what is not known to be allowed is not done. Doing nothing is always a
+candidate. Every candidate that was removed is named with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from schemas.catalog import CatalogEntry
+from schemas.predictions import RankedAction, Suppressed
+from schemas.snapshot import Snapshot
+from streams.core.config import DAY_MS
+
+_DEFAULT_VALUE: Final = 1.0
+_DEFAULT_PURPOSE: Final = "marketing"
+
+
+class DecisionPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """Rules that hold for every customer."""
+
+    cap_sends: int = 3
+    """Most sends per channel inside ``cap_window_ms``."""
+    cap_window_ms: int = 7 * DAY_MS
+    fatigue: float = 0.05
+    """Value lost per send the customer got inside the window."""
+    epsilon: float = 0.02
+    """Share of decisions drawn evenly from all allowed candidates, so that the policy can be evaluated."""
+    alternatives: int = 3
+
+
+class Scored(msgspec.Struct, frozen=True):
+    """A campaign with P(redeem) for one customer."""
+
+    campaign: CatalogEntry
+    probability: float
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What to do, what else was allowed, what was not."""
+
+    chosen: RankedAction
+    alternatives: list[RankedAction]
+    suppressed: list[Suppressed]
+    explored: bool
+
+
+def active_campaigns(catalog: Sequence[CatalogEntry], as_of_ms: int) -> list[CatalogEntry]:
+    """Campaigns whose window holds ``as_of_ms``, by id; an open end counts as open."""
+    return sorted(
+        (
+            entry
+            for entry in catalog
+            if entry.kind == "campaign"
+            and (entry.active_from_ms is None or entry.active_from_ms <= as_of_ms)
+            and (entry.active_to_ms is None or as_of_ms < entry.active_to_ms)
+        ),
+        key=lambda entry: entry.id,
+    )
+
+
+def decide(snapshot: Snapshot, scored: Sequence[Scored], policy: DecisionPolicy, draw: float) -> Decision:
+    """Choose for one customer.
+
+    Args:
+        scored: active campaigns with their probabilities.
+        draw: a number in [0, 1) that is fixed for this decision; below ``epsilon`` it explores.
+
+    Source of the value: expected margin of the offer less its cost, as in uplift practice without a
+    control arm; ``fatigue`` charges for messages the customer already got.
+    """
+    suppressed: list[Suppressed] = []
+    allowed: list[RankedAction] = []
+    for candidate in scored:
+        refused = suppression(snapshot, candidate.campaign, policy)
+        if refused is not None:
+            suppressed.append(refused)
+        else:
+            allowed.append(_action(snapshot, candidate, policy))
+    ranked = sorted([*allowed, RankedAction(action="none", value=0.0)], key=_rank)
+    even = policy.epsilon / len(ranked)
+    ranked = [
+        msgspec.structs.replace(action, propensity=even + (1.0 - policy.epsilon if place == 0 else 0.0))
+        for place, action in enumerate(ranked)
+    ]
+    explored = draw < policy.epsilon
+    chosen = ranked[min(int(draw / even), len(ranked) - 1)] if explored else ranked[0]
+    others = [action for action in ranked if action is not chosen]
+    return Decision(chosen, others[: policy.alternatives], suppressed, explored)
+
+
+def suppression(snapshot: Snapshot, campaign: CatalogEntry, policy: DecisionPolicy) -> Suppressed | None:
+    """Why a campaign must not be sent to this customer; None where it may."""
+    channel = campaign.channel
+    if snapshot.holdout:
+        return Suppressed(campaign.id, "holdout", "the customer belongs to the group that is never contacted")
+    if channel is None:
+        return Suppressed(campaign.id, "no_channel", "the campaign names no channel in the catalog")
+    wanted = f"{channel}:{campaign.purpose or _DEFAULT_PURPOSE}"
+    if snapshot.consent is None or wanted not in snapshot.consent:
+        known = "no profile was seen" if snapshot.consent is None else "consent was not given"
+        return Suppressed(campaign.id, "no_consent", f"{wanted}: {known}")
+    recent = recent_sends(snapshot, channel, policy.cap_window_ms)
+    if recent >= policy.cap_sends:
+        days = policy.cap_window_ms // DAY_MS
+        return Suppressed(campaign.id, "send_cap", f"{recent} sends on {channel} in {days} days, {policy.cap_sends} allowed")
+    if any(campaign.id in count.campaigns for count in snapshot.sends):
+        return Suppressed(campaign.id, "already_sent", "the customer has received this campaign")
+    return None
+
+
+def recent_sends(snapshot: Snapshot, channel: str, window_ms: int) -> int:
+    """Sends on a channel in the window before the snapshot."""
+    oldest_ms = snapshot.as_of_ms - window_ms
+    return sum(sent_ms > oldest_ms for count in snapshot.sends if count.channel == channel for sent_ms in count.sent_ms)
+
+
+def _action(snapshot: Snapshot, candidate: Scored, policy: DecisionPolicy) -> RankedAction:
+    campaign = candidate.campaign
+    assert campaign.channel is not None
+    fatigue = policy.fatigue * recent_sends(snapshot, campaign.channel, policy.cap_window_ms)
+    worth = campaign.value if campaign.value is not None else _DEFAULT_VALUE
+    return RankedAction(
+        action="send",
+        value=candidate.probability * worth - (campaign.cost or 0.0) - fatigue,
+        probability=candidate.probability,
+        campaign_id=campaign.id,
+        offer_id=campaign.offers[0] if len(campaign.offers) == 1 else None,
+        template_id=campaign.template_id,
+        channel=campaign.channel,
+    )
+
+
+def _rank(action: RankedAction) -> tuple[float, str]:
+    return -action.value, action.campaign_id or ""

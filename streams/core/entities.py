@@ -1,0 +1,215 @@
+"""The entity's side of the interaction graph: in-edges of items, campaigns, templates, offers, channels.
+
+Edges of one entity come from many ingest partitions in any interleaving, so everything kept here is
+commutative: integers that are added, times of which the least or greatest counts, and the newest
+neighbours. Decay is applied when it is read, from counts per day. Whatever the order of arrival, the
+bytes are the same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from schemas.codec import decoder
+from schemas.deadletter import Refused, refuse
+from schemas.errors import Malformed, StateCorrupt
+from schemas.graph import GRAPH_EDGE_VERSION, GraphEdge
+from streams.core.config import DAY_MS
+from streams.core.decay import factor
+from streams.core.partition import RecordChange, Records
+
+ENTITY_VERSION: Final = 1
+DAYS_KEPT: Final = 90
+NEIGHBOURS_KEPT: Final = 64
+
+
+class InEdges(msgspec.Struct, array_like=True):
+    """All edges of one type into one entity."""
+
+    count: int = 0
+    first_ms: int = 0
+    last_ms: int = 0
+    days: dict[int, int] = {}
+    """Day since the epoch -> edges on it, the last :data:`DAYS_KEPT` days before the newest edge."""
+    neighbours: dict[str, int] = {}
+    """Customer -> time of the last edge; the newest :data:`NEIGHBOURS_KEPT`."""
+
+
+class Entity(msgspec.Struct, array_like=True):
+    """Stored record of one entity, msgpack."""
+
+    version: int = ENTITY_VERSION
+    applied: dict[str, int] = {}
+    """Source topic and partition -> highest offset of an edge taken in: a repeated edge changes nothing."""
+    edges: dict[str, InEdges] = {}
+
+
+_encode: Final = msgspec.msgpack.Encoder(order="deterministic").encode
+_decode: Final = msgspec.msgpack.Decoder(Entity).decode
+_decode_edge: Final = decoder(GraphEdge)
+
+
+def draw(entity: Entity, edge: GraphEdge) -> bool:
+    """Take an edge in; False where it was there already.
+
+    Edges of one source partition come in the order of their offsets; one event draws at most one edge
+    of a type to an entity, and edges of different types to it come together, hence ``type`` in the key.
+    """
+    topic, partition, offset = edge.source
+    place = f"{topic}-{partition}-{edge.type}"
+    if offset <= entity.applied.get(place, -1):
+        return False
+    entity.applied[place] = offset
+    edges = entity.edges.get(edge.type)
+    if edges is None:
+        edges = entity.edges[edge.type] = InEdges(first_ms=edge.event_ts_ms)
+    ts_ms = edge.event_ts_ms
+    edges.count += 1
+    edges.first_ms = min(edges.first_ms, ts_ms)
+    edges.last_ms = max(edges.last_ms, ts_ms)
+    _count_day(edges, ts_ms // DAY_MS)
+    _meet(edges.neighbours, edge.customer_id, ts_ms)
+    return True
+
+
+def _count_day(edges: InEdges, day: int) -> None:
+    oldest = edges.last_ms // DAY_MS - DAYS_KEPT
+    if day > oldest:
+        edges.days[day] = edges.days.get(day, 0) + 1
+    if len(edges.days) > DAYS_KEPT:
+        for stale in [kept for kept in edges.days if kept <= oldest]:
+            del edges.days[stale]
+
+
+def _meet(neighbours: dict[str, int], customer_id: str, ts_ms: int) -> None:
+    if neighbours.get(customer_id, -1) < ts_ms:
+        neighbours[customer_id] = ts_ms
+        if len(neighbours) > NEIGHBOURS_KEPT:
+            del neighbours[min(neighbours, key=lambda known: (neighbours[known], known))]
+
+
+def weight(edges: InEdges, as_of_ms: int, half_life_ms: int) -> float:
+    """Decayed number of edges as of a time: the entity's popularity, to the day."""
+    return sum(
+        count * factor(day * DAY_MS, as_of_ms, half_life_ms)
+        for day, count in sorted(edges.days.items())
+        if day * DAY_MS <= as_of_ms
+    )
+
+
+def neighbours(edges: InEdges, as_of_ms: int) -> list[tuple[str, int]]:
+    """(customer, last ms) of the newest neighbours whose last edge is not after a time, newest first."""
+    met = [(customer_id, last_ms) for customer_id, last_ms in edges.neighbours.items() if last_ms <= as_of_ms]
+    return sorted(met, key=lambda neighbour: (-neighbour[1], neighbour[0]))
+
+
+def decode_entity(record: bytes) -> Entity:
+    """Read a stored record.
+
+    Raises:
+        StateCorrupt: not a record of a version this code knows.
+    """
+    try:
+        entity = _decode(record)
+    except msgspec.DecodeError as error:
+        raise StateCorrupt(f"the stored state of an entity cannot be read: {error}") from error
+    if entity.version != ENTITY_VERSION:
+        raise StateCorrupt(f"stored entity has version {entity.version}, this worker knows {ENTITY_VERSION}")
+    return entity
+
+
+class EntityCut(NamedTuple):
+    """What an epoch of the entities role leaves to be written."""
+
+    changes: list[RecordChange]
+    meta: bytes
+    next_offsets: dict[str, int]
+
+
+class Entities:
+    """State of one partition of entities between two cuts.
+
+    Args:
+        cache_entities: most decoded entities kept.
+    """
+
+    def __init__(self, partition: int, records: Records, meta: bytes | None, *, cache_entities: int = 50_000) -> None:
+        self.partition = partition
+        self.counts: Counter[str] = Counter()
+        self._records = records
+        self._next_offset = msgspec.msgpack.decode(meta, type=int) if meta is not None else 0
+        self._cache: dict[str, Entity] = {}
+        self._cache_entities = cache_entities
+        self._dirty: set[str] = set()
+
+    @property
+    def next_offsets(self) -> dict[str, int]:
+        return {"graph-edges": self._next_offset}
+
+    @property
+    def pending_changes(self) -> int:
+        return len(self._dirty)
+
+    def take(self, records: Sequence[Any]) -> list[Refused]:
+        """Apply records of ``graph-edges`` in offset order; returns those that are no edges."""
+        edges: list[GraphEdge] = []
+        refused: list[Refused] = []
+        for record in records:
+            if record.offset < self._next_offset:
+                continue
+            try:
+                edge = _decode_edge(record.value or b"")
+                if edge.version != GRAPH_EDGE_VERSION:
+                    raise Malformed(f"edge version {edge.version}, this worker knows {GRAPH_EDGE_VERSION}")
+                edges.append(edge)
+            except (msgspec.DecodeError, Malformed) as error:
+                refused.append(self._refuse(record, error))
+            self._next_offset = record.offset + 1
+        self._load({edge.entity for edge in edges})
+        for edge in edges:
+            if draw(self._cache[edge.entity], edge):
+                self._dirty.add(edge.entity)
+                self.counts["applied"] += 1
+            else:
+                self.counts["duplicates"] += 1
+        self.counts["dead_lettered"] += len(refused)
+        return refused
+
+    def cut(self, now_ms: int) -> EntityCut:
+        """End the epoch. Entities have no timers: ``now_ms`` is not used."""
+        changes = [RecordChange(name, _encode(self._cache[name]), -1, -1) for name in sorted(self._dirty)]
+        self._dirty = set()
+        return EntityCut(changes, msgspec.msgpack.encode(self._next_offset), self.next_offsets)
+
+    def written(self) -> None:
+        excess = len(self._cache) - self._cache_entities
+        if excess > 0:
+            for name in [name for name in self._cache if name not in self._dirty][:excess]:
+                del self._cache[name]
+
+    def entity(self, name: str) -> Entity:
+        """The entity ``kind:id`` as known now."""
+        self._load({name})
+        return self._cache[name]
+
+    def _load(self, wanted: set[str]) -> None:
+        missing = sorted(wanted - self._cache.keys())
+        for name, record in zip(missing, self._records.load(missing) if missing else [], strict=True):
+            self._cache[name] = decode_entity(record) if record is not None else Entity()
+
+    def _refuse(self, record: Any, error: Exception) -> Refused:
+        wrong = error if isinstance(error, Malformed) else Malformed(f"no graph edge: {error}")
+        return refuse(
+            wrong,
+            "graph-edges",
+            self.partition,
+            record.offset,
+            record.timestamp,
+            record.key,
+            record.value,
+            record.headers,
+        )

@@ -1,0 +1,66 @@
+"""A valid event on its way into a customer's state."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from schemas.events import SOURCES, Body, Profile, type_by_source
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode_body: Final = tuple(msgspec.msgpack.Decoder(type_by_source[source]).decode for source in SOURCES)
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One decoded event with its place in the log.
+
+    Order is event time, then topic, then event id: it depends on what was said and not on how it
+    arrived, so that a log in another order folds into the same state. An event without an id is known by
+    its origin.
+    """
+
+    ts_ms: int
+    rank: int
+    event_id: str
+    uid: int
+    offset: int
+    ingest_ms: int
+    body: Body
+
+    @property
+    def order(self) -> tuple[int, int, str]:
+        return self.ts_ms, self.rank, self.event_id
+
+
+class StoredEvent(msgspec.Struct, array_like=True):
+    """The same inside a stored record; the body's type follows from the rank."""
+
+    ts_ms: int
+    rank: int
+    event_id: str
+    uid: int
+    offset: int
+    ingest_ms: int
+    body: msgspec.Raw
+
+
+def store(event: Event) -> StoredEvent:
+    return StoredEvent(
+        event.ts_ms, event.rank, event.event_id, event.uid, event.offset, event.ingest_ms, msgspec.Raw(_encode(event.body))
+    )
+
+
+def restore(stored: StoredEvent) -> Event:
+    body: Any = _decode_body[stored.rank](stored.body)
+    return Event(stored.ts_ms, stored.rank, stored.event_id, stored.uid, stored.offset, stored.ingest_ms, body)
+
+
+def consent_of(profile: Profile) -> tuple[str, ...]:
+    """Granted ``channel:purpose`` pairs, sorted."""
+    granted = profile.consent or {}
+    return tuple(
+        sorted(
+            f"{channel}:{purpose}" for channel, purposes in granted.items() for purpose, given in purposes.items() if given
+        )
+    )

@@ -1,0 +1,263 @@
+"""One customer's state as a left fold over its events in event-time order.
+
+:func:`fold` takes one event in; :func:`advance` lets event time pass without one and fires what falls due:
+the end of a session, a churn horizon, the end of a window. Folding the same events in the same order
+gives the same bytes, whatever the batches were.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from zlib import crc32
+
+import msgspec
+
+from schemas import ids
+from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, REDEMPTIONS, CampaignSend, Clickstream, Profile, Redemption
+from schemas.snapshot import Outcome, Snapshot
+from schemas.words import Lexicon
+from streams.core import counters, graph, labels
+from streams.core.config import DAY_MS, CoreConfig
+from streams.core.counters import Counter
+from streams.core.decay import factor, forward_weight
+from streams.core.event import Event, consent_of
+from streams.core.graph import Edges
+from streams.core.labels import Pending
+from streams.core.snapshots import snapshot_of
+from streams.core.timeline import Timeline
+
+_GAP_HALF_LIFE_MS: Final = 84 * DAY_MS
+_CHANNELS_KEPT: Final = 16  # a producer that invents channel names must not blow up the state
+
+
+class Folded(msgspec.Struct, array_like=True):
+    """Everything that is remembered of a customer's settled past. Bounded, whatever the history's length."""
+
+    first_ms: int = 0
+    last_ms: int = 0
+    activity_ms: int = 0
+    """Last event that counts as activity; 0 where there was none."""
+    active_days: int = 0
+    gap_weight: float = 0.0
+    gap_sum_days: float = 0.0
+    """Decayed count and sum of the days between active days, as of ``activity_ms``."""
+    last_order: str = ""
+    events: int = 0
+    last_send_ms: int = 0
+    last_redemption_ms: int = 0
+    sends_total: int = 0
+    redemptions_total: int = 0
+    edges: Edges = {}
+    timeline: Timeline = msgspec.field(default_factory=Timeline)
+    counters: dict[str, Counter] = {}
+    hours: dict[str, dict[int, int]] = {}
+    """Channel -> hour of the week in UTC (0 is Monday 00:00) -> customer's own actions there."""
+    sends: list[tuple[int, str, str]] = []
+    """(ms, channel, campaign id) of the last sends."""
+    consent: tuple[str, ...] | None = None
+    timezone: str | None = None
+    attributes: dict[str, str | bool | int | float | None] = {}
+    pending: list[Pending] = []
+    next_horizon_ms: int = 0
+    applied: list[int] = msgspec.field(default_factory=lambda: [-1, -1, -1, -1])
+    """Highest offset folded in, per source topic."""
+    source: tuple[int, int, int] = (0, -1, 0)
+    """(topic rank, offset, record timestamp ms) of the newest event."""
+    recent: list[int] = []
+    """Ids of the last events folded in."""
+
+    def copy(self) -> Folded:
+        """Independent copy: containers are copied, the immutable values in them are shared."""
+        twin: Folded = msgspec.structs.replace(self)
+        twin.edges = {edge_type: of_type.copy() for edge_type, of_type in self.edges.items()}
+        twin.timeline = self.timeline.copy()
+        twin.counters = self.counters.copy()
+        twin.hours = {channel: histogram.copy() for channel, histogram in self.hours.items()}
+        twin.sends = self.sends.copy()
+        twin.pending = self.pending.copy()
+        twin.applied = self.applied.copy()
+        twin.recent = self.recent.copy()
+        return twin
+
+
+class Context(msgspec.Struct, frozen=True):
+    """What the fold needs besides state and event."""
+
+    config: CoreConfig
+    lexicon: Lexicon
+    partition: int
+    customer_id: str
+
+
+Effect = Snapshot | Outcome
+"""What folding makes known: a snapshot to be judged, or a label."""
+
+
+def fold(state: Folded, event: Event, context: Context, effects: list[Effect]) -> None:
+    """Take one event in. Events come in :attr:`Event.order`; what falls due before it fires first."""
+    ts_ms, rank, body = event.ts_ms, event.rank, event.body
+    advance(state, ts_ms, context, effects)
+    if not state.first_ms:
+        state.first_ms = ts_ms
+    if rank == CLICKSTREAM:
+        assert isinstance(body, Clickstream)
+        _clickstream(state, ts_ms, body, context, effects)
+    elif rank == CAMPAIGN_SENDS:
+        assert isinstance(body, CampaignSend)
+        _campaign_send(state, ts_ms, body, context, effects)
+    elif rank == REDEMPTIONS:
+        assert isinstance(body, Redemption)
+        _redemption(state, ts_ms, body, context, effects)
+    elif rank == PROFILES:
+        assert isinstance(body, Profile)
+        state.consent, state.timezone = consent_of(body), body.timezone
+        state.attributes = body.attributes or {}
+    _draw_edges(state, event, context)
+    state.events += 1
+    state.last_ms = ts_ms
+    state.source = (rank, event.offset, event.ingest_ms)
+    if event.offset > state.applied[rank]:
+        state.applied[rank] = event.offset
+    recent = state.recent
+    recent.append(event.uid)
+    if len(recent) > context.config.recent_ids:
+        del recent[0]
+
+
+def next_due_ms(state: Folded, config: CoreConfig) -> int | None:
+    """When event time alone changes this state next; None where nothing is waiting."""
+    dues = [pending.due_ms for pending in state.pending]
+    if state.next_horizon_ms:
+        dues.append(state.next_horizon_ms)
+    ends_ms = state.timeline.ends_ms(config.session_gap_ms)
+    if ends_ms is not None:
+        dues.append(ends_ms)
+    return min(dues, default=None)
+
+
+def advance(state: Folded, now_ms: int, context: Context, effects: list[Effect]) -> None:
+    """Fire everything due at or before ``now_ms``, in due order: sessions, then labels, then horizons."""
+    config = context.config
+    while True:
+        due_ms = next_due_ms(state, config)
+        if due_ms is None or due_ms > now_ms:
+            return
+        if state.timeline.ends_ms(config.session_gap_ms) == due_ms:
+            state.timeline.close(context.lexicon, config.timeline_tokens)
+        elif (expired := labels.pop_due(state.pending, due_ms)) is not None:
+            effects.append(expired)
+        else:
+            _horizon(state, due_ms, context, effects)
+
+
+def _horizon(state: Folded, due_ms: int, context: Context, effects: list[Effect]) -> None:
+    config = context.config
+    if due_ms - state.activity_ms > config.churn_active_ms:
+        state.next_horizon_ms = 0  # asleep; the next activity begins a new chain
+        return
+    state.next_horizon_ms = due_ms + config.horizon_every_ms
+    snapshot = snapshot_of(state, "horizon", due_ms, context)
+    effects.append(snapshot)
+    outcome_id = ids.prediction_id("churn", snapshot)
+    labels.add(
+        state.pending, Pending.of("churn", outcome_id, due_ms + config.churn_horizon_ms, snapshot), config.pending_limit
+    )
+
+
+def first_horizon_ms(customer_id: str, after_ms: int, every_ms: int) -> int:
+    """First point of the customer's grid after a time; grids are spread over the days of the interval."""
+    days = max(1, every_ms // DAY_MS)
+    phase_ms = crc32(customer_id.encode("utf-8", "surrogatepass")) % days * DAY_MS
+    return after_ms + every_ms - (after_ms - phase_ms) % every_ms
+
+
+def _clickstream(state: Folded, ts_ms: int, body: Clickstream, context: Context, effects: list[Effect]) -> None:
+    config, name = context.config, body.event
+    state.timeline.act(ts_ms, CLICKSTREAM, body, context.lexicon, config.timeline_tokens)
+    if name == "purchase":
+        counters.add(state.counters, "purchases", ts_ms, 1.0)
+        if body.order_id is None or body.order_id != state.last_order:
+            counters.add(state.counters, "orders", ts_ms, 1.0)
+            state.last_order = body.order_id or ""
+        value = body.value if body.value is not None else (body.price or 0.0) * (body.quantity or 1.0)
+        if value:
+            counters.add(state.counters, "value", ts_ms, value)
+    elif name in ("item_view", "page_view", "search"):
+        counters.add(state.counters, "views", ts_ms, 1.0)
+    elif name == "add_to_cart":
+        counters.add(state.counters, "carts", ts_ms, 1.0)
+    if name in config.activity_events:
+        _activity(state, ts_ms, context, effects)
+    _count_hour(state, ts_ms, body.channel or "site")
+
+
+def _activity(state: Folded, ts_ms: int, context: Context, effects: list[Effect]) -> None:
+    last_ms = state.activity_ms
+    if not last_ms or last_ms // DAY_MS != ts_ms // DAY_MS:
+        state.active_days += 1
+        if last_ms:
+            left = factor(last_ms, ts_ms, _GAP_HALF_LIFE_MS)
+            state.gap_weight = state.gap_weight * left + 1.0
+            state.gap_sum_days = state.gap_sum_days * left + (ts_ms - last_ms) / DAY_MS
+    state.activity_ms = ts_ms
+    effects += labels.active(state.pending, ts_ms)
+    if not state.next_horizon_ms:
+        state.next_horizon_ms = first_horizon_ms(context.customer_id, ts_ms, context.config.horizon_every_ms)
+
+
+def _campaign_send(state: Folded, ts_ms: int, body: CampaignSend, context: Context, effects: list[Effect]) -> None:
+    config, name = context.config, body.event
+    if name == "send":
+        _judge_send(state, ts_ms, body, context, effects)
+        counters.add(state.counters, "sends", ts_ms, 1.0)
+        state.sends_total += 1
+        state.last_send_ms = ts_ms
+        state.sends.append((ts_ms, body.channel or "", body.campaign_id))
+        if len(state.sends) > config.sends_kept:
+            del state.sends[0]
+    elif name in ("open", "click"):
+        counters.add(state.counters, "opens" if name == "open" else "clicks", ts_ms, 1.0)
+        _count_hour(state, ts_ms, body.channel or "")
+    elif name in ("unsubscribe", "complaint") and state.consent and body.channel:
+        lost = f"{body.channel}:"
+        state.consent = tuple(pair for pair in state.consent if not pair.startswith(lost))
+    state.timeline.note(ts_ms, CAMPAIGN_SENDS, body, context.lexicon, config.timeline_tokens)
+
+
+def _judge_send(state: Folded, ts_ms: int, body: CampaignSend, context: Context, effects: list[Effect]) -> None:
+    """Remember the customer as it was just before the send, to be labelled by what comes of it."""
+    if not state.events:
+        return  # nothing is known yet: there is no snapshot to judge
+    snapshot = snapshot_of(state, "send", ts_ms, context, labels.candidate_of(body))
+    effects.append(snapshot)
+    due_ms = body.window_end_ms or ts_ms + context.config.redemption_window_ms
+    if due_ms > ts_ms:
+        outcome_id = ids.prediction_id("redemption", snapshot, body.campaign_id)
+        pending = Pending.of("redemption", outcome_id, due_ms, snapshot, body)
+        labels.add(state.pending, pending, context.config.pending_limit)
+
+
+def _redemption(state: Folded, ts_ms: int, body: Redemption, context: Context, effects: list[Effect]) -> None:
+    counters.add(state.counters, "redemptions", ts_ms, 1.0)
+    state.redemptions_total += 1
+    state.last_redemption_ms = ts_ms
+    if (known := labels.redeemed(state.pending, body, ts_ms)) is not None:
+        effects.append(known)
+    state.timeline.note(ts_ms, REDEMPTIONS, body, context.lexicon, context.config.timeline_tokens)
+
+
+def _draw_edges(state: Folded, event: Event, context: Context) -> None:
+    config = context.config
+    weight = forward_weight(event.ts_ms, config.edge_half_life_ms)
+    for edge_type, entity_id in graph.edges_of(event.rank, event.body):
+        graph.touch(state.edges, edge_type, entity_id, event.ts_ms, weight, config.edges_per_type)
+
+
+def _count_hour(state: Folded, ts_ms: int, channel: str) -> None:
+    hour = (ts_ms // 3_600_000 + 72) % 168  # 1970-01-01 was a Thursday: hour 72 of a week that begins on Monday
+    histogram = state.hours.get(channel)
+    if histogram is None:
+        if len(state.hours) >= _CHANNELS_KEPT:
+            return
+        histogram = state.hours[channel] = {}
+    histogram[hour] = histogram.get(hour, 0) + 1

@@ -1,0 +1,129 @@
+"""The customer's side of the interaction graph: typed, directed, timestamped, bounded edges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, REDEMPTIONS, Body
+from streams.core.decay import present_weight
+
+#: (edges so far, forward-decayed weight, first ms, last ms)
+Edge = tuple[int, float, int, int]
+Edges = dict[str, dict[str, Edge]]
+
+_CLICK_EDGES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
+    "purchase": (("purchase>item", "item_id"), ("purchase>category", "category")),
+    "item_view": (("view>item", "item_id"), ("view>category", "category")),
+    "add_to_cart": (("cart>item", "item_id"), ("view>category", "category")),
+    "remove_from_cart": (("uncart>item", "item_id"),),
+    "page_view": (("view>page", "page"),),
+    "search": (("search>category", "category"),),
+    "app_open": (),
+}
+_CUSTOM_EDGES: Final = (("custom>item", "item_id"), ("custom>category", "category"))
+_SEND_EDGES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
+    "send": (("received>campaign", "campaign_id"), ("received>template", "template_id"), ("received>offer", "offer_id")),
+    "delivered": (),
+    "open": (("opened>campaign", "campaign_id"), ("opened>template", "template_id")),
+    "click": (("clicked>campaign", "campaign_id"), ("clicked>template", "template_id")),
+    "bounce": (),
+    "unsubscribe": (("left>campaign", "campaign_id"),),
+    "complaint": (("left>campaign", "campaign_id"),),
+}
+_REDEMPTION_EDGES: Final = (("redeemed>offer", "offer_id"), ("redeemed>campaign", "campaign_id"))
+_CHANNEL_EDGE: Final = {"send": "received>channel", "open": "opened>channel", "click": "clicked>channel"}
+
+EDGE_TYPES: Final = tuple(
+    dict.fromkeys(
+        edge_type
+        for rules in (*_CLICK_EDGES.values(), _CUSTOM_EDGES, *_SEND_EDGES.values(), _REDEMPTION_EDGES)
+        for edge_type, _ in rules
+    )
+) + ("via>channel", *_CHANNEL_EDGE.values())
+"""Every edge type: what the customer did, ``>``, the kind of entity."""
+
+ENTITY_KINDS: Final = frozenset({"item", "campaign", "template", "offer", "channel"})
+"""Kinds whose in-edges the entities role keeps; categories and pages live on the customer's side only."""
+
+
+class Neighbour(msgspec.Struct, frozen=True):
+    """One edge as seen at a time; ``weight`` is decayed to that time."""
+
+    entity_id: str
+    count: int
+    weight: float
+    first_ms: int
+    last_ms: int
+
+
+def edges_of(rank: int, body: Body) -> Iterator[tuple[str, str]]:
+    """(edge type, entity id) of each edge that an event draws."""
+    if rank == CLICKSTREAM:
+        rules = _CLICK_EDGES.get(body.event, _CUSTOM_EDGES)  # type: ignore[union-attr]
+        channel, channel_edge = body.channel, "via>channel"  # type: ignore[union-attr]
+    elif rank == CAMPAIGN_SENDS:
+        rules = _SEND_EDGES[body.event]  # type: ignore[union-attr]
+        channel, channel_edge = body.channel, _CHANNEL_EDGE.get(body.event, "")  # type: ignore[union-attr]
+    elif rank == REDEMPTIONS:
+        rules, channel, channel_edge = _REDEMPTION_EDGES, None, ""
+    else:
+        assert rank == PROFILES
+        return
+    for edge_type, field in rules:
+        entity_id = getattr(body, field)
+        if entity_id is not None:
+            yield edge_type, entity_id
+    if channel is not None and channel_edge:
+        yield channel_edge, channel
+
+
+def touch(edges: Edges, edge_type: str, entity_id: str, ts_ms: int, weight: float, limit: int) -> None:
+    """Add one event to an edge; cut the type back to two thirds of ``limit`` when it grows past it.
+
+    Cutting in steps keeps the cost of a new edge constant; ties go by entity id, so the result depends on
+    the events only. ``ts_ms`` never decreases between calls.
+    """
+    of_type = edges.get(edge_type)
+    if of_type is None:
+        of_type = edges[edge_type] = {}
+    edge = of_type.get(entity_id)
+    if edge is not None:
+        of_type[entity_id] = (edge[0] + 1, edge[1] + weight, edge[2], ts_ms)
+        return
+    of_type[entity_id] = (1, weight, ts_ms, ts_ms)
+    if len(of_type) > limit:
+        kept = sorted(of_type.items(), key=_by_weight, reverse=True)[: max(1, limit * 2 // 3)]
+        edges[edge_type] = dict(sorted(kept))
+
+
+def _by_weight(item: tuple[str, Edge]) -> tuple[float, str]:
+    return item[1][1], item[0]
+
+
+
+def heaviest(edges: Edges, edge_type: str, count: int, as_of_ms: int, half_life_ms: int) -> tuple[tuple[str, float], ...]:
+    """The ``count`` heaviest edges of a type with their weights as of a time, heaviest first."""
+    of_type = edges.get(edge_type)
+    if not of_type:
+        return ()
+    ranked = sorted(((edge[1], entity_id) for entity_id, edge in of_type.items()), reverse=True)[:count]
+    scale = present_weight(1.0, as_of_ms, half_life_ms)
+    return tuple((entity_id, weight * scale) for weight, entity_id in ranked)
+
+
+def neighbours(edges: Edges, edge_type: str, as_of_ms: int, half_life_ms: int) -> list[Neighbour]:
+    """Edges of a type, heaviest first, with weights decayed to ``as_of_ms``.
+
+    An edge that began after ``as_of_ms`` is left out. One that was touched since keeps its later count:
+    state holds aggregates, not every event.
+    """
+    scale = present_weight(1.0, as_of_ms, half_life_ms)
+    seen = (
+        Neighbour(entity_id, count, weight * scale, first_ms, last_ms)
+        for entity_id, (count, weight, first_ms, last_ms) in edges.get(edge_type, {}).items()
+        if first_ms <= as_of_ms
+    )
+    return sorted(seen, key=lambda edge: (-edge.weight, edge.entity_id))

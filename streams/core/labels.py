@@ -1,0 +1,81 @@
+"""Outcomes that are not known yet: each holds the snapshot it will judge."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from schemas.events import CampaignSend, Redemption
+from schemas.snapshot import Candidate, Head, Outcome, Snapshot
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(Snapshot).decode
+
+
+class Pending(msgspec.Struct, array_like=True, frozen=True):
+    """A label that event time or an event will bring. The snapshot stays encoded: it is only passed on."""
+
+    head: Head
+    outcome_id: str
+    due_ms: int
+    snapshot: bytes
+    campaign_id: str = ""
+    offer_id: str = ""
+    send_id: str = ""
+
+    @staticmethod
+    def of(head: Head, outcome_id: str, due_ms: int, snapshot: Snapshot, send: CampaignSend | None = None) -> Pending:
+        names = (send.campaign_id, send.offer_id or "", send.send_id or "") if send else ("", "", "")
+        return Pending(head, outcome_id, due_ms, _encode(snapshot), *names)
+
+    def outcome(self, label: int, resolved_ms: int) -> Outcome:
+        return Outcome(
+            outcome_id=self.outcome_id,
+            head=self.head,
+            label=label,
+            due_ms=self.due_ms,
+            resolved_ms=resolved_ms,
+            snapshot=_decode(self.snapshot),
+        )
+
+
+def candidate_of(send: CampaignSend) -> Candidate:
+    return Candidate(send.campaign_id, send.offer_id, send.template_id, send.channel)
+
+
+def add(pending: list[Pending], entry: Pending, limit: int) -> None:
+    """Remember one more; the oldest is forgotten, unlabelled, beyond the limit."""
+    pending.append(entry)
+    if len(pending) > limit:
+        del pending[0]
+
+
+def pop_due(pending: list[Pending], due_ms: int) -> Outcome | None:
+    """The oldest entry that is due, with the label that silence means: churned, or not redeemed."""
+    for position, entry in enumerate(pending):
+        if entry.due_ms <= due_ms:
+            del pending[position]
+            return entry.outcome(label=1 if entry.head == "churn" else 0, resolved_ms=entry.due_ms)
+    return None
+
+
+def active(pending: list[Pending], ts_ms: int) -> list[Outcome]:
+    """Activity at ``ts_ms`` settles every open churn question: the customer came back."""
+    if not any(entry.head == "churn" for entry in pending):
+        return []
+    known = [entry.outcome(label=0, resolved_ms=ts_ms) for entry in pending if entry.head == "churn"]
+    pending[:] = [entry for entry in pending if entry.head != "churn"]
+    return known
+
+
+def redeemed(pending: list[Pending], redemption: Redemption, ts_ms: int) -> Outcome | None:
+    """The open question that a redemption answers: by send, else newest of its campaign, else of its offer."""
+    for field in ("send_id", "campaign_id", "offer_id"):
+        wanted = getattr(redemption, field)
+        if wanted is None:
+            continue
+        for position in range(len(pending) - 1, -1, -1):
+            if pending[position].head == "redemption" and getattr(pending[position], field) == wanted:
+                return pending.pop(position).outcome(label=1, resolved_ms=ts_ms)
+    return None

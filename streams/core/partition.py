@@ -1,0 +1,379 @@
+"""The ingest of one partition: raw records in, at the end of an epoch everything that has to be written.
+
+Pure but for the two questions it asks a :class:`Records`: what is stored of these customers, and who is
+due. :class:`Ingest` never writes; :meth:`Ingest.cut` ends an epoch and returns a :class:`Cut` with
+changed records, timers, outputs and the offsets they account for. The caller makes the cut durable
+before the next one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+import msgspec
+
+from schemas import codec, heartbeat, ids
+from schemas.deadletter import Refused, refuse
+from schemas.errors import DeadLetter, OutOfTime, StateCorrupt
+from schemas.events import SOURCES
+from schemas.graph import GraphEdge
+from schemas.predictions import Erasure
+from schemas.snapshot import Outcome, Snapshot
+from schemas.words import Lexicon
+from streams.core.cache import CustomerCache
+from streams.core.config import CoreConfig
+from streams.core.customer import Customer, due_of
+from streams.core.event import Event
+from streams.core.fold import Context, Effect
+from streams.core.graph import ENTITY_KINDS, edges_of
+from streams.core.timeline import name_of
+from streams.core.watermark import UNHEARD_MS, Watermark
+
+META_VERSION: Final = 1
+_NO_OFFSET: Final = -1
+
+
+class RawRecord(Protocol):
+    """A consumed record, as Faust's consumer gives it."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+    timestamp: int
+
+
+class Records(Protocol):
+    """What is durable of this partition."""
+
+    def load(self, identities: Sequence[str]) -> list[bytes | None]: ...
+
+    def due(self, from_ms: int, until_ms: int, limit: int) -> list[tuple[int, str]]:
+        """(due ms, id) of timers with ``from_ms <= due <= until_ms``, earliest first.
+
+        Ends after ``limit`` timers, but never between two of the same due time.
+        """
+        ...
+
+
+class PartitionMeta(msgspec.Struct, array_like=True):
+    """What is known about a partition as a whole; written with every epoch."""
+
+    version: int = META_VERSION
+    next_offsets: list[int] = msgspec.field(default_factory=lambda: [_NO_OFFSET] * len(SOURCES))
+    newest_ms: list[int] = msgspec.field(default_factory=lambda: [UNHEARD_MS] * len(SOURCES))
+    watermark_ms: int = 0
+
+
+_encode_meta: Final = msgspec.msgpack.Encoder().encode
+_decode_meta: Final = msgspec.msgpack.Decoder(PartitionMeta).decode
+
+
+class RecordChange(NamedTuple):
+    """One customer's new stored form (None: delete) and its timer before and after (-1: none)."""
+
+    identity: str
+    record: bytes | None
+    old_due_ms: int
+    new_due_ms: int
+
+
+class Cut(NamedTuple):
+    """Everything one epoch leaves to be made durable."""
+
+    changes: list[RecordChange]
+    judged: list[Snapshot]
+    outcomes: list[Outcome]
+    snapshots: list[Snapshot]
+    edges: list[GraphEdge]
+    erasures: list[Erasure]
+    meta: bytes
+    next_offsets: dict[str, int]
+
+
+class Ingest:
+    """State of one partition between two cuts.
+
+    Args:
+        records: what is durable.
+        meta: stored :class:`PartitionMeta`, None for a partition that was never written.
+        cache_bytes: bound of decoded customers.
+        idle_ms: see :class:`Watermark`.
+        now_ms: wall clock.
+        timers_per_cut: bound of customers woken by event time in one epoch; the rest wait for the next.
+    """
+
+    def __init__(
+        self,
+        partition: int,
+        config: CoreConfig,
+        lexicon: Lexicon,
+        records: Records,
+        meta: bytes | None,
+        *,
+        cache_bytes: int,
+        idle_ms: int,
+        now_ms: int,
+        timers_per_cut: int = 20_000,
+    ) -> None:
+        known = _read_meta(meta)
+        self.partition = partition
+        self.config = config
+        self.cache = CustomerCache(cache_bytes)
+        self.watermark = Watermark(known.newest_ms, config.lateness_ms, idle_ms, now_ms, known.watermark_ms)
+        self.counts: Counter[str] = Counter()
+        self._lexicon = lexicon
+        self._records = records
+        self._next_offsets = known.next_offsets
+        self._timers_per_cut = timers_per_cut
+        self._scanned_ms = 0
+        self._dirty: dict[str, Customer] = {}
+        self._seen: set[str] = set()
+        self._indexed_ms: dict[str, int] = {}
+        self._graves: set[str] = set()
+        self._effects: list[Effect] = []
+        self._edges: list[GraphEdge] = []
+        self._erasures: list[Erasure] = []
+
+    @property
+    def next_offsets(self) -> dict[str, int]:
+        """First offset of each source topic that has not been taken in; absent where none was."""
+        return {SOURCES[rank]: offset for rank, offset in enumerate(self._next_offsets) if offset != _NO_OFFSET}
+
+    @property
+    def pending_changes(self) -> int:
+        """Customers touched since the last cut."""
+        return len(self._dirty)
+
+    def take(self, rank: int, records: Sequence[Any], now_ms: int) -> list[Refused]:
+        """Apply a batch of :class:`RawRecord` of one source topic, in offset order; returns the dead letters.
+
+        Records that were taken in before are skipped, so any suffix of the log may be replayed.
+        """
+        next_offset = self._next_offsets[rank]
+        if records and records[0].offset < next_offset:
+            self.counts["replayed"] += sum(record.offset < next_offset for record in records)
+            records = [record for record in records if record.offset >= next_offset]
+        if not records:
+            return []
+        decoded, refused = self._decode(rank, records)
+        self._load({entry.customer_id for _, entry in decoded if entry is not None})
+        observe, newest = self.watermark.observe, UNHEARD_MS
+        for record, entry in decoded:
+            if entry is None:
+                newest = heartbeat.event_ts_ms(record.value)
+                observe(rank, newest, now_ms)
+                self.counts["heartbeats"] += 1
+            else:
+                self._apply(rank, record, entry)
+                if entry.body is not None:
+                    observe(rank, entry.event_ts_ms, now_ms)
+        self._next_offsets[rank] = records[-1].offset + 1
+        return refused
+
+    def cut(self, now_ms: int) -> Cut:
+        """End the epoch: let event time pass, settle, and hand over everything that changed."""
+        touched = frozenset(self._dirty) if self._graves else frozenset()
+        until_ms = self._wake(self.watermark.target_ms(now_ms))
+        self.watermark.advance(until_ms)
+        changes: list[RecordChange] = []
+        snapshots: list[Snapshot] = []
+        for customer_id, customer in self._dirty.items():
+            customer.settle(until_ms, self._effects)
+            self.counts["tail_overflow"] += customer.shorten(self.config.tail_limit, self._effects)
+            if customer_id in self._seen and (snapshot := customer.snapshot()) is not None:
+                snapshots.append(snapshot)
+            if customer_id in self._graves and customer_id not in touched and until_ms > customer.erased_ms:
+                changes.append(self._bury(customer_id))
+            else:
+                changes.append(self._change(customer_id, customer))
+        meta = _encode_meta(
+            PartitionMeta(META_VERSION, self._next_offsets, self.watermark.newest_ms, self.watermark.value_ms)
+        )
+        effects = self._effects
+        done = Cut(
+            changes,
+            [effect for effect in effects if isinstance(effect, Snapshot)],
+            [effect for effect in effects if isinstance(effect, Outcome)],
+            snapshots,
+            self._edges,
+            self._erasures,
+            meta,
+            self.next_offsets,
+        )
+        self._dirty, self._seen = {}, set()
+        self._effects, self._edges, self._erasures = [], [], []
+        return done
+
+    def written(self) -> None:
+        """The last cut is durable: customers that are clean may leave the cache."""
+        self.cache.shrink(self._dirty)
+
+    def customer(self, customer_id: str) -> Customer | None:
+        """The customer as known now, None where there is none."""
+        self._load({customer_id})
+        return self.cache.get(customer_id)
+
+    def _decode(self, rank: int, records: Sequence[Any]) -> tuple[list[tuple[Any, codec.DecodedEvent | None]], list[Refused]]:
+        decoded: list[tuple[Any, codec.DecodedEvent | None]] = []
+        refused: list[Refused] = []
+        max_future_ms, decode = self.config.max_future_ms, codec.decode_event
+        for record in records:
+            try:
+                if record.key == heartbeat.HEARTBEAT_KEY:
+                    if heartbeat.event_ts_ms(record.value) > record.timestamp + max_future_ms:
+                        raise OutOfTime("a heartbeat from the future would make every event late")
+                    decoded.append((record, None))
+                else:
+                    entry = decode(rank, record.key, record.value, record.headers, record.timestamp, max_future_ms)
+                    decoded.append((record, entry))
+            except DeadLetter as error:
+                refused.append(
+                    refuse(
+                        error,
+                        SOURCES[rank],
+                        self.partition,
+                        record.offset,
+                        record.timestamp,
+                        record.key,
+                        record.value,
+                        record.headers,
+                    )
+                )
+        self.counts["dead_lettered"] += len(refused)
+        return decoded, refused
+
+    def _load(self, wanted: set[str]) -> None:
+        missing = sorted(customer_id for customer_id in wanted if self.cache.get(customer_id) is None)
+        self.counts["cache_misses"] += len(missing)
+        self.counts["cache_hits"] += len(wanted) - len(missing)
+        if not missing:
+            return
+        for customer_id, record in zip(missing, self._records.load(missing), strict=True):
+            if record is not None:
+                customer = Customer.decode(self._context(customer_id), record)
+                self.cache.put(customer_id, customer, len(record))
+                self._indexed_ms[customer_id] = due_of(record).due_ms
+
+    def _context(self, customer_id: str) -> Context:
+        return Context(self.config, self._lexicon, self.partition, customer_id)
+
+    def _apply(self, rank: int, record: Any, entry: codec.DecodedEvent) -> None:
+        customer_id, offset = entry.customer_id, record.offset
+        customer = self.cache.get(customer_id)
+        if customer is None:
+            if entry.body is not None and self.watermark.is_late(rank, entry.event_ts_ms):
+                self.counts["applied"] += 1
+                self.counts["late"] += 1  # too late to begin a customer with
+                return
+            customer = Customer(self._context(customer_id))
+            self.cache.put(customer_id, customer, 0)
+        elif offset <= customer.applied[rank]:
+            self.counts["replayed"] += 1
+            return
+        customer.applied[rank] = offset
+        self._dirty[customer_id] = customer
+        if entry.body is None:
+            self._erase(customer_id, customer, rank, offset, entry.event_ts_ms)
+            return
+        event_id = entry.event_id or f"{SOURCES[rank]}-{self.partition}-{offset:020d}"
+        event = Event(
+            entry.event_ts_ms, rank, event_id, ids.event_uid(event_id), offset, record.timestamp, entry.body
+        )
+        if customer.knows(event):
+            self.counts["duplicates"] += 1
+            return
+        self.counts["applied"] += 1
+        if event.ts_ms <= customer.erased_ms:
+            self.counts["erased"] += 1
+        elif self.watermark.is_late(rank, event.ts_ms) or event.ts_ms <= customer.settled_ms:
+            self.counts["late"] += 1
+            customer.count_late(name_of(rank, entry.body))
+        else:
+            customer.insert(event)
+            self._seen.add(customer_id)
+            self._draw(rank, event, customer_id)
+
+    def _draw(self, rank: int, event: Event, customer_id: str) -> None:
+        """Edges towards the entities' side, in the order of the log."""
+        for edge_type, entity_id in edges_of(rank, event.body):
+            kind = edge_type.partition(">")[2]
+            if kind in ENTITY_KINDS:
+                self._edges.append(
+                    GraphEdge(
+                        customer_id=customer_id,
+                        type=edge_type,
+                        entity=f"{kind}:{entity_id}",
+                        event_ts_ms=event.ts_ms,
+                        source=(SOURCES[rank], self.partition, event.offset),
+                    )
+                )
+
+    def _erase(self, customer_id: str, customer: Customer, rank: int, offset: int, at_ms: int) -> None:
+        self.counts["applied"] += 1
+        customer.erase(at_ms)
+        self._seen.discard(customer_id)
+        self._erasures.append(
+            Erasure(
+                receipt_id=ids.receipt_id(customer_id, at_ms),
+                customer_id=customer_id,
+                erased_ms=at_ms,
+                source=(SOURCES[rank], self.partition, offset),
+            )
+        )
+
+    def _wake(self, target_ms: int) -> int:
+        """Load the customers that are due by ``target_ms``; returns how far event time may go in this epoch."""
+        if target_ms <= self._scanned_ms:
+            return target_ms
+        # Whoever was due by the last scan was settled and now waits for a later time, so the index behind
+        # it, full of deleted keys, need not be read again.
+        due = self._records.due(self._scanned_ms + 1, target_ms, self._timers_per_cut)
+        if len(due) >= self._timers_per_cut:
+            target_ms = due[-1][0]
+        self.counts["timers_fired"] += len(due)
+        woken = {customer_id for _, customer_id in due}
+        woken |= self._graves
+        self._load(woken)
+        for customer_id in sorted(woken):
+            customer = self.cache.get(customer_id)
+            if customer is not None:
+                self._dirty.setdefault(customer_id, customer)
+        self._scanned_ms = target_ms
+        return target_ms
+
+    def _change(self, customer_id: str, customer: Customer) -> RecordChange:
+        if customer.is_grave:
+            self._graves.add(customer_id)
+        else:
+            self._graves.discard(customer_id)
+        record = customer.encode()
+        self.cache.resize(customer_id, len(record))
+        old_due_ms, new_due_ms = self._indexed_ms.get(customer_id, -1), due_of(record).due_ms
+        self._indexed_ms[customer_id] = new_due_ms
+        return RecordChange(customer_id, record, old_due_ms, new_due_ms)
+
+    def _bury(self, customer_id: str) -> RecordChange:
+        """Drop the last trace of an erased customer.
+
+        Records that were dropped because of the erasure were committed in an earlier epoch, and older events
+        are late by now: nothing can bring the customer back.
+        """
+        self._graves.discard(customer_id)
+        self.cache.remove(customer_id)
+        return RecordChange(customer_id, None, self._indexed_ms.pop(customer_id, -1), -1)
+
+
+def _read_meta(meta: bytes | None) -> PartitionMeta:
+    if meta is None:
+        return PartitionMeta()
+    try:
+        known = _decode_meta(meta)
+    except msgspec.DecodeError as error:
+        raise StateCorrupt(f"the stored meta record of a partition cannot be read: {error}") from error
+    if known.version != META_VERSION:
+        raise StateCorrupt(f"the store has version {known.version}, this worker knows {META_VERSION}")
+    return known
+

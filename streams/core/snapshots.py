@@ -1,0 +1,113 @@
+"""From state to :class:`schemas.snapshot.Snapshot`: the one feature pipeline, for training and serving."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+from zlib import crc32
+
+from schemas.events import SOURCES
+from schemas.snapshot import Candidate, SendCount, Snapshot, SnapshotKind
+from streams.core import counters, graph
+from streams.core.config import DAY_MS
+
+if TYPE_CHECKING:
+    from streams.core.fold import Context, Folded
+
+#: Edge types that reasons and candidates are matched on, and how many of each a snapshot carries.
+_SHOWN_EDGES: Final = {
+    "purchase>item": 24,
+    "purchase>category": 16,
+    "view>item": 8,
+    "view>category": 8,
+    "cart>item": 8,
+    "received>campaign": 8,
+    "opened>campaign": 8,
+    "clicked>campaign": 8,
+    "redeemed>campaign": 8,
+    "redeemed>offer": 8,
+    "via>channel": 4,
+    "clicked>channel": 4,
+}
+
+
+def snapshot_of(
+    state: Folded, kind: SnapshotKind, as_of_ms: int, context: Context, candidate: Candidate | None = None
+) -> Snapshot:
+    """The customer as seen at ``as_of_ms``, which is not before the newest event in ``state``."""
+    config = context.config
+    half_life_ms = config.edge_half_life_ms
+    edges = {
+        edge_type: graph.heaviest(state.edges, edge_type, count, as_of_ms, half_life_ms)
+        for edge_type, count in _SHOWN_EDGES.items()
+        if edge_type in state.edges
+    }
+    rank, offset, ingest_ms = state.source
+    return Snapshot(
+        customer_id=context.customer_id,
+        kind=kind,
+        as_of_ms=as_of_ms,
+        source=(SOURCES[rank], context.partition, offset),
+        applied={SOURCES[at]: applied for at, applied in enumerate(state.applied) if applied >= 0},
+        event_ts_ms=state.last_ms,
+        ingest_ts_ms=ingest_ms,
+        tokens=state.timeline.tokens(config.timeline_tokens),
+        features=_features(state, as_of_ms),
+        consent=state.consent,
+        sends=_sends(state),
+        holdout=in_holdout(context.customer_id, config.holdout_percent),
+        edges=edges,
+        model_hint=context.lexicon.fingerprint,
+        candidate=candidate,
+    )
+
+
+def in_holdout(customer_id: str, percent: int) -> bool:
+    """Whether a customer belongs to the share that is never contacted; fixed for the customer's life."""
+    return crc32(b"holdout:" + customer_id.encode("utf-8", "surrogatepass")) % 100 < percent
+
+
+def _days(from_ms: int, as_of_ms: int) -> float:
+    return (as_of_ms - from_ms) / DAY_MS if from_ms else -1.0
+
+
+def _features(state: Folded, as_of_ms: int) -> bytes:
+    since_activity = _days(state.activity_ms, as_of_ms)
+    mean_gap = state.gap_sum_days / state.gap_weight if state.gap_weight else 0.0
+    edges, day = state.edges, as_of_ms // DAY_MS
+    return counters.pack(
+        [
+            since_activity,
+            _days(state.last_ms, as_of_ms),
+            _days(state.first_ms, as_of_ms),
+            mean_gap,
+            since_activity / mean_gap if mean_gap and state.activity_ms else 0.0,
+            _days(state.last_send_ms, as_of_ms),
+            _days(state.last_redemption_ms, as_of_ms),
+            float(state.events),
+            float(state.timeline.sessions),
+            float(state.active_days),
+            float(state.sends_total),
+            float(state.redemptions_total),
+            float(_distinct(edges, ">item")),
+            float(_distinct(edges, ">category")),
+            float(state.timeline.events),
+            float(state.last_ms // 3_600_000 % 24),
+            float((day + 3) % 7),
+        ],
+        state.counters,
+        as_of_ms,
+    )
+
+
+def _distinct(edges: graph.Edges, kind: str) -> int:
+    return sum(len(of_type) for edge_type, of_type in edges.items() if edge_type.endswith(kind))
+
+
+def _sends(state: Folded) -> tuple[SendCount, ...]:
+    by_channel: dict[str, list[tuple[int, str]]] = {}
+    for sent_ms, channel, campaign_id in state.sends:
+        by_channel.setdefault(channel, []).append((sent_ms, campaign_id))
+    return tuple(
+        SendCount(channel, tuple(ms for ms, _ in sent), tuple(campaign_id for _, campaign_id in sent))
+        for channel, sent in sorted(by_channel.items())
+    )

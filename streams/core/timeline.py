@@ -1,0 +1,164 @@
+"""Sessions and their tokens: the customer's history as a text in the words of :mod:`schemas.words`.
+
+Closed sessions keep their token ids; only the open one is appended to. Ids are uint16 little-endian
+bytes, so appending and cutting are copies of memory.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from schemas import words
+from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, REDEMPTIONS, Body, CampaignSend, Clickstream, Redemption
+from schemas.words import Lexicon
+
+_ID_BYTES: Final = 2
+
+
+class Timeline(msgspec.Struct, array_like=True):
+    """The last sessions of one customer."""
+
+    closed: list[tuple[int, int, bytes]] = []
+    """(start ms, end ms, ids) of ended sessions and of messages between them, oldest first."""
+    closed_bytes: int = 0
+    start_ms: int = 0
+    last_ms: int = 0
+    """Newest event of the open session, or of the last one that ended; 0 where there was none."""
+    events: int = 0
+    """Events in the open session; 0 where none is open."""
+    ids: bytes = b""
+    said: str = ""
+    """Event name of the open session's last word, so that a run of equal events says it once."""
+    sessions: int = 0
+
+    def copy(self) -> Timeline:
+        return Timeline(
+            self.closed.copy(),
+            self.closed_bytes,
+            self.start_ms,
+            self.last_ms,
+            self.events,
+            self.ids,
+            self.said,
+            self.sessions,
+        )
+
+    def ends_ms(self, gap_ms: int) -> int | None:
+        """When the open session ends if nothing more happens; None where none is open."""
+        return self.last_ms + gap_ms if self.events else None
+
+    def tokens(self, limit: int) -> bytes:
+        """All ids, oldest first, at most the newest ``limit``."""
+        everything = b"".join([ids for _, _, ids in self.closed]) + self.ids
+        return everything[-limit * _ID_BYTES :]
+
+    def act(self, ts_ms: int, rank: int, body: Body, lexicon: Lexicon, limit: int) -> None:
+        """Append a customer's own action; begins a session where none is open."""
+        if not self.events:
+            gap_ms = ts_ms - self.last_ms if self.last_ms else None
+            self.ids = _markers(
+                lexicon,
+                words.SESSION,
+                words.gap_marker(gap_ms),
+                words.day_marker(ts_ms),
+                words.hour_marker(ts_ms),
+            )
+            self.said = ""
+            self.start_ms = ts_ms
+            self.sessions += 1
+        self.events += 1
+        self.last_ms = ts_ms
+        self._say(rank, body, lexicon)
+        if len(self.ids) > 2 * limit * _ID_BYTES:
+            self.ids = self.ids[-limit * _ID_BYTES :]
+
+    def note(self, ts_ms: int, rank: int, body: Body, lexicon: Lexicon, limit: int) -> None:
+        """Append what was done to the customer (a message): it neither begins nor prolongs a session."""
+        if self.events:
+            self._say(rank, body, lexicon)
+            return
+        ids = event_ids(rank, body, lexicon, "")
+        self._keep((ts_ms, ts_ms, ids), limit)
+
+    def close(self, lexicon: Lexicon, limit: int) -> None:
+        """End the open session."""
+        ids = (self.ids + _markers(lexicon, words.SESSION_END))[-limit * _ID_BYTES :]
+        self._keep((self.start_ms, self.last_ms, ids), limit)
+        self.events, self.ids, self.said = 0, b"", ""
+
+    def _say(self, rank: int, body: Body, lexicon: Lexicon) -> None:
+        self.ids += event_ids(rank, body, lexicon, self.said)
+        self.said = name_of(rank, body)
+
+    def _keep(self, session: tuple[int, int, bytes], limit: int) -> None:
+        self.closed.append(session)
+        self.closed_bytes += len(session[2])
+        drop = 0
+        while self.closed_bytes > limit * _ID_BYTES:
+            self.closed_bytes -= len(self.closed[drop][2])
+            drop += 1
+        if drop:
+            del self.closed[:drop]
+
+
+def name_of(rank: int, body: Body) -> str:
+    """The event's word without its field name, e.g. ``purchase`` or ``send``."""
+    if rank == REDEMPTIONS:
+        return "redemption"
+    return body.event  # type: ignore[union-attr]
+
+
+def event_ids(rank: int, body: Body, lexicon: Lexicon, said: str) -> bytes:
+    """Token ids of one event; the event's own word is left out where ``said`` is the same."""
+    name = name_of(rank, body)
+    parts: list[bytes] = []
+    word = lexicon.word
+    if name != said:
+        parts.append(word(f"evt:{name}") or word(words.CUSTOM_EVENT) or b"")
+    if rank == CLICKSTREAM:
+        assert isinstance(body, Clickstream)
+        _clickstream_ids(body, lexicon, parts)
+    elif rank == CAMPAIGN_SENDS:
+        assert isinstance(body, CampaignSend)
+        for field, value in (
+            ("camp", body.campaign_id),
+            ("tmpl", body.template_id),
+            ("offer", body.offer_id),
+            ("chan", body.channel),
+        ):
+            if value is not None:
+                parts.append(word(f"{field}:{value}") or b"")
+    elif rank == REDEMPTIONS:
+        assert isinstance(body, Redemption)
+        if body.campaign_id is not None:
+            parts.append(word(f"camp:{body.campaign_id}") or b"")
+        parts.append(word(f"offer:{body.offer_id}") or b"")
+    return b"".join(parts)
+
+
+def _clickstream_ids(body: Clickstream, lexicon: Lexicon, parts: list[bytes]) -> None:
+    word = lexicon.word
+    if body.category is not None:
+        parts.append(word(f"cat:{body.category}") or lexicon.text(body.category))
+    if body.item_id is not None:
+        known = word(f"item:{body.item_id}")
+        if known is not None:
+            parts.append(known)
+        elif body.title is not None:
+            # An item the vocabulary has not seen still has its words, besides category and price.
+            parts.append(lexicon.text(body.title))
+    amount = body.price if body.price is not None else body.value
+    if amount is not None:
+        parts.append(word(words.price_word(amount)) or b"")
+    if body.page is not None:
+        parts.append(word(f"page:{body.page}") or b"")
+    if body.query is not None:
+        parts.append(lexicon.text(body.query))
+    if body.channel is not None:
+        parts.append(word(f"chan:{body.channel}") or b"")
+
+
+def _markers(lexicon: Lexicon, *markers: str) -> bytes:
+    return b"".join([lexicon.word(marker) or b"" for marker in markers])

@@ -1,0 +1,66 @@
+"""How far event time has come in one partition, over several topics read side by side."""
+
+from __future__ import annotations
+
+from typing import Final
+
+UNHEARD_MS: Final = -1
+
+
+class Watermark:
+    """The least of the topics' newest event times, less the lateness bound; never goes back.
+
+    A topic that says nothing holds event time back, until it has been quiet for ``idle_ms`` of wall
+    clock. When all of them are quiet, event time goes on at the speed of the wall clock. Heartbeats count
+    as being heard, so a source that sends them is never declared idle and every run sees the same.
+
+    Args:
+        newest_ms: newest event time per topic so far, :data:`UNHEARD_MS` for none.
+        lateness_ms: how far behind its topic's newest an event may come.
+        idle_ms: wall-clock quiet after which a topic stops counting; 0 for never.
+        now_ms: wall clock at the start.
+    """
+
+    def __init__(self, newest_ms: list[int], lateness_ms: int, idle_ms: int, now_ms: int, floor_ms: int = 0) -> None:
+        self.newest_ms = newest_ms
+        self._lateness_ms = lateness_ms
+        self._idle_ms = idle_ms
+        self._heard_ms = [now_ms] * len(newest_ms)
+        self.value_ms = floor_ms
+
+    def is_late(self, topic: int, event_ts_ms: int) -> bool:
+        """Whether an event comes too late to be put in its place.
+
+        Judged against its own topic first, because that verdict is in the log and the same in every run;
+        against the partition second, for events that a topic brings after it was declared idle.
+        """
+        return event_ts_ms < self.newest_ms[topic] - self._lateness_ms or event_ts_ms < self.value_ms
+
+    def observe(self, topic: int, event_ts_ms: int, now_ms: int) -> None:
+        """An event or heartbeat came on a topic."""
+        if event_ts_ms > self.newest_ms[topic]:
+            self.newest_ms[topic] = event_ts_ms
+        self._heard_ms[topic] = now_ms
+
+    def target_ms(self, now_ms: int) -> int:
+        """Where the watermark may go now; events older than this are settled."""
+        idle_ms, lateness_ms = self._idle_ms, self._lateness_ms
+        if not idle_ms:
+            least_ms = min(self.newest_ms)
+            return max(self.value_ms, least_ms - lateness_ms) if least_ms != UNHEARD_MS else self.value_ms
+        speaking = [
+            newest_ms
+            for newest_ms, heard_ms in zip(self.newest_ms, self._heard_ms, strict=True)
+            if now_ms - heard_ms < idle_ms
+        ]
+        if speaking:
+            least_ms = min(speaking)
+            return max(self.value_ms, least_ms - lateness_ms) if least_ms != UNHEARD_MS else self.value_ms
+        newest_ms = max(self.newest_ms)
+        if newest_ms == UNHEARD_MS:
+            return self.value_ms
+        quiet_ms = now_ms - max(self._heard_ms) - idle_ms
+        return max(self.value_ms, newest_ms + quiet_ms - lateness_ms)
+
+    def advance(self, to_ms: int) -> None:
+        self.value_ms = max(self.value_ms, to_ms)

@@ -1,0 +1,56 @@
+"""One event on its way to a source topic, as structs or as the bytes that are produced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import msgspec
+
+from schemas.events import SOURCES, Body
+
+#: Order of topics within one instant, the same that ties of event time are broken by.
+RANK: Final[dict[str, int]] = {topic: rank for rank, topic in enumerate(SOURCES)}
+
+
+class SourceRecord(msgspec.Struct, frozen=True, gc=False):
+    """An event with the topic and key it is produced to.
+
+    ``body`` is None for an erasure: a null value on ``profiles``. ``event_ts_ms`` equals the body's.
+    """
+
+    topic: str
+    key: str
+    body: Body | None
+    event_ts_ms: int
+
+
+class RawRecord(msgspec.Struct, frozen=True, gc=False):
+    """The same as bytes. Anything may be in them: this is also what broken producers send.
+
+    ``event_ts_ms`` is the stream's event time at this record, even where the bytes say otherwise.
+    """
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    event_ts_ms: int
+
+
+def order(record: SourceRecord) -> tuple[int, int, str, str]:
+    """Sort key of a merged stream: event time, then topic rank, event id and customer.
+
+    Example:
+        >>> order(SourceRecord("profiles", "7", None, 5))
+        (5, 3, '', '7')
+    """
+    event_id = record.body.event_id if record.body is not None else None
+    return record.event_ts_ms, RANK[record.topic], event_id or "", record.key
+
+
+def encoded(records: Iterable[SourceRecord]) -> Iterator[RawRecord]:
+    """The records as they are produced: UTF-8 keys, JSON values, null for an erasure."""
+    encode = msgspec.json.Encoder().encode
+    for record in records:
+        value = None if record.body is None else encode(record.body)
+        yield RawRecord(record.topic, record.key.encode(), value, record.event_ts_ms)

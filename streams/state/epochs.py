@@ -1,0 +1,134 @@
+"""What one epoch writes, and how a partition is read back.
+
+The same bytes go to the changelog (keyed like the store) and to the local database. Timers are derived
+from the records, so they are not in the changelog and are rebuilt on restore.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from schemas.errors import StateCorrupt
+from streams.core.partition import RecordChange
+from streams.state import keys
+from streams.state.contract import KeyValue, WriteBatch
+
+LOCAL_VERSION: Final = 1
+
+
+class Epoch(Protocol):
+    """What every role's cut has."""
+
+    @property
+    def changes(self) -> list[RecordChange]: ...
+
+    @property
+    def meta(self) -> bytes: ...
+
+    @property
+    def next_offsets(self) -> dict[str, int]: ...
+
+
+class LocalMeta(msgspec.Struct, array_like=True):
+    """The store's own record under :data:`keys.META`: the partition's meta, and how far the changelog is in it."""
+
+    version: int
+    changelog_offset: int
+    """Next changelog offset to read; -1 where nothing of it is known."""
+    partition: bytes | None
+    """The encoded meta of the role, None before its first epoch."""
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(LocalMeta).decode
+
+
+class StoredRecords:
+    """The :class:`streams.core.partition.Records` of one partition's store."""
+
+    def __init__(self, store: KeyValue) -> None:
+        self._store = store
+
+    def load(self, identities: Sequence[str]) -> list[bytes | None]:
+        return self._store.multi_get([keys.record(identity) for identity in identities])
+
+    def due(self, from_ms: int, until_ms: int, limit: int) -> list[tuple[int, str]]:
+        found: list[tuple[int, str]] = []
+        if until_ms < from_ms:
+            return found
+        for key, _ in self._store.scan(keys.timer_at(from_ms), keys.timer_at(until_ms + 1)):
+            timer = keys.parse_timer(key)
+            if len(found) >= limit and timer[0] != found[-1][0]:
+                break
+            found.append(timer)
+        return found
+
+
+def read_meta(store: KeyValue) -> LocalMeta:
+    """The store's own record; a fresh one for an empty store.
+
+    Raises:
+        StateCorrupt: it cannot be read, or another version wrote it.
+    """
+    raw = store.get(keys.META)
+    if raw is None:
+        return LocalMeta(LOCAL_VERSION, -1, None)
+    try:
+        meta = _decode(raw)
+    except msgspec.DecodeError as error:
+        raise StateCorrupt(f"the store's meta record cannot be read: {error}") from error
+    if meta.version != LOCAL_VERSION:
+        raise StateCorrupt(f"the store has version {meta.version}, this worker knows {LOCAL_VERSION}")
+    return meta
+
+
+def changelog_records(cut: Epoch) -> Iterator[tuple[bytes, bytes | None]]:
+    """Key and value of each changelog record of an epoch; the meta record closes it."""
+    for change in cut.changes:
+        yield keys.record(change.identity), change.record
+    yield keys.META, cut.meta
+
+
+def local_batch(cut: Epoch, changelog_offset: int) -> WriteBatch:
+    """The same epoch for the local store, with the changelog offset reached."""
+    batch = WriteBatch()
+    for change in cut.changes:
+        _put_change(batch, change)
+    batch.put(keys.META, _encode(LocalMeta(LOCAL_VERSION, changelog_offset, cut.meta)))
+    return batch
+
+
+def restore_batch(
+    store: KeyValue,
+    records: Iterable[tuple[bytes, bytes | None]],
+    changelog_offset: int,
+    due_ms: Callable[[bytes], int],
+) -> WriteBatch:
+    """Changelog records read back, with the timers they imply; later records win."""
+    newest = dict(records)
+    meta = newest.pop(keys.META, None)
+    known = read_meta(store)
+    batch = WriteBatch()
+    identities = list(newest)
+    for key, old in zip(identities, store.multi_get(identities), strict=True):
+        new = newest[key]
+        identity = key[1:].decode()
+        old_due_ms = due_ms(old) if old is not None else -1
+        _put_change(batch, RecordChange(identity, new, old_due_ms, due_ms(new) if new is not None else -1))
+    batch.put(keys.META, _encode(LocalMeta(LOCAL_VERSION, changelog_offset, meta or known.partition)))
+    return batch
+
+
+def _put_change(batch: WriteBatch, change: RecordChange) -> None:
+    if change.record is None:
+        batch.delete(keys.record(change.identity))
+    else:
+        batch.put(keys.record(change.identity), change.record)
+    if change.old_due_ms != change.new_due_ms:
+        if change.old_due_ms >= 0:
+            batch.delete(keys.timer(change.old_due_ms, change.identity))
+        if change.new_due_ms >= 0:
+            batch.put(keys.timer(change.new_due_ms, change.identity), b"")

@@ -1,0 +1,123 @@
+"""Reading a partition's changelog back into its local store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+
+from schemas.errors import DeliveryFailed, StateCorrupt
+from streams.state.contract import KeyValue
+from streams.state.epochs import read_meta, restore_batch
+
+_BATCH: Final = 5_000
+_POLL_S: Final = 0.5
+
+
+class Restored(NamedTuple):
+    """What a restore read."""
+
+    records: int
+    bytes: int
+    seconds: float
+    next_offset: int
+
+
+class ChangelogBehind(StateCorrupt):
+    """The local store is ahead of its changelog: it belongs to another cluster or another life of the topic."""
+
+
+def restore(
+    store: KeyValue,
+    client: Mapping[str, Any],
+    topic: str,
+    partition: int,
+    due_ms: Callable[[bytes], int],
+    *,
+    patience_s: float = 60.0,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Restored:
+    """Bring ``store`` to the end of its changelog partition.
+
+    Args:
+        client: confluent-kafka settings of the cluster.
+        topic: full name of the changelog topic.
+        due_ms: reads a record's due time, to rebuild the timers.
+        patience_s: give up after this long without any answer from the broker.
+        progress: called with (records read, records at most to be read).
+
+    Raises:
+        ChangelogBehind: the store holds more than the changelog has.
+        DeliveryFailed: the broker did not answer in time.
+    """
+    started = time.monotonic()
+    consumer = Consumer(
+        {
+            **client,
+            "group.id": "pulsegraph-restore",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "earliest",
+            "fetch.max.bytes": 32 * 1024 * 1024,
+        }
+    )
+    try:
+        place = TopicPartition(topic, partition)
+        low, high = consumer.get_watermark_offsets(place, timeout=patience_s)
+        local = read_meta(store).changelog_offset
+        if local > high:
+            raise ChangelogBehind(f"{topic}-{partition} ends at {high}, the local store has read up to {local}")
+        if high <= max(low, local):
+            return Restored(0, 0, time.monotonic() - started, max(local, high))
+        place.offset = local if local >= low else OFFSET_BEGINNING
+        consumer.assign([place])
+        return _read(consumer, store, (high, max(low, local)), due_ms, patience_s, progress, started)
+    except KafkaException as error:
+        raise DeliveryFailed(f"the changelog {topic}-{partition} cannot be read: {error}") from error
+    finally:
+        consumer.close()
+
+
+def _read(
+    consumer: Consumer,
+    store: KeyValue,
+    bounds: tuple[int, int],
+    due_ms: Callable[[bytes], int],
+    patience_s: float,
+    progress: Callable[[int, int], None],
+    started: float,
+) -> Restored:
+    high, low = bounds
+    records, size, position, heard = 0, 0, low, time.monotonic()
+    while position < high:
+        messages = consumer.consume(_BATCH, timeout=_POLL_S)
+        pairs: list[tuple[bytes, bytes | None]] = []
+        ended = False
+        for message in messages:
+            error = message.error()
+            if error is not None:
+                if error.code() != KafkaError._PARTITION_EOF:
+                    raise KafkaException(error)
+                ended = True  # compaction may have removed the very last offsets
+                continue
+            key, value, offset = message.key(), message.value(), message.offset()
+            if not isinstance(key, bytes) or offset is None:
+                raise StateCorrupt(f"changelog record {offset} has no key: who wrote it?")
+            pairs.append((key, value))
+            size += len(key) + len(value or b"")
+            position = offset + 1
+        if pairs:
+            store.write(restore_batch(store, pairs, position, due_ms))
+            records += len(pairs)
+            progress(records, high - low)
+        if ended:
+            position = max(position, high)
+        if messages:
+            heard = time.monotonic()
+        elif time.monotonic() - heard > patience_s:
+            raise DeliveryFailed(f"no answer from the broker for {patience_s:g} s while restoring")
+    if records == 0 or read_meta(store).changelog_offset < position:
+        store.write(restore_batch(store, [], position, due_ms))
+    return Restored(records, size, time.monotonic() - started, position)
