@@ -15,12 +15,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
-from schemas.catalog import CatalogEntry
-from schemas.snapshot import Candidate, Snapshot
-from schemas.words import price_word
 
 from models.tokenizer import FastLexicon
 from models.wide import Floats, Ints
+from schemas.catalog import CatalogEntry
+from schemas.snapshot import Candidate, Snapshot
+from schemas.words import price_word
 
 CROSS: Final[dict[str, str]] = {
     "bought_items": "decayed purchases of the campaign's items, log",
@@ -228,9 +228,7 @@ def _alike(one: CatalogEntry, other: CatalogEntry) -> bool:
     return same_template or (one.category is not None and one.category == other.category)
 
 
-def _words(
-    entry: CatalogEntry, shares: Mapping[str, float], price: float | None, lexicon: FastLexicon
-) -> list[int]:
+def _words(entry: CatalogEntry, shares: Mapping[str, float], price: float | None, lexicon: FastLexicon) -> list[int]:
     named_words = [f"camp:{entry.id}", f"tmpl:{entry.template_id}", f"chan:{entry.channel}", f"cat:{entry.category}"]
     top = sorted(shares, key=lambda category: (-shares[category], category))[:TOP_CATEGORIES]
     named_words += [f"cat:{category}" for category in top if category != entry.category]
@@ -240,4 +238,4 @@ def _words(
     ids = [found for word in named_words if (found := lexicon.word(word)) is not None]
     texts = [entry.title or "", *(v for v in (entry.attributes or {}).values() if isinstance(v, str))]
     ids += [lexicon.text(text) for text in texts[:8]]
-    return np.frombuffer(b"".join(ids), dtype="<u2").astype(np.int64).tolist()
+    return [int(i) for i in np.frombuffer(b"".join(ids), dtype="<u2")]

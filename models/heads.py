@@ -11,11 +11,11 @@ import math
 from typing import Final
 
 import torch
-from schemas import features
 from torch import Tensor, nn
 
 from models.candidates import CROSS_SIZE
 from models.wide import COLUMN_FEATURE, COLUMNS, PLAIN, Wide
+from schemas import features
 
 DEEP: Final = 64
 TOWER: Final = 32
@@ -48,9 +48,7 @@ class ChurnHead(Calibrated):
     def __init__(self, hidden: int) -> None:
         super().__init__()
         self.wide = Wide(COLUMNS)
-        self.deep = nn.Sequential(
-            nn.Linear(hidden + COLUMNS, DEEP), nn.GELU(), nn.Dropout(0.1), nn.Linear(DEEP, 1)
-        )
+        self.deep = nn.Sequential(nn.Linear(hidden + COLUMNS, DEEP), nn.GELU(), nn.Dropout(0.1), nn.Linear(DEEP, 1))
         _start_at_zero(self.deep[-1])
 
     def residual(self, embedding: Tensor, z: Tensor) -> Tensor:
@@ -109,7 +107,8 @@ class RedemptionHead(Calibrated):
         """Both towers' product before the gate, arguments as in :meth:`forward`: (B, C)."""
         z = self.wide.standardise(usable(columns), end=PLAIN)  # (B, PLAIN)
         customer = self.customer(torch.cat([embedding, z], dim=-1)) / math.sqrt(TOWER)  # (B, TOWER)
-        return (customer[:, None, :] * vectors).sum(-1)
+        out: Tensor = (customer[:, None, :] * vectors).sum(-1)
+        return out
 
 
 def usable(columns: Tensor) -> Tensor:

@@ -89,9 +89,7 @@ def calibration_error(labels: Doubles, probabilities: Doubles, bins: int = 10) -
 def score(labels: Doubles, logits: Doubles, customers: Ints, *, seed: int = 0) -> Score:
     """All measures at once, from calibrated logits."""
     if not len(labels):
-        return Score(
-            rows=0, positives=0, auc=None, auc_low=None, auc_high=None, log_loss=None, calibration_error=None
-        )
+        return Score(rows=0, positives=0, auc=None, auc_low=None, auc_high=None, log_loss=None, calibration_error=None)
     interval = auc_interval(labels, logits, customers, seed=seed)
     return Score(
         rows=len(labels),

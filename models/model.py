@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import msgspec
-from schemas.snapshot import Head
 from torch import nn
 from transformers import PretrainedConfig
 
@@ -11,6 +10,7 @@ from models.encoder import CustomerEncoder
 from models.heads import ChurnHead, RedemptionHead
 from models.metrics import Score
 from models.tokenizer import FastLexicon
+from schemas.snapshot import Head
 
 
 class HeadReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,15 +9,15 @@ from zlib import crc32
 
 import numpy as np
 import torch
-from schemas import features
-from schemas.catalog import CatalogEntry
-from schemas.errors import ConfigError
-from schemas.snapshot import Head, Outcome, Snapshot
 
 from models.candidates import CROSS_SIZE, Candidates, named
 from models.heads import usable
 from models.tokenizer import FastLexicon
 from models.wide import COLUMNS, Floats, Ints, columns
+from schemas import features
+from schemas.catalog import CatalogEntry
+from schemas.errors import ConfigError
+from schemas.snapshot import Head, Outcome, Snapshot
 
 CHUNK: Final = 2048
 VALIDATION_IN: Final = 5
@@ -49,14 +49,15 @@ class Rows:
 
     def take(self, rows: Ints) -> Rows:
         return Rows(
-            [self.tokens[i] for i in rows],
-            *(
-                part[rows]
-                for part in (
-                    self.columns, self.labels, self.customers, self.held_out, self.as_of_ms, self.cross, self.campaign
-                )
-            ),
-        )  # fmt: skip
+            tokens=[self.tokens[i] for i in rows],
+            columns=self.columns[rows],
+            labels=self.labels[rows],
+            customers=self.customers[rows],
+            held_out=self.held_out[rows],
+            as_of_ms=self.as_of_ms[rows],
+            cross=self.cross[rows],
+            campaign=self.campaign[rows],
+        )
 
     def inputs(self) -> Floats:
         """Columns of the wide part: all of churn's; of redemption's the plain ones and the cross features."""
@@ -158,4 +159,4 @@ def split(rows: Rows, head: Head) -> tuple[Ints, Ints, str]:
 
 
 def _both_classes(labels: Floats) -> bool:
-    return min(labels.sum(), len(labels) - labels.sum()) >= MIN_POSITIVES
+    return min(float(labels.sum()), float(len(labels) - labels.sum())) >= MIN_POSITIVES

@@ -10,6 +10,7 @@ Source of the idea: Sennrich, Haddow and Birch, "Neural machine translation of r
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Final
@@ -75,7 +76,7 @@ def learn(text_counts: Mapping[str, int], size: int) -> list[str]:
     counts: Counter[Pair] = Counter()
     where: defaultdict[Pair, set[int]] = defaultdict(set)
     for index, spelling in enumerate(spelled):
-        for pair in zip(spelling, spelling[1:], strict=False):
+        for pair in itertools.pairwise(spelling):
             counts[pair] += weight[index]
             where[pair].add(index)
     heap = [(-count, pair) for pair, count in counts.items()]
@@ -93,7 +94,7 @@ def learn(text_counts: Mapping[str, int], size: int) -> list[str]:
             old = spelled[index]
             new = _apply(old, pair, piece)
             for step, spelling in ((-weight[index], old), (weight[index], new)):
-                for neighbours in zip(spelling, spelling[1:], strict=False):
+                for neighbours in itertools.pairwise(spelling):
                     counts[neighbours] += step
                     touched.add(neighbours)
                     if step > 0:

@@ -16,12 +16,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from schemas.errors import ConfigError, ModelRefused
-from schemas.words import FIXED, SESSION, SESSION_END
 from tokenizers import AddedToken, Tokenizer
 from tokenizers import models as token_models
 
 from models import subwords
+from schemas.errors import ConfigError, ModelRefused
+from schemas.words import FIXED, SESSION, SESSION_END
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -56,8 +56,6 @@ def build(
     Raises:
         ConfigError: ``max_words`` cannot hold the fixed words, or does not fit uint16.
     """
-    from transformers import PreTrainedTokenizerFast
-
     base = [*SPECIALS, *FIXED]
     if not len(base) < max_words <= MAX_VOCABULARY:
         raise ConfigError(f"max_words is {max_words}; it must be above {len(base)} and at most {MAX_VOCABULARY}")
@@ -68,12 +66,20 @@ def build(
     vocabulary: dict[str, int] = {}
     for word in (*base, *words, *pieces):
         vocabulary.setdefault(word, len(vocabulary))
-    tokenizer = Tokenizer(token_models.WordPiece(vocabulary, unk_token=UNK, continuing_subword_prefix=subwords.CONTINUES))
+    tokenizer = Tokenizer(
+        token_models.WordPiece(vocabulary, unk_token=UNK, continuing_subword_prefix=subwords.CONTINUES)
+    )
     tokenizer.normalizer = subwords.normalizer()
     tokenizer.pre_tokenizer = subwords.pre_tokenizer()
     # Added tokens are matched before the text is normalised and split, so `cat:frzn ice` and `item:AB` stay whole.
     tokenizer.add_special_tokens([AddedToken(word, normalized=False) for word in SPECIALS])
     tokenizer.add_tokens([AddedToken(word, normalized=False, single_word=word[0] != "[") for word in (*FIXED, *words)])
+    return _wrapped(tokenizer)
+
+
+def _wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, unk_token=UNK, cls_token=CLS, mask_token=MASK
     )
@@ -111,6 +117,7 @@ class FastLexicon:
     def __init__(self, tokenizer: PreTrainedTokenizerFast | Tokenizer) -> None:
         backend: Tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else tokenizer.backend_tokenizer
         vocabulary = backend.get_vocab(with_added_tokens=True)
+        self._backend = backend
         self._names = [name for name, _ in sorted(vocabulary.items(), key=lambda item: item[1])]
         _check(vocabulary, self._names)
         spec = json.loads(backend.to_str())
@@ -148,6 +155,11 @@ class FastLexicon:
         except Exception as error:  # the Rust side raises bare Exception
             raise ModelRefused(f"{name} is not a tokeniser ({error}); train the model again") from error
         return cls(backend)
+
+    def json(self) -> str:
+        """The whole tokenizer.json."""
+        text: str = self._backend.to_str(pretty=True)
+        return text
 
     @property
     def fingerprint(self) -> str:
@@ -217,7 +229,9 @@ def _check(vocabulary: Mapping[str, int], names: list[str]) -> None:
     if not len(names) <= MAX_VOCABULARY or sorted(vocabulary.values()) != list(range(len(names))):
         raise ModelRefused(f"the vocabulary's ids must run from 0 to at most {MAX_VOCABULARY - 1}; build it again")
     if tuple(names[: len(SPECIALS)]) != SPECIALS:
-        raise ModelRefused(f"the vocabulary must begin with {', '.join(SPECIALS)}; build it with models.tokenizer.build")
+        raise ModelRefused(
+            f"the vocabulary must begin with {', '.join(SPECIALS)}; build it with models.tokenizer.build"
+        )
     missing = [word for word in FIXED if word not in vocabulary]
     if missing:
         raise ModelRefused(f"the vocabulary lacks {missing[0]} and {len(missing) - 1} more fixed words; build it again")
@@ -229,10 +243,4 @@ def load(directory: str | Path) -> PreTrainedTokenizerFast:
     Raises:
         ModelRefused: as in :meth:`FastLexicon.load`.
     """
-    FastLexicon.load(directory)
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast(
-        tokenizer_file=str(Path(directory) / TOKENIZER_FILE), pad_token=PAD, unk_token=UNK, cls_token=CLS, mask_token=MASK
-    )
-    return tokenizer
+    return _wrapped(Tokenizer.from_str(FastLexicon.load(directory).json()))

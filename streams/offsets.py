@@ -1,8 +1,9 @@
 """Where partitions end, on every broker; and how far a consumer group is behind.
 
-The embedded broker answers ListOffsets(latest) with the *base offset of the last batch* plus one, so ten records sent in
-one batch "end" at 1. aiokafka's ``end_offsets`` and confluent's ``get_watermark_offsets`` pass that on. A fetch tells the
-true high watermark on every broker, so that is asked here. (With aiokafka: ``highwater(partition)`` after a fetch.)
+The embedded broker answers ListOffsets(latest) with the *base offset of the last batch* plus one, so ten records sent
+in one batch "end" at 1. aiokafka's ``end_offsets`` and confluent's ``get_watermark_offsets`` pass that on. A fetch
+tells the true high watermark on every broker, so that is asked here. (With aiokafka: ``highwater(partition)`` after a
+fetch.)
 """
 
 from __future__ import annotations
@@ -92,20 +93,20 @@ def consumer_lag(
 
 
 def _consumer(client_config: ClientConfig, group: str) -> Consumer:
-    return Consumer({
-        "log_level": 0,
-        **client_config,
-        "group.id": group,
-        "enable.auto.commit": False,
-        "enable.partition.eof": True,
-        "fetch.wait.max.ms": 20,
-        "allow.auto.create.topics": False,
-    })
+    return Consumer(
+        {
+            "log_level": 0,
+            **client_config,
+            "group.id": group,
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "fetch.wait.max.ms": 20,
+            "allow.auto.create.topics": False,
+        }
+    )
 
 
-def _committed(
-    consumer: Consumer, wanted: list[tuple[str, int]], timeout_s: float
-) -> dict[tuple[str, int], int]:
+def _committed(consumer: Consumer, wanted: list[tuple[str, int]], timeout_s: float) -> dict[tuple[str, int], int]:
     deadline = time.monotonic() + timeout_s
     while True:
         try:
@@ -134,7 +135,7 @@ def _ends(consumer: Consumer, wanted: list[tuple[str, int]], timeout_s: float) -
                     continue
                 if error.code() == KafkaError._PARTITION_EOF:
                     # Records may come between two of these while the end is approached; the last one counts.
-                    found[message.topic(), message.partition()] = message.offset()
+                    found[str(message.topic()), int(message.partition() or 0)] = int(message.offset() or 0)
                 elif error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION):
                     raise TopicMismatch(f"{message.topic()}[{message.partition()}] does not exist: {error.str()}")
                 elif error.fatal():

@@ -16,13 +16,15 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Protocol, cast
 
-import aiokafka  # type: ignore[import-untyped]
-from aiokafka.errors import (  # type: ignore[import-untyped]
+import aiokafka
+from aiokafka.errors import (
     CommitFailedError,
     ConsumerStoppedError,
     IllegalStateError,
+    KafkaError,
 )
-from aiokafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
+from aiokafka.protocol.group import LeaveGroupRequest
+from aiokafka.structs import OffsetAndMetadata
 from faust.transport.consumer import ensure_TPset
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -91,6 +93,15 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
             **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
         )
+
+    async def on_thread_stop(self) -> None:
+        coordinator = self._consumer._coordinator if self._consumer is not None else None
+        if coordinator is not None and coordinator.generation == 0 and not coordinator._group_instance_id:
+            # aiokafka leaves from generation 1 on, which is Kafka's first. Tansu's first is 0, and it would keep the
+            # partitions for a whole session timeout.
+            with contextlib.suppress(KafkaError):
+                await coordinator._send_req(LeaveGroupRequest(coordinator.group_id, coordinator.member_id))
+        await super().on_thread_stop()
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         consumer = self._ensure_consumer()

@@ -132,8 +132,7 @@ class Customer:
             return
         self.erased_ms = at_ms
         self.late = {}
-        if self.settled.last_ms <= at_ms:
-            self.settled = Folded()
+        self.settled = Folded()
         self.tail = [event for event in self.tail if event.ts_ms > at_ms]
         self._forget_view()
 
@@ -154,15 +153,18 @@ class Customer:
         return self._view
 
     def settle(self, until_ms: int, effects: list[Effect]) -> None:
-        """Fold tail events older than ``until_ms`` into the settled state and fire what is due by then.
+        """Fold tail events older than ``until_ms`` into the settled state.
 
         Effects are what folding made known, in order, each exactly once over any sequence of calls.
         """
-        tail, context = self.tail, self.context
+        tail = self.tail
         ready = len(tail) if tail and tail[-1].ts_ms < until_ms else sum(event.ts_ms < until_ms for event in tail)
         self._settle_first(ready, effects)
+
+    def let_pass(self, until_ms: int, effects: list[Effect]) -> None:
+        """Fire what is due by ``until_ms`` in the settled state; :meth:`settle` comes first."""
         before = len(effects)
-        advance(self.settled, until_ms, context, effects)
+        advance(self.settled, until_ms, self.context, effects)
         if self._view is not None and len(effects) > before:
             # The view fired the same timers on its way to the next tail event.
             del self._view_effects[: len(effects) - before]
@@ -191,7 +193,11 @@ class Customer:
         return due_ms
 
     def snapshot(self) -> Snapshot | None:
-        """What the encoder should see now; None for a customer of whom nothing is known."""
+        """What the encoder should see: the customer at the newest event; None where nothing is known.
+
+        Taken after :meth:`settle` and before :meth:`let_pass`, so that it does not depend on how far event
+        time had come when it was taken.
+        """
         seen = self.view()
         return snapshot_of(seen, "event", seen.last_ms, self.context) if seen.events else None
 

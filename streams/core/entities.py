@@ -70,19 +70,20 @@ def draw(entity: Entity, edge: GraphEdge) -> bool:
     ts_ms = edge.event_ts_ms
     edges.count += 1
     edges.first_ms = min(edges.first_ms, ts_ms)
-    edges.last_ms = max(edges.last_ms, ts_ms)
-    _count_day(edges, ts_ms // DAY_MS)
+    _count_day(edges, ts_ms)
     _meet(edges.neighbours, edge.customer_id, ts_ms)
     return True
 
 
-def _count_day(edges: InEdges, day: int) -> None:
-    oldest = edges.last_ms // DAY_MS - DAYS_KEPT
-    if day > oldest:
-        edges.days[day] = edges.days.get(day, 0) + 1
-    if len(edges.days) > DAYS_KEPT:
-        for stale in [kept for kept in edges.days if kept <= oldest]:
+def _count_day(edges: InEdges, ts_ms: int) -> None:
+    day, newest = ts_ms // DAY_MS, edges.last_ms // DAY_MS
+    edges.last_ms = max(edges.last_ms, ts_ms)
+    if day > newest:
+        for stale in [kept for kept in edges.days if kept <= day - DAYS_KEPT]:
             del edges.days[stale]
+    elif day <= newest - DAYS_KEPT:
+        return
+    edges.days[day] = edges.days.get(day, 0) + 1
 
 
 def _meet(neighbours: dict[str, int], customer_id: str, ts_ms: int) -> None:

@@ -185,6 +185,7 @@ class Ingest:
             self.counts["tail_overflow"] += customer.shorten(self.config.tail_limit, self._effects)
             if customer_id in self._seen and (snapshot := customer.snapshot()) is not None:
                 snapshots.append(snapshot)
+            customer.let_pass(until_ms, self._effects)
             if customer_id in self._graves and customer_id not in touched and until_ms > customer.erased_ms:
                 changes.append(self._bury(customer_id))
             else:

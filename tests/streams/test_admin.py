@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -17,7 +17,7 @@ from streams.processes import free_port
 
 
 @pytest.fixture
-def client(broker) -> Iterator[AdminClient]:
+def client(broker) -> AdminClient:
     return admin.connect({"bootstrap.servers": broker.bootstrap})
 
 

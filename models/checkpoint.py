@@ -1,0 +1,239 @@
+"""A model directory: weights in safetensors, everything else in JSON, never a pickle.
+
+=====================  ==============================================================================
+config.json            the encoder's Hugging Face config
+model.safetensors      the encoder
+heads.safetensors      both heads
+tokenizer.json         the vocabulary, as ``save_pretrained`` writes it
+pulsegraph.json        format version, model version, sha256 of the files above, feature names, horizon,
+                       tokeniser fingerprint, calibration, report
+=====================  ==============================================================================
+
+The directory is written beside its name and renamed, so that a reader sees a whole model or none. Loading trusts
+nothing: hashes, names, shapes and finite weights are checked before the model is handed out. ``model_version`` is the
+hash of the content, so equal models have equal versions wherever they were made.
+
+Source of the idea of weights with JSON beside them: nanochat, ``checkpoint_manager.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from models.candidates import CROSS_NAMES
+from models.model import Model, Report
+from models.tokenizer import TOKENIZER_FILE, FastLexicon
+from schemas import features
+from schemas.errors import ConfigError, ModelRefused
+
+FORMAT_VERSION: Final = 1
+CARD_FILE: Final = "pulsegraph.json"
+CONFIG_FILE: Final = "config.json"
+ENCODER_FILE: Final = "model.safetensors"
+HEADS_FILE: Final = "heads.safetensors"
+HASHED: Final = (CONFIG_FILE, ENCODER_FILE, HEADS_FILE, TOKENIZER_FILE)
+MAX_FILE_BYTES: Final = 4 * 1024**3
+AGAIN: Final = "train it again with `pulsegraph train`, or point to another model directory"
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True):
+    """``pulsegraph.json``."""
+
+    format_version: int
+    model_version: str
+    files: dict[str, str]
+    """File name → sha256."""
+    tokenizer_fingerprint: str
+    feature_names: list[str]
+    cross_names: list[str]
+    """Cross features of the redemption head, in order."""
+    horizon_days: int
+    calibration: dict[str, dict[str, float]]
+    """Head → gate, scale and shift; for people, the heads hold them as tensors."""
+    report: Report = Report()
+
+
+def save(model: Model, directory: str | Path) -> Card:
+    """Write a model directory, whole or not at all; one that is there is replaced.
+
+    Raises:
+        ConfigError: the path is a file, or a directory that holds something other than a model.
+        OSError: the disk.
+    """
+    target = Path(directory)
+    if target.exists() and not (target.is_dir() and ((target / CARD_FILE).exists() or not any(target.iterdir()))):
+        raise ConfigError(f"{target} exists and is no model directory; name a new or an empty one")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        card = _write(model, fresh)
+        fresh.chmod(0o755)
+        _replace(fresh, target)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    return card
+
+
+def _write(model: Model, directory: Path) -> Card:
+    encoder = {name: tensor.contiguous() for name, tensor in model.encoder.body.state_dict().items()}
+    heads = {name: tensor.contiguous() for name, tensor in model.heads.state_dict().items()}
+    config = model.encoder.config
+    config.architectures = [type(model.encoder.body).__name__]
+    contents = {
+        CONFIG_FILE: config.to_json_string(use_diff=False).encode(),
+        ENCODER_FILE: save_tensors(encoder, metadata={"format": "pt"}),
+        HEADS_FILE: save_tensors(heads, metadata={"format": "pt"}),
+        TOKENIZER_FILE: model.lexicon.json().encode(),
+    }
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    card = Card(
+        format_version=FORMAT_VERSION,
+        model_version=content_version(files, model.horizon_days),
+        files=files,
+        tokenizer_fingerprint=model.lexicon.fingerprint,
+        feature_names=list(features.NAMES),
+        cross_names=list(CROSS_NAMES),
+        horizon_days=model.horizon_days,
+        calibration={
+            name: {part: float(getattr(model.heads[name], part)) for part in ("gate", "scale", "shift")}
+            for name in model.heads
+        },
+        report=model.report,
+    )
+    contents[CARD_FILE] = msgspec.json.format(msgspec.json.encode(card), indent=2)
+    for name, content in contents.items():
+        with open(directory / name, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    return card
+
+
+def _replace(fresh: Path, target: Path) -> None:
+    """Rename; a directory that is there steps aside first, as a rename cannot replace one that is not empty."""
+    if not target.exists():
+        fresh.rename(target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    target.rename(aside / target.name)
+    try:
+        fresh.rename(target)
+    except BaseException:
+        (aside / target.name).rename(target)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def content_version(files: Mapping[str, str], horizon_days: int) -> str:
+    """Hash of what decides the model's answers: the files, the features and the horizon.
+
+    Example:
+        >>> content_version({"model.safetensors": "00"}, 28) == content_version({"model.safetensors": "00"}, 28)
+        True
+    """
+    said = [FORMAT_VERSION, sorted(files.items()), list(features.NAMES), list(CROSS_NAMES), horizon_days]
+    return "pg-" + hashlib.blake2b(json.dumps(said).encode(), digest_size=8).hexdigest()
+
+
+def read_card(directory: str | Path) -> Card:
+    """The card alone, without weights: enough to see what a directory holds.
+
+    Raises:
+        ModelRefused: missing, not JSON, of another format, or made for other features.
+    """
+    path = Path(directory) / CARD_FILE
+    raw = _read(path)
+    try:
+        version = msgspec.json.decode(raw, type=dict[str, Any]).get("format_version")
+        if version != FORMAT_VERSION:
+            raise ModelRefused(f"{path} has format {version}, this program reads {FORMAT_VERSION}; {AGAIN}")
+        card = msgspec.json.decode(raw, type=Card)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ModelRefused(f"{path} is damaged ({error}); {AGAIN}") from error
+    if tuple(card.feature_names) != features.NAMES or tuple(card.cross_names) != CROSS_NAMES:
+        raise ModelRefused(f"{path} was made for other features than this program computes; {AGAIN}")
+    if not 1 <= card.horizon_days <= 3650:
+        raise ModelRefused(f"{path} says a horizon of {card.horizon_days} days; {AGAIN}")
+    if set(card.files) != set(HASHED):
+        raise ModelRefused(f"{path} must list exactly {', '.join(HASHED)}; {AGAIN}")
+    if card.model_version != content_version(card.files, card.horizon_days):
+        raise ModelRefused(f"{path} names a version that its content does not have; {AGAIN}")
+    return card
+
+
+def load(directory: str | Path) -> tuple[Model, Card]:
+    """A model in evaluation mode, on the CPU, and its card.
+
+    Raises:
+        ModelRefused: anything missing, altered, of another shape or not finite.
+    """
+    where = Path(directory)
+    card = read_card(where)
+    contents: dict[str, bytes] = {}
+    for name in HASHED:
+        contents[name] = _read(where / name)
+        if hashlib.sha256(contents[name]).hexdigest() != card.files[name]:
+            raise ModelRefused(f"{where / name} is not the file its card describes (sha256 differs); {AGAIN}")
+    lexicon = FastLexicon.from_json(contents[TOKENIZER_FILE].decode("utf-8", "replace"), str(where / TOKENIZER_FILE))
+    if lexicon.fingerprint != card.tokenizer_fingerprint:
+        raise ModelRefused(f"{where / TOKENIZER_FILE} is not the tokeniser the model was made with; {AGAIN}")
+    model = _empty(contents[CONFIG_FILE], where / CONFIG_FILE, lexicon, card)
+    _fill(model.encoder.body, contents[ENCODER_FILE], where / ENCODER_FILE)
+    _fill(model.heads, contents[HEADS_FILE], where / HEADS_FILE)
+    return model.eval(), card
+
+
+def _empty(raw: bytes, path: Path, lexicon: FastLexicon, card: Card) -> Model:
+    from transformers import AutoConfig
+
+    try:
+        said = msgspec.json.decode(raw, type=dict[str, Any])
+        said.pop("auto_map", None)  # names code to import; nothing in a model directory is ever run
+        config = AutoConfig.for_model(said.pop("model_type"), **said)
+        with torch.random.fork_rng(devices=[]):
+            model = Model(config, lexicon, horizon_days=card.horizon_days, report=card.report)
+    except Exception as error:  # any class may come out of a config that transformers does not like
+        raise ModelRefused(f"{path} is no encoder that transformers knows ({error!r}); {AGAIN}") from error
+    vocabulary = model.encoder.words().num_embeddings
+    if vocabulary != lexicon.size:
+        raise ModelRefused(f"{path} is for {vocabulary} words, the tokeniser has {lexicon.size}; {AGAIN}")
+    return model
+
+
+def _fill(module: torch.nn.Module, raw: bytes, path: Path) -> None:
+    try:
+        tensors = load_tensors(raw)
+    except (SafetensorError, ValueError) as error:
+        raise ModelRefused(f"{path} is not a safetensors file ({error}); {AGAIN}") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ModelRefused(f"{path} holds numbers that are not finite in {name}; {AGAIN}")
+    try:
+        module.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        first = str(error).splitlines()[-1].strip()
+        raise ModelRefused(f"{path} does not fit config.json ({first}); {AGAIN}") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ModelRefused(f"{path} is larger than {MAX_FILE_BYTES} bytes; {AGAIN}")
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelRefused(f"{path} cannot be read ({error.strerror or error}); {AGAIN}") from error

@@ -1,0 +1,261 @@
+"""From snapshots to predictions: what the encode role runs, synchronous and without state but for its caches.
+
+A batch is sorted by length into sub-batches with little padding and put back in order. A customer's result does not
+depend on who else is in the batch, beyond the last bits of a float.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models import checkpoint, precision
+from models.candidates import CROSS_NAMES, Candidates
+from models.encoder import Sequences
+from models.model import Model
+from models.outcomes import features_of
+from models.wide import Floats, by_feature, columns
+from schemas import features
+from schemas.catalog import CatalogEntry
+from schemas.errors import ConfigError, InvalidField
+from schemas.snapshot import Snapshot
+
+#: Padded tokens in one pass: small enough for a CPU's caches, large enough to fill a GPU.
+CPU_TOKENS: Final = 8_192
+GPU_TOKENS: Final = 131_072
+CACHED_CANDIDATES: Final = 8
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A batch of customers, row by row."""
+
+    embeddings: Floats
+    """(B, H) float32."""
+    churn: Floats
+    """Calibrated P(no activity within the horizon), (B,)."""
+    churn_logits: Floats
+    """(B,), calibrated."""
+    contributions: Floats
+    """What each feature adds to the calibrated churn logit, (B, SIZE); with ``base`` they sum to its wide part."""
+    base: float
+    """The wide part of a customer who is average in everything."""
+    columns: Floats
+    """Transformed features, (B, COLUMNS): the heads' other input."""
+    foreign: int
+    """Snapshots whose tokens another tokeniser made: they are judged on their features alone."""
+
+    def __len__(self) -> int:
+        return len(self.churn)
+
+
+@dataclass(frozen=True)
+class Campaigns:
+    """Candidates with their vectors; immutable, made by :meth:`Predictor.campaigns`."""
+
+    candidates: Candidates
+    vectors: Tensor
+    """(C, TOWER)"""
+
+    def __len__(self) -> int:
+        return len(self.candidates)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Campaign of each column."""
+        return tuple(entry.id for entry in self.candidates.campaigns)
+
+
+@dataclass(frozen=True)
+class Redemptions:
+    """A batch of customers against a set of campaigns."""
+
+    probability: Floats
+    """Calibrated, (B, C)."""
+    customer: Floats
+    """What each feature adds to the calibrated logit, (B, SIZE)."""
+    cross: Floats
+    """What each cross feature adds, (B, C, CROSS_SIZE), in the order of ``CROSS_NAMES``."""
+
+
+def check(snapshot: Snapshot) -> None:
+    """Raise where a snapshot's arrays cannot be read.
+
+    Raises:
+        InvalidField: features of another size, or half a token.
+    """
+    if len(snapshot.features) != 4 * features.SIZE:
+        raise InvalidField(f"features hold {len(snapshot.features)} bytes, not 4 * {features.SIZE}")
+    if len(snapshot.tokens) % 2:
+        raise InvalidField(f"tokens hold {len(snapshot.tokens)} bytes, which is no number of uint16")
+
+
+class Predictor:
+    """A loaded model on a device.
+
+    Example:
+        >>> predictor = Predictor.load("var/model")  # doctest: +SKIP
+        >>> predictor.encode([snapshot]).churn  # doctest: +SKIP
+        array([0.07], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        version: str,
+        *,
+        device: str | torch.device | None = None,
+        threads: int | None = None,
+        half: bool | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """
+        Args:
+            model: in evaluation mode; it is moved to the device and belongs to the predictor from now on.
+            version: what predictions name as ``model_version``.
+            device: a torch device; CUDA where there is one, else the CPU, where absent.
+            threads: threads of one operation on the CPU; torch's default where absent.
+            half: bfloat16 in the encoder; where absent, if a short trial shows it faster and no less exact.
+            clock: seconds, for the trial.
+
+        Raises:
+            ConfigError: a device that is not there.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.device = _device(device)
+        self.model = model.eval().to(self.device)
+        self.version = version
+        self.fingerprint = model.lexicon.fingerprint
+        self.horizon_days = model.horizon_days
+        self.vocabulary = model.encoder.words().num_embeddings
+        self._max_tokens = CPU_TOKENS if self.device.type == "cpu" else GPU_TOKENS
+        self._cached: dict[tuple[object, tuple[str, ...]], Campaigns] = {}
+        wide = model.churn.wide
+        self._base = float(wide.bias * model.churn.scale + model.churn.shift)
+        self.dtype = torch.float32
+        if half or (half is None and precision.prefer_half(model, self.device, clock)):
+            self.model.encoder.to(torch.bfloat16)
+            self.dtype = torch.bfloat16
+
+    @classmethod
+    def load(
+        cls,
+        directory: str | Path,
+        device: str | torch.device | None = None,
+        threads: int | None = None,
+        half: bool | None = None,
+    ) -> Predictor:
+        """From a model directory; arguments as in the constructor.
+
+        Raises:
+            ModelRefused: the directory is not a whole model of ours; the message says what to do.
+            ConfigError: a device that is not there.
+        """
+        model, card = checkpoint.load(directory)
+        return cls(model, card.model_version, device=device, threads=threads, half=half)
+
+    def encode(self, snapshots: Sequence[Snapshot]) -> Encoded:
+        """Embed customers and score churn.
+
+        Raises:
+            InvalidField: as in :func:`check`.
+        """
+        for snapshot in snapshots:
+            check(snapshot)
+        foreign = 0
+        tokens: list[bytes] = []
+        for snapshot in snapshots:
+            known = snapshot.model_hint == self.fingerprint
+            foreign += not known
+            tokens.append(snapshot.tokens if known else b"")
+        raw = columns(features_of(snapshots))
+        with torch.inference_mode():
+            embedding = self._embed(tokens)
+            logits, parts = self.model.churn(embedding, torch.from_numpy(raw).to(self.device))
+            parts = parts * self.model.churn.scale
+            churn = torch.sigmoid(logits)
+        return Encoded(
+            embeddings=embedding.cpu().numpy(),
+            churn=churn.cpu().numpy(),
+            churn_logits=logits.cpu().numpy(),
+            contributions=by_feature(parts.cpu().numpy()),
+            base=self._base,
+            columns=raw,
+            foreign=foreign,
+        )
+
+    def _embed(self, tokens: Sequence[bytes]) -> Tensor:
+        encoder = self.model.encoder
+        out = torch.zeros((len(tokens), encoder.hidden), device=self.device)
+        sequences = Sequences(tokens, encoder.positions, self.vocabulary)
+        for rows in sequences.batches(self._max_tokens):
+            ids, mask = sequences.padded(rows)
+            out[torch.from_numpy(rows)] = encoder(ids.to(self.device), mask.to(self.device))
+        return out
+
+    def campaigns(
+        self, catalog: Mapping[str, CatalogEntry], ids: Sequence[str], version: object = None
+    ) -> Campaigns:
+        """Campaigns ready to be scored.
+
+        Args:
+            catalog: ``kind:id`` -> entry.
+            ids: campaigns in the order of the score's columns; one that the catalog lacks is a KeyError.
+            version: anything hashable that changes when the catalog does; results are kept per version and ids.
+        """
+        key = (version, tuple(ids))
+        found = self._cached.get(key) if version is not None else None
+        if found is None:
+            entries = [catalog[f"campaign:{name}"] for name in ids]
+            found = self._ready(Candidates(entries, catalog, self.model.lexicon))
+            if version is not None:
+                if len(self._cached) >= CACHED_CANDIDATES:
+                    del self._cached[next(iter(self._cached))]
+                self._cached[key] = found
+        return found
+
+    def _ready(self, candidates: Candidates) -> Campaigns:
+        with torch.inference_mode():
+            words = torch.from_numpy(candidates.words).to(self.device)
+            return Campaigns(candidates, self.model.redemption.tower(words, self.model.encoder.words()))
+
+    def redemption(self, encoded: Encoded, snapshots: Sequence[Snapshot], campaigns: Campaigns) -> Redemptions:
+        """Score every customer of a batch with every campaign.
+
+        Args:
+            encoded: what :meth:`encode` made of the same snapshots.
+        """
+        if len(encoded) != len(snapshots):
+            raise ValueError(f"{len(snapshots)} snapshots, but {len(encoded)} are encoded")
+        cross = campaigns.candidates.cross(snapshots)
+        head = self.model.redemption
+        with torch.inference_mode():
+            logits, own, pair = head(
+                torch.from_numpy(encoded.embeddings).to(self.device),
+                torch.from_numpy(encoded.columns).to(self.device),
+                torch.from_numpy(cross).to(self.device),
+                campaigns.vectors,
+            )
+            scaled = (torch.sigmoid(logits), own * head.scale, pair * head.scale)
+        probability, customer, crossed = (part.cpu().numpy() for part in scaled)
+        assert crossed.shape[-1] == len(CROSS_NAMES)
+        return Redemptions(probability=probability, customer=by_feature(customer), cross=crossed)
+
+
+def _device(wanted: str | torch.device | None) -> torch.device:
+    if wanted is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {wanted!r} cannot be used ({error}); leave it out, or write cpu") from error
+    return device

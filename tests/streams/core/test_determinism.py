@@ -1,0 +1,123 @@
+"""State is a function of the events: not of batches, interleaving, order within the bound, duplicates or crashes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.logs import CONFIG, START_MS, Log, Sent, Worker, arrivals, content, log_of, sent_events
+
+from streams.core.config import DAY_MS
+
+UNTIL_MS = st.sampled_from([START_MS, START_MS + 3 * DAY_MS, START_MS + 100 * DAY_MS])
+
+
+def undisturbed(log: Log, **kwargs: Any) -> Worker:
+    worker = Worker(**kwargs)
+    for rank, topic in enumerate(log):
+        worker.take(rank, topic)
+    worker.cut()
+    worker.cut()
+    return worker
+
+
+def outputs(worker: Worker) -> tuple[dict[str, bytes], dict[tuple[str, str], bytes]]:
+    return worker.outcomes, worker.snapshots
+
+
+@settings(max_examples=250, deadline=None)
+@given(events=sent_events(), until_ms=UNTIL_MS, data=st.data())
+def test_batches_and_interleaving_change_nothing(events: list[Sent], until_ms: int, data: st.DataObject) -> None:
+    log = log_of(events, max(until_ms, events[-1].ts_ms))
+    worker = Worker(cache_bytes=data.draw(st.sampled_from([0, 1 << 30]), "cache"))
+    for rank, batch in arrivals(data.draw, log):
+        worker.take(rank, batch)
+        if data.draw(st.booleans(), "cut"):
+            worker.cut()
+    worker.cut()
+    worker.cut()
+    expected = undisturbed(log)
+    assert worker.state() == expected.state()
+    assert outputs(worker)[0] == outputs(expected)[0]
+    assert outputs(worker)[1] == outputs(expected)[1]
+
+
+@settings(max_examples=250, deadline=None)
+@given(events=sent_events(), until_ms=UNTIL_MS, data=st.data())
+def test_crashes_and_replay_of_any_suffix_change_nothing(
+    events: list[Sent], until_ms: int, data: st.DataObject
+) -> None:
+    log = log_of(events, max(until_ms, events[-1].ts_ms))
+    worker = Worker()
+    crashes = data.draw(st.integers(1, 4), "crashes")
+    while True:
+        done = worker.ingest.next_offsets
+        # Committed offsets are never ahead of state: replay starts at or before what the state accounts for.
+        rest = [
+            topic[data.draw(st.integers(0, done.get(name, 0)), "from") :]
+            for topic, name in zip(log, ("clickstream", "campaign-sends", "redemptions", "profiles"), strict=True)
+        ]
+        died = False
+        for rank, batch in arrivals(data.draw, rest):
+            worker.take(rank, batch)
+            fate = data.draw(st.sampled_from(["go on", "cut", "die", "die while writing"]), "fate")
+            if fate == "cut":
+                worker.cut()
+            elif fate != "go on" and crashes:
+                crashes, died = crashes - 1, True
+                if fate == "die":
+                    worker.restart()
+                else:
+                    worker.die_while_writing(data.draw(st.integers(0, 3), "written"))
+                break
+        if not died:
+            break
+    worker.cut()
+    worker.cut()
+    expected = undisturbed(log)
+    assert worker.state() == expected.state()
+    assert worker.outcomes == expected.outcomes
+    assert worker.snapshots == expected.snapshots
+
+
+@settings(max_examples=250, deadline=None)
+@given(events=sent_events(), until_ms=UNTIL_MS, data=st.data())
+def test_reordering_and_duplicates_within_the_bound_change_nothing(
+    events: list[Sent], until_ms: int, data: st.DataObject
+) -> None:
+    delays = [data.draw(st.sampled_from([0, 0, 1000, 60_000, CONFIG.lateness_ms]), "delay") for _ in events]
+    arriving = [(sent.ts_ms + delay, place, sent) for place, (sent, delay) in enumerate(zip(events, delays, strict=True))]
+    for place, sent in enumerate(events):
+        if data.draw(st.integers(0, 9), "duplicate") == 0:
+            arriving.append((sent.ts_ms + CONFIG.lateness_ms, place, sent))
+    # An event that comes d later than its time is at most d behind the newest of its topic.
+    shuffled = [sent for _, _, sent in sorted(arriving, key=lambda entry: entry[:2])]
+    closed_ms = max(until_ms, events[-1].ts_ms)
+    worker = undisturbed(log_of(shuffled, closed_ms))
+    assert content(worker) == content(undisturbed(log_of(events, closed_ms)))
+    assert worker.ingest.counts["late"] == 0
+
+
+@settings(max_examples=150, deadline=None)
+@given(events=sent_events(erasures=True), data=st.data())
+def test_erasures_hold_whatever_arrives_when(events: list[Sent], data: st.DataObject) -> None:
+    log = log_of(events, events[-1].ts_ms + 100 * DAY_MS)
+    worker = Worker()
+    for rank, batch in arrivals(data.draw, log):
+        worker.take(rank, batch)
+        if data.draw(st.booleans(), "cut"):
+            worker.cut()
+    for _ in range(3):
+        worker.cut()
+    expected = undisturbed(log)
+    expected.cut()
+    assert worker.state() == expected.state()
+
+
+@settings(max_examples=60, deadline=None)
+@given(events=sent_events())
+def test_counts_add_up(events: list[Sent]) -> None:
+    worker = undisturbed(log_of([*events, *events], events[-1].ts_ms))
+    counts = worker.ingest.counts
+    assert counts["applied"] + counts["duplicates"] == 2 * len(events)

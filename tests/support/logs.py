@@ -1,0 +1,223 @@
+"""Small logs of source events for property tests, and the many ways in which they can arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from hypothesis import strategies as st
+
+from schemas import codec, heartbeat
+from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, REDEMPTIONS, SOURCES
+from schemas.snapshot import Outcome, Snapshot
+from streams.core.config import DAY_MS, MINUTE_MS, CoreConfig
+from streams.core.customer import CustomerRecord
+from streams.core.partition import Cut, Ingest
+from streams.offline import LogRecord
+from streams.state import keys
+from streams.state.contract import KeyValue
+from streams.state.epochs import StoredRecords, local_batch, read_meta
+from streams.state.memory import MemoryStore
+
+START_MS = 1_500_000_000_000
+CONFIG = CoreConfig(
+    lateness_ms=5 * MINUTE_MS,
+    horizon_every_ms=DAY_MS,
+    churn_horizon_ms=3 * DAY_MS,
+    churn_active_ms=3 * DAY_MS,
+    redemption_window_ms=2 * DAY_MS,
+    edges_per_type=4,
+    recent_ids=64,
+    timeline_tokens=24,
+    sends_kept=3,
+)
+
+Log = list[list[LogRecord]]
+"""Per source topic, records in offset order."""
+
+
+class NumberedLexicon:
+    """Gives every word the next number; the order of first use is fixed by a list of all words tests use."""
+
+    fingerprint = "test"
+
+    def __init__(self) -> None:
+        self._ids: dict[str, bytes] = {}
+
+    def word(self, word: str) -> bytes | None:
+        if word.startswith("item:unknown"):
+            return None
+        # Not a counter: two lexicons that meet words in another order must agree.
+        return (sum(map(ord, word)) * 31 % 60_000).to_bytes(2, "little")
+
+    def text(self, text: str) -> bytes:
+        return b"\x01\x00" if text else b""
+
+
+class Sent(NamedTuple):
+    """One event before it has an offset."""
+
+    rank: int
+    customer: str
+    ts_ms: int
+    body: dict[str, Any] | None
+
+
+_ITEMS = ["a", "b", "c", "d", "e", "f", "unknown-1"]
+
+
+def _event(rank: int, draw: Any) -> dict[str, Any]:
+    if rank == CLICKSTREAM:
+        name = draw(st.sampled_from(["purchase", "purchase", "item_view", "page_view", "add_to_cart", "loyalty_scan"]))
+        return {"event": name, "item_id": draw(st.sampled_from(_ITEMS)), "title": "nice thing", "value": 2.5}
+    if rank == CAMPAIGN_SENDS:
+        return {
+            "event": draw(st.sampled_from(["send", "open", "click", "unsubscribe"])),
+            "campaign_id": draw(st.sampled_from(["x", "y"])),
+            "channel": "email",
+            "offer_id": "o",
+        }
+    if rank == REDEMPTIONS:
+        return {"offer_id": "o", "campaign_id": draw(st.sampled_from(["x", "y", "z"]))}
+    return {"consent": {"email": {"marketing": draw(st.booleans())}}}
+
+
+@st.composite
+def sent_events(draw: Any, erasures: bool = False) -> list[Sent]:
+    """Events of a few customers over a few days, in event-time order, each with an id."""
+    steps = st.sampled_from([0, 0, 1, 1000, MINUTE_MS, 4 * MINUTE_MS, 31 * MINUTE_MS, DAY_MS // 2, 2 * DAY_MS])
+    now_ms, events = START_MS, []
+    for number in range(draw(st.integers(1, 40))):
+        now_ms += draw(steps)
+        rank = draw(st.sampled_from([CLICKSTREAM, CLICKSTREAM, CLICKSTREAM, CAMPAIGN_SENDS, REDEMPTIONS, PROFILES]))
+        body: dict[str, Any] | None = _event(rank, draw) | {"event_ts_ms": now_ms, "event_id": f"e{number:04}"}
+        if erasures and rank == PROFILES and draw(st.booleans()):
+            body = None
+        events.append(Sent(rank, draw(st.sampled_from(["c1", "c2", "c3"])), now_ms, body))
+    return events
+
+
+def record(sent: Sent, offset: int) -> LogRecord:
+    value = None if sent.body is None else codec.json_encode(sent.body)
+    return LogRecord(offset, sent.customer.encode(), value, (), sent.ts_ms)
+
+
+def log_of(events: Sequence[Sent], until_ms: int | None = None) -> Log:
+    """The topics as produced in this order, closed by a heartbeat on each at ``until_ms``."""
+    topics: Log = [[] for _ in SOURCES]
+    for sent in events:
+        topics[sent.rank].append(record(sent, len(topics[sent.rank])))
+    if until_ms is not None:
+        key, value, headers = heartbeat.encode(until_ms)
+        for topic in topics:
+            topic.append(LogRecord(len(topic), key, value, headers, until_ms))
+    return topics
+
+
+class Worker:
+    """One partition with a durable store, that can be killed between and inside epochs."""
+
+    def __init__(self, config: CoreConfig = CONFIG, cache_bytes: int = 1 << 30) -> None:
+        self.store: KeyValue = MemoryStore()
+        self.outcomes: dict[str, bytes] = {}
+        self.snapshots: dict[tuple[str, str], bytes] = {}
+        self.edges: list[Any] = []
+        self._config, self._cache_bytes = config, cache_bytes
+        self.restart()
+
+    def restart(self) -> None:
+        """Lose everything that is not durable."""
+        self.ingest = Ingest(
+            0,
+            self._config,
+            NumberedLexicon(),
+            StoredRecords(self.store),
+            read_meta(self.store).partition,
+            cache_bytes=self._cache_bytes,
+            idle_ms=0,
+            now_ms=0,
+        )
+
+    def take(self, rank: int, records: Sequence[LogRecord]) -> None:
+        assert not self.ingest.take(rank, records, 0)
+
+    def cut(self) -> None:
+        done = self.ingest.cut(0)
+        self.deliver(done)
+        self.store.write(local_batch(done, -1))
+        self.ingest.written()
+
+    def deliver(self, done: Cut) -> None:
+        """What reaches the output topics, in order."""
+        encode = codec.msgpack_encode
+        for outcome in done.outcomes:
+            value = encode(outcome)
+            assert self.outcomes.setdefault(outcome.outcome_id, value) == value, "an outcome changed its mind"
+        for snapshot in (*done.judged, *done.snapshots):
+            self.snapshots[snapshot.customer_id, snapshot.kind] = encode(snapshot)
+        self.edges += done.edges
+
+    def die_while_writing(self, changes_written: int) -> None:
+        """Killed after outputs and some changelog records were delivered, before the epoch's meta record."""
+        done = self.ingest.cut(0)
+        self.deliver(done)
+        partial = done._replace(changes=done.changes[:changes_written])
+        batch = local_batch(partial, -1)
+        batch.operations.pop(keys.META)
+        self.store.write(batch)
+        self.restart()
+
+    def state(self) -> dict[bytes, bytes]:
+        """Everything stored, graves aside: they may be buried an epoch earlier or later."""
+        pairs = dict(self.store.scan(b"", b"\xff"))
+        graves = {key[1:] for key, value in pairs.items() if key[:1] == keys.RECORD and _is_grave(value)}
+        return {
+            key: value for key, value in pairs.items() if not any(key.endswith(grave) for grave in graves) or key == b"m"
+        }
+
+
+_decode_record = msgspec.msgpack.Decoder(CustomerRecord).decode
+_decode_snapshot = msgspec.msgpack.Decoder(Snapshot).decode
+_decode_outcome = msgspec.msgpack.Decoder(Outcome).decode
+
+
+def _is_grave(value: bytes) -> bool:
+    stored = _decode_record(value)
+    return stored.erased_ms >= 0 and not stored.tail and not stored.settled.events
+
+
+def content(worker: Worker) -> dict[Any, Any]:
+    """State and outcomes without positions in the log: what must agree between logs in another order."""
+    seen: dict[Any, Any] = {}
+    for key, value in worker.store.scan(keys.RECORD, keys.RECORDS_STOP):
+        stored = _decode_record(value)
+        settled = stored.settled
+        settled.applied, settled.source = [], (0, 0, 0)
+        settled.pending = [
+            msgspec.structs.replace(entry, outcome_id="", snapshot=_placeless(_decode_snapshot(entry.snapshot)))
+            for entry in settled.pending
+        ]
+        tail = [(event.ts_ms, event.rank, event.event_id) for event in stored.tail]
+        seen[key] = (codec.msgpack_encode(settled), tail)
+    for value in worker.outcomes.values():
+        outcome = _decode_outcome(value)
+        what = outcome.snapshot
+        seen[outcome.head, what.customer_id, what.as_of_ms, outcome.resolved_ms] = (outcome.label, _placeless(what))
+    return seen
+
+
+def _placeless(snapshot: Snapshot) -> bytes:
+    return codec.msgpack_encode(
+        msgspec.structs.replace(snapshot, applied={}, source=("", 0, 0), ingest_ts_ms=0)
+    )
+
+
+def arrivals(draw: Any, log: Log) -> Iterator[tuple[int, list[LogRecord]]]:
+    """Some interleaving of the topics, in batches of some size, each topic in offset order."""
+    rest = [list(topic) for topic in log]
+    while any(rest):
+        rank = draw(st.sampled_from([rank for rank, topic in enumerate(rest) if topic]))
+        size = draw(st.integers(1, max(1, len(rest[rank]))))
+        yield rank, rest[rank][:size]
+        del rest[rank][:size]
