@@ -16,6 +16,8 @@ from models.wide import Doubles
 GATES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 #: A deep part must earn its place: less than this, in nats, is noise.
 MARGIN: Final = 2e-4
+SURE: Final = 1.5
+MIN_POSITIVES: Final = 20
 PRIOR: Final = 10.0
 
 
@@ -62,11 +64,27 @@ def platt(labels: Doubles, logits: Doubles, steps: int = 20) -> tuple[float, flo
 
 
 def choose(labels: Doubles, wide: Doubles, deep: Doubles) -> Calibration:
-    """The gate and calibration with the least log loss; the smaller gate where the gain is within :data:`MARGIN`."""
-    best, least = Calibration(0.0, *platt(labels, wide)), np.inf
-    for gate in GATES:
+    """The gate and calibration with the least log loss, where the gain over no deep part is surely one.
+
+    The gain must exceed :data:`SURE` standard errors of the rows' differences, and rest on :data:`MIN_POSITIVES` rows of
+    the rarer class: on Complete Journey a gate opened by two positives cost 0.05 of AUC on later data.
+    """
+    shut = Calibration(0.0, *platt(labels, wide))
+    rarer = min(float(labels.sum()), float(len(labels) - labels.sum()))
+    if rarer < MIN_POSITIVES:
+        return shut
+    base = _losses(labels, shut.apply(wide, deep))
+    best, least = shut, float(base.mean())
+    for gate in GATES[1:]:
         found = Calibration(gate, *platt(labels, wide + gate * deep))
-        loss = log_loss(labels, found.apply(wide, deep)) if len(labels) else 0.0
-        if loss < least - MARGIN:
-            best, least = found, loss
+        losses = _losses(labels, found.apply(wide, deep))
+        gain = base - losses
+        sure = gain.mean() > SURE * gain.std() / np.sqrt(len(gain))
+        if sure and losses.mean() < least - MARGIN:
+            best, least = found, float(losses.mean())
     return best
+
+
+def _losses(labels: Doubles, logits: Doubles) -> Doubles:
+    out: Doubles = np.logaddexp(0.0, logits) - labels * logits
+    return out

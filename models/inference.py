@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,10 +20,12 @@ from models.candidates import CROSS_NAMES, Candidates
 from models.encoder import Sequences
 from models.model import Model
 from models.outcomes import features_of
-from models.wide import Floats, by_feature, columns
+from models.reasons import TOP, churn_reasons, redemption_reasons
+from models.wide import Floats, by_feature, columns, typical
 from schemas import features
 from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError, InvalidField
+from schemas.predictions import Reason
 from schemas.snapshot import Snapshot
 
 #: Padded tokens in one pass: small enough for a CPU's caches, large enough to fill a GPU.
@@ -139,6 +140,8 @@ class Predictor:
         self._max_tokens = CPU_TOKENS if self.device.type == "cpu" else GPU_TOKENS
         self._cached: dict[tuple[object, tuple[str, ...]], Campaigns] = {}
         wide = model.churn.wide
+        self.typical = typical(wide.mean.cpu().numpy())
+        """Feature values of the average customer, (SIZE,)."""
         self._base = float(wide.bias * model.churn.scale + model.churn.shift)
         self.dtype = torch.float32
         if half or (half is None and precision.prefer_half(model, self.device, clock)):
@@ -192,6 +195,18 @@ class Predictor:
             foreign=foreign,
         )
 
+    def reasons(self, snapshot: Snapshot, contributions: Floats, top: int = TOP) -> list[Reason]:
+        """Why this churn probability: ``contributions`` is the customer's row of ``Encoded.contributions``, (SIZE,)."""
+        return churn_reasons(snapshot, contributions, self.typical, top)
+
+    def redemption_reasons(
+        self, snapshot: Snapshot, redemptions: Redemptions, row: int, campaigns: Campaigns, column: int, top: int = TOP
+    ) -> list[Reason]:
+        """Why this redemption probability: the customer at ``row``, the campaign at ``column``."""
+        values = campaigns.candidates.cross([snapshot])[0, column]
+        parts = redemptions.customer[row], redemptions.cross[row, column]
+        return redemption_reasons(snapshot, *parts, values, self.typical, top)
+
     def _embed(self, tokens: Sequence[bytes]) -> Tensor:
         encoder = self.model.encoder
         out = torch.zeros((len(tokens), encoder.hidden), device=self.device)
@@ -201,9 +216,7 @@ class Predictor:
             out[torch.from_numpy(rows)] = encoder(ids.to(self.device), mask.to(self.device))
         return out
 
-    def campaigns(
-        self, catalog: Mapping[str, CatalogEntry], ids: Sequence[str], version: object = None
-    ) -> Campaigns:
+    def campaigns(self, catalog: Mapping[str, CatalogEntry], ids: Sequence[str], version: object = None) -> Campaigns:
         """Campaigns ready to be scored.
 
         Args:

@@ -24,6 +24,9 @@ class HeadReport(msgspec.Struct, frozen=True, kw_only=True):
     model: Score
     """With the deep part behind its gate."""
     gate: float
+    """Share of the deep part that is used, 0 where it did not help."""
+    embedding_auc: float | None
+    """Of a linear layer on the embedding alone: how much of the label the embedding carries."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

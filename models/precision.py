@@ -41,13 +41,16 @@ def prefer_half(model: Model, device: torch.device, clock: Callable[[], float]) 
         if half_s * FASTER > full_s:
             return False
         together = _churn(model, half(ids, mask))[: ROWS // 2]
-        alone = torch.cat([half(ids[i : i + 1, : length // 2], mask[i : i + 1, : length // 2]) for i in range(ROWS // 2)])
-        return float((_churn(model, alone) - together).abs().max()) < AGREES
+        alone = torch.cat(
+            [half(ids[i : i + 1, : length // 2], mask[i : i + 1, : length // 2]) for i in range(ROWS // 2)]
+        )
+        moved = float((_churn(model, alone) - together).abs().max())
+        return moved < AGREES
 
 
 def _native(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # On a CPU without the instructions bfloat16 is emulated, and slower.
     return device.type == "cpu" and "AVX512" in torch.backends.cpu.get_cpu_capability()
 

@@ -24,7 +24,7 @@ MASKED: Final = 0.15
 PREDICTED: Final = 256
 """Masked tokens predicted per step: the softmax over the vocabulary is the costly part."""
 SHORTEST: Final = 16
-WINDOW: Final = (24, 96)
+WINDOW: Final = (24, 127)
 TEMPERATURE: Final = 0.1
 
 

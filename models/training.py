@@ -207,7 +207,7 @@ def _finish(model: Model, head: Head, tuner: Tuner, fitted: Fitted, settings: Tr
     most = max(200, int(settings.budget_s * settings.measured_per_s))
     judged = rows.take(tuner.some(held_out, most))
     labels, wide = judged.labels.astype(np.float64), fitted.logits(judged.inputs())
-    deep = tuner.residuals(head, judged)
+    deep, alone = tuner.measured(head, judged)
     found = calibration.choose(labels, wide, deep)
     plain = calibration.Calibration(0.0, *calibration.platt(labels, wide))
     for name, value in found._asdict().items():
@@ -219,6 +219,7 @@ def _finish(model: Model, head: Head, tuner: Tuner, fitted: Fitted, settings: Tr
         wide=metrics.score(labels, plain.apply(wide, deep), judged.customers, seed=settings.seed),
         model=metrics.score(labels, found.apply(wide, deep), judged.customers, seed=settings.seed),
         gate=found.gate,
+        embedding_auc=metrics.auc(labels, alone),
     )
 
 

@@ -1,4 +1,9 @@
-"""Joint tuning of the encoder and the deep parts on what the wide parts leave unexplained."""
+"""Joint tuning of the encoder and the deep parts on what the wide parts leave unexplained.
+
+What is left can be little: on Complete Journey no gate opens. The encoder is therefore also taught each label through a
+linear layer on the embedding alone, thrown away afterwards, so that the embedding carries churn and response whether or
+not the residual earns its place.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,7 @@ from models.outcomes import Rows
 from models.wide import Doubles, Ints
 from schemas.snapshot import Head
 
-CHECKS: Final = 6
+CHECKS: Final = 5
 """How often validation is looked at during tuning."""
 POOL: Final = 16
 """Batches that are drawn together and sorted by length, to keep padding low."""
@@ -39,13 +44,15 @@ class Tuner:
         self.model, self.data, self.words, self.random = model, data, words, generator
         self.vocabulary = model.encoder.words().num_embeddings
         self.device = words.device
+        self.alone = nn.ModuleDict({head: nn.Linear(model.encoder.hidden, 1) for head in data}).to(words.device)
 
-    def deep(self, head: Head, rows: Rows) -> Tensor:
-        """Residuals of a batch before the gate, (N,)."""
+    def logits(self, head: Head, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Of a batch: residuals before the gate, and logits of the embedding alone, both (N,)."""
         encoder = self.model.encoder
         sequences = Sequences(rows.tokens, encoder.positions, self.vocabulary)
         ids, mask = sequences.padded(np.arange(len(rows)))
-        return self._residual(head, rows, encoder(ids.to(self.device), mask.to(self.device)))
+        embedding = encoder(ids.to(self.device), mask.to(self.device))
+        return self._residual(head, rows, embedding), self.alone[head](embedding).squeeze(-1)
 
     def _residual(self, head: Head, rows: Rows, embedding: Tensor) -> Tensor:
         columns = torch.from_numpy(rows.columns).to(self.device)
@@ -56,15 +63,15 @@ class Tuner:
         vectors = redemption.tower(self.words, self.model.encoder.words())[torch.from_numpy(rows.campaign)]
         return redemption.residual(embedding, columns, vectors[:, None]).squeeze(1)
 
-    def residuals(self, head: Head, rows: Rows) -> Doubles:
-        """The same for any number of rows, without gradients, (N,)."""
+    def measured(self, head: Head, rows: Rows) -> tuple[Doubles, Doubles]:
+        """The same for any number of rows, without gradients."""
         self.model.eval()
-        out = np.zeros(len(rows))
+        out = np.zeros((2, len(rows)))
         sequences = Sequences(rows.tokens, self.model.encoder.positions, self.vocabulary)
         with torch.no_grad():
             for pick in sequences.batches(EVAL_TOKENS):
-                out[pick] = self.deep(head, rows.take(pick)).float().cpu().numpy()
-        return out
+                out[:, pick] = torch.stack(self.logits(head, rows.take(pick))).float().cpu().numpy()
+        return out[0], out[1]
 
     def wide_logits(self, head: Head, rows: Rows) -> Doubles:
         """(N,), not calibrated."""
@@ -87,7 +94,8 @@ class Tuner:
             Steps done.
         """
         heads = list(self.data)
-        parts = [self.model.churn.deep, self.model.redemption.customer, self.model.redemption.candidate]
+        redemption = self.model.redemption
+        parts = [self.model.churn.deep, redemption.customer, redemption.candidate, self.alone]
         optimiser = torch.optim.AdamW(
             [
                 {"params": list(self.model.encoder.parameters()), "peak": rate / 3, "weight_decay": 0.01},
@@ -99,7 +107,8 @@ class Tuner:
         base = {head: torch.from_numpy(self.wide_logits(head, fit[head])).float() for head in heads}
         check = {head: self.data[head][0].take(self.some(self.data[head][2], checked)) for head in heads}
         draws = {head: self._draws(fit[head], _share(head, heads, batch)) for head in heads}
-        least, best, next_check = self._loss(check), _weights(self.model), 1 / CHECKS
+        least, next_check = self._loss(check), 1 / CHECKS
+        best: dict[str, Tensor] | None = None  # none is better than the start, where the residual is zero
         steps = 0
         while (done := fraction(steps)) < 1:
             self.model.train()
@@ -109,9 +118,10 @@ class Tuner:
             for head in heads:
                 pick = next(draws[head])
                 rows = fit[head].take(pick)
-                logit = base[head][torch.from_numpy(pick)].to(self.device) + self.deep(head, rows)
+                deep, alone = self.logits(head, rows)
+                logit = base[head][torch.from_numpy(pick)].to(self.device) + deep
                 target = torch.from_numpy(rows.labels).to(self.device)
-                losses.append(nn.functional.binary_cross_entropy_with_logits(logit, target))
+                losses += [nn.functional.binary_cross_entropy_with_logits(one, target) for one in (logit, alone)]
             optimiser.zero_grad(set_to_none=True)
             torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -122,7 +132,7 @@ class Tuner:
                 loss = self._loss(check)
                 if loss < least:
                     least, best = loss, _weights(self.model)
-        if self._loss(check) >= least:
+        if best is not None:
             self.model.load_state_dict(best)
         return steps
 
@@ -132,7 +142,7 @@ class Tuner:
         for head, rows in check.items():
             if len(rows):
                 labels, wide = rows.labels.astype(np.float64), self.wide_logits(head, rows)
-                deep = self.residuals(head, rows)
+                deep, _ = self.measured(head, rows)
                 total += log_loss(labels, calibration.choose(labels, wide, deep).apply(wide, deep))
         return total
 

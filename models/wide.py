@@ -44,6 +44,7 @@ COLUMN_FEATURE: Final[Ints] = np.array(
 COLUMNS: Final = len(COLUMN_FEATURE)
 #: Columns without the squares: for heads with too few rows to fit curves.
 PLAIN: Final = COLUMNS - len(_LOGGED)
+_TO_FEATURE: Final[Floats] = np.eye(features.SIZE, dtype=np.float32)[COLUMN_FEATURE]
 
 
 def columns(raw: Floats) -> Floats:
@@ -74,10 +75,17 @@ def columns(raw: Floats) -> Floats:
 
 
 def by_feature(contributions: Floats) -> Floats:
-    """Contributions of columns (N, COLUMNS) summed into those of features (N, SIZE)."""
-    out = np.zeros((features.SIZE, contributions.shape[0]), dtype=np.float32)
-    np.add.at(out, COLUMN_FEATURE, contributions[:, :COLUMNS].T)
-    return out.T
+    """Contributions of columns (N, COLUMNS), or of the first PLAIN, summed into those of features (N, SIZE)."""
+    out: Floats = contributions @ _TO_FEATURE[: contributions.shape[1]]
+    return out
+
+
+def typical(mean: Floats) -> Floats:
+    """Feature values (SIZE,) of a customer at the mean of every column (COLUMNS,); NaN for hour and weekday."""
+    out = np.full(features.SIZE, np.nan, dtype=np.float32)
+    logged = mean[: len(_LOGGED)]
+    out[list(_LOGGED)] = np.sign(logged) * np.expm1(np.abs(logged))
+    return out
 
 
 class Wide(nn.Module):

@@ -295,7 +295,7 @@ def _await_leaders(admin: AdminClient, names: set[str], timeout_s: float) -> Non
 def _foreign(doing: str, error: KafkaError) -> Retry | TopicMismatch:
     """A Kafka error as one of ours: what may pass is retried, what the broker refused stops the worker."""
     if error.retriable() or error.code() < 0:
-        return Retry(f"{doing}: the broker does not answer ({error.str()})")
+        return Retry(f"{doing}: the broker does not answer ({error.str()}); `pulsegraph broker` starts one")
     return TopicMismatch(f"{doing}: the broker refused ({error.str()})")
 
 

@@ -66,6 +66,11 @@ def jar_dir() -> Path:
     return (Path(cache) if cache else Path.home() / ".cache" / "pulsegraph") / f"kafka-{KAFKA_VERSION}"
 
 
+def jars_present() -> bool:
+    """Whether the jars are cached, so that neither Maven nor a network is needed."""
+    return _complete(jar_dir())
+
+
 def fetch_jars() -> Path:
     """The folder with Kafka's jars, filled by Maven the first time (45 MB).
 

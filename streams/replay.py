@@ -228,6 +228,9 @@ def replay(
             value = None if body is None else encode(body)
             if with_cloudevents and body is not None and body.event_id is not None:
                 headers = cloudevents.headers(body.event_id, getattr(body, "event", topic), event_ts_ms)
+            elif body is None:
+                # An erasure has no body to carry its event time.
+                headers = cloudevents.headers(f"erase-{record.key}-{event_ts_ms}"[:128], "erase", event_ts_ms)
             else:
                 headers = ()
         else:

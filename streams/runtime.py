@@ -120,7 +120,7 @@ def build_app(
         bootstrap: ``host:port[,host:port]``.
         prefix: put before every topic name and the group's.
         session_timeout_ms: a silent member is expelled after this.
-        rebalance_timeout_ms: how long a rebalance waits for a member to flush; bounds one ``process`` and ``on_revoked``.
+        rebalance_timeout_ms: how long a rebalance waits for a member; bounds one ``process`` plus ``on_revoked``.
         max_poll_interval_ms: a member that takes no records for this long leaves the group, except while it restores.
         max_poll_records: most records of one fetch, all partitions together; at most twice that is held undelivered.
         partition_fetch_bytes: most bytes of one partition in one fetch.
@@ -190,6 +190,9 @@ async def serve(*apps: RoleApp, stop: asyncio.Event, grace_s: float = 30.0) -> i
 
     Returns:
         The process's exit code: 0 where asked to stop, 2 for :class:`schemas.errors.Stop`, 1 for everything else.
+
+    Raises:
+        TimeoutError: the clean stop took longer than ``grace_s``; consumer threads may still be alive.
     """
     starts = {asyncio.ensure_future(app.start()): app for app in apps}
     events: list[Any] = [stop, *(app.role_failed for app in apps), *(app._crashed for app in apps)]
@@ -205,15 +208,14 @@ async def serve(*apps: RoleApp, stop: asyncio.Event, grace_s: float = 30.0) -> i
     for app in apps:
         if app._crashed.is_set():
             app.runner.fail(app.crash_reason or RuntimeError(f"{app.conf.id} crashed"))
-    code = EXIT_OK
-    try:
-        await asyncio.wait_for(_stop(apps), grace_s)
-    except TimeoutError:
-        print(f"pulsegraph: not stopped after {grace_s:g} s; ending without", file=sys.stderr)
-        code = EXIT_FAILED
+    codes = [_tell(app) for app in apps]
+    told = [app.runner.failure for app in apps]
+    await asyncio.wait_for(_stop(apps), grace_s)
     for task in (*starts, *ends):
         task.cancel()
-    return max([code, *(_tell(app) for app in apps)])
+    # What only failed while it flushed is told now.
+    codes += [_tell(app) for app, before in zip(apps, told, strict=True) if app.runner.failure is not before]
+    return max(codes)
 
 
 async def _stop(apps: tuple[RoleApp, ...]) -> None:
@@ -227,7 +229,7 @@ def _tell(app: RoleApp) -> int:
     failure = app.runner.failure
     if failure is None:
         return EXIT_OK
-    print(f"pulsegraph {app.runner.role.name}: {failure or type(failure).__name__}", file=sys.stderr)
+    sys.stderr.write(f"pulsegraph {app.runner.role.name}: {str(failure) or type(failure).__name__}\n")
     if isinstance(failure, Stop):
         return EXIT_STOP
     if not isinstance(failure, PulsegraphError):
@@ -252,6 +254,11 @@ def run_worker(*apps: RoleApp, grace_s: float = 30.0) -> int:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, on_signal)
-        return await serve(*apps, stop=stop, grace_s=grace_s)
+        try:
+            return await serve(*apps, stop=stop, grace_s=grace_s)
+        except TimeoutError:
+            sys.stderr.write(f"pulsegraph: not stopped after {grace_s:g} s; the last epoch may be read again\n")
+            sys.stderr.flush()
+            os._exit(EXIT_FAILED)  # whatever hangs would keep asyncio.run waiting too
 
     return asyncio.run(main())

@@ -1,12 +1,13 @@
 """Kafka batches through Faust's own consumer, without Faust's price per record.
 
 Faust builds an Event, a Message, a queue put and an ack for every record, which bounds an empty agent to about 12,000
-records/s. Here the consumer keeps Faust's group membership, rebalance callbacks, consumer thread and lifecycle, but hands
-each partition's fetch over as one list, and commits what the role asks for instead of what was acked.
+records/s. Here the consumer keeps Faust's group membership, rebalance callbacks, consumer thread and lifecycle, but
+hands each partition's fetch over as one list, and commits what the role asks for instead of what was acked.
 
-Who fetches, restores and seeks is one coroutine, :meth:`BatchConsumer._drain_messages`, so none of the three can overlap.
-Every fetch is bound to the aiokafka ``Assignment`` object it started under, the *token*: each rebalance makes a new one,
-and positions live inside it, so a fetch of an older token can be dropped and is read again from the committed offset.
+Who fetches, restores and seeks is one coroutine, :meth:`BatchConsumer._drain_messages`, so none of the three overlap.
+Every fetch is bound to the aiokafka ``Assignment`` object it started under, the *token*: each rebalance makes a new
+one, and positions live inside it, so a fetch of an older token can be dropped and is read again from the committed
+offset.
 """
 
 from __future__ import annotations
@@ -208,10 +209,12 @@ class BatchConsumer(driver.Consumer):
         """Commit next offsets to read.
 
         Returns:
-            False where a rebalance, an expulsion or a broker that stayed away left any of them uncommitted. They will be
-            read again, here or by another member.
+            False where a rebalance, an expulsion or a broker that stayed away left any of them uncommitted. They will
+            be read again, here or by another member.
         """
-        return await self._thread.commit_within(self._generation, offsets)
+        # A thread that crashed answers no more.
+        outcome = await self.wait(self._thread.commit_within(self._generation, offsets))
+        return bool(outcome.result)
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Never: offsets move by :meth:`commit_positions` alone (trap 1: acks out of order commit too much)."""
@@ -234,7 +237,7 @@ class BatchConsumer(driver.Consumer):
                     await asyncio.sleep(0.02)
                 elif await self._handler.room(FETCH_TIMEOUT_S):
                     await self._fetch_once()
-        except self.consumer_stopped_errors + (asyncio.CancelledError,):
+        except (ConsumerStoppedError, asyncio.CancelledError):
             if not self.app.should_stop:
                 raise
             self.log.info("Consumer stopped while shutting down.")

@@ -8,11 +8,9 @@ from typing import Any
 from schemas.deadletter import Refused
 from streams.agents.stateful import Output, StatefulRole
 from streams.core.entities import Entities
-from streams.metrics import Metrics
 from streams.roles import Batch
 from streams.state.contract import KeyValue
 from streams.state.epochs import Epoch, StoredRecords
-from streams.state.restore import Restored
 
 
 class EntitiesRole(StatefulRole):
@@ -21,10 +19,6 @@ class EntitiesRole(StatefulRole):
     name = "entities"
     topics = ("graph-edges",)
     changelog = "entities-changelog"
-
-    def __init__(self, *, metrics: Metrics, **shell: Any) -> None:
-        super().__init__(**shell)
-        self._metrics = metrics
 
     def open_core(self, partition: int, store: KeyValue, meta: bytes | None) -> Entities:
         return Entities(partition, StoredRecords(store), meta)
@@ -40,6 +34,3 @@ class EntitiesRole(StatefulRole):
 
     def flushed(self, epochs: Mapping[int, Epoch], seconds: float) -> None:
         self._metrics.entities_epoch(epochs, self.held, seconds)
-
-    def restored(self, partition: int, what: Restored) -> None:
-        self._metrics.restored(self.name, partition, what.records, what.bytes, what.seconds)

@@ -13,11 +13,9 @@ from streams.agents.stateful import Output, StatefulRole
 from streams.core.config import CoreConfig
 from streams.core.customer import due_of
 from streams.core.partition import Cut, Ingest
-from streams.metrics import Metrics
 from streams.roles import Batch
 from streams.state.contract import KeyValue
 from streams.state.epochs import Epoch, StoredRecords
-from streams.state.restore import Restored
 
 _RANK: Final = {source: rank for rank, source in enumerate(SOURCES)}
 
@@ -29,15 +27,12 @@ class IngestRole(StatefulRole):
     topics = SOURCES
     changelog = "ingest-changelog"
 
-    def __init__(
-        self, *, config: CoreConfig, lexicon: Lexicon, cache_bytes: int, idle_ms: int, metrics: Metrics, **shell: Any
-    ) -> None:
+    def __init__(self, *, config: CoreConfig, lexicon: Lexicon, cache_bytes: int, idle_ms: int, **shell: Any) -> None:
         super().__init__(**shell)
         self._config = config
         self._lexicon = lexicon
         self._cache_bytes = cache_bytes
         self._idle_ms = idle_ms
-        self._metrics = metrics
         self._counted: dict[int, dict[str, int]] = {}
 
     def open_core(self, partition: int, store: KeyValue, meta: bytes | None) -> Ingest:
@@ -72,6 +67,3 @@ class IngestRole(StatefulRole):
 
     def flushed(self, epochs: Mapping[int, Epoch], seconds: float) -> None:
         self._metrics.ingest_epoch(epochs, self.held, self._counted, seconds)
-
-    def restored(self, partition: int, what: Restored) -> None:
-        self._metrics.restored(self.name, partition, what.records, what.bytes, what.seconds)

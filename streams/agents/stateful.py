@@ -22,11 +22,12 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from schemas.deadletter import Refused
 from schemas.errors import StateCorrupt
+from streams.metrics import Metrics
 from streams.outbox import Outbox
 from streams.roles import Batch, Commit, Offsets
 from streams.state.contract import KeyValue
 from streams.state.epochs import Epoch, changelog_records, local_batch, read_meta
-from streams.state.restore import Restored, restore
+from streams.state.restore import restore
 
 logger: Final = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ class StatefulRole:
         epochs: EpochSettings,
         open_store: Callable[[int], KeyValue],
         set_aside: Callable[[int], Path],
+        metrics: Metrics,
         clock_ms: Callable[[], int],
     ) -> None:
         self.held: dict[int, Held] = {}
@@ -103,6 +105,7 @@ class StatefulRole:
         self._epochs = epochs
         self._open_store = open_store
         self._set_aside = set_aside
+        self._metrics = metrics
         self._clock_ms = clock_ms
         self._committer: Commit | None = None
         self._flushing: asyncio.Task[None] | None = None
@@ -127,9 +130,6 @@ class StatefulRole:
     def flushed(self, epochs: Mapping[int, Epoch], seconds: float) -> None:
         """Called after every epoch that is durable; metrics live here."""
 
-    def restored(self, partition: int, what: Restored) -> None:
-        """Called after a partition was restored."""
-
     # The runtime's side.
 
     def bind(self, committer: Commit) -> None:
@@ -151,10 +151,13 @@ class StatefulRole:
         await self._flush(self._cut(partitions & self.held.keys()))
         for partition in partitions & self.held.keys():
             self.held.pop(partition).store.close()
+            self._metrics.released(self.name, partition)
 
     async def process(self, batch: Batch) -> None:
         held = self.held[batch.partition]
+        self._metrics.batch(self.name, batch.topic, len(batch.records))
         for refused in self.take(held.core, batch):
+            self._metrics.dead_letter(batch.topic, refused.reason)
             self._outbox.send("dead-letter", refused.key, refused.value, headers=refused.headers)
         self._events += len(batch.records)
         if self._events >= self._epochs.epoch_events * _MAX_BEHIND:
@@ -250,5 +253,5 @@ class StatefulRole:
         meta = read_meta(store).partition
         core = self.open_core(partition, store, meta)
         self._durable[partition] = core.next_offsets
-        self.restored(partition, what)
+        self._metrics.restored(self.name, partition, what.records, what.bytes, what.seconds)
         return Held(store, core)

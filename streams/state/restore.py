@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from schemas.errors import DeliveryFailed, StateCorrupt
+from streams.offsets import end_offsets
 from streams.state.contract import KeyValue
 from streams.state.epochs import read_meta, restore_batch
 
@@ -26,7 +27,7 @@ class Restored(NamedTuple):
 
 
 class ChangelogBehind(StateCorrupt):
-    """The local store is ahead of its changelog: it belongs to another cluster or another life of the topic."""
+    """Local store and changelog do not continue each other: another cluster, or another life of the topic."""
 
 
 def restore(
@@ -65,10 +66,14 @@ def restore(
     )
     try:
         place = TopicPartition(topic, partition)
-        low, high = consumer.get_watermark_offsets(place, timeout=patience_s)
+        low, _ = consumer.get_watermark_offsets(place, timeout=patience_s)
+        # Not the high watermark from there: the embedded broker understates it, a fetch tells the truth.
+        high = end_offsets(client, [(topic, partition)], timeout_s=patience_s)[topic, partition]
         local = read_meta(store).changelog_offset
         if local > high:
             raise ChangelogBehind(f"{topic}-{partition} ends at {high}, the local store has read up to {local}")
+        if 0 <= local < low:
+            raise ChangelogBehind(f"{topic}-{partition} begins at {low}, past {local}: deletions may have been missed")
         if high <= max(low, local):
             return Restored(0, 0, time.monotonic() - started, max(local, high))
         place.offset = local if local >= low else OFFSET_BEGINNING

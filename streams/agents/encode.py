@@ -1,0 +1,190 @@
+"""encode: snapshots in, predictions out. Holds no customer state, so it can be killed, added or moved at will."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from schemas import codec
+from schemas.deadletter import refuse
+from schemas.errors import DeadLetter, InvalidField, Malformed
+from schemas.snapshot import SNAPSHOT_VERSION, Snapshot
+from streams.core.batching import MicroBatcher, Waiting
+from streams.metrics import Metrics
+from streams.outbox import Outbox
+from streams.roles import Batch, Commit
+
+_COMMIT_EVERY_MS: Final = 250
+_DELIVERY_TIMEOUT_S: Final = 60.0
+_decode: Final = codec.decoder(Snapshot)
+
+
+class Published(NamedTuple):
+    """One prediction on its way out."""
+
+    topic: str
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
+
+
+Predict = Callable[[list[Snapshot]], list[Published]]
+"""Snapshots to records, called in a thread; see :class:`streams.predict.Predictions`."""
+
+
+class EncodeRole:
+    """Micro-batches of the newest snapshots through the model, off the event loop.
+
+    Args:
+        check: raises InvalidField for a snapshot the model cannot read.
+        queue_bound: fetching pauses while this many snapshots wait.
+    """
+
+    name = "encode"
+    topics = ("session-snapshots",)
+
+    def __init__(
+        self,
+        *,
+        predict: Predict,
+        check: Callable[[Snapshot], None],
+        batcher: MicroBatcher,
+        outbox: Outbox,
+        metrics: Metrics,
+        clock_ms: Callable[[], int],
+        queue_bound: int = 20_000,
+    ) -> None:
+        self._predict = predict
+        self._check = check
+        self._batcher = batcher
+        self._outbox = outbox
+        self._metrics = metrics
+        self._clock_ms = clock_ms
+        self._queue_bound = queue_bound
+        self._committer: Commit | None = None
+        self._next: dict[int, int] = {}
+        self._committed: dict[int, int] = {}
+        self._commit_ms = clock_ms()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
+        self._encoding: asyncio.Task[None] | None = None
+        self._coalesced = 0
+        self._refused = False
+
+    def bind(self, committer: Commit) -> None:
+        self._committer = committer
+
+    async def on_assigned(self, partitions: set[int]) -> None:
+        self._next, self._committed = {}, {}
+
+    async def on_revoked(self, partitions: set[int]) -> None:
+        await self._join()
+        await self._commit(force=True)
+        self._batcher.forget(partitions)
+        self._next = {}
+
+    async def process(self, batch: Batch) -> None:
+        now_ms = self._clock_ms()
+        for record in batch.records:
+            try:
+                self._batcher.add(self._read(record.value), batch.partition, record.offset, now_ms)
+            except DeadLetter as error:
+                refused = refuse(
+                    error,
+                    batch.topic,
+                    batch.partition,
+                    record.offset,
+                    record.timestamp,
+                    record.key,
+                    record.value,
+                    record.headers,
+                )
+                self._outbox.send("dead-letter", refused.key, refused.value, headers=refused.headers)
+                self._refused = True
+                self._metrics.dead_letter(batch.topic, refused.reason)
+        self._next[batch.partition] = batch.records[-1].offset + 1
+        await self._pump()
+        while len(self._batcher) > self._queue_bound:
+            await self._join()
+            await self._pump()
+
+    async def idle(self) -> None:
+        await self._pump()
+        await self._commit()
+
+    async def stop(self) -> None:
+        if self._encoding is not None:
+            await asyncio.wait([self._encoding], timeout=10.0)
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _read(self, value: bytes | None) -> Snapshot:
+        try:
+            snapshot: Snapshot = _decode(value or b"")
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Malformed(f"no snapshot: {error}") from None
+        if snapshot.version != SNAPSHOT_VERSION:
+            raise InvalidField(f"snapshot version {snapshot.version}, this worker knows {SNAPSHOT_VERSION}")
+        self._check(snapshot)
+        return snapshot
+
+    async def _pump(self) -> None:
+        """Keep the encoder busy while batches are ready; raises what encoding raised."""
+        if self._encoding is not None:
+            if not self._encoding.done():
+                return
+            await self._join()
+        self._metrics.encode_queue(len(self._batcher), self._batcher.coalesced - self._coalesced)
+        self._coalesced = self._batcher.coalesced
+        if self._batcher.ready(self._clock_ms()):
+            self._encoding = asyncio.create_task(self._encode())
+
+    async def _join(self) -> None:
+        if self._encoding is not None:
+            encoding, self._encoding = self._encoding, None
+            await encoding
+
+    async def _encode(self) -> None:
+        """Batches back to back until none is ready; a batch is delivered while the next one is computed."""
+        loop = asyncio.get_running_loop()
+        delivering: asyncio.Task[None] | None = None
+        while self._batcher.ready(self._clock_ms()):
+            batch = self._batcher.take()
+            started_ms = self._clock_ms()
+            published = await loop.run_in_executor(self._thread, self._predict, [entry.snapshot for entry in batch])
+            for record in published:
+                self._outbox.send(record.topic, record.key, record.value, headers=record.headers)
+            self._observe(batch, published, started_ms)
+            if delivering is not None:
+                await delivering
+            delivering = asyncio.create_task(self._deliver(batch, self._outbox.mark()))
+        if delivering is not None:
+            await delivering
+
+    async def _deliver(self, batch: list[Waiting], mark: Any) -> None:
+        await self._outbox.delivered(mark, _DELIVERY_TIMEOUT_S)
+        self._batcher.done(batch)
+
+    def _observe(self, batch: list[Waiting], published: list[Published], started_ms: int) -> None:
+        now_ms = self._clock_ms()
+        fresh_ms = [now_ms - entry.snapshot.ingest_ts_ms for entry in batch if entry.snapshot.kind == "event"]
+        self._metrics.encoded(len(batch), (now_ms - started_ms) / 1000, fresh_ms, published)
+
+    async def _commit(self, force: bool = False) -> None:
+        now_ms = self._clock_ms()
+        if not force and now_ms - self._commit_ms < _COMMIT_EVERY_MS:
+            return
+        self._commit_ms = now_ms
+        offsets: dict[tuple[str, int], int] = {}
+        for partition, position in self._next.items():
+            floor = self._batcher.floor(partition)
+            offset = position if floor is None else floor
+            if offset != self._committed.get(partition):
+                offsets[self.topics[0], partition] = self._committed[partition] = offset
+        if self._refused:
+            await self._outbox.delivered(self._outbox.mark(), _DELIVERY_TIMEOUT_S)
+            self._refused = False
+        if offsets and self._committer is not None:
+            await self._committer.commit(offsets)

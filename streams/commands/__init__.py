@@ -1,0 +1,56 @@
+"""One file per command, each with ``add(subparsers)`` and ``run(args) -> int``; :mod:`streams.cli` lists them.
+
+``run`` imports what is heavy (torch, faust, confluent_kafka) itself, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+
+Subparsers = Any  # argparse gives this type no public name
+
+
+def new_parser(subparsers: Subparsers, name: str, summary: str, text: str, example: str) -> argparse.ArgumentParser:
+    """A command's parser, with its examples at the end of ``--help``."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name,
+        help=summary,
+        description=textwrap.fill(f"{summary[0].upper()}{summary[1:]}. {text}", 79),
+        epilog=f"example:\n{example}" if "\n" not in example else f"examples:\n{example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return parser
+
+
+def add_settings_options(parser: argparse.ArgumentParser) -> None:
+    """Options that nearly every command has; ``settings_from`` reads them."""
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML file with settings (PULSEGRAPH_CONFIG); see `settings`"
+    )
+    parser.add_argument(
+        "--bootstrap", metavar="HOST:PORT", help="Kafka brokers to ask first (PULSEGRAPH_KAFKA_BOOTSTRAP)"
+    )
+    parser.add_argument("--prefix", help="put before every topic and group name (PULSEGRAPH_KAFKA_PREFIX)")
+
+
+def settings_from(args: argparse.Namespace, **overrides: object) -> Settings:
+    """Settings of the environment, the file and the options of :func:`add_settings_options`.
+
+    Args:
+        overrides: further options, with ``__`` for the dot: ``kafka__partitions=args.partitions``. None is skipped.
+
+    Raises:
+        ConfigError: as :func:`streams.settings.load`.
+    """
+    from streams import settings
+
+    named = {name.replace("__", "."): value for name, value in overrides.items()}
+    options = {"kafka.bootstrap": args.bootstrap, "kafka.prefix": args.prefix}
+    return settings.load(args.config, overrides=options | named)

@@ -1,0 +1,46 @@
+"""``pulsegraph settings``: every setting, its variable, default and meaning."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from streams.commands import Subparsers, add_settings_options, new_parser, settings_from
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = new_parser(
+        subparsers,
+        "settings",
+        "show every setting: its variable, value, default and meaning",
+        "Values come from PULSEGRAPH_* variables, then from a TOML file (--config), then from the defaults. "
+        "Secrets are never shown.",
+        "  PULSEGRAPH_INGEST_EPOCH_MS=250 pulsegraph settings --changed\n"
+        "  pulsegraph settings --toml > pulsegraph.toml",
+    )
+    add_settings_options(parser)
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--changed", action="store_true", help="only those that differ from their default")
+    shape.add_argument("--toml", action="store_true", help="write a TOML file with all of them")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.markup import escape
+
+    from streams.settings import describe, to_toml
+
+    settings = settings_from(args)
+    if args.toml:
+        print(to_toml(settings), end="")
+        return 0
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    for entry in describe(settings):
+        changed = entry.value != entry.default
+        if args.changed and not changed:
+            continue
+        default = f"  (default {entry.default or 'empty'})" if changed else ""
+        console.print(f"[bold]{entry.env}[/bold]={escape(entry.value)}{escape(default)}", soft_wrap=True)
+        console.print(f"    {escape(entry.meaning)} Accepts {escape(entry.accepted)}.", soft_wrap=True)
+    return 0

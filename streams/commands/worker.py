@@ -1,0 +1,43 @@
+"""``pulsegraph worker``: run roles until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from streams.commands import Subparsers, add_settings_options, new_parser, settings_from
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = new_parser(
+        subparsers,
+        "worker",
+        "run one or more roles of the pipeline until SIGTERM or Ctrl-C",
+        "ingest keeps every customer's state and emits snapshots; encode runs the model on them and publishes "
+        "predictions;\nentities keeps the graph's other side; learn scores predictions by their outcomes. Each role "
+        "is a consumer group\nof its own: start more workers to share the load. State lives in --state-dir and, in "
+        "full, in the changelog topics.",
+        "  pulsegraph worker --roles ingest,entities\n  pulsegraph worker --roles encode --model .cache/model",
+    )
+    parser.add_argument("--roles", default="ingest,encode,entities,learn", help="comma-separated (default: all four)")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="model directory (PULSEGRAPH_MODEL_DIR)")
+    parser.add_argument("--state-dir", type=Path, metavar="DIR", help="folder of local stores (PULSEGRAPH_STATE_DIR)")
+    parser.add_argument("--metrics-port", type=int, metavar="PORT", help="serve /metrics there; 0 is a free port")
+    parser.add_argument("--verbose", action="store_true", help="log what happens, not only what goes wrong")
+    add_settings_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from streams.worker import Worker
+
+    logging.basicConfig(
+        level=logging.INFO if args.verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    settings = settings_from(
+        args, model_dir=args.model, state_dir=args.state_dir, metrics_port=args.metrics_port
+    )
+    roles = [role.strip() for role in args.roles.split(",") if role.strip()]
+    return Worker(settings, roles).run()

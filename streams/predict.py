@@ -1,0 +1,170 @@
+"""From a batch of snapshots to the records that campaign systems read. Runs in the encoder's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from models.candidates import named
+from models.inference import Encoded, Predictor
+from models.reasons import churn_reasons, redemption_reasons
+from schemas import cloudevents, ids
+from schemas.catalog import CatalogEntry
+from schemas.codec import json_encode
+from schemas.predictions import ChurnPrediction, NextBestAction, Prediction, RedemptionPrediction
+from schemas.snapshot import Snapshot
+from streams.agents.encode import Published
+from streams.core.config import DAY_MS
+from streams.core.decisions import DecisionPolicy, Scored, active_campaigns, decide
+from streams.core.reasons import decision_reasons
+
+_CHURN_VALID_MS: Final = 7 * DAY_MS
+_ACTION_VALID_MS: Final = DAY_MS
+
+
+class Catalog(Protocol):
+    """What is known of the catalog now; ``version`` changes with it."""
+
+    @property
+    def entries(self) -> Mapping[str, CatalogEntry]: ...
+
+    @property
+    def version(self) -> int: ...
+
+
+class Predictions:
+    """Runs the model once per batch and the decision once per live snapshot.
+
+    Live snapshots get a churn risk and a next best action, horizons a churn risk, sends the probability
+    that the offer sent is used. Ids are derived from the snapshot, so repeating a batch repeats its records.
+    """
+
+    def __init__(
+        self, predictor: Predictor, catalog: Catalog, policy: DecisionPolicy, clock_ms: Callable[[], int]
+    ) -> None:
+        self._predictor = predictor
+        self._catalog = catalog
+        self._policy = policy
+        self._clock_ms = clock_ms
+
+    def __call__(self, snapshots: list[Snapshot]) -> list[Published]:
+        encoded = self._predictor.encode(snapshots)
+        published: list[Published] = []
+        self._churn(snapshots, encoded, published)
+        self._actions(snapshots, encoded, published)
+        self._sends(snapshots, encoded, published)
+        return published
+
+    def _churn(self, snapshots: Sequence[Snapshot], encoded: Encoded, published: list[Published]) -> None:
+        now_ms, typical = self._clock_ms(), self._predictor.typical
+        for row, snapshot in enumerate(snapshots):
+            if snapshot.kind == "send":
+                continue
+            prediction = ChurnPrediction(
+                **self._common(snapshot, "churn", now_ms),
+                valid_until_ms=snapshot.as_of_ms + _CHURN_VALID_MS,
+                probability=_rounded(encoded.churn[row]),
+                horizon_days=self._predictor.horizon_days,
+                reason_codes=churn_reasons(snapshot, encoded.contributions[row], typical),
+            )
+            published.append(_record("predictions.churn", prediction))
+
+    def _actions(self, snapshots: Sequence[Snapshot], encoded: Encoded, published: list[Published]) -> None:
+        rows = [row for row, snapshot in enumerate(snapshots) if snapshot.kind == "event"]
+        if not rows:
+            return
+        entries, version = self._catalog.entries, self._catalog.version
+        campaigns = [entry for entry in entries.values() if entry.kind == "campaign"]
+        running = {row: active_campaigns(campaigns, snapshots[row].as_of_ms) for row in rows}
+        names = sorted({entry.id for active in running.values() for entry in active})
+        column = {name: place for place, name in enumerate(names)}
+        scores = None
+        if names:
+            known = self._predictor.campaigns(entries, names, version)
+            scores = self._predictor.redemption(encoded, snapshots, known).probability
+        titles = {entry.id: entry.title for entry in campaigns if entry.title}
+        now_ms = self._clock_ms()
+        for row in rows:
+            snapshot = snapshots[row]
+            scored = (
+                [Scored(entry, _rounded(scores[row, column[entry.id]])) for entry in running[row]]
+                if scores is not None
+                else []
+            )
+            common = self._common(snapshot, "next-best-action", now_ms)
+            decision = decide(snapshot, scored, self._policy, _draw(common["prediction_id"]))
+            prediction = NextBestAction(
+                **common,
+                valid_until_ms=snapshot.as_of_ms + _ACTION_VALID_MS,
+                chosen=decision.chosen,
+                propensity=decision.chosen.propensity,
+                alternatives=decision.alternatives,
+                reason_codes=decision_reasons(snapshot, decision, titles),
+                suppressed_by=decision.suppressed,
+                experiment_arm="explore" if decision.explored else "greedy",
+            )
+            published.append(_record("predictions.next-best-action", prediction))
+
+    def _sends(self, snapshots: Sequence[Snapshot], encoded: Encoded, published: list[Published]) -> None:
+        rows = [row for row, snapshot in enumerate(snapshots) if snapshot.candidate is not None]
+        if not rows:
+            return
+        entries, version = self._catalog.entries, self._catalog.version
+        sent = {candidate.campaign_id: candidate for row in rows if (candidate := snapshots[row].candidate) is not None}
+        strange = {
+            f"campaign:{name}": named(candidate, entries)
+            for name, candidate in sent.items()
+            if f"campaign:{name}" not in entries
+        }
+        if strange:
+            # A campaign the catalog does not have is scored by what the send said of it.
+            entries = {**entries, **strange}
+        names = sorted(sent)
+        column = {name: place for place, name in enumerate(names)}
+        campaigns = self._predictor.campaigns(entries, names, None if strange else version)
+        scores = self._predictor.redemption(encoded, snapshots, campaigns)
+        cross = campaigns.candidates.cross(snapshots)
+        now_ms, typical = self._clock_ms(), self._predictor.typical
+        for row in rows:
+            snapshot, candidate = snapshots[row], snapshots[row].candidate
+            assert candidate is not None
+            place = column[candidate.campaign_id]
+            ends_ms = entries[f"campaign:{candidate.campaign_id}"].active_to_ms
+            prediction = RedemptionPrediction(
+                **self._common(snapshot, "redemption", now_ms, candidate.campaign_id),
+                valid_until_ms=ends_ms if ends_ms is not None else snapshot.as_of_ms + _ACTION_VALID_MS,
+                campaign_id=candidate.campaign_id,
+                offer_id=candidate.offer_id,
+                channel=candidate.channel,
+                probability=_rounded(scores.probability[row, place]),
+                reason_codes=redemption_reasons(
+                    snapshot, scores.customer[row], scores.cross[row, place], cross[row, place], typical
+                ),
+            )
+            published.append(_record("predictions.redemption", prediction))
+
+    def _common(self, snapshot: Snapshot, head: str, now_ms: int, subject: str = "") -> dict[str, Any]:
+        return {
+            "prediction_id": ids.prediction_id(head, snapshot, subject),
+            "customer_id": snapshot.customer_id,
+            "as_of_ms": snapshot.as_of_ms,
+            "model_version": self._predictor.version,
+            "source": snapshot.source,
+            "event_ts_ms": snapshot.event_ts_ms,
+            "latency_ms": max(0, now_ms - snapshot.ingest_ts_ms),
+            "snapshot_kind": snapshot.kind,
+        }
+
+
+def _record(topic: str, prediction: Prediction) -> Published:
+    headers = cloudevents.headers(prediction.prediction_id, topic, prediction.as_of_ms)
+    return Published(topic, prediction.customer_id.encode(), json_encode(prediction), headers)
+
+
+def _rounded(probability: float) -> float:
+    return round(float(probability), 6)
+
+
+def _draw(prediction_id: object) -> float:
+    """A number in [0, 1) that belongs to the prediction: a repeated decision is the same decision."""
+    return int(str(prediction_id)[:13], 16) / 16**13

@@ -1,0 +1,203 @@
+"""Puts a worker together: settings in, running roles out."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from models.checkpoint import read_card
+from models.inference import Predictor, check
+from models.tokenizer import FastLexicon
+from schemas.deadletter import refuse
+from schemas.errors import ConfigError, InvalidField, Retry
+from streams import admin, offsets
+from streams.agents.encode import EncodeRole
+from streams.agents.entities import EntitiesRole
+from streams.agents.ingest import IngestRole
+from streams.agents.learn import LearnRole
+from streams.agents.stateful import EpochSettings
+from streams.catalog import CatalogFollower
+from streams.core.batching import MicroBatcher
+from streams.metrics import Metrics, serve
+from streams.outbox import Outbox
+from streams.predict import Predictions
+from streams.roles import Role
+from streams.runtime import RoleApp, build_app, run_worker
+from streams.settings import Settings, broker_credentials, kafka_client_config
+from streams.state.contract import KeyValue
+from streams.state.rocks import RocksStore, block_cache
+
+ROLES: Final = ("ingest", "encode", "entities", "learn")
+_BLOCK_CACHE_BYTES: Final = 128 << 20
+_LAG_EVERY_S: Final = 5.0
+
+logger: Final = logging.getLogger(__name__)
+
+
+def now_ms() -> int:
+    """The wall clock, in epoch milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Worker:
+    """The roles of one process and what they share.
+
+    Args:
+        roles: names from :data:`ROLES`.
+
+    Raises:
+        ConfigError: an unknown role, or no model where one is needed.
+        ModelRefused: the model directory is broken.
+        TopicMismatch: the broker's topics are not what the contract says.
+    """
+
+    def __init__(self, settings: Settings, roles: Sequence[str]) -> None:
+        unknown = set(roles) - set(ROLES)
+        if unknown or not roles:
+            raise ConfigError(f"unknown roles {sorted(unknown)}: choose from {', '.join(ROLES)}")
+        self.settings = settings
+        self.metrics = Metrics()
+        self._client = kafka_client_config(settings)
+        self._cache = block_cache(_BLOCK_CACHE_BYTES)
+        self._closing: list[Any] = []
+        admin.check_topics(
+            admin.connect(self._client), prefix=settings.kafka.prefix, partitions=settings.kafka.partitions
+        )
+        self.apps: list[RoleApp] = [self._app(self._role(name)) for name in roles]
+
+    def run(self) -> int:
+        """Until SIGTERM or SIGINT; returns the exit code."""
+        server = serve(self.metrics, self.settings.metrics_port, self.settings.metrics_host)
+        if server is not None:
+            logger.info("metrics on http://%s:%d/metrics", self.settings.metrics_host, server.port)
+        lag = _LagWatcher(self._client, self.settings.kafka.prefix, self.metrics, self.apps)
+        lag.start()
+        try:
+            return run_worker(*self.apps)
+        finally:
+            lag.stop()
+            for thing in self._closing:
+                thing()
+            if server is not None:
+                server.stop()
+
+    def _app(self, role: Role) -> RoleApp:
+        kafka = self.settings.kafka
+        return build_app(
+            role,
+            bootstrap=kafka.bootstrap,
+            prefix=kafka.prefix,
+            session_timeout_ms=kafka.session_timeout_ms,
+            credentials=broker_credentials(self.settings),
+        )
+
+    def _role(self, name: str) -> Role:
+        if name == "ingest":
+            return IngestRole(
+                config=self.settings.core,
+                lexicon=self._lexicon(),
+                cache_bytes=self.settings.ingest.cache_bytes,
+                idle_ms=self.settings.ingest.idle_ms,
+                **self._stateful(name),
+            )
+        if name == "entities":
+            return EntitiesRole(**self._stateful(name))
+        if name == "encode":
+            return self._encode()
+        return LearnRole(metrics=self.metrics, clock_ms=now_ms)
+
+    def _lexicon(self) -> FastLexicon:
+        read_card(self.settings.model_dir)
+        return FastLexicon.load(self.settings.model_dir)
+
+    def _stateful(self, name: str) -> dict[str, Any]:
+        ingest, folder = self.settings.ingest, self.settings.state_dir / name
+        return {
+            "outbox": self._outbox(),
+            "client": self._client,
+            "prefix": self.settings.kafka.prefix,
+            "epochs": EpochSettings(ingest.epoch_ms, ingest.epoch_events),
+            "open_store": lambda partition: self._open_store(folder / f"p{partition:05d}"),
+            "set_aside": lambda partition: _set_aside(folder / f"p{partition:05d}"),
+            "metrics": self.metrics,
+            "clock_ms": now_ms,
+        }
+
+    def _open_store(self, path: Path) -> KeyValue:
+        return RocksStore(path, self._cache)
+
+    def _outbox(self) -> Outbox:
+        outbox = Outbox(self.settings.kafka.bootstrap, prefix=self.settings.kafka.prefix, config=self._client)
+        self._closing.append(outbox.close)
+        return outbox
+
+    def _encode(self) -> EncodeRole:
+        encode = self.settings.encode
+        predictor = Predictor.load(
+            self.settings.model_dir,
+            device=None if encode.device == "auto" else encode.device,
+            threads=encode.threads or None,
+        )
+        logger.info("model %s on %s in %s", predictor.version, predictor.device, predictor.dtype)
+        outbox = self._outbox()
+        topic = self.settings.kafka.prefix + "catalog"
+
+        def refused(
+            partition: int, offset: int, key: bytes | None, value: bytes | None, error: Exception
+        ) -> None:
+            letter = refuse(InvalidField(str(error)), "catalog", partition, offset, now_ms(), key, value, ())
+            outbox.send("dead-letter", letter.key, letter.value, headers=letter.headers)
+            self.metrics.dead_letter("catalog", letter.reason)
+
+        catalog = CatalogFollower(self._client, topic, refused)
+        catalog.start()
+        self._closing.append(catalog.stop)
+        return EncodeRole(
+            predict=Predictions(predictor, catalog, self.settings.decide, now_ms),
+            check=check,
+            batcher=MicroBatcher(encode.batch_size, encode.batch_age_ms, encode.coalesce),
+            outbox=outbox,
+            metrics=self.metrics,
+            clock_ms=now_ms,
+            queue_bound=encode.queue_bound,
+        )
+
+
+class _LagWatcher:
+    """Computes lag in a thread: liveness is progress of committed offsets, not an open port."""
+
+    def __init__(self, client: Any, prefix: str, metrics: Metrics, apps: Sequence[RoleApp]) -> None:
+        self._client, self._prefix, self._metrics, self._apps = client, prefix, metrics, apps
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="lag", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(_LAG_EVERY_S):
+            for app in self._apps:
+                role = app.runner.role
+                if role.name == "learn":
+                    continue  # commits nothing
+                try:
+                    found = offsets.consumer_lag(self._client, app.conf.id, app.topic_names)
+                    self._metrics.lag(role.name, found, self._prefix)
+                except Retry as error:
+                    logger.warning("lag of %s is not known: %s", role.name, error)
+
+
+def _set_aside(path: Path) -> Path:
+    """Move a folder out of the way; the newest one set aside is kept, older ones go."""
+    aside = path.with_name(path.name + ".set-aside")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+    return aside

@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import model_worlds as worlds
+
+from models import candidates, training
+from models.candidates import CROSS_NAMES, Candidates
+from models.encoder import EncoderSize, Sequences
+from models.inference import Predictor
+from models.model import Model
+from models.wide import by_feature
+from schemas import features
+from schemas.catalog import CatalogEntry
+from schemas.errors import ConfigError, InvalidField
+from schemas.snapshot import Candidate
+
+SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=32, positions=64)
+
+
+def trained(**changes) -> Model:
+    ticks = itertools.count()
+    settings = training.TrainSettings(budget_s=1e9, size=SMALL, max_steps=6, **changes)
+    return training.train(
+        worlds.outcomes(900), worlds.catalog(), worlds.lexicon(), clock=lambda: float(next(ticks)), settings=settings
+    )
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    model = trained()
+    # Gates wide open, so that the tests see the deep parts too.
+    for name in ("churn", "redemption"):
+        model.heads[name].gate.fill_(1.0)
+    torch.nn.init.normal_(model.churn.deep[-1].weight, std=0.3)
+    return Predictor(model, "test", half=False)
+
+
+def crowd(count: int = 24) -> list:
+    random = np.random.default_rng(5)
+    return [
+        worlds.snapshot(i, items=[int(x) for x in random.integers(0, worlds.ITEMS, i % 12)], days_since=float(i % 20))
+        for i in range(count)
+    ]
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.permutations(range(24)), st.integers(1, 24))
+def test_a_result_does_not_depend_on_the_batch(predictor: Predictor, order: list[int], size: int) -> None:
+    everyone = crowd()
+    together = predictor.encode(everyone)
+    for begin in range(0, len(order), size):
+        rows = order[begin : begin + size]
+        found = predictor.encode([everyone[i] for i in rows])
+        assert np.abs(found.churn - together.churn[rows]).max() < 1e-3
+        assert np.abs(found.embeddings - together.embeddings[rows]).max() < 1e-3
+
+
+def test_contributions_and_base_sum_to_the_wide_logit(predictor: Predictor) -> None:
+    found = predictor.encode(crowd())
+    head = predictor.model.churn
+    with torch.inference_mode():
+        z = head.wide.standardise(torch.from_numpy(found.columns))
+        deep = head.residual(torch.from_numpy(found.embeddings), z) * head.gate * head.scale
+    assert np.allclose(found.contributions.sum(1) + found.base + deep.numpy(), found.churn_logits, atol=1e-4)
+
+
+def test_nobody_is_a_batch_too(predictor: Predictor) -> None:
+    found = predictor.encode([])
+    assert len(found) == 0
+    campaigns = predictor.campaigns(worlds.catalog(), ["0"])
+    assert predictor.redemption(found, [], campaigns).probability.shape == (0, 1)
+    someone = crowd(2)
+    none = predictor.redemption(predictor.encode(someone), someone, predictor.campaigns(worlds.catalog(), []))
+    assert none.probability.shape == (2, 0)
+
+
+def test_tokens_of_another_tokeniser_are_not_read(predictor: Predictor) -> None:
+    one, other = worlds.snapshot(items=[1, 2]), worlds.snapshot(items=[], hint="elsewhere")
+    stranger = worlds.snapshot(items=[1, 2], hint="elsewhere")
+    found = predictor.encode([one, other, stranger])
+    assert found.foreign == 2
+    assert np.allclose(found.embeddings[1], found.embeddings[2], atol=1e-5)
+    assert not np.allclose(found.embeddings[0], found.embeddings[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("change", [{"features": b"\0" * 8}, {"tokens": b"\0"}])
+def test_damaged_snapshots_are_named(predictor: Predictor, change: dict[str, bytes]) -> None:
+    import msgspec
+
+    with pytest.raises(InvalidField):
+        predictor.encode([msgspec.structs.replace(worlds.snapshot(), **change)])
+
+
+def test_ids_beyond_the_vocabulary_are_unknown_words(predictor: Predictor) -> None:
+    import msgspec
+
+    wild = msgspec.structs.replace(worlds.snapshot(), tokens=b"\xff\xff" * 3)
+    assert np.isfinite(predictor.encode([wild]).churn).all()
+
+
+def test_an_unknown_device_is_refused(predictor: Predictor) -> None:
+    with pytest.raises(ConfigError, match="device"):
+        Predictor(predictor.model, "x", device="no-such-device")
+
+
+def test_bfloat16_is_near(predictor: Predictor) -> None:
+    everyone = crowd()
+    half = Predictor(trained(), "half", half=True)
+    whole = Predictor(trained(), "whole", half=False)
+    assert half.dtype == torch.bfloat16
+    assert np.abs(half.encode(everyone).churn - whole.encode(everyone).churn).max() < 0.02
+
+
+def test_a_campaign_made_a_minute_ago_is_scored_by_what_it_offers(predictor: Predictor) -> None:
+    catalog = worlds.catalog()
+    drinker, bather = worlds.snapshot(1, items=[0, 4, 8, 12, 16]), worlds.snapshot(2, items=[2, 6, 10, 14, 18])
+    campaigns = predictor.campaigns(catalog, ["fresh", "2"])
+    pair = [drinker, bather]
+    found = predictor.redemption(predictor.encode(pair), pair, campaigns)
+    assert found.probability.shape == (2, 2)
+    assert found.probability[0, 0] > found.probability[1, 0] + 0.1, "coffee is for the coffee drinker"
+    assert found.probability[1, 1] > found.probability[0, 1] + 0.1, "soap is for the other"
+    assert found.cross.shape == (2, 2, len(CROSS_NAMES))
+    assert found.customer.shape == (2, features.SIZE)
+    reasons = predictor.redemption_reasons(drinker, found, 0, campaigns, 0)
+    assert any(reason.code in {"ITEMS_YES", "CATEGORIES_YES"} and reason.weight > 0 for reason in reasons)
+
+
+def test_scores_of_a_pair_do_not_depend_on_the_other_campaigns(predictor: Predictor) -> None:
+    everyone, catalog = crowd(), worlds.catalog()
+    encoded = predictor.encode(everyone)
+    all_of_them = predictor.redemption(encoded, everyone, predictor.campaigns(catalog, ["0", "1", "2", "fresh"]))
+    one = predictor.redemption(encoded, everyone, predictor.campaigns(catalog, ["fresh"]))
+    assert np.allclose(all_of_them.probability[:, 3], one.probability[:, 0], atol=1e-5)
+
+
+def test_candidates_are_kept_per_catalog_version(predictor: Predictor) -> None:
+    catalog = worlds.catalog()
+    first = predictor.campaigns(catalog, ["0", "1"], version=7)
+    assert predictor.campaigns(catalog, ["0", "1"], version=7) is first
+    assert predictor.campaigns(catalog, ["0", "1"], version=8) is not first
+    assert predictor.campaigns(catalog, ["0"], version=7).ids == ("0",)
+    with pytest.raises(KeyError):
+        predictor.campaigns(catalog, ["nowhere"])
+
+
+def test_reasons_tell_the_numbers(predictor: Predictor) -> None:
+    late = worlds.snapshot(days_since=23.0, gap=6.0)
+    found = predictor.encode([late])
+    reasons = predictor.reasons(late, found.contributions[0])
+    assert 1 <= len(reasons) <= 3
+    recency = next(reason for reason in reasons if reason.code == "RECENCY_HIGH")
+    assert recency.text == "no purchase for 23 days, usually every 6"
+    assert recency.weight > 0
+    assert [abs(r.weight) for r in reasons] == sorted((abs(r.weight) for r in reasons), reverse=True)
+
+
+@given(st.binary(min_size=4 * features.SIZE, max_size=4 * features.SIZE))
+def test_reasons_of_any_bytes_are_sentences(predictor: Predictor, raw: bytes) -> None:
+    import msgspec
+
+    wild = msgspec.structs.replace(worlds.snapshot(), features=raw)
+    with np.errstate(all="ignore"):
+        found = predictor.encode([wild])
+        assert np.isfinite(found.churn).all()
+        assert all(reason.text for reason in predictor.reasons(wild, found.contributions[0], top=12))
+
+
+def test_cross_features_match_a_plain_count() -> None:
+    catalog = worlds.catalog()
+    campaigns = [catalog["campaign:0"], catalog["campaign:fresh"], catalog["campaign:1"]]
+    made = Candidates(campaigns, catalog, worlds.lexicon())
+    someone = worlds.snapshot(items=[0, 0, 4, 1])
+    edges = dict(someone.edges) | {
+        "received>campaign": (("fresh", 1.0), ("0", 2.0)),
+        "redeemed>campaign": (("0", 0.5),),
+        "redeemed>offer": (("offer-1", 3.0),),
+        "via>channel": (("mail", 1.0), ("push", 3.0)),
+    }
+    import msgspec
+
+    found = made.cross([msgspec.structs.replace(someone, edges=edges), worlds.snapshot(items=[])])
+    assert found.shape == (2, 3, len(CROSS_NAMES))
+
+    def value(name: str, column: int, row: int = 0) -> float:
+        return float(found[row, column, CROSS_NAMES.index(name)])
+
+    assert value("bought_items", 0) == pytest.approx(np.log1p(3))
+    assert value("bought_items_distinct", 0) == pytest.approx(np.log1p(2))
+    assert value("bought_items_share", 0) == pytest.approx(0.75)
+    assert value("bought_items", 2) == pytest.approx(np.log1p(1))
+    assert value("received_alike", 0) == pytest.approx(np.log1p(1)), "its own send does not count"
+    assert value("redeemed_alike", 1) == pytest.approx(np.log1p(0.5))
+    assert value("redeemed_offers", 2) == pytest.approx(np.log1p(3))
+    assert value("channel_share", 0) == pytest.approx(0.25)
+    assert value("bought_items", 0, row=1) == 0
+
+
+def test_a_campaign_that_the_catalog_lacks_is_made_from_the_send() -> None:
+    entry = candidates.named(Candidate("gone", "offer-1", "t1", "push"), worlds.catalog())
+    assert (entry.id, entry.template_id, entry.channel, entry.offers) == ("gone", "t1", "push", ["offer-1"])
+    made = Candidates([entry, CatalogEntry(kind="campaign", id="bare")], worlds.catalog(), worlds.lexicon())
+    assert np.isnan(made.cross([worlds.snapshot()])[0, 1]).sum() == 2, "window and price are not known"
+
+
+@given(st.lists(st.integers(0, 90), max_size=60), st.integers(64, 2000))
+def test_groups_hold_every_row_once_within_the_bound(lengths: list[int], most: int) -> None:
+    sequences = Sequences([b"\x05\x00" * length for length in lengths], positions=64, vocabulary=100)
+    groups = [rows.tolist() for rows in sequences.batches(most)]
+    assert sorted(i for rows in groups for i in rows) == list(range(len(lengths)))
+    for rows in groups:
+        ids, mask = sequences.padded(np.array(rows))
+        assert ids.shape[0] * ids.shape[1] <= max(most, ids.shape[1])
+        assert mask.sum(1).tolist() == [min(lengths[i], 63) + 1 for i in rows]
+
+
+def test_the_newest_token_comes_first() -> None:
+    sequences = Sequences([b"\x07\x00\x08\x00\x09\x00", b""], positions=3, vocabulary=100)
+    ids, _ = sequences.padded(np.array([0, 1]))
+    assert ids.tolist() == [[2, 9, 8], [2, 0, 0]]
+
+
+def test_padding_is_small_in_a_large_batch() -> None:
+    random = np.random.default_rng(0)
+    tokens = [b"\x05\x00" * int(length) for length in random.integers(4, 127, 2000)]
+    sequences = Sequences(tokens, positions=128, vocabulary=100)
+    cells = sum(len(rows) * (int(sequences.lengths[rows].max()) + 1) for rows in sequences.batches(8192))
+    assert cells / (sequences.lengths.sum() + 2000) < 1.05
+
+
+def test_by_feature_takes_plain_columns_too() -> None:
+    from models.wide import PLAIN
+
+    assert by_feature(np.ones((2, PLAIN), dtype=np.float32)).shape == (2, features.SIZE)

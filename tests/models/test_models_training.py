@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from support import model_worlds as worlds
+
+from models import metrics, training
+from models.encoder import EncoderSize, default_config
+from models.inference import Predictor
+from models.outcomes import is_held_out
+from schemas.errors import ConfigError
+from schemas.snapshot import Outcome
+
+SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=32, positions=64)
+
+
+def run(found: list[Outcome], **settings):
+    ticks = itertools.count()
+    said: list[tuple[float, str]] = []
+    chosen = training.TrainSettings(**({"budget_s": 1e9, "size": SMALL, "max_steps": 8} | settings))
+    model = training.train(
+        found, worlds.catalog(), worlds.lexicon(), clock=lambda: float(next(ticks)), settings=chosen,
+        progress=lambda fraction, message: said.append((fraction, message)),
+    )  # fmt: skip
+    return model, said
+
+
+def test_training_beats_chance_and_says_how_far_it_is() -> None:
+    model, said = run(worlds.outcomes(1500))
+    assert [fraction for fraction, _ in said] == sorted(fraction for fraction, _ in said)
+    assert said[0][0] == 0
+    assert said[-1][0] == 1
+    assert model.report.pretrain_steps == model.report.tune_steps == 8
+    later = worlds.outcomes(600, seed=9)
+    predictor = Predictor(model, "test", half=False)
+    churn = [outcome for outcome in later if outcome.head == "churn"]
+    found = predictor.encode([outcome.snapshot for outcome in churn])
+    labels = np.array([float(outcome.label) for outcome in churn])
+    assert (metrics.auc(labels, found.churn_logits.astype(float)) or 0) > 0.75
+    assert metrics.calibration_error(labels, found.churn.astype(float)) < 0.08
+    sent = [outcome for outcome in later if outcome.head == "redemption"]
+    snapshots = [outcome.snapshot for outcome in sent]
+    campaigns = predictor.campaigns(worlds.catalog(), ["0", "1", "2", "3"])
+    scores = predictor.redemption(predictor.encode(snapshots), snapshots, campaigns).probability
+    pick = [int(s.candidate.campaign_id) for s in snapshots if s.candidate]
+    labels = np.array([float(outcome.label) for outcome in sent])
+    assert (metrics.auc(labels, scores[np.arange(len(sent)), pick].astype(float)) or 0) > 0.75
+    report = model.report.heads["churn"]
+    assert report.model.log_loss is not None
+    assert report.wide.log_loss is not None
+    assert report.model.log_loss <= report.wide.log_loss + 1e-9, "the deep part never hurts where it is measured"
+
+
+def test_equal_inputs_in_another_order_train_an_equal_model() -> None:
+    found = worlds.outcomes(400)
+    one, _ = run(found)
+    two, _ = run(found[::-1])
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, two.state_dict()[name]), name
+
+
+def test_a_small_budget_is_kept() -> None:
+    model, _ = run(worlds.outcomes(300), budget_s=0.0, max_steps=None)
+    assert model.report.tune_steps == model.report.pretrain_steps == 0
+    assert model.report.heads["churn"].gate == 0
+
+
+def test_one_head_is_enough_and_none_is_refused() -> None:
+    found = worlds.outcomes(400)
+    model, _ = run([outcome for outcome in found if outcome.head == "churn"], max_steps=2)
+    assert set(model.report.heads) == {"churn"}
+    with pytest.raises(ConfigError, match="nothing to learn from: 0 of churn"):
+        run([])
+    with pytest.raises(ConfigError, match="none with both labels"):
+        run([outcome for outcome in found if outcome.label == 0])
+
+
+def test_outcomes_of_another_tokeniser_are_refused() -> None:
+    with pytest.raises(ConfigError, match="another tokeniser"):
+        run(worlds.outcomes(100, hint="elsewhere"))
+
+
+def test_any_hugging_face_encoder_can_be_put_in_its_place() -> None:
+    from transformers import DistilBertConfig
+
+    config = DistilBertConfig(
+        vocab_size=worlds.lexicon().size, dim=32, n_layers=1, n_heads=2, hidden_dim=32, max_position_embeddings=64
+    )
+    ticks = itertools.count()
+    model = training.train(
+        worlds.outcomes(300), worlds.catalog(), worlds.lexicon(), clock=lambda: float(next(ticks)), config=config,
+        settings=training.TrainSettings(budget_s=1e9, max_steps=2),
+    )  # fmt: skip
+    assert Predictor(model, "x", half=False).encode([worlds.snapshot()]).embeddings.shape == (1, 32)
+
+
+def test_sizes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ConfigError, match="multiple"):
+        default_config(100, EncoderSize(hidden=30, heads=4))
+
+
+def test_a_fifth_of_the_customers_is_held_out() -> None:
+    held = sum(is_held_out(str(customer)) for customer in range(5000))
+    assert 900 < held < 1100
