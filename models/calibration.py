@@ -66,8 +66,8 @@ def platt(labels: Doubles, logits: Doubles, steps: int = 20) -> tuple[float, flo
 def choose(labels: Doubles, wide: Doubles, deep: Doubles) -> Calibration:
     """The gate and calibration with the least log loss, where the gain over no deep part is surely one.
 
-    The gain must exceed :data:`SURE` standard errors of the rows' differences, and rest on :data:`MIN_POSITIVES` rows of
-    the rarer class: on Complete Journey a gate opened by two positives cost 0.05 of AUC on later data.
+    The gain must exceed :data:`SURE` standard errors of the rows' differences, and rest on :data:`MIN_POSITIVES` rows
+    of the rarer class: on Complete Journey a gate opened by two positives cost 0.05 of AUC on later data.
     """
     shut = Calibration(0.0, *platt(labels, wide))
     rarer = min(float(labels.sum()), float(len(labels) - labels.sum()))

@@ -5,6 +5,7 @@ config.json            the encoder's Hugging Face config
 model.safetensors      the encoder
 heads.safetensors      both heads
 tokenizer.json         the vocabulary, as ``save_pretrained`` writes it
+tokenizer_config.json  the names of its special tokens, for Hugging Face tools; not read here
 pulsegraph.json        format version, model version, sha256 of the files above, feature names, horizon,
                        tokeniser fingerprint, calibration, report
 =====================  ==============================================================================
@@ -35,7 +36,7 @@ from safetensors.torch import save as save_tensors
 
 from models.candidates import CROSS_NAMES
 from models.model import Model, Report
-from models.tokenizer import TOKENIZER_FILE, FastLexicon
+from models.tokenizer import HF_TOKENIZER, TOKENIZER_FILE, FastLexicon
 from schemas import features
 from schemas.errors import ConfigError, ModelRefused
 
@@ -44,7 +45,8 @@ CARD_FILE: Final = "pulsegraph.json"
 CONFIG_FILE: Final = "config.json"
 ENCODER_FILE: Final = "model.safetensors"
 HEADS_FILE: Final = "heads.safetensors"
-HASHED: Final = (CONFIG_FILE, ENCODER_FILE, HEADS_FILE, TOKENIZER_FILE)
+TOKENIZER_CONFIG_FILE: Final = "tokenizer_config.json"
+HASHED: Final = (CONFIG_FILE, ENCODER_FILE, HEADS_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
 MAX_FILE_BYTES: Final = 4 * 1024**3
 AGAIN: Final = "train it again with `pulsegraph train`, or point to another model directory"
 
@@ -98,6 +100,7 @@ def _write(model: Model, directory: Path) -> Card:
         ENCODER_FILE: save_tensors(encoder, metadata={"format": "pt"}),
         HEADS_FILE: save_tensors(heads, metadata={"format": "pt"}),
         TOKENIZER_FILE: model.lexicon.json().encode(),
+        TOKENIZER_CONFIG_FILE: json.dumps(HF_TOKENIZER, indent=2).encode(),
     }
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     card = Card(

@@ -96,6 +96,8 @@ def read(
             f"{strangers} of {total} outcomes were made with another tokeniser than {lexicon.fingerprint}; "
             "train with the tokeniser that ingest used, or replay the log with this one"
         )
+    for of_head in by_head.values():
+        of_head.sort(key=lambda o: (o.snapshot.as_of_ms, o.outcome_id))
     campaigns: dict[str, CatalogEntry] = {}
     for outcome in by_head["redemption"]:
         candidate = outcome.snapshot.candidate
@@ -107,7 +109,6 @@ def read(
 
 
 def _rows(outcomes: list[Outcome], candidates: Candidates, lexicon: FastLexicon, numbers: dict[str, int]) -> Rows:
-    outcomes.sort(key=lambda o: (o.snapshot.as_of_ms, o.outcome_id))
     wanted = [o.snapshot.candidate.campaign_id if o.snapshot.candidate else "" for o in outcomes]
     paired = bool(outcomes) and outcomes[0].head == "redemption"
     campaign = np.array([candidates.column.get(name, 0) if paired else 0 for name in wanted], dtype=np.int64)

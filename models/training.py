@@ -129,7 +129,7 @@ def train(
                 by_time = (elapsed_s() - start_s) / part_s if part_s > 0 else 1.0
                 by_steps = steps / settings.max_steps if settings.max_steps else 0.0
                 done = min(1.0, by_time if settings.max_steps is None else max(by_time, by_steps))
-                progress(low + (high - low) * done, name)
+                progress(min(high, low + (high - low) * done), name)
                 return done
 
             return fraction

@@ -11,7 +11,7 @@ from importlib import metadata
 from typing import Final, Protocol
 
 from schemas.errors import PulsegraphError
-from streams.commands import Subparsers, broker, settings, topics
+from streams.commands import Subparsers, broker, demo, settings, topics, train, worker
 
 EXIT_ERROR: Final = 2
 EXIT_INTERRUPTED: Final = 130
@@ -29,7 +29,7 @@ class Command(Protocol):
 
 
 #: In the order in which a new user meets them.
-COMMANDS: Final[tuple[Command, ...]] = (broker, topics, settings)
+COMMANDS: Final[tuple[Command, ...]] = (demo, broker, topics, train, worker, settings)
 
 
 def build_parser() -> argparse.ArgumentParser:

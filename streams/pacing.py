@@ -39,7 +39,8 @@ class Pacer:
     ) -> None:
         if rate is not None and rate <= 0:
             raise ConfigError(f"rate is {rate}: give events per second above 0, or none for no limit")
-        self._rate = rate
+        self.rate = rate
+        """May be changed while a replay runs, if it had one to begin with."""
         self._backlog = backlog
         self._max_backlog = max_backlog
         self._clock = clock
@@ -55,9 +56,9 @@ class Pacer:
             while self._backlog() > self._max_backlog:
                 self._sleep(_HOLD_S)
             self._asked_s = self._clock()
-        if self._rate is None:
+        if self.rate is None:
             return
-        self._due_s += records / self._rate
+        self._due_s += records / self.rate
         ahead_s = self._due_s - self._clock()
         if ahead_s > 0:
             self._sleep(ahead_s)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,3 +55,44 @@ def settings_from(args: argparse.Namespace, **overrides: object) -> Settings:
     named = {name.replace("__", "."): value for name, value in overrides.items()}
     options = {"kafka.bootstrap": args.bootstrap, "kafka.prefix": args.prefix}
     return settings.load(args.config, overrides=options | named)
+
+
+def day_ms(day: str) -> int:
+    """A day (midnight) or moment in ISO 8601 as epoch ms; UTC where it names no offset.
+
+    Raises:
+        ConfigError: it is neither.
+
+    Example:
+        >>> day_ms("2017-07-01")
+        1498867200000
+    """
+    from schemas.errors import ConfigError
+
+    try:
+        moment = datetime.fromisoformat(day)
+    except ValueError as error:
+        raise ConfigError(f"{day!r} is no day: write it like 2017-07-01, or 2017-07-01T18:00") from error
+    return int((moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def moment(ts_ms: int) -> str:
+    """Event time for people, UTC.
+
+    Example:
+        >>> moment(1498867200000)
+        '2017-07-01 00:00'
+    """
+    return datetime.fromtimestamp(ts_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    """Options of commands that read a :mod:`streams.sources` source: ``--data``, ``--seed``, ``--customers``."""
+    parser.add_argument(
+        "--data",
+        choices=("complete-journey", "simulation"),
+        default="complete-journey",
+        help="where events come from: purchases of 2,467 households in 2017 (default), or the simulator's 2017",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of every random choice (default 0)")
+    parser.add_argument("--customers", type=int, default=2_000, metavar="N", help="of the simulation (default 2000)")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streams.commands import Subparsers, add_settings_options, new_parser, settings_from
+from streams.commands import Subparsers, add_settings_options, add_source_options, day_ms, new_parser, settings_from
 
 if TYPE_CHECKING:
     from models.checkpoint import Card
+    from models.metrics import Score
 
 
 def add(subparsers: Subparsers) -> None:
@@ -19,30 +20,36 @@ def add(subparsers: Subparsers) -> None:
         "train",
         "train a model and write its directory",
         "Events before --until go through the same code that serves: it makes snapshots and, as event time passes, "
-        "their labels.\nTraining reads those labelled snapshots and nothing else.",
-        "  pulsegraph train --data complete-journey --until 2017-07-01 --out .cache/model",
+        "their labels. Training reads those labelled snapshots and nothing else. Needs no Kafka.",
+        "  pulsegraph train --data complete-journey --until 2017-07-01 --out .cache/model\n"
+        "  pulsegraph train --data simulation --customers 500 --budget 20 --out .cache/toy",
     )
+    add_source_options(parser)
     parser.add_argument(
-        "--data", choices=("complete-journey", "simulation"), default="complete-journey", help="where events come from"
+        "--until", default="2017-07-01", metavar="DAY", help="use events before this day, UTC (default 2017-07-01)"
     )
-    parser.add_argument("--until", default="2017-07-01", metavar="DATE", help="use events before this day, UTC")
     parser.add_argument("--out", type=Path, metavar="DIR", help="model directory (PULSEGRAPH_MODEL_DIR)")
-    parser.add_argument("--budget", type=float, default=90.0, metavar="S", help="seconds of training (default 90)")
-    parser.add_argument("--seed", type=int, default=0, help="of training, and of the simulation")
-    parser.add_argument("--customers", type=int, default=2_000, help="of the simulation")
+    parser.add_argument(
+        "--budget", type=float, default=90.0, metavar="S", help="seconds of training, after the replay (default 90)"
+    )
     add_settings_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     from models.training import TrainSettings
+    from schemas.errors import ConfigError
     from streams.console.bars import training_bar
     from streams.sources import load_source
     from streams.training import train_on_events
 
     settings = settings_from(args, model_dir=args.out)
+    if args.budget <= 0:
+        raise ConfigError(f"--budget {args.budget:g}: give seconds above 0")
     until_ms = day_ms(args.until)
     source = load_source(args.data, seed=args.seed, customers=args.customers)
+    if until_ms <= source.from_ms:
+        raise ConfigError(f"{args.data} has no event before {args.until}: give a later --until")
     with training_bar() as progress:
         progress(0.0, "reading events")
         card = train_on_events(
@@ -60,23 +67,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def day_ms(day: str) -> int:
-    """Midnight UTC of an ISO day, in epoch ms.
-
-    Raises:
-        ConfigError: it is no day.
-    """
-    from schemas.errors import ConfigError
-
-    try:
-        return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000)
-    except ValueError as error:
-        raise ConfigError(f"{day!r} is no day: write it like 2017-07-01") from error
+def summary(card: Card) -> Iterator[str]:
+    """What training read and reached, a line per head."""
+    report = card.report
+    yield f"{report.outcomes:,} outcomes, {sum(report.seconds.values()):.0f} s"
+    for name, head in report.heads.items():
+        held_out = "other customers, later days" if head.split == "customers" else "campaigns not trained on"
+        yield f"{name}: AUC {_auc(head.model)} on {head.model.rows:,} held-out outcomes ({held_out})"
+        yield f"{name}: AUC {_auc(head.wide)} without the encoder, whose share is {head.gate:.2f}"
 
 
-def summary(card: Card) -> list[str]:
-    """What training reached, a line per head."""
-    return [
-        f"{head.head}: AUC {head.auc:.3f} ({head.auc_low:.3f}-{head.auc_high:.3f}) on {head.validated:,} held-out outcomes"
-        for head in card.report.heads
-    ]
+def _auc(score: Score) -> str:
+    if score.auc is None:
+        return "unknown (one label only)"
+    if score.auc_low is None or score.auc_high is None:
+        return f"{score.auc:.3f}"
+    return f"{score.auc:.3f} ({score.auc_low:.3f} to {score.auc_high:.3f})"

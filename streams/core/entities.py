@@ -48,7 +48,7 @@ class Entity(msgspec.Struct, array_like=True):
     edges: dict[str, InEdges] = {}
 
 
-_encode: Final = msgspec.msgpack.Encoder(order="deterministic").encode
+_pack: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(Entity).decode
 _decode_edge: Final = decoder(GraphEdge)
 
@@ -106,6 +106,17 @@ def neighbours(edges: InEdges, as_of_ms: int) -> list[tuple[str, int]]:
     """(customer, last ms) of the newest neighbours whose last edge is not after a time, newest first."""
     met = [(customer_id, last_ms) for customer_id, last_ms in edges.neighbours.items() if last_ms <= as_of_ms]
     return sorted(met, key=lambda neighbour: (-neighbour[1], neighbour[0]))
+
+
+def encode_entity(entity: Entity) -> bytes:
+    """The stored form; equal entities give equal bytes, whatever the order in which their edges came."""
+    edges = {
+        edge_type: InEdges(
+            one.count, one.first_ms, one.last_ms, dict(sorted(one.days.items())), dict(sorted(one.neighbours.items()))
+        )
+        for edge_type, one in sorted(entity.edges.items())
+    }
+    return _pack(Entity(entity.version, dict(sorted(entity.applied.items())), edges))
 
 
 def decode_entity(record: bytes) -> Entity:
@@ -182,7 +193,7 @@ class Entities:
 
     def cut(self, now_ms: int) -> EntityCut:
         """End the epoch. Entities have no timers: ``now_ms`` is not used."""
-        changes = [RecordChange(name, _encode(self._cache[name]), -1, -1) for name in sorted(self._dirty)]
+        changes = [RecordChange(name, encode_entity(self._cache[name]), -1, -1) for name in sorted(self._dirty)]
         self._dirty = set()
         return EntityCut(changes, msgspec.msgpack.encode(self._next_offset), self.next_offsets)
 

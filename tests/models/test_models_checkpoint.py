@@ -158,6 +158,11 @@ def pickled_encoder(directory: Path) -> None:
     resealed(directory)
 
 
+def a_directory_for_weights(directory: Path) -> None:
+    (directory / checkpoint.HEADS_FILE).unlink()
+    (directory / checkpoint.HEADS_FILE).mkdir()
+
+
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "nothing there": (lambda d: shutil.rmtree(d), "cannot be read"),
     "no card": (lambda d: (d / checkpoint.CARD_FILE).unlink(), "cannot be read"),
@@ -173,9 +178,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "a path in the card": (lambda d: resealed(d, files={"../../etc/passwd": "0"}), "exactly"),
     "a flipped byte": (flip_a_byte, "sha256"),
     "no weights": (lambda d: (d / checkpoint.ENCODER_FILE).unlink(), "cannot be read"),
-    "a directory for weights": (
-        lambda d: ((d / checkpoint.HEADS_FILE).unlink(), (d / checkpoint.HEADS_FILE).mkdir())[1], "cannot be read",
-    ),
+    "a directory for weights": (a_directory_for_weights, "cannot be read"),
     "truncated weights": (truncate, "not a safetensors file"),
     "a pickle for weights": (pickled_encoder, "not a safetensors file"),
     "empty weights": (write(checkpoint.HEADS_FILE, b""), "not a safetensors file"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -20,7 +21,8 @@ SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=32, positions=64)
 def run(found: list[Outcome], **settings):
     ticks = itertools.count()
     said: list[tuple[float, str]] = []
-    chosen = training.TrainSettings(**({"budget_s": 1e9, "size": SMALL, "max_steps": 8} | settings))
+    plain = training.TrainSettings(budget_s=1e9, size=SMALL, max_steps=8)
+    chosen = msgspec.structs.replace(plain, **settings)
     model = training.train(
         found, worlds.catalog(), worlds.lexicon(), clock=lambda: float(next(ticks)), settings=chosen,
         progress=lambda fraction, message: said.append((fraction, message)),

@@ -57,7 +57,7 @@ def _read(bootstrap: str, topic: str, count: int) -> list[int]:
     found: list[int] = []
     deadline = time.monotonic() + 30
     while len(found) < count and time.monotonic() < deadline:
-        found += [int(message.value()) for message in consumer.consume(1000, 0.5) if message.error() is None]
+        found += [int(message.value() or -1) for message in consumer.consume(1000, 0.5) if message.error() is None]
     consumer.close()
     return found
 

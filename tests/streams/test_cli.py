@@ -77,7 +77,7 @@ def test_exit_codes(
 
     class Failing:
         @staticmethod
-        def add(subparsers: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+        def add(subparsers: argparse._SubParsersAction) -> None:
             subparsers.add_parser("fail").set_defaults(run=fail)
 
         run = staticmethod(fail)

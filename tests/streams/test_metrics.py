@@ -11,7 +11,7 @@ import pytest
 
 from schemas.errors import ConfigError
 from streams import metrics as module
-from streams.metric_table import METRICS
+from streams.metric_table import METRICS, Metric
 from streams.metrics import Metrics
 from streams.offsets import Lag
 
@@ -24,7 +24,7 @@ def test_attributes_are_the_table() -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=lambda metric: metric.name)
-def test_names_say_kind_and_unit(metric: module.Metric) -> None:
+def test_names_say_kind_and_unit(metric: Metric) -> None:
     assert metric.meaning.endswith(".")
     assert metric.unit
     assert (metric.kind == "counter") == metric.name.endswith("_total")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import faust
 import pytest
@@ -83,7 +83,7 @@ class Rig:
             await self.runner.handle(self.queue.get_nowait())
 
     def deliver(self, topic: str, partition: int, count: int) -> None:
-        self.runner.deliver(TP("p." + topic, partition), [object()] * count)
+        self.runner.deliver(TP("p." + topic, partition), [cast(Any, object())] * count)
 
 
 def held(*numbers: int) -> set[TP]:

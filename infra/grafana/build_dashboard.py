@@ -1,0 +1,174 @@
+"""Writes ``dashboards/pulsegraph.json``. Run it after a change: ``python infra/grafana/build_dashboard.py``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+TARGET: Final = Path(__file__).parent / "dashboards" / "pulsegraph.json"
+_WIDTH: Final = 8
+_HEIGHT: Final = 8
+
+
+def _rate(metric: str, by: str = "") -> str:
+    return f"sum by ({by}) (rate({metric}[$__rate_interval]))" if by else f"sum(rate({metric}[$__rate_interval]))"
+
+
+def _quantile(share: float, metric: str, by: str = "") -> str:
+    return f"histogram_quantile({share}, {_rate(metric + '_bucket', 'le' + (', ' + by if by else ''))})"
+
+
+_HITS_AND_MISSES: Final = _rate("pulsegraph_cache_hits_total") + " + " + _rate("pulsegraph_cache_misses_total")
+
+# Row -> panels; a panel is a title, a unit of Grafana's, and (query, legend) pairs.
+ROWS: Final[dict[str, list[tuple[str, str, list[tuple[str, str]]]]]] = {
+    "Is it well?": [
+        (
+            "Event to prediction",
+            "s",
+            [
+                (_quantile(0.5, "pulsegraph_freshness_seconds"), "p50"),
+                (_quantile(0.95, "pulsegraph_freshness_seconds"), "p95"),
+                (_quantile(0.99, "pulsegraph_freshness_seconds"), "p99"),
+            ],
+        ),
+        ("Records behind", "short", [("sum by (role) (pulsegraph_lag_records)", "{{role}}")]),
+        ("Dead letters", "cps", [(_rate("pulsegraph_dead_letters_total", "topic, reason"), "{{topic}} {{reason}}")]),
+        ("Records in", "cps", [(_rate("pulsegraph_records_total", "topic"), "{{topic}}")]),
+        ("Predictions out", "cps", [(_rate("pulsegraph_predictions_total", "topic"), "{{topic}}")]),
+        ("AUC on known outcomes", "percentunit", [("pulsegraph_live_auc_ratio", "{{head}}")]),
+        ("Outcomes behind that AUC", "short", [("pulsegraph_live_auc_pairs", "{{head}}")]),
+    ],
+    "Ingest": [
+        ("What became of records", "cps", [(_rate("pulsegraph_events_total", "outcome"), "{{outcome}}")]),
+        (
+            "Watermark behind the wall clock",
+            "ms",
+            [("time() * 1000 - pulsegraph_watermark_timestamp_ms", "partition {{partition}}")],
+        ),
+        (
+            "Epoch flush",
+            "s",
+            [
+                (_quantile(0.5, "pulsegraph_epoch_flush_seconds", "role"), "{{role}} p50"),
+                (_quantile(0.95, "pulsegraph_epoch_flush_seconds", "role"), "{{role}} p95"),
+            ],
+        ),
+        ("Batch size", "short", [(_quantile(0.5, "pulsegraph_batch_records", "role"), "{{role}} p50")]),
+        ("Batches", "cps", [(_rate("pulsegraph_batches_total", "role"), "{{role}}")]),
+        (
+            "Timers",
+            "short",
+            [
+                (_rate("pulsegraph_timers_fired_total"), "fired/s"),
+                ("sum(pulsegraph_timers_pending)", "pending"),
+            ],
+        ),
+        ("Outcomes", "cps", [(_rate("pulsegraph_outcomes_total", "head, label"), "{{head}} = {{label}}")]),
+        (
+            "Erased customers, events settled early",
+            "cps",
+            [
+                (_rate("pulsegraph_erasures_total"), "erased"),
+                (_rate("pulsegraph_tail_overflow_total"), "settled early"),
+            ],
+        ),
+    ],
+    "State": [
+        ("Local stores", "bytes", [("sum by (role) (pulsegraph_state_bytes)", "{{role}}")]),
+        ("Changelog", "Bps", [(_rate("pulsegraph_changelog_bytes_total", "role"), "{{role}}")]),
+        (
+            "Customers in memory",
+            "short",
+            [
+                ("sum(pulsegraph_cache_customers)", "customers"),
+                (_rate("pulsegraph_cache_evictions_total"), "evicted/s"),
+            ],
+        ),
+        ("Memory for customers", "bytes", [("sum(pulsegraph_cache_bytes)", "estimated")]),
+        (
+            "Found in memory",
+            "percentunit",
+            [
+                ("1 - " + _rate("pulsegraph_cache_misses_total") + " / (" + _HITS_AND_MISSES + ")", "share"),
+            ],
+        ),
+        (
+            "Restoring",
+            "short",
+            [
+                (_rate("pulsegraph_restored_records_total", "role"), "{{role}} records/s"),
+                (_rate("pulsegraph_restored_bytes_total", "role"), "{{role}} bytes/s"),
+                ("max by (role) (pulsegraph_restore_seconds)", "{{role}} last, seconds"),
+            ],
+        ),
+    ],
+    "Encode": [
+        (
+            "One run of the model",
+            "s",
+            [
+                (_quantile(0.5, "pulsegraph_encode_seconds"), "p50"),
+                (_quantile(0.95, "pulsegraph_encode_seconds"), "p95"),
+            ],
+        ),
+        ("Snapshots in a run", "short", [(_quantile(0.5, "pulsegraph_encode_batch_snapshots"), "p50")]),
+        ("Waiting snapshots", "short", [("sum(pulsegraph_encode_queue_snapshots)", "waiting")]),
+        (
+            "Snapshots",
+            "cps",
+            [
+                (_rate("pulsegraph_snapshots_total", "kind"), "{{kind}}"),
+                (_rate("pulsegraph_snapshots_coalesced_total"), "coalesced"),
+            ],
+        ),
+    ],
+}
+
+
+def build() -> dict[str, Any]:
+    """The dashboard as Grafana's provisioning reads it."""
+    panels: list[dict[str, Any]] = []
+    y = 0
+    for row, contents in ROWS.items():
+        panels.append({"type": "row", "title": row, "gridPos": {"x": 0, "y": y, "w": 24, "h": 1}, "panels": []})
+        y += 1
+        for place, (title, unit, queries) in enumerate(contents):
+            position = {"x": place % 3 * _WIDTH, "y": y + place // 3 * _HEIGHT, "w": _WIDTH, "h": _HEIGHT}
+            panels.append(_panel(title, unit, queries, position))
+        y += (len(contents) + 2) // 3 * _HEIGHT
+    for number, panel in enumerate(panels, start=1):
+        panel["id"] = number
+    return {
+        "uid": "pulsegraph",
+        "title": "pulsegraph",
+        "schemaVersion": 39,
+        "refresh": "10s",
+        "time": {"from": "now-30m", "to": "now"},
+        "timezone": "browser",
+        "panels": panels,
+    }
+
+
+def _panel(title: str, unit: str, queries: list[tuple[str, str]], position: dict[str, int]) -> dict[str, Any]:
+    return {
+        "type": "timeseries",
+        "title": title,
+        "gridPos": position,
+        "datasource": {"type": "prometheus", "uid": "prometheus"},
+        "fieldConfig": {"defaults": {"unit": unit, "min": 0}, "overrides": []},
+        "targets": [
+            {"refId": chr(ord("A") + place), "expr": expression, "legendFormat": legend}
+            for place, (expression, legend) in enumerate(queries)
+        ],
+    }
+
+
+def text() -> str:
+    """The file's content."""
+    return json.dumps(build(), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    TARGET.write_text(text())

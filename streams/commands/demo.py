@@ -1,0 +1,74 @@
+"""``pulsegraph demo``: everything, on real data, with one command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streams.commands import Subparsers, new_parser
+
+if TYPE_CHECKING:
+    from streams.demo.run import Summary
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = new_parser(
+        subparsers,
+        "demo",
+        "show the whole pipeline on real shopping data",
+        "Trains a small model on January to June 2017 of the Complete Journey data (cached afterwards), starts a "
+        "broker and one\nworker, replays July to December through Kafka, and ends with sums that add up and with the "
+        "AUC of the churn\npredictions it made, judged by what the households did next.",
+        "  pulsegraph demo\n  pulsegraph demo --limit 20000\n  pulsegraph demo --broker apache --json",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="replay about N events, of whole households")
+    parser.add_argument("--rate", type=float, metavar="N", help="events/s; default: as fast as predictions stay fresh")
+    parser.add_argument("--broker", choices=("embedded", "apache"), default="embedded", help="which broker to start")
+    parser.add_argument("--fresh", action="store_true", help="train again although a model is cached")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON on stdout, and no live screen")
+    parser.add_argument(
+        "--cache", type=Path, default=Path(".cache/demo"), metavar="DIR", help="model, state and logs (.cache/demo)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from schemas.codec import json_encode
+    from schemas.errors import ConfigError
+    from streams.console.bars import training_bar
+    from streams.demo.run import DemoRun, ensure_model
+
+    if args.limit is not None and args.limit < 1:
+        raise ConfigError(f"--limit is {args.limit}: give a number of events above 0, or leave it out for all")
+    args.cache.mkdir(parents=True, exist_ok=True)
+    model = ensure_model(args.cache, args.limit is not None, args.fresh, training_bar)
+    demo = DemoRun(cache=args.cache, model=model, broker=args.broker, limit=args.limit, rate=args.rate)
+    summary = demo.run(args.json)
+    for line in describe(summary):
+        print(line, file=sys.stderr if args.json else sys.stdout)
+    if args.json:
+        print(json_encode(summary).decode())
+    return 1 if summary.problems else 0
+
+
+def describe(summary: Summary) -> list[str]:
+    """The summary for a person."""
+
+    def shown(value: float | None, format_spec: str) -> str:
+        return "-" if value is None else format(value, format_spec)
+
+    lines = [
+        "",
+        f"{summary.events:,} events produced = {summary.applied:,} applied + {summary.duplicates:,} duplicates "
+        f"+ {summary.dead_lettered:,} dead-lettered",
+        f"{summary.snapshots:,} snapshots = {summary.encoded:,} encoded + {summary.coalesced:,} coalesced",
+        *(f"{count:,} records on {topic}" for topic, count in summary.predictions.items()),
+        f"{summary.events_per_s:,.0f} events/s; event to prediction p50 {shown(summary.freshness_p50_ms, ',.0f')} ms, "
+        f"p95 {shown(summary.freshness_p95_ms, ',.0f')} ms",
+        f"live churn AUC {shown(summary.churn_auc, '.3f')} over {summary.churn_scored:,} predictions whose outcome is "
+        f"known; redemption {shown(summary.redemption_auc, '.3f')} over {summary.redemption_scored:,}",
+        f"model {summary.model_version}, {summary.broker} broker, {summary.wall_s:.0f} s",
+    ]
+    return lines + [f"PROBLEM: {problem}" for problem in summary.problems]

@@ -1,0 +1,158 @@
+"""Reads what the pipeline publishes, as a campaign system would, and keeps what the demo shows."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+
+from schemas import codec
+from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPrediction
+from schemas.snapshot import Outcome
+from streams.core.scoring import LiveScore
+
+CHURN: Final = "predictions.churn"
+REDEMPTION: Final = "predictions.redemption"
+ACTIONS: Final = "predictions.next-best-action"
+TOPICS: Final = (CHURN, REDEMPTION, ACTIONS, "outcomes", "dead-letter")
+
+_RISERS: Final = 200
+_LATENCIES: Final = 20_000
+_RECENT: Final = 2_000
+
+
+class Riser(msgspec.Struct, frozen=True):
+    """A customer whose churn risk went up between two predictions."""
+
+    customer_id: str
+    before: float
+    now: float
+    why: str
+    as_of_ms: int
+
+
+class Collector:
+    """A thread that follows predictions and outcomes from the beginning.
+
+    Attributes are read by the view while the thread writes them; each is replaced or appended to in one step.
+    """
+
+    def __init__(self, client: Mapping[str, Any], prefix: str, partitions: int) -> None:
+        self.predictions: Counter[str] = Counter()
+        self.repeated = 0
+        self.dead_letters: Counter[str] = Counter()
+        self.freshness_ms: deque[float] = deque(maxlen=_LATENCIES)
+        self.recent_freshness_ms: deque[float] = deque(maxlen=_RECENT)
+        self.risers: deque[Riser] = deque(maxlen=_RISERS)
+        self.actions: deque[NextBestAction] = deque(maxlen=50)
+        self.scores = {"churn": LiveScore(window=None), "redemption": LiveScore(window=None)}
+        self.heard_s = time.monotonic()
+        self.failure: Exception | None = None
+        self._newest_ms = 0
+        self._risk: dict[str, float] = {}
+        self._seen: set[bytes] = set()
+        self._prefix = prefix
+        self._places = [
+            TopicPartition(prefix + topic, partition, OFFSET_BEGINNING)
+            for topic in TOPICS
+            for partition in range(partitions)
+        ]
+        self._consumer = Consumer({**client, "group.id": "pulsegraph-demo", "enable.auto.commit": False})
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="collector", daemon=True)
+        self._churn = msgspec.json.Decoder(ChurnPrediction).decode
+        self._redemption = msgspec.json.Decoder(RedemptionPrediction).decode
+        self._action = msgspec.json.Decoder(NextBestAction).decode
+        self._outcome = codec.decoder(Outcome)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Read what is still there, then end."""
+        self._stopping.set()
+        self._thread.join(timeout=30.0)
+
+    def score(self, until_ms: int) -> dict[str, tuple[float | None, int]]:
+        """(AUC, predictions scored) per head, over questions whose horizon ended by ``until_ms``."""
+        found = {}
+        for head, score in self.scores.items():
+            score.pass_time(until_ms)
+            found[head] = (score.auc(), len(score))
+        return found
+
+    def _follow(self) -> None:
+        try:
+            self._consumer.assign(self._places)
+            while True:
+                messages = self._consumer.consume(5_000, timeout=0.1)
+                for message in messages:
+                    if message.error() is None:
+                        self._take(message)
+                if messages:
+                    self.heard_s = time.monotonic()
+                elif self._stopping.is_set():
+                    return
+        except (KafkaException, msgspec.DecodeError) as error:
+            self.failure = error
+        finally:
+            self._consumer.close()
+
+    def _take(self, message: Any) -> None:
+        topic, value = message.topic().removeprefix(self._prefix), message.value()
+        if topic == "dead-letter":
+            headers = dict(message.headers() or ())
+            self.dead_letters[headers.get("dl_reason", b"?").decode()] += 1
+        elif topic == "outcomes":
+            outcome: Outcome = self._outcome(value)
+            self.scores[outcome.head].answered(outcome.outcome_id, outcome.label, outcome.due_ms)
+        elif topic == CHURN:
+            self._take_churn(self._churn(value), message)
+        elif topic == REDEMPTION:
+            redemption = self._redemption(value)
+            if self._count(topic, redemption.prediction_id):
+                self.scores["redemption"].predicted(redemption.prediction_id, redemption.probability)
+        else:
+            action = self._action(value)
+            if self._count(topic, action.prediction_id):
+                self.actions.append(action)
+
+    def _take_churn(self, prediction: ChurnPrediction, message: Any) -> None:
+        if not self._count(CHURN, prediction.prediction_id):
+            return
+        if prediction.snapshot_kind == "horizon":
+            self.scores["churn"].predicted(prediction.prediction_id, prediction.probability)
+        else:
+            # Until it was made, and from there until a consumer has it.
+            arrival_ms = time.time() * 1000 - message.timestamp()[1]
+            self.freshness_ms.append(prediction.latency_ms + max(0.0, arrival_ms))
+            self.recent_freshness_ms.append(self.freshness_ms[-1])
+        before = self._risk.get(prediction.customer_id)
+        self._risk[prediction.customer_id] = prediction.probability
+        if before is not None and prediction.probability > before + 0.02:
+            pushing = [reason.text for reason in prediction.reason_codes if reason.weight > 0]
+            why = "; ".join(pushing[:2]) or "many small things"
+            self.risers.append(
+                Riser(prediction.customer_id, before, prediction.probability, why, prediction.as_of_ms)
+            )
+
+    def _count(self, topic: str, prediction_id: str) -> bool:
+        """Count a prediction once, however often it was emitted."""
+        key = topic[12:14].encode() + bytes.fromhex(prediction_id)
+        if key in self._seen:
+            self.repeated += 1
+            return False
+        self._seen.add(key)
+        self.predictions[topic] += 1
+        return True
+
+
+def percentile(values: Any, share: float) -> float | None:
+    """The value below which ``share`` of the values lie; None for none."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None

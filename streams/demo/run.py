@@ -1,0 +1,333 @@
+"""The demo's stages: model, broker, topics, worker, replay, drain, sums."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from schemas.errors import ModelRefused, Stop
+from streams import admin
+from streams.core.config import CoreConfig
+from streams.datasets.complete_journey import CompleteJourney
+from streams.demo.collector import Collector, percentile
+from streams.demo.scrape import WorkerNumbers, scrape
+from streams.demo.view import View, open_view
+from streams.pacing import Pacer
+from streams.processes import Child, free_port, tail_of
+from streams.replay import OrderedProducer, ReplayReport, publish_catalog, replay
+
+SPLIT_MS: Final = 1_498_867_200_000  # 2017-07-01: trained on what came before, judged on what comes after
+END_MS: Final = 1_514_764_800_000  # 2018-01-01
+PARTITIONS: Final = 4
+CHURN_AUC_FLOOR: Final = 0.80
+_ENOUGH_SCORED: Final = 2_000
+
+_TRAIN_EVENTS_SMALL: Final = 100_000
+_BUDGET_S: Final = (10.0, 75.0)
+_STALL_S: Final = 90.0
+_QUIET_S: Final = 1.5
+_QUEUE_AIM: Final = 48
+_RATES: Final = (400.0, 20_000.0)
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """The last line of ``pulsegraph demo --json``."""
+
+    events: int
+    applied: int
+    duplicates: int
+    dead_lettered: int
+    predictions: dict[str, int]
+    events_per_s: float
+    freshness_p50_ms: float | None
+    freshness_p95_ms: float | None
+    churn_auc: float | None
+    wall_s: float
+    churn_scored: int
+    redemption_auc: float | None
+    redemption_scored: int
+    snapshots: int
+    encoded: int
+    coalesced: int
+    late: int
+    model_version: str
+    broker: str
+
+    @property
+    def problems(self) -> list[str]:
+        """What does not add up; empty for a demo that worked."""
+        found = []
+        if self.events != self.applied + self.duplicates + self.dead_lettered:
+            found.append("events produced are not applied + duplicates + dead-lettered")
+        if self.snapshots != self.encoded + self.coalesced:
+            found.append("snapshots emitted are not encoded + coalesced")
+        if self.churn_auc is not None and self.churn_scored >= _ENOUGH_SCORED and self.churn_auc < CHURN_AUC_FLOOR:
+            found.append(f"the live churn AUC {self.churn_auc:.3f} is below {CHURN_AUC_FLOOR}")
+        return found
+
+
+def say(text: str) -> None:
+    """One line of progress, where it does not disturb a JSON reader."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def ensure_model(cache: Path, small: bool, fresh: bool, bar: Callable[[], object]) -> Path:
+    """The demo's model directory, trained on the first half of the year where none is cached.
+
+    Args:
+        small: train on a part of the households and for a shorter time; a full model is taken where there is one.
+        fresh: train even though a model is cached.
+        bar: opens a progress bar, see :func:`streams.console.bars.training_bar`.
+    """
+    from models.checkpoint import load
+
+    for name in ("model", "model-small") if small else ("model",):
+        directory = cache / name
+        if directory.exists() and not fresh:
+            try:
+                load(directory)
+            except ModelRefused as refused:
+                say(f"the cached model is trained again: {refused}")
+            else:
+                say(f"model: {directory} (cached)")
+                return directory
+    directory = cache / ("model-small" if small else "model")
+    _train(directory, small, bar)
+    return directory
+
+
+def _train(directory: Path, small: bool, bar: Callable[[], object]) -> None:
+    from models.training import TrainSettings
+    from streams.training import train_on_events
+
+    say("training a model on January to June" + (" (a part of the households)" if small else ""))
+    started = time.monotonic()
+    with bar() as progress:  # type: ignore[attr-defined]
+        progress(0.0, "reading Complete Journey")
+        journey = CompleteJourney.load()
+        households = journey.households_for(_TRAIN_EVENTS_SMALL, journey.from_ms, SPLIT_MS) if small else None
+        events = [
+            (record.topic, record.key, record.body, record.event_ts_ms)
+            for record in journey.events(journey.from_ms, SPLIT_MS, households)
+            if record.body is not None
+        ]
+        card = train_on_events(
+            events,
+            {entry.key: entry for entry in journey.catalog()},
+            directory,
+            config=CoreConfig(),
+            until_ms=SPLIT_MS,
+            settings=TrainSettings(budget_s=_BUDGET_S[0 if small else 1]),
+            progress=progress,
+        )
+    say(f"model {card.model_version} trained in {time.monotonic() - started:.0f} s: {directory}")
+
+
+class DemoRun:
+    """One run, from an empty broker to the summary.
+
+    Args:
+        limit: about this many events, of whole households; None for all of them.
+        rate: events/s; None for as fast as predictions stay fresh.
+    """
+
+    def __init__(self, *, cache: Path, model: Path, broker: str, limit: int | None, rate: float | None) -> None:
+        self.produced = 0
+        self.total = 0
+        self.event_time_ms = 0
+        self.events_per_s = 0.0
+        self.numbers = WorkerNumbers()
+        self.collector: Collector
+        self._cache = cache
+        self._model = model
+        self._broker = broker
+        self._limit = limit
+        self._rate = rate
+        self._report: ReplayReport | None = None
+        self._failure: BaseException | None = None
+
+    def run(self, json_only: bool) -> Summary:
+        """All stages; returns the sums.
+
+        Raises:
+            Stop: the worker died or stood still; the message shows the end of its log.
+        """
+        started = time.monotonic()
+        say("reading Complete Journey")
+        journey = CompleteJourney.load()
+        households = journey.households_for(self._limit, SPLIT_MS, END_MS) if self._limit else None
+        self.total = journey.count(SPLIT_MS, END_MS, households)
+        with ExitStack() as stack:
+            bootstrap = stack.enter_context(self._start_broker())
+            client: dict[str, str | int | float | bool] = {"bootstrap.servers": bootstrap, "log_level": 0}
+            admin.create_topics(admin.connect(client), partitions=PARTITIONS)
+            producer = OrderedProducer(bootstrap, config={"log_level": 0})
+            entries = publish_catalog(journey.catalog(), producer, partitions=PARTITIONS)
+            say(f"broker {self._broker} on {bootstrap}: topics created, {entries:,} catalog entries published")
+            port = free_port()
+            worker = stack.enter_context(self._start_worker(bootstrap, port))
+            self._await_worker(worker, port)
+            self.collector = Collector(client, "", PARTITIONS)
+            self.collector.start()
+            view = stack.enter_context(open_view(json_only))
+            self._replay(journey, households, producer, worker, port, view)
+            self.collector.stop()
+            worker.child.stop(timeout_s=30.0)
+            if worker.child.returncode != 0:
+                raise Stop(f"the worker ended with {worker.child.returncode}: {tail_of(worker.log)}")
+        if self.collector.failure is not None:
+            raise Stop(f"predictions could not be read: {self.collector.failure}")
+        return self._summary(time.monotonic() - started)
+
+    @contextmanager
+    def _start_broker(self) -> Iterator[str]:
+        from streams.broker import EmbeddedBroker
+        from streams.broker_apache import ApacheBroker
+
+        if self._broker == "apache":
+            folder = self._cache / "kafka"
+            shutil.rmtree(folder, ignore_errors=True)
+            with ApacheBroker(data_dir=folder) as broker:
+                yield broker.bootstrap
+        else:
+            with EmbeddedBroker() as embedded:
+                yield embedded.bootstrap
+
+    @contextmanager
+    def _start_worker(self, bootstrap: str, port: int) -> Iterator[_WorkerProcess]:
+        state = self._cache / "state"
+        shutil.rmtree(state, ignore_errors=True)
+        log = self._cache / "worker.log"
+        log.unlink(missing_ok=True)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PULSEGRAPH_")} | {
+            "PULSEGRAPH_KAFKA_BOOTSTRAP": bootstrap,
+            "PULSEGRAPH_KAFKA_PARTITIONS": str(PARTITIONS),
+            "PULSEGRAPH_STATE_DIR": str(state),
+            "PULSEGRAPH_MODEL_DIR": str(self._model),
+            "PULSEGRAPH_METRICS_PORT": str(port),
+            # On the embedded broker a group forms in half the session timeout.
+            "PULSEGRAPH_KAFKA_SESSION_TIMEOUT_MS": "6000",
+            # Heartbeats come from the replay: no topic is ever idle, and every run settles alike.
+            "PULSEGRAPH_INGEST_IDLE_MS": "0",
+            "PULSEGRAPH_ENCODE_THREADS": "1",
+        }
+        child = Child([sys.executable, "-m", "streams.cli", "worker", "--verbose"], log, env=environment)
+        try:
+            yield _WorkerProcess(child, log)
+        finally:
+            child.stop()
+
+    def _await_worker(self, worker: _WorkerProcess, port: int) -> None:
+        deadline = time.monotonic() + _STALL_S
+        while scrape(port) is None:
+            if not worker.child.running or time.monotonic() > deadline:
+                raise Stop(f"the worker did not start: {tail_of(worker.log)}")
+            time.sleep(0.2)
+        say("worker with roles ingest, encode, entities, learn started")
+
+    def _replay(
+        self,
+        journey: CompleteJourney,
+        households: frozenset[str] | None,
+        producer: OrderedProducer,
+        worker: _WorkerProcess,
+        port: int,
+        view: View,
+    ) -> None:
+        say(f"replaying {self.total:,} events, July to December 2017")
+        pacer = Pacer(self._rate or _RATES[0] * 4)
+        source = self._counted(journey, households)
+        thread = threading.Thread(target=self._produce, args=(source, producer, pacer), name="replay", daemon=True)
+        started = moved = quiet = time.monotonic()
+        thread.start()
+        while True:
+            time.sleep(0.25)
+            known = scrape(port)
+            now = time.monotonic()
+            if not worker.child.running:
+                raise Stop(f"the worker ended with {worker.child.returncode}: {tail_of(worker.log)}")
+            if self._failure is not None:
+                raise Stop(f"the replay failed: {self._failure}") from self._failure
+            if known is not None and known != self.numbers:
+                moved = quiet = now
+                self.events_per_s = known.events / (now - started)
+                self.numbers = known
+            if known is not None and self._rate is None:
+                pacer.rate = _steer(pacer.rate or _RATES[0], known.queue, self.produced - known.events)
+            view.show(self)
+            # The collector may still be reading what the worker is long done with.
+            done = self._report is not None and self.numbers.events >= self._report.events
+            if done and self.numbers.snapshots_waiting == 0 and now - max(quiet, self.collector.heard_s) > _QUIET_S:
+                return
+            if now - moved > _STALL_S:
+                raise Stop(
+                    f"nothing moved for {_STALL_S:.0f} s: {self.produced:,} events produced, {self.numbers}; "
+                    f"the worker's log ends with: {tail_of(worker.log)}"
+                )
+
+    def _counted(self, journey: CompleteJourney, households: frozenset[str] | None) -> Iterator[object]:
+        for record in journey.events(SPLIT_MS, END_MS, households):
+            yield record
+            self.produced += 1
+            self.event_time_ms = record.event_ts_ms
+
+    def _produce(self, source: Iterator[object], producer: OrderedProducer, pacer: Pacer) -> None:
+        try:
+            self._report = replay(
+                source,  # type: ignore[arg-type]
+                producer,
+                partitions=PARTITIONS,
+                until_ms=END_MS + CoreConfig().lateness_ms,
+                pacer=pacer,
+            )
+        except Exception as error:  # noqa: BLE001 - shown by the thread that waits for this one
+            self._failure = error
+
+    def _summary(self, wall_s: float) -> Summary:
+        from models.checkpoint import read_card
+
+        assert self._report is not None
+        scores = self.collector.score(END_MS)
+        fresh, numbers = list(self.collector.freshness_ms), self.numbers
+        return Summary(
+            events=self._report.events,
+            applied=numbers.applied,
+            duplicates=numbers.duplicates,
+            dead_lettered=numbers.dead_lettered,
+            predictions=dict(sorted(self.collector.predictions.items())),
+            events_per_s=round(self.events_per_s, 1),
+            freshness_p50_ms=percentile(fresh, 0.5),
+            freshness_p95_ms=percentile(fresh, 0.95),
+            churn_auc=scores["churn"][0],
+            wall_s=round(wall_s, 1),
+            churn_scored=scores["churn"][1],
+            redemption_auc=scores["redemption"][0],
+            redemption_scored=scores["redemption"][1],
+            snapshots=numbers.snapshots,
+            encoded=numbers.encoded,
+            coalesced=numbers.coalesced,
+            late=numbers.late,
+            model_version=read_card(self._model).model_version,
+            broker=self._broker,
+        )
+
+
+class _WorkerProcess(msgspec.Struct, frozen=True):
+    child: Child
+    log: Path
+
+
+def _steer(rate: float, queue: int, lag: int) -> float:
+    """Faster while predictions are fresh, slower when snapshots or events pile up."""
+    behind = queue > _QUEUE_AIM * 4 or lag > rate * 1.5
+    step = 0.75 if behind else 1.04 if queue > _QUEUE_AIM else 1.12
+    return min(_RATES[1], max(_RATES[0], rate * step))

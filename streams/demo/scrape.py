@@ -1,0 +1,70 @@
+"""The worker's own numbers, from its ``/metrics``: the demo sees of a worker what an SRE would."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections import defaultdict
+from typing import Final
+
+import msgspec
+from prometheus_client.parser import text_string_to_metric_families
+
+_TIMEOUT_S: Final = 5.0
+
+
+class WorkerNumbers(msgspec.Struct, frozen=True):
+    """What became of events and snapshots so far."""
+
+    applied: int = 0
+    duplicates: int = 0
+    dead_lettered: int = 0
+    late: int = 0
+    replayed: int = 0
+    snapshots: int = 0
+    encoded: int = 0
+    coalesced: int = 0
+    queue: int = 0
+    state_bytes: int = 0
+
+    @property
+    def events(self) -> int:
+        """Events with a decided fate."""
+        return self.applied + self.duplicates + self.dead_lettered
+
+    @property
+    def snapshots_waiting(self) -> int:
+        return self.snapshots - self.encoded - self.coalesced
+
+
+def scrape(port: int) -> WorkerNumbers | None:
+    """Read the numbers; None while the worker does not answer yet."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=_TIMEOUT_S) as answer:
+            return parse(answer.read().decode())
+    except (urllib.error.URLError, OSError):
+        return None
+
+
+def parse(text: str) -> WorkerNumbers:
+    """The numbers in a text exposition."""
+    sums: dict[str, float] = defaultdict(float)
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == "pulsegraph_events_total":
+                if sample.labels["role"] == "ingest":
+                    sums[sample.labels["outcome"]] += sample.value
+            else:
+                sums[sample.name.removeprefix("pulsegraph_")] += sample.value
+    return WorkerNumbers(
+        applied=int(sums["applied"]),
+        duplicates=int(sums["duplicates"]),
+        dead_lettered=int(sums["dead_lettered"]),
+        late=int(sums["late"]),
+        replayed=int(sums["replayed"]),
+        snapshots=int(sums["snapshots_total"]),
+        encoded=int(sums["encode_batch_snapshots_sum"]),
+        coalesced=int(sums["snapshots_coalesced_total"]),
+        queue=int(sums["encode_queue_snapshots"]),
+        state_bytes=int(sums["state_bytes"]),
+    )
