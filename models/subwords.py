@@ -53,7 +53,7 @@ def learn(text_counts: Mapping[str, int], size: int) -> list[str]:
 
     Example:
         >>> learn({"tea tea tea": 1, "ten": 1}, 6)
-        ['t', '##e', '##a', '##n', 'te', 'tea']
+        ['##e', 't', '##a', '##n', 'te', 'tea']
     """
     words = split_words(text_counts)
     common = sorted(words.items(), key=lambda item: (-item[1], item[0]))[:MAX_WORDS]

@@ -166,7 +166,9 @@ def _fit_wide(head: Head, data: Data, settings: TrainSettings, generator: np.ran
     if len(train) > settings.fit_rows:
         train = np.sort(generator.permutation(train)[: settings.fit_rows])
     chosen = rows.take(train)
-    return fit(chosen.inputs(), chosen.labels, chosen.customers)
+    # New campaigns are what a redemption is scored for, so the ridge must hold across campaigns.
+    across = head == "redemption" and len(np.unique(chosen.campaign)) >= outcomes.MIN_CAMPAIGNS
+    return fit(chosen.inputs(), chosen.labels, chosen.campaign if across else chosen.customers)
 
 
 def _pretrain(

@@ -133,15 +133,15 @@ class EmbeddedBroker:
             self._child = Child(argv, self.log_path, stop_signal=signal.SIGINT)
             if wait_until_ready(self.bootstrap, self._timeout_s, child=self._child) and self._child.running:
                 return
-            ended = not self._child.running
-            self._child.stop()
+            ended, said = not self._child.running, tail_of(self.log_path, 3)
+            self.stop()
             if self._wanted_port and ended:
                 raise ConfigError(
                     f"the embedded broker cannot listen on 127.0.0.1:{self._port}; is the port in use? "
-                    f"Choose another, or 0 for a free one. It said: {tail_of(self.log_path, 3)}"
+                    f"Choose another, or 0 for a free one. It said: {said}"
                 )
             if attempt == _ATTEMPTS or not ended:
-                raise Stop(f"the embedded broker did not answer in {self._timeout_s:.0f} s: {tail_of(self.log_path)}")
+                raise Stop(f"the embedded broker did not answer in {self._timeout_s:.0f} s: {said}")
 
     def stop(self) -> None:
         if self._child is not None:

@@ -11,7 +11,20 @@ from importlib import metadata
 from typing import Final, Protocol
 
 from schemas.errors import PulsegraphError
-from streams.commands import Subparsers, broker, demo, settings, topics, train, worker
+from streams.commands import (
+    Subparsers,
+    broker,
+    customer,
+    demo,
+    entity,
+    replay,
+    settings,
+    simulate,
+    tail,
+    topics,
+    train,
+    worker,
+)
 
 EXIT_ERROR: Final = 2
 EXIT_INTERRUPTED: Final = 130
@@ -29,7 +42,19 @@ class Command(Protocol):
 
 
 #: In the order in which a new user meets them.
-COMMANDS: Final[tuple[Command, ...]] = (demo, broker, topics, train, worker, settings)
+COMMANDS: Final[tuple[Command, ...]] = (
+    demo,
+    broker,
+    topics,
+    train,
+    worker,
+    replay,
+    simulate,
+    tail,
+    customer,
+    entity,
+    settings,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

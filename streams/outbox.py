@@ -15,14 +15,14 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from schemas.errors import DeliveryFailed
 
-Headers = list[tuple[str, str | bytes | None]]
+Headers = Sequence[tuple[str, str | bytes | None]]
 
 ANY_PARTITION: Final = -1  # librdkafka: ask the partitioner
 NOW: Final = 0  # librdkafka: the time of the send

@@ -6,7 +6,7 @@ Kafka's record timestamp is the wall time of producing; event time is in the val
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -51,7 +51,14 @@ class Transport(Protocol):
     """The part of a confluent-kafka producer that a replay uses; a test's double has it too."""
 
     def produce(
-        self, topic: str, value: bytes | None, key: bytes | None, partition: int, *, headers: Any = None
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        partition: int,
+        *,
+        timestamp: int = 0,
+        headers: Any = None,
     ) -> None: ...
     def poll(self, timeout: float, /) -> int: ...
     def flush(self, timeout: float, /) -> int: ...
@@ -72,7 +79,7 @@ class OrderedProducer:
         bootstrap: str,
         *,
         timeout_s: float = 60.0,
-        config: dict[str, str | int | bool] | None = None,
+        config: Mapping[str, str | int | float | bool] | None = None,
         transport: Callable[[dict[str, Any]], Transport] = Producer,
     ) -> None:
         self._timeout_s = timeout_s
@@ -87,14 +94,23 @@ class OrderedProducer:
                 "linger.ms": 20,
                 "batch.size": 1 << 20,
                 "message.timeout.ms": int(timeout_s * 1000),
+                "log_level": 0,  # what matters comes back as DeliveryFailed
                 "delivery.report.only.error": True,
                 "on_delivery": self._on_failure,
                 **(config or {}),
             }
         )
 
-    def send(self, topic: str, key: bytes | None, value: bytes | None, partition: int, headers: Headers = ()) -> None:
-        """Hand one record over; waits while the queue is full.
+    def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int,
+        headers: Headers = (),
+        timestamp_ms: int = 0,
+    ) -> None:
+        """Hand one record over; waits while the queue is full. A timestamp of 0 is the time of sending.
 
         Raises:
             DeliveryFailed: an earlier record was refused, or the queue does not drain.
@@ -103,9 +119,11 @@ class OrderedProducer:
         while True:
             try:
                 if headers:
-                    self._producer.produce(topic, value, key, partition, headers=list(headers))
+                    self._producer.produce(
+                        topic, value, key, partition, timestamp=timestamp_ms, headers=list(headers)
+                    )
                 else:
-                    self._producer.produce(topic, value, key, partition)
+                    self._producer.produce(topic, value, key, partition, timestamp=timestamp_ms)
                 return
             except BufferError:
                 give_up_s = give_up_s or time.monotonic() + self._timeout_s
@@ -174,6 +192,7 @@ def replay(
     until_ms: int | None = None,
     pacer: Pacer | None = None,
     with_cloudevents: bool = False,
+    shift_ms: int | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> ReplayReport:
     """Produce ``records`` in their order and return when all are acknowledged.
@@ -188,6 +207,9 @@ def replay(
         pacer: limits the pace; none for as fast as it goes.
         with_cloudevents: write CloudEvents headers on records that have an event id. Costs more than half
             of the speed.
+        shift_ms: give records the Kafka timestamp ``event time + shift_ms`` instead of the time of sending, so that
+            two replays of a stream are the same log, byte for byte. Freshness then means nothing, and the broker
+            deletes what is older than a topic's retention: shift to the present.
         clock: seconds, monotonic; for the report.
 
     Raises:
@@ -210,7 +232,7 @@ def replay(
         key, value, beat_headers = heartbeat.encode(event_ts_ms)
         for name in names.values():
             for partition in range(partitions):
-                send(name, key, value, partition, beat_headers)
+                send(name, key, value, partition, beat_headers, 0 if shift_ms is None else event_ts_ms + shift_ms)
         return len(names) * partitions
 
     since_wait = 0
@@ -236,7 +258,7 @@ def replay(
         else:
             key, value, headers = record.key, record.value, ()
         partition = partition_for(key, partitions) if key is not None else event_ts_ms % partitions
-        send(names[topic], key, value, partition, headers)
+        send(names[topic], key, value, partition, headers, 0 if shift_ms is None else event_ts_ms + shift_ms)
         produced[topic] += 1
         size += len(key or b"") + len(value or b"")
         since_wait += 1

@@ -36,8 +36,6 @@ def run(args: argparse.Namespace) -> int:
         level=logging.INFO if args.verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    settings = settings_from(
-        args, model_dir=args.model, state_dir=args.state_dir, metrics_port=args.metrics_port
-    )
+    settings = settings_from(args, model_dir=args.model, state_dir=args.state_dir, metrics_port=args.metrics_port)
     roles = [role.strip() for role in args.roles.split(",") if role.strip()]
     return Worker(settings, roles).run()

@@ -23,8 +23,12 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     edge_half_life_ms: int = 28 * DAY_MS
     recent_ids: int = 64
     """Event ids remembered per customer behind the lateness bound."""
-    tail_limit: int = 512
-    """Events younger than the bound kept apart; the oldest settle early beyond it."""
+    tail_limit: int = 16_384
+    """Most unsettled events of one customer; the oldest settle early beyond it, and what then comes before them is late.
+
+    Far above what people do inside the lateness bound: a worker that catches up may read one topic a whole fetch
+    ahead of another, and everything in between waits here.
+    """
     sends_kept: int = 32
     activity_events: tuple[str, ...] = ("purchase",)
     """Clickstream events that count as being active: churn is their absence."""

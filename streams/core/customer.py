@@ -7,7 +7,7 @@ bound, sorted. What is seen is ``settled`` with the tail folded on top.
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from operator import attrgetter
 from typing import Final
 
@@ -21,6 +21,7 @@ from streams.core.snapshots import snapshot_of
 
 RECORD_VERSION: Final = 1
 _order = attrgetter("order")
+_time = attrgetter("ts_ms")
 
 
 class CustomerRecord(msgspec.Struct, array_like=True):
@@ -59,7 +60,7 @@ class Customer:
     Example: apply events as they arrive, settle as the watermark moves, ask for what is seen.
     """
 
-    __slots__ = ("_view", "_view_effects", "applied", "context", "erased_ms", "late", "settled", "tail")
+    __slots__ = ("_view", "_view_effects", "_waiting", "applied", "context", "erased_ms", "late", "settled", "tail")
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -68,6 +69,7 @@ class Customer:
         self.late: dict[str, int] = {}
         self.tail: list[Event] = []
         self.settled = Folded()
+        self._waiting: set[int] = set()  # ids of the tail
         self._view: Folded | None = None
         self._view_effects: list[Effect] = []
 
@@ -90,6 +92,7 @@ class Customer:
         customer.applied, customer.late, customer.settled = stored.applied, stored.late, stored.settled
         customer.erased_ms = stored.erased_ms
         customer.tail = [restore(event) for event in stored.tail]
+        customer._waiting = {event.uid for event in customer.tail}
         return customer
 
     def encode(self) -> bytes:
@@ -109,12 +112,12 @@ class Customer:
 
     def knows(self, event: Event) -> bool:
         """Whether an event with this id is in the tail or among the last settled ones."""
-        uid = event.uid
-        return uid in self.settled.recent or any(uid == waiting.uid for waiting in self.tail)
+        return event.uid in self._waiting or event.uid in self.settled.recent
 
     def insert(self, event: Event) -> None:
         """Put a punctual event in its place; in order it costs one fold step, out of order a refold of the tail."""
         tail = self.tail
+        self._waiting.add(event.uid)
         if not tail or _order(tail[-1]) <= _order(event):
             tail.append(event)
             if self._view is not None:
@@ -134,6 +137,7 @@ class Customer:
         self.late = {}
         self.settled = Folded()
         self.tail = [event for event in self.tail if event.ts_ms > at_ms]
+        self._waiting = {event.uid for event in self.tail}
         self._forget_view()
 
     @property
@@ -158,7 +162,7 @@ class Customer:
         Effects are what folding made known, in order, each exactly once over any sequence of calls.
         """
         tail = self.tail
-        ready = len(tail) if tail and tail[-1].ts_ms < until_ms else sum(event.ts_ms < until_ms for event in tail)
+        ready = len(tail) if tail and tail[-1].ts_ms < until_ms else bisect_left(tail, until_ms, key=_time)
         self._settle_first(ready, effects)
 
     def let_pass(self, until_ms: int, effects: list[Effect]) -> None:
@@ -207,12 +211,13 @@ class Customer:
         if count == len(self.tail) and self._view is not None:
             self.settled = self._view  # already folded: take it over instead of folding twice
             effects += self._view_effects
-            self.tail = []
+            self.tail, self._waiting = [], set()
             self._forget_view()
             return
         before = len(effects)
         for event in self.tail[:count]:
             fold(self.settled, event, self.context, effects)
+            self._waiting.discard(event.uid)
         del self.tail[:count]
         if not self.tail:
             self._forget_view()

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from schemas import words
-from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, REDEMPTIONS, Body, CampaignSend, Clickstream, Redemption
+from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, REDEMPTIONS, Body, CampaignSend, Clickstream, Redemption
 from schemas.words import Lexicon
 
 _ID_BYTES: Final = 2
@@ -107,6 +107,8 @@ def name_of(rank: int, body: Body) -> str:
     """The event's word without its field name, e.g. ``purchase`` or ``send``."""
     if rank == REDEMPTIONS:
         return "redemption"
+    if rank == PROFILES:
+        return "profile"
     return body.event  # type: ignore[union-attr]
 
 

@@ -62,7 +62,9 @@ class Collector:
             for topic in TOPICS
             for partition in range(partitions)
         ]
-        self._consumer = Consumer({**client, "group.id": "pulsegraph-demo", "enable.auto.commit": False})
+        self._consumer = Consumer(
+            {**client, "group.id": "pulsegraph-demo", "enable.auto.commit": False, "fetch.wait.max.ms": 20}
+        )
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="collector", daemon=True)
         self._churn = msgspec.json.Decoder(ChurnPrediction).decode

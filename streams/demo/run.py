@@ -36,6 +36,7 @@ _BUDGET_S: Final = (10.0, 75.0)
 _STALL_S: Final = 90.0
 _QUIET_S: Final = 1.5
 _QUEUE_AIM: Final = 48
+_HEARTBEAT_MS: Final = 6 * 3_600_000
 _RATES: Final = (400.0, 20_000.0)
 
 
@@ -228,7 +229,7 @@ class DemoRun:
 
     def _await_worker(self, worker: _WorkerProcess, port: int) -> None:
         deadline = time.monotonic() + _STALL_S
-        while scrape(port) is None:
+        while (known := scrape(port)) is None or known.partitions < PARTITIONS:
             if not worker.child.running or time.monotonic() > deadline:
                 raise Stop(f"the worker did not start: {tail_of(worker.log)}")
             time.sleep(0.2)
@@ -286,6 +287,7 @@ class DemoRun:
                 source,  # type: ignore[arg-type]
                 producer,
                 partitions=PARTITIONS,
+                heartbeat_ms=_HEARTBEAT_MS,
                 until_ms=END_MS + CoreConfig().lateness_ms,
                 pacer=pacer,
             )
@@ -328,6 +330,6 @@ class _WorkerProcess(msgspec.Struct, frozen=True):
 
 def _steer(rate: float, queue: int, lag: int) -> float:
     """Faster while predictions are fresh, slower when snapshots or events pile up."""
-    behind = queue > _QUEUE_AIM * 4 or lag > rate * 1.5
+    behind = queue > _QUEUE_AIM * 4 or lag > rate * 0.6
     step = 0.75 if behind else 1.04 if queue > _QUEUE_AIM else 1.12
     return min(_RATES[1], max(_RATES[0], rate * step))

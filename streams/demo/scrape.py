@@ -26,6 +26,8 @@ class WorkerNumbers(msgspec.Struct, frozen=True):
     coalesced: int = 0
     queue: int = 0
     state_bytes: int = 0
+    partitions: int = 0
+    """Partitions of the source topics that are open."""
 
     @property
     def events(self) -> int:
@@ -54,6 +56,8 @@ def parse(text: str) -> WorkerNumbers:
             if sample.name == "pulsegraph_events_total":
                 if sample.labels["role"] == "ingest":
                     sums[sample.labels["outcome"]] += sample.value
+            elif sample.name == "pulsegraph_restore_seconds":
+                sums["partitions"] += sample.labels["role"] == "ingest"
             else:
                 sums[sample.name.removeprefix("pulsegraph_")] += sample.value
     return WorkerNumbers(
@@ -67,4 +71,5 @@ def parse(text: str) -> WorkerNumbers:
         coalesced=int(sums["snapshots_coalesced_total"]),
         queue=int(sums["encode_queue_snapshots"]),
         state_bytes=int(sums["state_bytes"]),
+        partitions=int(sums["partitions"]),
     )

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import model_worlds as worlds
+from tokenizers import Tokenizer
 
 from models import subwords, tokenizer
 from models.tokenizer import FastLexicon
@@ -49,7 +50,7 @@ def test_text_never_makes_a_structured_word(text: str) -> None:
 
 @given(st.lists(st.sampled_from(["dark roast", "coffee", "soap", "bread week"]), max_size=4).map(" ".join))
 def test_text_agrees_with_the_hugging_face_tokeniser(text: str) -> None:
-    lexicon, whole = worlds.lexicon(), tokenizer._wrapped(tokenizer.Tokenizer.from_str(worlds.lexicon().json()))
+    lexicon, whole = worlds.lexicon(), tokenizer._wrapped(Tokenizer.from_str(worlds.lexicon().json()))
     expected = [i for i in whole(text, add_special_tokens=False)["input_ids"] if i != tokenizer.UNK_ID]
     assert ids(lexicon.text(text)) == expected[: tokenizer.TEXT_IDS]
 

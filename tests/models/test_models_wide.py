@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import doctest
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -108,3 +111,10 @@ def test_scores_have_an_interval_and_small_calibration_error() -> None:
 def test_every_feature_is_in_one_family() -> None:
     assert sorted(name for names in FAMILIES.values() for name in names) == sorted(features.NAMES)
     assert sorted(name for names in CROSS_FAMILIES.values() for name in names) == sorted(CROSS_NAMES)
+
+
+@pytest.mark.parametrize("name", ["calibration", "checkpoint", "metrics", "subwords", "tokenizer"])
+def test_the_examples_in_docstrings_run(name: str) -> None:
+    found = doctest.testmod(importlib.import_module(f"models.{name}"))
+    assert found.attempted > 0
+    assert found.failed == 0

@@ -129,6 +129,7 @@ def test_scraped_over_http() -> None:
     assert "pulsegraph_snapshots_coalesced_total 2.0" in text
     assert 'pulsegraph_dead_letters_total{reason="malformed",topic="clickstream"} 1.0' in text
     with socket.socket() as again:
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         again.bind(("127.0.0.1", server.port))
 
 

@@ -190,7 +190,14 @@ class Double:
         self.sent: list[tuple[str, bytes | None, bytes | None, int]] = []
 
     def produce(
-        self, topic: str, value: bytes | None, key: bytes | None, partition: int, *, headers: Any = None
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        partition: int,
+        *,
+        timestamp: int = 0,
+        headers: Any = None,
     ) -> None:
         if len(self._queued) >= self._room:
             raise BufferError

@@ -1,0 +1,182 @@
+"""``pulsegraph customer``: everything that is known about one customer."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streams.commands import Subparsers, add_settings_options, day_ms, moment, new_parser, settings_from
+
+if TYPE_CHECKING:
+    from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPrediction, Suppressed
+    from streams.lookup import CustomerView, Words
+    from streams.settings import Settings
+
+_EDGES_SHOWN = 5
+_SESSIONS_SHOWN = 12
+_SUPPRESSED_SHOWN = 4
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = new_parser(
+        subparsers,
+        "customer",
+        "look a customer up: timeline, graph, pending outcomes, predictions and why",
+        "Reads the changelog topic, so no worker needs to run; what a worker took in during the last fraction of a "
+        "second may be missing. The timeline is read back with the vocabulary of the model (--model).",
+        "  pulsegraph customer 42\n"
+        "  pulsegraph customer 42 --as-of 2017-10-01 --model .cache/demo/model\n"
+        "  pulsegraph customer 42 --json",
+    )
+    parser.add_argument("id", metavar="ID", help="the customer's id, as in the record key")
+    parser.add_argument(
+        "--as-of", metavar="DAY", help="decay edges and counters to this day or moment, UTC (default: the last event)"
+    )
+    parser.add_argument("--model", type=Path, metavar="DIR", help="model directory (PULSEGRAPH_MODEL_DIR)")
+    parser.add_argument("--all", action="store_true", help="all sessions, edges and features, not only the first few")
+    parser.add_argument("--json", action="store_true", help="one line of JSON with everything")
+    add_settings_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from schemas.codec import json_encode
+    from streams import lookup
+    from streams.plain import plain
+    from streams.settings import kafka_client_config
+    from streams.topic_reader import TopicReader
+
+    settings = settings_from(args, model_dir=args.model)
+    as_of_ms = None if args.as_of is None else day_ms(args.as_of)
+    words = _words(settings, asked_for=args.model is not None)
+    with TopicReader(kafka_client_config(settings)) as reader:
+        view = lookup.customer(reader, settings.kafka.prefix, args.id, settings.core, words, as_of_ms)
+    if args.json:
+        print(json_encode(plain(view)).decode())
+        return 0
+    for line in describe(view, words, everything=args.all):
+        print(line)
+    return 0
+
+
+def _words(settings: Settings, asked_for: bool) -> Words:
+    """The model's vocabulary; none where there is no model and nobody asked for one."""
+    from models.tokenizer import TOKENIZER_FILE, FastLexicon
+    from streams.lookup import NoWords
+
+    if not asked_for and not (settings.model_dir / TOKENIZER_FILE).exists():
+        return NoWords()
+    return FastLexicon.load(settings.model_dir)
+
+
+def describe(view: CustomerView, words: Words, *, everything: bool = False) -> Iterator[str]:
+    """The lookup for a person, line by line."""
+    yield f"customer {view.customer_id}, partition {view.partition}, as of {moment(view.as_of_ms)} UTC"
+    if view.erased_ms is not None:
+        yield f"  erased: events up to {moment(view.erased_ms)} are refused"
+    yield (
+        f"  {view.events:,} events from {moment(view.first_ms)} to {moment(view.last_ms)}"
+        if view.events
+        else ("  no events are kept")
+    )
+    if view.unsettled:
+        yield f"  {view.unsettled} of them younger than the lateness bound, so their order may still change"
+    if view.late:
+        yield "  too late to be put in place: " + ", ".join(f"{count} {name}" for name, count in view.late.items())
+    yield ""
+    yield from _profile(view)
+    yield from _features(view, everything)
+    yield from _timeline(view, words, everything)
+    yield from _edges(view, everything)
+    yield from _pending(view)
+    yield from _predictions(view)
+
+
+def _profile(view: CustomerView) -> Iterator[str]:
+    yield "profile"
+    consent = (
+        "no profile was seen, so nothing may be sent" if view.consent is None else ", ".join(view.consent) or "none"
+    )
+    yield f"  consent: {consent}"
+    if view.timezone:
+        yield f"  timezone: {view.timezone}"
+    for name, value in view.attributes.items():
+        yield f"  {name}: {value}"
+    if view.holdout:
+        yield "  in the holdout: never contacted"
+
+
+def _features(view: CustomerView, everything: bool) -> Iterator[str]:
+    from schemas.features import MEANING
+
+    yield ""
+    yield f"features as of {moment(view.features_as_of_ms)}"
+    for name, value in view.features.items():
+        # Zero and -1 say that nothing happened; of the windows, one is enough to get the idea.
+        if everything or (value not in (0.0, -1.0) and not name.endswith(("_7d", "_84d"))):
+            yield f"  {name:<24}{value:>12,.2f}  {MEANING[name]}"
+
+
+def _timeline(view: CustomerView, words: Words, everything: bool) -> Iterator[str]:
+    yield ""
+    hidden = 0 if everything else max(0, len(view.sessions) - _SESSIONS_SHOWN)
+    yield f"timeline: {len(view.sessions)} sessions and messages" + (f", the last {_SESSIONS_SHOWN}" if hidden else "")
+    if not words.fingerprint:
+        yield "  (there is no model to read the words with: give its directory with --model)"
+    elif view.vocabulary not in (None, words.fingerprint):
+        yield f"  (made with vocabulary {view.vocabulary}, read with {words.fingerprint}: give the right --model)"
+    for session in view.sessions[hidden:]:
+        mark = " (open)" if session.is_open else ""
+        yield f"  {moment(session.start_ms)}{mark}  {' '.join(session.text.split())}"
+
+
+def _edges(view: CustomerView, everything: bool) -> Iterator[str]:
+    yield ""
+    yield f"graph: {sum(map(len, view.edges.values()))} edges, weights as of {moment(view.as_of_ms)}"
+    for edge_type, found in view.edges.items():
+        shown = found if everything else found[:_EDGES_SHOWN]
+        more = f", the {len(shown)} heaviest" if len(shown) < len(found) else ""
+        yield f"  {edge_type}: {len(found)}{more}"
+        for edge in shown:
+            yield f"    {edge.weight:>9.3f}  {edge.entity_id}  ({edge.count}x, last {moment(edge.last_ms)})"
+
+
+def _pending(view: CustomerView) -> Iterator[str]:
+    yield ""
+    yield f"waiting for an outcome: {len(view.pending)}"
+    for entry in view.pending:
+        about = f" of campaign {entry.campaign_id}" if entry.campaign_id else ""
+        yield f"  {entry.head}{about}, asked {moment(entry.asked_ms)}, known by {moment(entry.due_ms)}"
+
+
+def _predictions(view: CustomerView) -> Iterator[str]:
+    yield ""
+    yield "last predictions" if view.predictions else "last predictions: none on the topics"
+    for topic, prediction in view.predictions.items():
+        yield f"  {topic}, as of {moment(prediction.as_of_ms)}, model {prediction.model_version}"
+        yield f"    {_said(prediction)}"
+        for reason in prediction.reason_codes:
+            weight = f" ({reason.weight:+.2f})" if reason.weight else ""
+            yield f"    because {reason.text}  [{reason.code}]{weight}"
+        yield from _suppressed(getattr(prediction, "suppressed_by", []))
+
+
+def _said(prediction: ChurnPrediction | RedemptionPrediction | NextBestAction) -> str:
+    from schemas.predictions import ChurnPrediction, RedemptionPrediction
+
+    if isinstance(prediction, ChurnPrediction):
+        return f"{prediction.probability:.1%} likely to stay away for {prediction.horizon_days} days"
+    if isinstance(prediction, RedemptionPrediction):
+        return f"{prediction.probability:.1%} likely to use the offer of campaign {prediction.campaign_id}"
+    chosen = prediction.chosen
+    what = "do nothing" if chosen.action == "none" else f"send campaign {chosen.campaign_id} by {chosen.channel}"
+    return f"{what}: value {chosen.value:.3f}, chosen with probability {prediction.propensity:.3f}"
+
+
+def _suppressed(found: list[Suppressed]) -> Iterator[str]:
+    for refused in found[:_SUPPRESSED_SHOWN]:
+        yield f"    not {refused.campaign_id}: {refused.detail}  [{refused.by}]"
+    if len(found) > _SUPPRESSED_SHOWN:
+        yield f"    and {len(found) - _SUPPRESSED_SHOWN} more campaigns that are not allowed"

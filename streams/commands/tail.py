@@ -1,0 +1,128 @@
+"""``pulsegraph tail``: records of any topic as lines of JSON."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from streams.commands import Subparsers, add_settings_options, new_parser, settings_from
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
+    from schemas.topics import Topic
+    from streams.topic_reader import TopicReader
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = new_parser(
+        subparsers,
+        "tail",
+        "follow a topic and print its records, one line of JSON each",
+        "Reads JSON and msgpack alike and names every field. Begins with what comes next, or with the oldest record "
+        "kept (--from-beginning), and goes on until -n records are printed or Ctrl-C. No consumer group is joined. "
+        "Records of dead-letter say why they were refused.",
+        "  pulsegraph tail predictions.next-best-action\n"
+        "  pulsegraph tail clickstream --customer 42 --from-beginning --no-follow\n"
+        "  pulsegraph tail dead-letter --from-beginning -n 5",
+    )
+    parser.add_argument("topic", metavar="TOPIC", help="logical name, see `pulsegraph topics list`")
+    parser.add_argument(
+        "--customer", "--key", dest="key", metavar="ID", help="only records of this key: a customer, or kind:id"
+    )
+    parser.add_argument("--from-beginning", action="store_true", help="begin with the oldest record that is kept")
+    parser.add_argument("--no-follow", action="store_true", help="end with the records that are there now")
+    parser.add_argument("-n", dest="count", type=int, metavar="N", help="end after N records")
+    parser.add_argument("--raw", action="store_true", help="print values as they are, and nothing about them")
+    parser.add_argument("--heartbeats", action="store_true", help="print heartbeats too")
+    add_settings_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from schemas.errors import ConfigError
+    from schemas.topics import TOPICS
+    from streams.configuration import suggestion
+    from streams.settings import kafka_client_config
+    from streams.topic_reader import TopicReader
+
+    settings = settings_from(args)
+    name = args.topic.removeprefix(settings.kafka.prefix)
+    topic = TOPICS.get(name)
+    if topic is None:
+        raise ConfigError(
+            f"there is no topic {name!r}{suggestion(name, list(TOPICS))}; choose from {', '.join(TOPICS)}"
+        )
+    if args.count is not None and args.count < 1:
+        raise ConfigError(f"-n {args.count}: give a number above 0, or leave it out")
+    if args.no_follow and not args.from_beginning:
+        raise ConfigError("--no-follow shows what is there now, so it needs --from-beginning")
+    with TopicReader(kafka_client_config(settings)) as reader:
+        full_name = settings.kafka.prefix + name
+        messages = _messages(reader, full_name, _partitions(reader, topic, full_name, args.key), args)
+        wanted = (message for message in messages if _is_wanted(message, topic, args.key, args.heartbeats))
+        for message in islice(wanted, args.count):
+            line = message.value() or b"null" if args.raw else _line(topic, message)
+            sys.stdout.buffer.write(line + b"\n")
+            sys.stdout.buffer.flush()
+    return 0
+
+
+def _partitions(reader: TopicReader, topic: Topic, full_name: str, key: str | None) -> list[int]:
+    from streams.partitioning import partition_for
+
+    count = reader.partitions(full_name)
+    if key is None or topic.format == "bytes":
+        return list(range(count))
+    return [partition_for(key.encode(), count)]
+
+
+def _messages(reader: TopicReader, topic: str, partitions: list[int], args: argparse.Namespace) -> Iterator[Message]:
+    found = reader.ends((topic, partition) for partition in partitions)
+    ends = {partition: end for (_, partition), end in found.items()}
+    if args.no_follow:
+        for partition, end in ends.items():
+            yield from reader.range(topic, partition, 0, end)
+        return
+    starts = dict.fromkeys(partitions, 0) if args.from_beginning else ends
+    yield from (message for message in reader.follow(topic, starts) if message is not None)
+
+
+def _is_wanted(message: Message, topic: Topic, key: str | None, with_heartbeats: bool) -> bool:
+    from schemas.heartbeat import HEARTBEAT_KEY
+    from streams.state import keys
+
+    found = message.key()
+    if found == HEARTBEAT_KEY and topic.format != "bytes":
+        return with_heartbeats
+    if key is None:
+        return True
+    # State records are keyed like the store: a letter for their kind in front.
+    return bool(found == (keys.record(key) if topic.name.endswith("-changelog") else key.encode()))
+
+
+def _line(topic: Topic, message: Message) -> bytes:
+    from msgspec import DecodeError
+
+    from schemas.codec import json_encode
+    from streams.plain import key_text, refused_value, value_of
+
+    key, value = message.key(), message.value()
+    place: dict[str, Any] = {
+        "partition": message.partition(),
+        "offset": message.offset(),
+        "timestamp_ms": message.timestamp()[1],
+        "key": key_text(key),
+    }
+    if topic.format == "bytes":
+        headers = message.headers() or {}
+        pairs = list(headers.items() if isinstance(headers, dict) else headers)
+        return json_encode(place | refused_value(value, pairs))
+    try:
+        return json_encode(place | {"value": value_of(topic.name, key, value)})
+    except (DecodeError, UnicodeDecodeError) as error:
+        shown = key_text(value)
+        return json_encode(place | {"unreadable": str(error), "value": shown})

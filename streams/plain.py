@@ -1,0 +1,127 @@
+"""Any record of ours as plain JSON values with names, for people and scripts.
+
+Internal records are arrays on the wire; here their fields have names again, token ids are numbers and
+features are named.
+"""
+
+from __future__ import annotations
+
+from array import array
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from schemas import features
+from schemas.snapshot import Snapshot
+from schemas.topics import TOPICS
+from streams.core import entities
+from streams.core.customer import CustomerRecord
+from streams.core.event import StoredEvent
+from streams.core.event import restore as restore_event
+from streams.core.labels import Pending
+from streams.core.partition import PartitionMeta
+from streams.core.timeline import Timeline
+from streams.state import keys
+
+_decode_json: Final = msgspec.json.Decoder().decode
+_decode_snapshot: Final = msgspec.msgpack.Decoder(Snapshot).decode
+_decode_internal: Final[dict[str, Callable[[bytes], Any]]] = {
+    topic.name: msgspec.msgpack.Decoder(topic.record).decode
+    for topic in TOPICS.values()
+    if topic.format == "msgpack" and topic.record is not None
+}
+_decode_changelog: Final = {
+    "ingest-changelog": (msgspec.msgpack.Decoder(CustomerRecord).decode, msgspec.msgpack.Decoder(PartitionMeta).decode),
+    "entities-changelog": (msgspec.msgpack.Decoder(entities.Entity).decode, msgspec.msgpack.Decoder(int).decode),
+}
+
+Headers = Sequence[tuple[str, str | bytes | None]]
+
+
+def value_of(topic: str, key: bytes | None, value: bytes | None) -> Any:
+    """A record's value with names; None for a null.
+
+    Args:
+        topic: logical name.
+
+    Raises:
+        msgspec.DecodeError, UnicodeDecodeError: not a value of that topic.
+    """
+    if value is None:
+        return None
+    if topic in _decode_changelog:
+        record, meta = _decode_changelog[topic]
+        return plain(meta(value) if key == keys.META else record(value))
+    if topic in _decode_internal:
+        return plain(_decode_internal[topic](value))
+    return _decode_json(value)
+
+
+def refused_value(value: bytes | None, headers: Headers) -> dict[str, Any]:
+    """A dead letter: why, from where, and what it was, as text where it is text."""
+    named = {name: _text(raw) if isinstance(raw, bytes) else raw for name, raw in headers}
+    return {
+        "reason": named.get("dl_reason"),
+        "error": named.get("dl_error"),
+        "message": named.get("dl_message"),
+        "origin": {name: named.get(f"dl_{name}") for name in ("topic", "partition", "offset", "record_ts_ms")},
+        "headers": {name.removeprefix("orig_"): text for name, text in named.items() if name.startswith("orig_")},
+        "value": None if value is None else _text(value),
+    }
+
+
+def plain(value: Any) -> Any:
+    """Structs as dicts by field name, bytes as base64 where nothing better is known."""
+    match value:
+        case Snapshot():
+            named = _fields(value)
+            return named | {"tokens": token_ids(value.tokens), "features": feature_values(value.features)}
+        case Pending():
+            return _fields(value) | {"snapshot": plain(_decode_snapshot(value.snapshot))}
+        case StoredEvent():
+            return plain(restore_event(value))
+        case Timeline():
+            closed = [
+                {"start_ms": start_ms, "end_ms": end_ms, "ids": token_ids(ids)}
+                for start_ms, end_ms, ids in value.closed
+            ]
+            return _fields(value) | {"closed": closed, "ids": token_ids(value.ids)}
+        case msgspec.Struct():
+            return _fields(value)
+        case Mapping():
+            return {str(key): plain(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [plain(inner) for inner in value]
+        case bytes():
+            return _text(value)
+        case _:
+            return value
+
+
+def token_ids(tokens: bytes) -> list[int]:
+    """uint16 little-endian ids as numbers."""
+    return [tokens[at] | tokens[at + 1] << 8 for at in range(0, len(tokens) - 1, 2)]
+
+
+def feature_values(raw: bytes) -> dict[str, float]:
+    """float32 little-endian values by the names of :data:`schemas.features.NAMES`."""
+    values = array("f", raw)
+    return {name: round(number, 6) for name, number in zip(features.NAMES, values, strict=False)}
+
+
+def _fields(struct: msgspec.Struct) -> dict[str, Any]:
+    return {name: plain(getattr(struct, name)) for name in struct.__struct_fields__}
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return f"base64:{b64encode(raw).decode()}"
+
+
+def key_text(key: bytes | None) -> str | None:
+    """A record key for people; base64 where it is no text."""
+    return None if key is None else _text(key)

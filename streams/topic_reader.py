@@ -1,0 +1,160 @@
+"""Reading topics to look at them: no consumer group is joined and nothing is committed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Final, Self
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from schemas.errors import Retry, TopicMismatch
+from streams.offsets import ClientConfig, end_offsets
+
+_BATCH: Final = 5_000
+_POLL_S: Final = 0.2
+_FIRST_WINDOW: Final = 5_000
+_TIMEOUT_S: Final = 30.0
+
+Place = tuple[str, int]
+"""(topic, partition)"""
+
+
+class TopicReader:
+    """A consumer without a group, for reading single partitions. Close it, or use it in a ``with``.
+
+    Args:
+        client_config: confluent-kafka settings of the cluster.
+        timeout_s: give up after this long without any answer.
+    """
+
+    def __init__(self, client_config: ClientConfig, timeout_s: float = _TIMEOUT_S) -> None:
+        self._client_config = client_config
+        self._timeout_s = timeout_s
+        self._closed = False
+        self._consumer = Consumer(
+            {
+                "log_level": 0,
+                **client_config,
+                "group.id": "pulsegraph-reader",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 20,
+            }
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._closed = True
+        self._consumer.close()
+
+    def partitions(self, topic: str) -> int:
+        """Number of a topic's partitions.
+
+        Raises:
+            TopicMismatch: there is no such topic.
+            Retry: the broker did not answer.
+        """
+        try:
+            known = self._consumer.list_topics(topic, timeout=self._timeout_s).topics[topic]
+        except KafkaException as error:
+            bootstrap = self._client_config["bootstrap.servers"]
+            raise Retry(f"no broker answers on {bootstrap} ({error.args[0].str()}): is it running?") from error
+        if known.error is not None or not known.partitions:
+            raise TopicMismatch(f"there is no topic {topic}: run `pulsegraph topics create`")
+        return len(known.partitions)
+
+    def ends(self, places: Iterable[Place]) -> dict[Place, int]:
+        """Offset after the last record of each (topic, partition)."""
+        return end_offsets(self._client_config, places, timeout_s=self._timeout_s)
+
+    def range(self, topic: str, partition: int, start: int, stop: int) -> Iterator[Message]:
+        """Records with ``start <= offset < stop``; offsets that are kept no more are skipped."""
+        if stop <= start:
+            return
+        place = TopicPartition(topic, partition, start)
+        self._consumer.assign([place])
+        heard_s = time.monotonic()
+        try:
+            while True:
+                messages = self._poll()
+                for message in messages:
+                    if _at_end(message):
+                        return
+                    if _offset(message) >= stop:
+                        return
+                    yield message
+                    if _offset(message) == stop - 1:
+                        return
+                if messages:
+                    heard_s = time.monotonic()
+                elif time.monotonic() - heard_s > self._timeout_s:
+                    raise Retry(
+                        f"no answer from the broker for {self._timeout_s:g} s while reading {topic}[{partition}]"
+                    )
+        finally:
+            if not self._closed:  # a caller may leave the loop, and this reader, before the generator ends
+                self._consumer.unassign()
+
+    def newest(self, topic: str, partition: int, key: bytes, end: int) -> Message | None:
+        """The last record of a key; None where the partition holds none.
+
+        Reads backwards in growing windows, so a key that was written lately is found without reading it all.
+
+        Args:
+            end: offset after the partition's last record, see :meth:`ends`.
+        """
+        stop = end
+        window = _FIRST_WINDOW
+        while stop > 0:
+            start = max(0, stop - window)
+            found = None
+            for message in self.range(topic, partition, start, stop):
+                if message.key() == key:
+                    found = message
+            if found is not None:
+                return found
+            stop, window = start, window * 4
+        return None
+
+    def follow(self, topic: str, starts: Mapping[int, int]) -> Iterator[Message | None]:
+        """Records from the given offset of each partition on, for ever; None whenever there is nothing new."""
+        self._consumer.assign([TopicPartition(topic, partition, start) for partition, start in starts.items()])
+        while True:
+            found = [message for message in self._poll() if not _at_end(message)]
+            yield from found
+            if not found:
+                yield None
+
+    def _poll(self) -> list[Message]:
+        """What is there as soon as something is; `consume` alone would wait for a full batch."""
+        first = self._consumer.poll(_POLL_S)
+        return [] if first is None else [first, *self._consumer.consume(_BATCH, timeout=0)]
+
+
+def _at_end(message: Message) -> bool:
+    """Whether this says that the partition ends here.
+
+    Raises:
+        Retry: the broker reports a fault.
+    """
+    error: Any = message.error()
+    if error is None:
+        return False
+    if error.code() == KafkaError._PARTITION_EOF:
+        return True
+    raise Retry(f"reading {message.topic()}[{message.partition()}]: {error.str()}")
+
+
+def _offset(message: Message) -> int:
+    offset = message.offset()
+    return -1 if offset is None else int(offset)

@@ -1,0 +1,179 @@
+"""A worker that is stopped or killed halfway leaves no trace: not in state, not in outcomes, not in predictions."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.pipeline import Pipeline, stored
+
+from models.training import TrainSettings
+from streams.core.config import CoreConfig
+from streams.datasets.complete_journey import CompleteJourney
+from streams.pacing import Pacer
+from streams.replay import OrderedProducer, publish_catalog, replay
+from streams.training import train_on_events
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+FROM_MS = 1_498_867_200_000  # 2017-07-01
+TO_MS = 1_514_764_800_000  # 2018-01-01
+EVENTS = 21_500
+SHIFT_MS = int(time.time() * 1000) - TO_MS - 3_600_000  # equal in all runs, and young enough for any retention
+PARTITIONS = 2
+JUDGED = ("horizon", "send")
+
+
+@pytest.fixture(scope="module")
+def journey() -> CompleteJourney:
+    return CompleteJourney.load()
+
+
+@pytest.fixture(scope="module")
+def events(journey: CompleteJourney) -> list[Any]:
+    found = list(journey.events(FROM_MS, TO_MS, journey.households_for(EVENTS, FROM_MS, TO_MS)))
+    assert len(found) >= 20_000
+    return found
+
+
+@pytest.fixture(scope="module")
+def model(journey: CompleteJourney, events: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("model") / "model"
+    train_on_events(
+        [(record.topic, record.key, record.body, record.event_ts_ms) for record in events],
+        {entry.key: entry for entry in journey.catalog()},
+        directory,
+        config=CoreConfig(),
+        until_ms=TO_MS,
+        settings=TrainSettings(budget_s=5.0),
+        progress=lambda share, text: None,
+    )
+    return directory
+
+
+class Run:
+    """One replay of the same log through workers that may be disturbed; what came of it."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.outcomes = pipeline.outcomes()
+        self.snapshots = pipeline.last_snapshots()
+        self.churn = pipeline.predictions("predictions.churn")
+        self.redemption = pipeline.predictions("predictions.redemption")
+        self.actions = pipeline.predictions("predictions.next-best-action")
+        self.edges = len(pipeline.read("graph-edges"))
+        pipeline.stop()
+        self.state = stored([pipeline.state_dir()])
+
+
+@pytest.fixture(scope="module")
+def go(
+    broker: Any, journey: CompleteJourney, events: list[Any], model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str, Callable[[Pipeline], None]], Run]]:
+    from streams import admin
+
+    client = admin.connect({"bootstrap.servers": broker.bootstrap})
+
+    def run(name: str, disturb: Callable[[Pipeline], None]) -> Run:
+        prefix = f"restart-{name}."
+        admin.create_topics(client, prefix=prefix, partitions=PARTITIONS)
+        producer = OrderedProducer(broker.bootstrap)
+        publish_catalog(journey.catalog(min_sold=100), producer, partitions=PARTITIONS, prefix=prefix)
+        pipeline = Pipeline(broker.bootstrap, prefix, PARTITIONS, model, tmp_path_factory.mktemp(name))
+        try:
+            pipeline.start_worker()
+            replaying = threading.Thread(
+                target=replay,
+                args=(events, producer),
+                kwargs={
+                    "partitions": PARTITIONS,
+                    "prefix": prefix,
+                    "heartbeat_ms": 6 * 3_600_000,
+                    "until_ms": TO_MS,
+                    "pacer": Pacer(6_000),
+                    "shift_ms": SHIFT_MS,
+                },
+            )
+            replaying.start()
+            disturb(pipeline)
+            replaying.join()
+            pipeline.await_drained()
+            return Run(pipeline)
+        finally:
+            pipeline.stop()
+            admin.delete(client, prefix=prefix)
+
+    yield run
+
+
+@pytest.fixture(scope="module")
+def undisturbed(go: Callable[[str, Callable[[Pipeline], None]], Run]) -> Run:
+    return go("never", lambda pipeline: None)
+
+
+def stop_halfway(pipeline: Pipeline) -> None:
+    pipeline.await_taken(EVENTS // 2)
+    pipeline.workers[-1].stop(timeout_s=30.0)
+    assert pipeline.workers[-1].returncode == 0
+    pipeline.start_worker()
+
+
+def kill_halfway(pipeline: Pipeline) -> None:
+    pipeline.await_taken(EVENTS // 2)
+    pipeline.workers[-1].send_signal(signal.SIGKILL)
+    pipeline.workers[-1].wait(10.0)
+    pipeline.start_worker()
+
+
+def lose_the_disk(pipeline: Pipeline) -> None:
+    """Killed, and replaced by a worker that has nothing but the changelog."""
+    pipeline.await_taken(EVENTS // 2)
+    pipeline.workers[-1].send_signal(signal.SIGKILL)
+    pipeline.workers[-1].wait(10.0)
+    pipeline.state_dir().rename(pipeline.state_dir().with_name("lost"))
+    pipeline.start_worker()
+
+
+@pytest.mark.parametrize(
+    ("name", "disturb"), [("sigterm", stop_halfway), ("sigkill", kill_halfway), ("new-disk", lose_the_disk)]
+)
+def test_a_worker_that_ends_halfway_changes_nothing(
+    name: str,
+    disturb: Callable[[Pipeline], None],
+    go: Callable[[str, Callable[[Pipeline], None]], Run],
+    undisturbed: Run,
+) -> None:
+    disturbed = go(name, disturb)
+    assert disturbed.state == undisturbed.state
+    assert len(undisturbed.state) > 1_000
+    assert disturbed.outcomes == undisturbed.outcomes
+    assert disturbed.snapshots == undisturbed.snapshots
+    for head in ("churn", "redemption"):
+        same_predictions(getattr(disturbed, head), getattr(undisturbed, head))
+    assert newest(disturbed.actions).keys() == newest(undisturbed.actions).keys()
+
+
+def same_predictions(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Judged ones are the same set, each customer's last live one is the same; ids agree within 1e-3."""
+    assert expected
+    assert judged(found) == judged(expected)
+    assert newest(found).keys() == newest(expected).keys()
+    for prediction_id in found.keys() & expected.keys():
+        assert abs(found[prediction_id]["probability"] - expected[prediction_id]["probability"]) < 1e-3
+
+
+def judged(predictions: dict[str, Any]) -> set[str]:
+    return {key for key, prediction in predictions.items() if prediction.get("snapshot_kind") in JUDGED}
+
+
+def newest(predictions: dict[str, Any]) -> dict[str, str]:
+    """Prediction id -> customer, of each customer's last live prediction."""
+    last: dict[str, str] = {}
+    for prediction_id, prediction in predictions.items():
+        if prediction.get("snapshot_kind", "event") == "event":
+            last[prediction["customer_id"]] = prediction_id
+    return {prediction_id: customer for customer, prediction_id in last.items()}
