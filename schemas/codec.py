@@ -74,7 +74,9 @@ def decode_event(
     if value is None:
         if rank != PROFILES:
             raise errors.UnexpectedTombstone(f"a null value on {SOURCES[rank]} means nothing; only profiles erase")
-        return DecodedEvent(customer_id, header_text(headers, "ce_id"), _erasure_ts_ms(headers, record_ts_ms), None)
+        return DecodedEvent(
+            customer_id, header_text(headers, "ce_id"), _erasure_ts_ms(headers, record_ts_ms, max_future_ms), None
+        )
     body = _decode_value(rank, value)
     if body.customer_id is not None and body.customer_id != customer_id:
         raise errors.KeyMismatch("the record key and customer_id in the body name different customers")
@@ -109,7 +111,11 @@ def _field_error(value: bytes, error: msgspec.ValidationError) -> errors.DeadLet
             ts_ms = msgspec.json.decode(value).get("event_ts_ms")
         except (msgspec.DecodeError, AttributeError, RecursionError, UnicodeError):
             ts_ms = None
-        if isinstance(ts_ms, int | float) and not MIN_EVENT_TS_MS <= ts_ms <= MAX_EVENT_TS_MS:
+        if (
+            isinstance(ts_ms, int | float)
+            and not isinstance(ts_ms, bool)
+            and not MIN_EVENT_TS_MS <= ts_ms <= MAX_EVENT_TS_MS
+        ):
             return errors.OutOfTime(f"event_ts_ms {ts_ms} is not a time in epoch milliseconds")
     return errors.InvalidField(str(error))
 
@@ -132,11 +138,21 @@ def header_text(headers: Headers, name: str) -> str | None:
     return None
 
 
-def _erasure_ts_ms(headers: Headers, record_ts_ms: int) -> int:
-    """Event time of an erasure: ``ce_time`` where given, else the record's timestamp."""
+def _erasure_ts_ms(headers: Headers, record_ts_ms: int, max_future_ms: int) -> int:
+    """Event time of an erasure: ``ce_time`` where given, else the record's timestamp.
+
+    Raises:
+        OutOfTime: it would erase nothing, or everything that is still to come.
+        InvalidField: no time.
+    """
     text = header_text(headers, "ce_time")
-    if text is None:
-        return record_ts_ms
+    ts_ms = record_ts_ms if text is None else _header_ms(text)
+    if not MIN_EVENT_TS_MS <= ts_ms <= MAX_EVENT_TS_MS or ts_ms > record_ts_ms + max_future_ms:
+        raise errors.OutOfTime(f"an erasure at {ts_ms} ms, in a record of {record_ts_ms} ms, cannot be true")
+    return ts_ms
+
+
+def _header_ms(text: str) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

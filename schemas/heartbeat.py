@@ -56,3 +56,5 @@ def event_ts_ms(value: bytes | None) -> int:
         raise InvalidField(f"heartbeat: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Malformed(f"heartbeat: {error}") from error
+    except RecursionError:
+        raise Malformed("heartbeat: nested too deeply") from None

@@ -48,7 +48,7 @@ class ChurnPrediction(Prediction, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class RedemptionPrediction(Prediction, frozen=True, kw_only=True, omit_defaults=True):
-    """Probability that the customer uses the campaign's offer inside its window, if sent now."""
+    """Probability that the customer uses what a send offered inside its window; one for every send."""
 
     campaign_id: str
     probability: Probability

@@ -65,7 +65,7 @@ TOPICS: Final[dict[str, Topic]] = {
         _topic("graph-edges", graph.GraphEdge, "edges for the entity side", key="kind:id", format="msgpack", days=1),
         _topic("outcomes", snapshot.Outcome, "past snapshots with their labels", format="msgpack", days=400),
         _topic("predictions.churn", predictions.ChurnPrediction, "churn risk"),
-        _topic("predictions.redemption", predictions.RedemptionPrediction, "P(redeem) per active campaign"),
+        _topic("predictions.redemption", predictions.RedemptionPrediction, "P(redeem) of every send"),
         _topic("predictions.next-best-action", predictions.NextBestAction, "the decision, ranked, with reasons"),
         _topic("erasures", predictions.Erasure, "receipts of erased customers", days=400),
         _topic("dead-letter", None, "refused records as they came", key="as it came", format="bytes", days=90),

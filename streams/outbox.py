@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, cast
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -142,6 +142,7 @@ class Outbox:
         Raises:
             DeliveryFailed: the record can never be sent, e.g. it is larger than ``message.max.bytes``.
         """
+        pairs = cast("list[tuple[str, str | bytes | None]] | None", headers)  # the client's stubs want a list
         name = self._names.get(topic)
         if name is None:
             name = self._names[topic] = self._prefix + topic
@@ -150,11 +151,9 @@ class Outbox:
         while True:
             try:
                 if partition is None:
-                    self._produce(name, value, key, ANY_PARTITION, span.on_report, None, timestamp_ms or NOW, headers)
+                    self._produce(name, value, key, ANY_PARTITION, span.on_report, None, timestamp_ms or NOW, pairs)
                 else:
-                    self._produce(
-                        name, value, key, partition, span.on_tracked_report, None, timestamp_ms or NOW, headers
-                    )
+                    self._produce(name, value, key, partition, span.on_tracked_report, None, timestamp_ms or NOW, pairs)
             except BufferError:
                 self._wanted.set()
                 time.sleep(_FULL_SLEEP_S)

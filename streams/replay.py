@@ -119,9 +119,7 @@ class OrderedProducer:
         while True:
             try:
                 if headers:
-                    self._producer.produce(
-                        topic, value, key, partition, timestamp=timestamp_ms, headers=list(headers)
-                    )
+                    self._producer.produce(topic, value, key, partition, timestamp=timestamp_ms, headers=list(headers))
                 else:
                     self._producer.produce(topic, value, key, partition, timestamp=timestamp_ms)
                 return

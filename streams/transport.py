@@ -37,8 +37,8 @@ FETCH_TIMEOUT_S: Final = 0.5
 KEEPALIVE_S: Final = 5.0
 COMMIT_TIMEOUT_S: Final = 30.0
 #: Faust asks the broker to hold an empty fetch for 1.5 s; a partition that resumes waits for that answer first.
-#: The embedded broker looks for new records only when a fetch's wait is over, so a long wait is latency there. On Apache
-#: Kafka a fetch returns as soon as there is something, and a short wait costs a few empty answers a second.
+#: The embedded broker looks for new records only when a fetch's wait is over, so a long wait is latency there. Apache
+#: Kafka answers as soon as there is something, and a short wait costs a few empty answers a second.
 FETCH_MAX_WAIT_MS: Final = 20
 
 #: By aiokafka ``TopicPartition``; the lists hold its ``ConsumerRecord``.

@@ -147,9 +147,7 @@ class Worker:
         outbox = self._outbox()
         topic = self.settings.kafka.prefix + "catalog"
 
-        def refused(
-            partition: int, offset: int, key: bytes | None, value: bytes | None, error: Exception
-        ) -> None:
+        def refused(partition: int, offset: int, key: bytes | None, value: bytes | None, error: Exception) -> None:
             letter = refuse(InvalidField(str(error)), "catalog", partition, offset, now_ms(), key, value, ())
             outbox.send("dead-letter", letter.key, letter.value, headers=letter.headers)
             self.metrics.dead_letter("catalog", letter.reason)

@@ -72,7 +72,9 @@ class LearnRole:
                 if judged.snapshot_kind != "event":
                     self.scores[head].predicted(judged.prediction_id, judged.probability)  # type: ignore[index]
             except msgspec.DecodeError:
-                self._metrics.dead_letter(batch.topic, "malformed")  # our own topics; whoever wrote it, it judges nothing
+                self._metrics.dead_letter(
+                    batch.topic, "malformed"
+                )  # our own topics; whoever wrote it, it judges nothing
 
     async def idle(self) -> None:
         now_ms = self._clock_ms()

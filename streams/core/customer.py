@@ -227,4 +227,3 @@ class Customer:
     def _forget_view(self) -> None:
         self._view = None
         self._view_effects = []
-

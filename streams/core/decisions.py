@@ -107,7 +107,9 @@ def suppression(snapshot: Snapshot, campaign: CatalogEntry, policy: DecisionPoli
     recent = recent_sends(snapshot, channel, policy.cap_window_ms)
     if recent >= policy.cap_sends:
         days = policy.cap_window_ms // DAY_MS
-        return Suppressed(campaign.id, "send_cap", f"{recent} sends on {channel} in {days} days, {policy.cap_sends} allowed")
+        return Suppressed(
+            campaign.id, "send_cap", f"{recent} sends on {channel} in {days} days, {policy.cap_sends} allowed"
+        )
     if any(campaign.id in count.campaigns for count in snapshot.sends):
         return Suppressed(campaign.id, "already_sent", "the customer has received this campaign")
     return None

@@ -47,7 +47,13 @@ class StoredEvent(msgspec.Struct, array_like=True):
 
 def store(event: Event) -> StoredEvent:
     return StoredEvent(
-        event.ts_ms, event.rank, event.event_id, event.uid, event.offset, event.ingest_ms, msgspec.Raw(_encode(event.body))
+        event.ts_ms,
+        event.rank,
+        event.event_id,
+        event.uid,
+        event.offset,
+        event.ingest_ms,
+        msgspec.Raw(_encode(event.body)),
     )
 
 
@@ -61,6 +67,9 @@ def consent_of(profile: Profile) -> tuple[str, ...]:
     granted = profile.consent or {}
     return tuple(
         sorted(
-            f"{channel}:{purpose}" for channel, purposes in granted.items() for purpose, given in purposes.items() if given
+            f"{channel}:{purpose}"
+            for channel, purposes in granted.items()
+            for purpose, given in purposes.items()
+            if given
         )
     )

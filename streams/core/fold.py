@@ -13,7 +13,16 @@ from zlib import crc32
 import msgspec
 
 from schemas import ids
-from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, REDEMPTIONS, CampaignSend, Clickstream, Profile, Redemption
+from schemas.events import (
+    CAMPAIGN_SENDS,
+    CLICKSTREAM,
+    PROFILES,
+    REDEMPTIONS,
+    CampaignSend,
+    Clickstream,
+    Profile,
+    Redemption,
+)
 from schemas.snapshot import Outcome, Snapshot
 from schemas.words import Lexicon
 from streams.core import counters, graph, labels

@@ -25,7 +25,11 @@ _CLICK_EDGES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
 }
 _CUSTOM_EDGES: Final = (("custom>item", "item_id"), ("custom>category", "category"))
 _SEND_EDGES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
-    "send": (("received>campaign", "campaign_id"), ("received>template", "template_id"), ("received>offer", "offer_id")),
+    "send": (
+        ("received>campaign", "campaign_id"),
+        ("received>template", "template_id"),
+        ("received>offer", "offer_id"),
+    ),
     "delivered": (),
     "open": (("opened>campaign", "campaign_id"), ("opened>template", "template_id")),
     "click": (("clicked>campaign", "campaign_id"), ("clicked>template", "template_id")),
@@ -36,13 +40,13 @@ _SEND_EDGES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
 _REDEMPTION_EDGES: Final = (("redeemed>offer", "offer_id"), ("redeemed>campaign", "campaign_id"))
 _CHANNEL_EDGE: Final = {"send": "received>channel", "open": "opened>channel", "click": "clicked>channel"}
 
-EDGE_TYPES: Final = tuple(
-    dict.fromkeys(
-        edge_type
-        for rules in (*_CLICK_EDGES.values(), _CUSTOM_EDGES, *_SEND_EDGES.values(), _REDEMPTION_EDGES)
-        for edge_type, _ in rules
-    )
-) + ("via>channel", *_CHANNEL_EDGE.values())
+_RULES: Final = (*_CLICK_EDGES.values(), _CUSTOM_EDGES, *_SEND_EDGES.values(), _REDEMPTION_EDGES)
+
+EDGE_TYPES: Final = (
+    *dict.fromkeys(edge_type for rules in _RULES for edge_type, _ in rules),
+    "via>channel",
+    *_CHANNEL_EDGE.values(),
+)
 """Every edge type: what the customer did, ``>``, the kind of entity."""
 
 ENTITY_KINDS: Final = frozenset({"item", "campaign", "template", "offer", "channel"})
@@ -103,8 +107,9 @@ def _by_weight(item: tuple[str, Edge]) -> tuple[float, str]:
     return item[1][1], item[0]
 
 
-
-def heaviest(edges: Edges, edge_type: str, count: int, as_of_ms: int, half_life_ms: int) -> tuple[tuple[str, float], ...]:
+def heaviest(
+    edges: Edges, edge_type: str, count: int, as_of_ms: int, half_life_ms: int
+) -> tuple[tuple[str, float], ...]:
     """The ``count`` heaviest edges of a type with their weights as of a time, heaviest first."""
     of_type = edges.get(edge_type)
     if not of_type:

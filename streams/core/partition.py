@@ -217,7 +217,9 @@ class Ingest:
         self._load({customer_id})
         return self.cache.get(customer_id)
 
-    def _decode(self, rank: int, records: Sequence[Any]) -> tuple[list[tuple[Any, codec.DecodedEvent | None]], list[Refused]]:
+    def _decode(
+        self, rank: int, records: Sequence[Any]
+    ) -> tuple[list[tuple[Any, codec.DecodedEvent | None]], list[Refused]]:
         decoded: list[tuple[Any, codec.DecodedEvent | None]] = []
         refused: list[Refused] = []
         max_future_ms, decode = self.config.max_future_ms, codec.decode_event
@@ -280,9 +282,7 @@ class Ingest:
             self._erase(customer_id, customer, rank, offset, entry.event_ts_ms)
             return
         event_id = entry.event_id or f"{SOURCES[rank]}-{self.partition}-{offset:020d}"
-        event = Event(
-            entry.event_ts_ms, rank, event_id, ids.event_uid(event_id), offset, record.timestamp, entry.body
-        )
+        event = Event(entry.event_ts_ms, rank, event_id, ids.event_uid(event_id), offset, record.timestamp, entry.body)
         if customer.knows(event):
             self.counts["duplicates"] += 1
             return
@@ -377,4 +377,3 @@ def _read_meta(meta: bytes | None) -> PartitionMeta:
     if known.version != META_VERSION:
         raise StateCorrupt(f"the store has version {known.version}, this worker knows {META_VERSION}")
     return known
-

@@ -11,7 +11,16 @@ from typing import Final
 import msgspec
 
 from schemas import words
-from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, REDEMPTIONS, Body, CampaignSend, Clickstream, Redemption
+from schemas.events import (
+    CAMPAIGN_SENDS,
+    CLICKSTREAM,
+    PROFILES,
+    REDEMPTIONS,
+    Body,
+    CampaignSend,
+    Clickstream,
+    Redemption,
+)
 from schemas.words import Lexicon
 
 _ID_BYTES: Final = 2

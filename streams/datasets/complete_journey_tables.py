@@ -156,7 +156,7 @@ def read(directory: Path) -> Tables:
 
 
 def _table(directory: Path, name: str, columns: list[str] | None = None) -> Any:
-    from pyarrow import parquet  # type: ignore[import-untyped]
+    from pyarrow import parquet
 
     path = directory / f"{name}.parquet"
     if not path.exists():

@@ -139,9 +139,7 @@ class Collector:
         if before is not None and prediction.probability > before + 0.02:
             pushing = [reason.text for reason in prediction.reason_codes if reason.weight > 0]
             why = "; ".join(pushing[:2]) or "many small things"
-            self.risers.append(
-                Riser(prediction.customer_id, before, prediction.probability, why, prediction.as_of_ms)
-            )
+            self.risers.append(Riser(prediction.customer_id, before, prediction.probability, why, prediction.as_of_ms))
 
     def _count(self, topic: str, prediction_id: str) -> bool:
         """Count a prediction once, however often it was emitted."""

@@ -74,7 +74,10 @@ class _Lines:
         print(_headline(run), file=sys.stderr)
         risen = sorted_risers(run.collector)[:1]
         for riser in risen:
-            print(f"  churn risk of {riser.customer_id}: {riser.before:.0%} -> {riser.now:.0%}: {riser.why}", file=sys.stderr)
+            print(
+                f"  churn risk of {riser.customer_id}: {riser.before:.0%} -> {riser.now:.0%}: {riser.why}",
+                file=sys.stderr,
+            )
         if run.collector.actions:
             print(f"  {_action_line(run.collector.actions[-1])}", file=sys.stderr)
 

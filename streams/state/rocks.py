@@ -42,7 +42,9 @@ class RocksStore:
             raise ConfigError(f"the state folder {path} cannot be used: {error}") from error
         except Exception as error:  # rocksdict raises bare exceptions: their text is all there is
             if "lock" in str(error).lower():
-                raise ConfigError(f"the state folder {path} is in use by another worker: give this one its own") from error
+                raise ConfigError(
+                    f"the state folder {path} is in use by another worker: give this one its own"
+                ) from error
             raise StateCorrupt(f"RocksDB cannot open {path}: {error}") from error
 
     @property

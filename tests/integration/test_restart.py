@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ class Run:
 @pytest.fixture(scope="module")
 def go(
     broker: Any, journey: CompleteJourney, events: list[Any], model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[str, Callable[[Pipeline], None]], Run]]:
+) -> Callable[[str, Callable[[Pipeline], None]], Run]:
     from streams import admin
 
     client = admin.connect({"bootstrap.servers": broker.bootstrap})
@@ -107,7 +107,7 @@ def go(
             pipeline.stop()
             admin.delete(client, prefix=prefix)
 
-    yield run
+    return run
 
 
 @pytest.fixture(scope="module")

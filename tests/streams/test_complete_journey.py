@@ -53,7 +53,7 @@ def test_whole_year(journey: CompleteJourney) -> None:
 
 def test_lines_are_those_of_the_file(journey: CompleteJourney) -> None:
     """Against the parquet file itself: value and number of lines by basket, in one month."""
-    from pyarrow import compute, parquet  # type: ignore[import-untyped]
+    from pyarrow import compute, parquet
 
     table = parquet.read_table(data_directory() / "transactions.parquet")
     at = table.column("transaction_timestamp")

@@ -173,7 +173,9 @@ class Worker:
         pairs = dict(self.store.scan(b"", b"\xff"))
         graves = {key[1:] for key, value in pairs.items() if key[:1] == keys.RECORD and _is_grave(value)}
         return {
-            key: value for key, value in pairs.items() if not any(key.endswith(grave) for grave in graves) or key == b"m"
+            key: value
+            for key, value in pairs.items()
+            if not any(key.endswith(grave) for grave in graves) or key == b"m"
         }
 
 
@@ -208,9 +210,7 @@ def content(worker: Worker) -> dict[Any, Any]:
 
 
 def _placeless(snapshot: Snapshot) -> bytes:
-    return codec.msgpack_encode(
-        msgspec.structs.replace(snapshot, applied={}, source=("", 0, 0), ingest_ts_ms=0)
-    )
+    return codec.msgpack_encode(msgspec.structs.replace(snapshot, applied={}, source=("", 0, 0), ingest_ts_ms=0))
 
 
 def arrivals(draw: Any, log: Log) -> Iterator[tuple[int, list[LogRecord]]]:

@@ -114,8 +114,8 @@ class Pipeline:
             for message in consumer.consume(5_000, timeout=1.0):
                 assert message.error() is None, message.error()
                 messages.append(message)
-                place = (message.topic(), message.partition())
-                if message.offset() + 1 >= ends.get(place, 1 << 62):
+                place: Any = (message.topic(), message.partition())
+                if (message.offset() or 0) + 1 >= ends.get(place, 1 << 62):
                     del ends[place]
         consumer.close()
         return messages
@@ -130,7 +130,7 @@ class Pipeline:
 
     def last_snapshots(self) -> dict[tuple[str, str], bytes]:
         """(customer, kind) -> the last snapshot."""
-        found = {}
+        found: dict[tuple[str, str], bytes] = {}
         for message in self.read("session-snapshots"):
             snapshot = _snapshot(message.value())
             found[snapshot.customer_id, snapshot.kind] = message.value()

@@ -87,7 +87,9 @@ def test_reordering_and_duplicates_within_the_bound_change_nothing(
     events: list[Sent], until_ms: int, data: st.DataObject
 ) -> None:
     delays = [data.draw(st.sampled_from([0, 0, 1000, 60_000, CONFIG.lateness_ms]), "delay") for _ in events]
-    arriving = [(sent.ts_ms + delay, place, sent) for place, (sent, delay) in enumerate(zip(events, delays, strict=True))]
+    arriving = [
+        (sent.ts_ms + delay, place, sent) for place, (sent, delay) in enumerate(zip(events, delays, strict=True))
+    ]
     for place, sent in enumerate(events):
         if data.draw(st.integers(0, 9), "duplicate") == 0:
             arriving.append((sent.ts_ms + CONFIG.lateness_ms, place, sent))

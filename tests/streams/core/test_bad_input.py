@@ -1,0 +1,297 @@
+"""Whatever bytes come in: each record ends in a dead letter of a known class or in a documented default."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from support.logs import CONFIG, START_MS, Worker
+
+from schemas import errors, heartbeat
+from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, REDEMPTIONS, SOURCES
+from schemas.limits import MAX_EVENT_TS_MS, MAX_HEADERS_BYTES, MAX_KEY_BYTES, MAX_PAYLOAD_BYTES, MAX_PROPERTIES
+from streams.core.config import DAY_MS
+from streams.core.graph import neighbours
+from streams.offline import LogRecord
+
+Headers = Sequence[tuple[str, bytes]]
+KEY: Final = b"c1"
+CLICK: Final = {"event": "item_view", "event_ts_ms": START_MS, "event_id": "e1", "item_id": "i1", "category": "coffee"}
+SEND: Final = {"event": "send", "event_ts_ms": START_MS, "campaign_id": "x", "channel": "email"}
+REDEMPTION: Final = {"event_ts_ms": START_MS, "offer_id": "o"}
+PROFILE: Final = {"event_ts_ms": START_MS, "consent": {"email": {"marketing": True}}}
+
+
+def raw(body: Any) -> bytes:
+    return json.dumps(body).encode()
+
+
+def without(body: dict[str, Any], field: str) -> bytes:
+    return raw({name: value for name, value in body.items() if name != field})
+
+
+class Bad(NamedTuple):
+    """A record, and the class of the refusal it deserves."""
+
+    error: type[errors.DeadLetter]
+    value: bytes | None
+    rank: int = CLICKSTREAM
+    key: bytes | None = KEY
+    headers: Headers = ()
+
+
+BEAT = heartbeat.HEARTBEAT_KEY
+REFUSED: Final[dict[str, Bad]] = {
+    # not text, not JSON
+    "empty": Bad(errors.Malformed, b""),
+    "cut short": Bad(errors.Malformed, b'{"event": "purchase", '),
+    "not UTF-8": Bad(errors.Malformed, b'{"event":"item_view","event_ts_ms":1500000000000,"item_id":"\xff"}'),
+    "UTF-16": Bad(errors.Malformed, json.dumps(CLICK).encode("utf-16")),
+    "byte order mark": Bad(errors.Malformed, b"\xef\xbb\xbf" + raw(CLICK)),
+    "NaN": Bad(errors.Malformed, raw(CLICK | {"value": float("nan")})),
+    "Infinity": Bad(errors.Malformed, raw(CLICK | {"value": float("inf")})),
+    "lone surrogate": Bad(errors.Malformed, b'{"event":"item_view","event_ts_ms":1500000000000,"item_id":"\\ud800"}'),
+    "two objects": Bad(errors.Malformed, raw(CLICK) + raw(CLICK)),
+    "nested a thousand deep": Bad(errors.InvalidField, b"[" * 1_000 + b"]" * 1_000),
+    "nested deep in an unknown field": Bad(
+        errors.Malformed, raw(CLICK)[:-1] + b',"x":' + b"[" * 10_000 + b"]" * 10_000 + b"}"
+    ),
+    # fields
+    "an array": Bad(errors.InvalidField, b"[1, 2]"),
+    "a number": Bad(errors.InvalidField, b"7"),
+    "JSON null": Bad(errors.InvalidField, b"null"),
+    "no event": Bad(errors.InvalidField, without(CLICK, "event")),
+    "no time": Bad(errors.InvalidField, without(CLICK, "event_ts_ms")),
+    "time as text": Bad(errors.InvalidField, raw(CLICK | {"event_ts_ms": "2017-07-14T02:40:00Z"})),
+    "time with a fraction": Bad(errors.InvalidField, raw(CLICK | {"event_ts_ms": START_MS + 0.5})),
+    "time as an integral float": Bad(errors.InvalidField, raw(CLICK | {"event_ts_ms": float(START_MS)})),
+    "time as a boolean": Bad(errors.InvalidField, raw(CLICK | {"event_ts_ms": True})),
+    "event name with a space": Bad(errors.InvalidField, raw(CLICK | {"event": "item view"})),
+    "event name empty": Bad(errors.InvalidField, raw(CLICK | {"event": ""})),
+    "event name too long": Bad(errors.InvalidField, raw(CLICK | {"event": "x" * 65})),
+    "event name of markup": Bad(errors.InvalidField, raw(CLICK | {"event": "[SESSION]"})),
+    "id too long": Bad(errors.InvalidField, raw(CLICK | {"item_id": "x" * 129})),
+    "id empty": Bad(errors.InvalidField, raw(CLICK | {"item_id": ""})),
+    "id as a number": Bad(errors.InvalidField, raw(CLICK | {"item_id": 42})),
+    "title too long": Bad(errors.InvalidField, raw(CLICK | {"title": "x" * 513})),
+    "price huge": Bad(errors.InvalidField, raw(CLICK | {"price": 1e10})),
+    "price as text": Bad(errors.InvalidField, raw(CLICK | {"price": "9.99"})),
+    "number beyond a double": Bad(errors.InvalidField, b'{"event":"x","event_ts_ms":1500000000000,"value":1e999}'),
+    "number of a million digits": Bad(errors.Oversized, b'{"event_ts_ms":' + b"9" * 1_000_000 + b"}"),
+    "number of sixty thousand digits": Bad(errors.InvalidField, b'{"event_ts_ms":' + b"9" * 60_000 + b"}"),
+    "quantity negative": Bad(errors.InvalidField, raw(CLICK | {"quantity": -1})),
+    "properties nested": Bad(errors.InvalidField, raw(CLICK | {"properties": {"a": {"b": 1}}})),
+    "too many properties": Bad(
+        errors.InvalidField, raw(CLICK | {"properties": {str(n): n for n in range(MAX_PROPERTIES + 1)}})
+    ),
+    "property integer beyond 2**53": Bad(errors.InvalidField, raw(CLICK | {"properties": {"n": 2**60}})),
+    "unknown send event": Bad(errors.InvalidField, raw(SEND | {"event": "teleport"}), CAMPAIGN_SENDS),
+    "send without a campaign": Bad(errors.InvalidField, without(SEND, "campaign_id"), CAMPAIGN_SENDS),
+    "propensity above one": Bad(errors.InvalidField, raw(SEND | {"propensity": 1.5}), CAMPAIGN_SENDS),
+    "redemption without an offer": Bad(errors.InvalidField, without(REDEMPTION, "offer_id"), REDEMPTIONS),
+    "consent as a list": Bad(errors.InvalidField, raw(PROFILE | {"consent": ["email"]}), PROFILES),
+    "consent as text": Bad(errors.InvalidField, raw(PROFILE | {"consent": {"email": {"marketing": "yes"}}}), PROFILES),
+    # size
+    "payload too large": Bad(errors.Oversized, raw(CLICK | {"padding": "x" * MAX_PAYLOAD_BYTES})),
+    "headers too large": Bad(errors.Oversized, raw(CLICK), headers=[("x", b"y" * MAX_HEADERS_BYTES)]),
+    "very many headers": Bad(errors.Oversized, raw(CLICK), headers=[("header-name", b"1234567")] * 1_000),
+    # keys
+    "null key": Bad(errors.NullKey, raw(CLICK), key=None),
+    "empty key": Bad(errors.InvalidKey, raw(CLICK), key=b""),
+    "key not UTF-8": Bad(errors.InvalidKey, raw(CLICK), key=b"\xff\xfe"),
+    "key too long": Bad(errors.InvalidKey, raw(CLICK), key=b"x" * (MAX_KEY_BYTES + 1)),
+    "key of too many characters": Bad(errors.InvalidKey, raw(CLICK), key=b"x" * 129),
+    "key and body disagree": Bad(errors.KeyMismatch, raw(CLICK | {"customer_id": "c2"})),
+    # times
+    "seconds": Bad(errors.OutOfTime, raw(CLICK | {"event_ts_ms": START_MS // 1_000})),
+    "microseconds": Bad(errors.OutOfTime, raw(CLICK | {"event_ts_ms": START_MS * 1_000})),
+    "time zero": Bad(errors.OutOfTime, raw(CLICK | {"event_ts_ms": 0})),
+    "time negative": Bad(errors.OutOfTime, raw(CLICK | {"event_ts_ms": -1})),
+    "beyond 64 bits": Bad(errors.OutOfTime, raw(CLICK | {"event_ts_ms": 2**70})),
+    "from the future": Bad(errors.OutOfTime, raw(CLICK | {"event_ts_ms": START_MS + CONFIG.max_future_ms + 1})),
+    "end of time": Bad(errors.OutOfTime, raw(CLICK | {"event_ts_ms": MAX_EVENT_TS_MS})),
+    # tombstones
+    "null clickstream": Bad(errors.UnexpectedTombstone, None),
+    "null send": Bad(errors.UnexpectedTombstone, None, CAMPAIGN_SENDS),
+    "null redemption": Bad(errors.UnexpectedTombstone, None, REDEMPTIONS),
+    "erasure with a null key": Bad(errors.NullKey, None, PROFILES, key=None),
+    # headers
+    "ce_id not UTF-8": Bad(errors.InvalidField, without(CLICK, "event_id"), headers=[("ce_id", b"\xff")]),
+    "ce_id too long": Bad(errors.InvalidField, without(CLICK, "event_id"), headers=[("ce_id", b"x" * 129)]),
+    "ce_id empty": Bad(errors.InvalidField, without(CLICK, "event_id"), headers=[("ce_id", b"")]),
+    "erasure at no time": Bad(errors.InvalidField, None, PROFILES, headers=[("ce_time", b"tomorrow")]),
+    "erasure without an offset": Bad(
+        errors.InvalidField, None, PROFILES, headers=[("ce_time", b"2017-07-14T02:40:00")]
+    ),
+    "erasure of everything to come": Bad(
+        errors.OutOfTime, None, PROFILES, headers=[("ce_time", b"2017-07-15T02:40:00Z")]
+    ),
+    "erasure before there was anything": Bad(
+        errors.OutOfTime, None, PROFILES, headers=[("ce_time", b"1969-07-20T20:17:00Z")]
+    ),
+    "erasure time not UTF-8": Bad(errors.InvalidField, None, PROFILES, headers=[("ce_time", b"\xff")]),
+    # heartbeats
+    "heartbeat null": Bad(errors.Malformed, None, key=BEAT),
+    "heartbeat garbage": Bad(errors.Malformed, b"tick", key=BEAT),
+    "heartbeat not UTF-8": Bad(errors.Malformed, b'{"event_ts_ms":1500000000000,"x":"\xff', key=BEAT),
+    "heartbeat without a time": Bad(errors.InvalidField, b"{}", key=BEAT),
+    "heartbeat in seconds": Bad(errors.InvalidField, raw({"event_ts_ms": START_MS // 1_000}), key=BEAT),
+    "heartbeat from the future": Bad(errors.OutOfTime, raw({"event_ts_ms": START_MS + DAY_MS}), key=BEAT),
+    "heartbeat nested deep": Bad(errors.Malformed, b'{"x":' + b"[" * 20_000 + b"]" * 20_000 + b"}", key=BEAT),
+}
+
+GOOD = {"event": "purchase", "event_ts_ms": START_MS + CONFIG.max_future_ms, "event_id": "good", "item_id": "after"}
+
+
+def _take(worker: Worker, rank: int, offset: int, key: bytes | None, value: bytes | None, headers: Headers = ()) -> Any:
+    record = LogRecord(offset, key, value, tuple(headers), START_MS)
+    return worker.ingest.take(rank, [record], 0)
+
+
+def _good_one_is_applied(worker: Worker, offset: int, events: int = 1) -> None:
+    assert _take(worker, CLICKSTREAM, offset, KEY, raw(GOOD)) == []
+    worker.cut()
+    customer = worker.ingest.customer("c1")
+    assert customer is not None
+    seen = customer.view()
+    assert seen.events == events
+    assert "after" in seen.edges["purchase>item"]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_with_its_class_and_its_bytes(name: str) -> None:
+    bad = REFUSED[name]
+    worker = Worker()
+    (letter,) = _take(worker, bad.rank, 0, bad.key, bad.value, bad.headers)
+    named = dict(letter.headers)
+    assert named["dl_error"].decode() == bad.error.__name__
+    assert letter.reason == named["dl_reason"].decode() == bad.error.reason
+    assert (letter.key, letter.value) == (bad.key, bad.value)
+    assert (named["dl_topic"], named["dl_partition"], named["dl_offset"]) == (SOURCES[bad.rank].encode(), b"0", b"0")
+    assert 0 < len(named["dl_message"]) <= 4_096
+    assert [header for header in letter.headers if header[0].startswith("orig_")] == [
+        (f"orig_{header}", content) for header, content in bad.headers
+    ]
+    assert worker.ingest.next_offsets == {SOURCES[bad.rank]: 1}
+    assert worker.ingest.counts["dead_lettered"] == 1
+    _good_one_is_applied(worker, 1)
+
+
+def test_every_class_has_a_case() -> None:
+    assert {bad.error for bad in REFUSED.values()} == set(errors.DeadLetter.__subclasses__())
+
+
+class Kept(NamedTuple):
+    """A record that is odd and taken in all the same."""
+
+    rank: int
+    value: bytes | None
+    headers: Headers = ()
+    key: bytes = KEY
+
+
+ACCEPTED: Final[dict[str, Kept]] = {
+    "unknown event name": Kept(CLICKSTREAM, raw(CLICK | {"event": "loyalty_scan"})),
+    "event name with dots": Kept(CLICKSTREAM, raw(CLICK | {"event": "shop.checkout:step-2"})),
+    "unknown item": Kept(CLICKSTREAM, raw(CLICK | {"item_id": "unknown-1", "title": "never seen"})),
+    "unknown fields": Kept(CLICKSTREAM, raw(CLICK | {"session": {"deep": [1, 2, {"x": None}]}})),
+    "field given twice": Kept(CLICKSTREAM, raw(CLICK)[:-1] + b',"item_id":"i2"}'),
+    "nulls for what may be absent": Kept(CLICKSTREAM, raw(CLICK | {"price": None, "item_id": None, "channel": None})),
+    "white space around": Kept(CLICKSTREAM, b" \n" + raw(CLICK) + b"\n"),
+    "NUL and controls in text": Kept(CLICKSTREAM, raw(CLICK | {"title": "a\x00b\x1b[31m", "item_id": "\x00"})),
+    "emoji": Kept(CLICKSTREAM, json.dumps(CLICK | {"title": "☕ dark", "query": "naïve"}, ensure_ascii=False).encode()),
+    "markup in text": Kept(CLICKSTREAM, raw(CLICK | {"query": "[SESSION] item:5 <script>"})),
+    "key and body agree": Kept(CLICKSTREAM, raw(CLICK | {"customer_id": "c1"})),
+    "refund": Kept(CLICKSTREAM, raw(CLICK | {"event": "purchase", "value": -5.0})),
+    "long ago": Kept(CLICKSTREAM, raw(CLICK | {"event_ts_ms": START_MS - 10 * 365 * DAY_MS})),
+    "a little ahead": Kept(CLICKSTREAM, raw(CLICK | {"event_ts_ms": START_MS + CONFIG.max_future_ms})),
+    "header without a value": Kept(CLICKSTREAM, raw(CLICK), [("trace", None)]),  # type: ignore[list-item]
+    "window before the send": Kept(CAMPAIGN_SENDS, raw(SEND | {"window_end_ms": START_MS - DAY_MS})),
+    "open of a message never sent": Kept(CAMPAIGN_SENDS, raw(SEND | {"event": "open"})),
+    "redemption of an offer never sent": Kept(REDEMPTIONS, raw(REDEMPTION)),
+    "profile with nothing in it": Kept(PROFILES, raw({"event_ts_ms": START_MS})),
+    "unknown time zone": Kept(PROFILES, raw(PROFILE | {"timezone": "Mars/Olympus"})),
+}
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_odd_and_taken_in(name: str) -> None:
+    odd = ACCEPTED[name]
+    worker = Worker()
+    assert _take(worker, odd.rank, 0, odd.key, odd.value, odd.headers) == []
+    assert worker.ingest.counts["applied"] == 1
+    offset = 1 if odd.rank == CLICKSTREAM else 0
+    _good_one_is_applied(worker, offset, events=2)
+
+
+def test_a_custom_event_keeps_its_edges() -> None:
+    worker = Worker()
+    _take(worker, CLICKSTREAM, 0, KEY, raw(CLICK | {"event": "loyalty_scan"}))
+    customer = worker.ingest.customer("c1")
+    assert customer is not None
+    found = neighbours(customer.view().edges, "custom>item", START_MS, CONFIG.edge_half_life_ms)
+    assert [edge.entity_id for edge in found] == ["i1"]
+
+
+def test_erasing_somebody_unknown_is_receipted() -> None:
+    worker = Worker()
+    assert _take(worker, PROFILES, 0, b"never-seen", None) == []
+    (receipt,) = worker.ingest.cut(0).erasures
+    assert (receipt.customer_id, receipt.erased_ms) == ("never-seen", START_MS)
+
+
+def test_an_erasure_takes_its_time_from_the_header() -> None:
+    worker = Worker()
+    _take(worker, PROFILES, 0, KEY, None, [("ce_time", b"2017-07-14T04:40:00+02:00")])
+    (receipt,) = worker.ingest.cut(0).erasures
+    assert receipt.erased_ms == START_MS
+
+
+_BODIES = st.sampled_from([CLICK, SEND, REDEMPTION, PROFILE])
+_JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+_FIELDS = st.sampled_from([*CLICK, *SEND, *REDEMPTION, *PROFILE, "customer_id", "price", "properties", "window_end_ms"])
+_SPOILED = st.builds(lambda body, spoilt: raw(body | spoilt), _BODIES, st.dictionaries(_FIELDS, _JUNK, max_size=3))
+_VALUES = st.none() | st.binary(max_size=200) | _JUNK.map(raw) | _SPOILED
+_KEYS = st.none() | st.binary(max_size=6) | st.sampled_from([KEY, b"c2", BEAT])
+_HEADERS = st.lists(
+    st.tuples(
+        st.sampled_from(["ce_id", "ce_time", "ce_type", "x"]) | st.text(max_size=8),
+        st.binary(max_size=20) | st.sampled_from([b"2017-07-14T02:40:00Z", b"0001-01-01T00:00:00+23:59", b"e1"]),
+    ),
+    max_size=3,
+)
+_TIMESTAMPS = st.sampled_from([START_MS, 0, -1, START_MS + 400 * DAY_MS])
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    records=st.lists(st.tuples(st.integers(0, 3), _KEYS, _VALUES, _HEADERS, _TIMESTAMPS), min_size=1, max_size=12),
+    cuts=st.booleans(),
+)
+@example(records=[(PROFILES, KEY, None, [("ce_time", b"9999-12-31T23:59:59-23:59")], START_MS)], cuts=True)
+@example(records=[(PROFILES, KEY, None, [("ce_time", b"0001-01-01T00:00:00+23:59")], START_MS)], cuts=True)
+def test_nothing_escapes_and_counts_add_up(records: list[tuple[int, Any, Any, Any, int]], cuts: bool) -> None:
+    worker = Worker()
+    offsets = [0] * len(SOURCES)
+    letters = 0
+    for rank, key, value, headers, timestamp in records:
+        record = LogRecord(offsets[rank], key, value, tuple(headers), timestamp)
+        letters += len(worker.ingest.take(rank, [record], 0))
+        offsets[rank] += 1
+        if cuts:
+            worker.cut()
+    worker.cut()
+    counts = worker.ingest.counts
+    assert counts["dead_lettered"] == letters
+    assert len(records) == letters + counts["applied"] + counts["duplicates"] + counts["heartbeats"]
+    assert worker.ingest.next_offsets == {SOURCES[rank]: count for rank, count in enumerate(offsets) if count}
+    worker.restart()
+    assert worker.ingest.next_offsets == {SOURCES[rank]: count for rank, count in enumerate(offsets) if count}
