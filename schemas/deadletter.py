@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from schemas.codec import Headers
 from schemas.errors import DeadLetter
 from schemas.ids import refused_id
+
+ORIGINAL: Final = "orig_"
+#: How often a record was replayed from here; a record that comes for the first time has none.
+ATTEMPT: Final = "dl_attempt"
+#: ``dl_id`` of the letter that a replayed record comes from.
+REPLAYED_FROM: Final = "dl_replayed_from"
+_MAX_ATTEMPTS: Final = 1_000_000
 
 
 class Refused(NamedTuple):
@@ -28,7 +35,11 @@ def refuse(
     value: bytes | None,
     headers: Headers,
 ) -> Refused:
-    """Wrap a record for the dead-letter topic. Original headers keep their names behind ``orig_``."""
+    """Wrap a record for the dead-letter topic.
+
+    Original headers keep their names behind ``orig_``. Those that a replay had put on the record stay ours, so that a
+    record that is refused again says how often it was tried.
+    """
     ours = [
         ("dl_id", refused_id(topic, partition, offset).encode()),
         ("dl_reason", error.reason.encode()),
@@ -39,4 +50,23 @@ def refuse(
         ("dl_offset", str(offset).encode()),
         ("dl_record_ts_ms", str(record_ts_ms).encode()),
     ]
-    return Refused(key, value, ours + [(f"orig_{name}", raw) for name, raw in headers], error.reason)
+    replay = [(name, raw) for name, raw in headers if name in (ATTEMPT, REPLAYED_FROM)]
+    theirs = [(f"{ORIGINAL}{name}", raw) for name, raw in headers if name not in (ATTEMPT, REPLAYED_FROM)]
+    return Refused(key, value, ours + replay + theirs, error.reason)
+
+
+def origin_offset(letter: Refused) -> int:
+    """Offset of a refused record in the topic it came from."""
+    return next(int(raw) for name, raw in letter.headers if name == "dl_offset")
+
+
+def attempts(raw: bytes | None) -> int:
+    """Value of the :data:`ATTEMPT` header as a number, 0 where it is absent or no number of ours.
+
+    Example:
+        >>> attempts(b"2"), attempts(None), attempts(b"often")
+        (2, 0, 0)
+    """
+    if raw is None or len(raw) > 7 or not raw.isdigit():
+        return 0
+    return min(int(raw), _MAX_ATTEMPTS)

@@ -17,7 +17,9 @@
     └── Stop                  the worker stops with the message; nothing is committed past it
         ├── ConfigError           a setting or an argument
         ├── TopicMismatch         the broker's topics are not what the contract says
+        ├── TopicUnfit            most of a source topic is refused: the topic is wrong, and not the event
         ├── StateCorrupt          the local store cannot be trusted
+        ├── DiskFailed            the local store cannot be written or read: full, read-only or broken disk
         └── ModelRefused          a model directory that is broken or does not fit the tokeniser
 """
 
@@ -86,8 +88,16 @@ class TopicMismatch(Stop):
     """The broker's topics differ from the contract; the message names the command to run."""
 
 
+class TopicUnfit(Stop):
+    """Most records of a source topic are refused; the message names the topic, the share and the commonest reason."""
+
+
 class StateCorrupt(Stop):
     """A local store or a changelog record cannot be read."""
+
+
+class DiskFailed(Stop):
+    """The disk under the local store is full, read-only or broken. What it could not take is in the changelog."""
 
 
 class ModelRefused(Stop):

@@ -41,7 +41,7 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     version: int = SNAPSHOT_VERSION
     customer_id: str
     kind: SnapshotKind
-    """``event``: something happened, from all that is known. ``horizon``, ``send``: judged later, from settled state."""
+    """``event``: after an event, from all that is known. ``horizon`` and ``send``: judged later, from settled state."""
     as_of_ms: int
     source: tuple[str, int, int]
     """topic, partition and offset of the newest event in it."""

@@ -84,6 +84,10 @@ class IngestSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Memory for decoded customers, in bytes, per partition."""
     idle_ms: _Millis = 30_000
     """Wall clock after which a quiet topic stops holding event time back; 0 is never."""
+    refused_share: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    """The worker stops when more than this share of a source topic's newest records was refused; 1 is never."""
+    refused_min: _Count = 1_000
+    """How many of a source topic's newest records that share is taken over; none is taken before that many came."""
 
 
 class EncodeSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ from streams.agents.learn import LearnRole
 from streams.agents.stateful import EpochSettings
 from streams.catalog import CatalogFollower
 from streams.core.batching import MicroBatcher
+from streams.core.quality import RefusalLimit
 from streams.metrics import Metrics, serve
 from streams.outbox import Outbox
 from streams.predict import Predictions
@@ -103,6 +104,7 @@ class Worker:
                 lexicon=self._lexicon(),
                 cache_bytes=self.settings.ingest.cache_bytes,
                 idle_ms=self.settings.ingest.idle_ms,
+                refusals=RefusalLimit(self.settings.ingest.refused_share, self.settings.ingest.refused_min),
                 **self._stateful(name),
             )
         if name == "entities":

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from typing import Any, Final
 
 from schemas import codec
-from schemas.deadletter import Refused
+from schemas.deadletter import Refused, origin_offset
+from schemas.errors import TopicUnfit
 from schemas.events import SOURCES
 from schemas.words import Lexicon
 from streams.agents.stateful import Output, StatefulRole
 from streams.core.config import CoreConfig
 from streams.core.customer import due_of
 from streams.core.partition import Cut, Ingest
+from streams.core.quality import RefusalLimit
 from streams.roles import Batch
 from streams.state.contract import KeyValue
 from streams.state.epochs import Epoch, StoredRecords
 
 _RANK: Final = {source: rank for rank, source in enumerate(SOURCES)}
+_offset: Final = attrgetter("offset")
 
 
 class IngestRole(StatefulRole):
@@ -27,12 +32,22 @@ class IngestRole(StatefulRole):
     topics = SOURCES
     changelog = "ingest-changelog"
 
-    def __init__(self, *, config: CoreConfig, lexicon: Lexicon, cache_bytes: int, idle_ms: int, **shell: Any) -> None:
+    def __init__(
+        self,
+        *,
+        config: CoreConfig,
+        lexicon: Lexicon,
+        cache_bytes: int,
+        idle_ms: int,
+        refusals: RefusalLimit,
+        **shell: Any,
+    ) -> None:
         super().__init__(**shell)
         self._config = config
         self._lexicon = lexicon
         self._cache_bytes = cache_bytes
         self._idle_ms = idle_ms
+        self._refusals = refusals
         self._counted: dict[int, dict[str, int]] = {}
 
     def open_core(self, partition: int, store: KeyValue, meta: bytes | None) -> Ingest:
@@ -49,7 +64,19 @@ class IngestRole(StatefulRole):
         )
 
     def take(self, core: Ingest, batch: Batch) -> list[Refused]:
-        return core.take(_RANK[batch.topic], batch.records, self._clock_ms())
+        records = batch.records
+        first = bisect_left(records, core.next_offsets.get(batch.topic, 0), key=_offset)
+        refused = core.take(_RANK[batch.topic], records, self._clock_ms())
+        places = [bisect_left(records, origin_offset(letter), key=_offset) - first for letter in refused]
+        try:
+            self._refusals.observe(batch.topic, len(records) - first, zip(places, refused, strict=True))
+        except TopicUnfit:
+            # Nothing of this batch is written or committed, but why it was refused is there to be looked at. The next
+            # worker sends the same letters, with the same ids.
+            for letter in refused:
+                self._outbox.send("dead-letter", letter.key, letter.value, headers=letter.headers)
+            raise
+        return refused
 
     def outputs(self, epoch: Cut) -> Iterator[Output]:
         encode = codec.msgpack_encode

@@ -25,14 +25,17 @@ from schemas.errors import StateCorrupt
 from streams.metrics import Metrics
 from streams.outbox import Outbox
 from streams.roles import Batch, Commit, Offsets
+from streams.state import keys, ownership
 from streams.state.contract import KeyValue
 from streams.state.epochs import Epoch, changelog_records, local_batch, read_meta
-from streams.state.restore import restore
+from streams.state.ownership import Ownership, OwnershipLost
+from streams.state.restore import Restored, read_range, restore
 
 logger: Final = logging.getLogger(__name__)
 
 _DELIVERY_TIMEOUT_S: Final = 60.0
 _STOP_TIMEOUT_S: Final = 10.0
+_CLAIM_ATTEMPTS: Final = 5
 _MAX_BEHIND: Final = 4  # epochs' worth of events applied before a slow flush is waited for
 
 
@@ -71,6 +74,7 @@ class Held(NamedTuple):
 
     store: KeyValue
     core: Any
+    ownership: Ownership
 
 
 class StatefulRole:
@@ -138,7 +142,7 @@ class StatefulRole:
     async def on_assigned(self, partitions: set[int]) -> Offsets:
         starts: dict[tuple[str, int], int] = {}
         for partition in sorted(partitions):
-            held = await asyncio.to_thread(self._open_partition, partition)
+            held = await self._open_partition(partition)
             self.held[partition] = held
             known = held.core.next_offsets
             # State, not the committed offset, says where to go on: whoever has no state begins at the beginning.
@@ -148,13 +152,15 @@ class StatefulRole:
 
     async def on_revoked(self, partitions: set[int]) -> None:
         await self._join()
-        await self._flush(self._cut(partitions & self.held.keys()))
+        if await self._still_owner():
+            await self._flush(self._cut(partitions & self.held.keys()))
         for partition in partitions & self.held.keys():
-            self.held.pop(partition).store.close()
-            self._metrics.released(self.name, partition)
+            self._release(partition)
 
     async def process(self, batch: Batch) -> None:
-        held = self.held[batch.partition]
+        held = self.held.get(batch.partition)
+        if held is None:
+            return  # lost to another worker; the rebalance that says so is on its way
         self._metrics.batch(self.name, batch.topic, len(batch.records))
         for refused in self.take(held.core, batch):
             self._metrics.dead_letter(batch.topic, refused.reason)
@@ -209,29 +215,80 @@ class StatefulRole:
             for topic, key, value, headers in self.outputs(epoch):
                 send(topic, key, value, headers=headers)
         await outbox.delivered(outbox.mark(), _DELIVERY_TIMEOUT_S)
-        for partition, epoch in epochs.items():
-            for record_key, record in changelog_records(epoch):
-                send(self.changelog, record_key, record, partition=partition)
+        sent = {
+            partition: self._send_changes(partition, changelog_records(epoch)) for partition, epoch in epochs.items()
+        }
         await outbox.delivered(outbox.mark(), _DELIVERY_TIMEOUT_S)
-        await asyncio.to_thread(self._write, epochs)
+        for partition, epoch in epochs.items():
+            await self._keep(partition, epoch, sent[partition])
         offsets = {
             (topic, partition): offset
             for partition, epoch in epochs.items()
+            if partition in self.held
             for topic, offset in epoch.next_offsets.items()
         }
         assert self._committer is not None
         if offsets:
             await self._committer.commit(offsets)
         for partition, epoch in epochs.items():
-            self._durable[partition] = epoch.next_offsets
             if partition in self.held:
+                self._durable[partition] = epoch.next_offsets
                 self.held[partition].core.written()
         self.flushed(epochs, (self._clock_ms() - started_ms) / 1000)
 
-    def _write(self, epochs: Mapping[int, Epoch]) -> None:
-        for partition, epoch in epochs.items():
-            reached = self._outbox.offset(self.changelog, partition)
-            self.held[partition].store.write(local_batch(epoch, -1 if reached is None else reached + 1))
+    def _send_changes(self, partition: int, records: Iterable[tuple[bytes, bytes | None]]) -> int:
+        headers, sent = ownership.headers(self.held[partition].ownership.term), 0
+        for key, value in records:
+            self._outbox.send(self.changelog, key, value, partition=partition, headers=headers)
+            sent += 1
+        return sent
+
+    async def _keep(self, partition: int, epoch: Epoch, sent: int) -> None:
+        """The epoch is in the changelog: write it locally, unless the partition turns out to be somebody else's."""
+        store, _, owner = self.held[partition]
+        try:
+            stale = await self._intruders(partition, owner, sent)
+            await asyncio.to_thread(store.write, local_batch(epoch, owner.next_offset, owner.term))
+            await self._overrule(partition, store, owner, stale)
+        except OwnershipLost as lost:
+            logger.error("%s-%s belongs to another worker now: %s", self.changelog, partition, lost)
+            self._release(partition)
+
+    async def _intruders(self, partition: int, owner: Ownership, sent: int) -> set[bytes]:
+        """Keys that others wrote while our last ``sent`` records were on their way."""
+        reached = self._outbox.offset(self.changelog, partition)
+        assert reached is not None
+        foreign = owner.reached(reached, sent)
+        if foreign is None:
+            return set()
+        topic = self._prefix + self.changelog
+        return owner.intruders(await asyncio.to_thread(read_range, self._client, topic, partition, *foreign))
+
+    async def _overrule(self, partition: int, store: KeyValue, owner: Ownership, stale: set[bytes]) -> None:
+        """Put our version of records behind those of a worker that had lost the partition."""
+        headers = ownership.headers(owner.term)
+        while stale:
+            logger.warning("%s-%s: %d records of a former owner are overruled", self.changelog, partition, len(stale))
+            known = sorted(stale)
+            values = await asyncio.to_thread(store.multi_get, known)
+            for key, value in zip(known, values, strict=True):
+                self._outbox.send(self.changelog, key, value, partition=partition, headers=headers)
+            await self._outbox.delivered(self._outbox.mark(), _DELIVERY_TIMEOUT_S)
+            stale = await self._intruders(partition, owner, len(known))
+
+    async def _still_owner(self) -> bool:
+        """Ask the group by committing what it has anyway: an expelled member is refused."""
+        offsets = {
+            (topic, partition): offset
+            for partition in self.held
+            for topic, offset in self._durable.get(partition, {}).items()
+        }
+        assert self._committer is not None
+        return not offsets or await self._committer.commit(offsets)
+
+    def _release(self, partition: int) -> None:
+        self.held.pop(partition).store.close()
+        self._metrics.released(self.name, partition)
 
     def _is_news(self, partition: int, epoch: Epoch) -> bool:
         """An epoch in which only the clock moved is not worth a write."""
@@ -239,19 +296,39 @@ class StatefulRole:
 
     # Opening.
 
-    def _open_partition(self, partition: int) -> Held:
-        store = self._open_store(partition)
+    async def _open_partition(self, partition: int) -> Held:
+        """Restore, then claim; again where somebody wrote between the two."""
         topic = self._prefix + self.changelog
-        try:
-            what = restore(store, self._client, topic, partition, self.due_ms)
-        except StateCorrupt as error:
-            store.close()
-            aside = self._set_aside(partition)
-            logger.error("local state of %s-%s was set aside as %s and is rebuilt: %s", topic, partition, aside, error)
-            store = self._open_store(partition)
-            what = restore(store, self._client, topic, partition, self.due_ms)
+        store, what = await asyncio.to_thread(self._restore, topic, partition)
+        for _ in range(_CLAIM_ATTEMPTS):
+            owner = Ownership(what.term + 1, what.next_offset)
+            claim = ownership.headers(owner.term)
+            self._outbox.send(self.changelog, keys.CLAIM, b"", partition=partition, headers=claim)
+            await self._outbox.delivered(self._outbox.mark(), _DELIVERY_TIMEOUT_S)
+            reached = self._outbox.offset(self.changelog, partition)
+            assert reached is not None
+            if owner.reached(reached, 1) is None:
+                break
+            again = await asyncio.to_thread(restore, store, self._client, topic, partition, self.due_ms)
+            what = again._replace(stale=what.stale | again.stale, term=max(what.term, again.term))
+        else:
+            raise OwnershipLost(f"{topic}-{partition} could not be claimed: others keep writing to it")
+        await self._overrule(partition, store, owner, what.stale)
         meta = read_meta(store).partition
         core = self.open_core(partition, store, meta)
         self._durable[partition] = core.next_offsets
-        self._metrics.restored(self.name, partition, what.records, what.bytes, what.seconds)
-        return Held(store, core)
+        self._metrics.restored(self.name, partition, what.records, what.size_bytes, what.seconds)
+        return Held(store, core, owner)
+
+    def _restore(self, topic: str, partition: int) -> tuple[KeyValue, Restored]:
+        store: KeyValue | None = None
+        try:
+            store = self._open_store(partition)
+            return store, restore(store, self._client, topic, partition, self.due_ms)
+        except StateCorrupt as error:
+            if store is not None:
+                store.close()
+            aside = self._set_aside(partition)
+            logger.error("local state of %s-%s was set aside as %s and is rebuilt: %s", topic, partition, aside, error)
+            store = self._open_store(partition)
+            return store, restore(store, self._client, topic, partition, self.due_ms)

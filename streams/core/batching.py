@@ -102,7 +102,7 @@ class MicroBatcher:
 
     def _heads(self) -> list[Waiting]:
         heads = [next(iter(self._live.values()))] if self._live else []
-        return heads + [self._judged[0]] if self._judged else heads
+        return [*heads, self._judged[0]] if self._judged else heads
 
     def _close(self, entry: Waiting) -> None:
         waiting = self._open.get(entry.partition)

@@ -24,7 +24,7 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     recent_ids: int = 64
     """Event ids remembered per customer behind the lateness bound."""
     tail_limit: int = 16_384
-    """Most unsettled events of one customer; the oldest settle early beyond it, and what then comes before them is late.
+    """Most unsettled events of one customer. The oldest settle early beyond it; what comes before them then is late.
 
     Far above what people do inside the lateness bound: a worker that catches up may read one topic a whole fetch
     ahead of another, and everything in between waits here.

@@ -40,6 +40,8 @@ class LocalMeta(msgspec.Struct, array_like=True):
     """Next changelog offset to read; -1 where nothing of it is known."""
     partition: bytes | None
     """The encoded meta of the role, None before its first epoch."""
+    term: int = 0
+    """Highest term of an owner up to there, see :mod:`streams.state.ownership`."""
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -92,12 +94,12 @@ def changelog_records(cut: Epoch) -> Iterator[tuple[bytes, bytes | None]]:
     yield keys.META, cut.meta
 
 
-def local_batch(cut: Epoch, changelog_offset: int) -> WriteBatch:
-    """The same epoch for the local store, with the changelog offset reached."""
+def local_batch(cut: Epoch, changelog_offset: int, term: int = 0) -> WriteBatch:
+    """The same epoch for the local store, with the changelog offset reached and the owner's term."""
     batch = WriteBatch()
     for change in cut.changes:
         _put_change(batch, change)
-    batch.put(keys.META, _encode(LocalMeta(LOCAL_VERSION, changelog_offset, cut.meta)))
+    batch.put(keys.META, _encode(LocalMeta(LOCAL_VERSION, changelog_offset, cut.meta, term)))
     return batch
 
 
@@ -106,6 +108,7 @@ def restore_batch(
     records: Iterable[tuple[bytes, bytes | None]],
     changelog_offset: int,
     due_ms: Callable[[bytes], int],
+    term: int,
 ) -> WriteBatch:
     """Changelog records read back, with the timers they imply; later records win."""
     newest = dict(records)
@@ -118,7 +121,7 @@ def restore_batch(
         identity = key[1:].decode()
         old_due_ms = due_ms(old) if old is not None else -1
         _put_change(batch, RecordChange(identity, new, old_due_ms, due_ms(new) if new is not None else -1))
-    batch.put(keys.META, _encode(LocalMeta(LOCAL_VERSION, changelog_offset, meta or known.partition)))
+    batch.put(keys.META, _encode(LocalMeta(LOCAL_VERSION, changelog_offset, meta or known.partition, term)))
     return batch
 
 

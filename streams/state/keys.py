@@ -4,6 +4,7 @@
 ``c`` + id              the customer's (or entity's) record
 ``t`` + due + id        empty; due time in ms as 8 bytes big-endian, so timers sort by it
 ``m``                   what is known about the whole partition, see :mod:`streams.state.epochs`
+``o``                   in the changelog only: a claim, see :mod:`streams.state.ownership`
 ======================  ===========================================================
 """
 
@@ -14,6 +15,7 @@ from typing import Final
 RECORD: Final = b"c"
 TIMER: Final = b"t"
 META: Final = b"m"
+CLAIM: Final = b"o"
 RECORDS_STOP: Final = b"d"
 
 _DUE_BYTES: Final = 8

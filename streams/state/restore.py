@@ -10,6 +10,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from schemas.errors import DeliveryFailed, StateCorrupt
 from streams.offsets import end_offsets
+from streams.state import ownership
 from streams.state.contract import KeyValue
 from streams.state.epochs import read_meta, restore_batch
 
@@ -21,9 +22,13 @@ class Restored(NamedTuple):
     """What a restore read."""
 
     records: int
-    bytes: int
+    size_bytes: int
     seconds: float
     next_offset: int
+    term: int
+    """Highest term of an owner in it."""
+    stale: set[bytes]
+    """Keys that somebody wrote who was no longer the owner: to be written again by the next one."""
 
 
 class ChangelogBehind(StateCorrupt):
@@ -75,7 +80,7 @@ def restore(
         if 0 <= local < low:
             raise ChangelogBehind(f"{topic}-{partition} begins at {low}, past {local}: deletions may have been missed")
         if high <= max(low, local):
-            return Restored(0, 0, time.monotonic() - started, max(local, high))
+            return Restored(0, 0, time.monotonic() - started, max(local, high), read_meta(store).term, set())
         place.offset = local if local >= low else OFFSET_BEGINNING
         consumer.assign([place])
         return _read(consumer, store, (high, max(low, local)), due_ms, patience_s, progress, started)
@@ -96,9 +101,10 @@ def _read(
 ) -> Restored:
     high, low = bounds
     records, size, position, heard = 0, 0, low, time.monotonic()
+    term, stale = read_meta(store).term, set[bytes]()
     while position < high:
         messages = consumer.consume(_BATCH, timeout=_POLL_S)
-        pairs: list[tuple[bytes, bytes | None]] = []
+        found: list[ownership.ChangelogRecord] = []
         ended = False
         for message in messages:
             error = message.error()
@@ -107,15 +113,15 @@ def _read(
                     raise KafkaException(error)
                 ended = True  # compaction may have removed the very last offsets
                 continue
-            key, value, offset = message.key(), message.value(), message.offset()
-            if not isinstance(key, bytes) or offset is None:
-                raise StateCorrupt(f"changelog record {offset} has no key: who wrote it?")
-            pairs.append((key, value))
-            size += len(key) + len(value or b"")
-            position = offset + 1
-        if pairs:
-            store.write(restore_batch(store, pairs, position, due_ms))
-            records += len(pairs)
+            record = ownership.read(message)
+            found.append(record)
+            size += len(record.key) + len(record.value or b"")
+            position = record.offset + 1
+        if found:
+            accepted = ownership.accept(found, term)
+            term, stale = accepted.term, (stale | accepted.stale) - {key for key, _ in accepted.pairs}
+            store.write(restore_batch(store, accepted.pairs, position, due_ms, term))
+            records += len(found)
             progress(records, high - low)
         if ended:
             position = max(position, high)
@@ -124,5 +130,28 @@ def _read(
         elif time.monotonic() - heard > patience_s:
             raise DeliveryFailed(f"no answer from the broker for {patience_s:g} s while restoring")
     if records == 0 or read_meta(store).changelog_offset < position:
-        store.write(restore_batch(store, [], position, due_ms))
-    return Restored(records, size, time.monotonic() - started, position)
+        store.write(restore_batch(store, [], position, due_ms, term))
+    return Restored(records, size, time.monotonic() - started, position, term, stale)
+
+
+def read_range(
+    client: Mapping[str, Any], topic: str, partition: int, begin: int, end: int, *, patience_s: float = 30.0
+) -> list[ownership.ChangelogRecord]:
+    """Records of ``[begin, end)`` of a changelog partition.
+
+    Raises:
+        DeliveryFailed: the broker did not answer in time.
+    """
+    consumer = Consumer({**client, "group.id": "pulsegraph-restore", "enable.auto.commit": False})
+    found: list[ownership.ChangelogRecord] = []
+    deadline = time.monotonic() + patience_s
+    try:
+        consumer.assign([TopicPartition(topic, partition, begin)])
+        while not found or found[-1].offset + 1 < end:
+            messages = consumer.consume(_BATCH, timeout=_POLL_S)
+            found += [ownership.read(message) for message in messages if message.error() is None]
+            if time.monotonic() > deadline:
+                raise DeliveryFailed(f"{topic}-{partition} could not be read from {begin} to {end}")
+    finally:
+        consumer.close()
+    return [record for record in found if record.offset < end]

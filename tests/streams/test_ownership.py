@@ -1,0 +1,156 @@
+"""A worker that lost its partition and does not know it cannot change what the next owner wrote."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.logs import CONFIG, NumberedLexicon, Sent, record
+
+from schemas.events import CLICKSTREAM
+from streams.agents.ingest import IngestRole
+from streams.agents.stateful import EpochSettings
+from streams.metrics import Metrics
+from streams.outbox import Outbox
+from streams.roles import Batch
+from streams.state import keys
+from streams.state.epochs import read_meta
+from streams.state.memory import MemoryStore
+from streams.state.ownership import ChangelogRecord, Ownership, OwnershipLost, accept
+from streams.state.restore import restore
+
+LOG = st.lists(st.tuples(st.sampled_from([b"ca", b"cb", keys.CLAIM]), st.integers(1, 4)), max_size=30)
+
+
+@given(log=LOG, start=st.integers(0, 2))
+def test_a_reader_believes_no_term_that_is_over(log: list[tuple[bytes, int]], start: int) -> None:
+    records = [ChangelogRecord(offset, key, b"%d" % offset, term) for offset, (key, term) in enumerate(log)]
+    accepted = accept(records, start)
+    highest = start
+    for one in records:
+        if one.term < highest:
+            assert (one.key, one.value) not in accepted.pairs
+        elif one.key != keys.CLAIM:
+            assert (one.key, one.value) in accepted.pairs
+        highest = max(highest, one.term)
+    assert accepted.term == highest
+
+
+@given(log=LOG, cut=st.integers(0, 30))
+def test_reading_in_two_parts_means_the_same(log: list[tuple[bytes, int]], cut: int) -> None:
+    records = [ChangelogRecord(offset, key, b"%d" % offset, term) for offset, (key, term) in enumerate(log)]
+    whole, first = accept(records, 0), accept(records[:cut], 0)
+    second = accept(records[cut:], first.term)
+    assert first.pairs + second.pairs == whole.pairs
+    assert second.term == whole.term
+    assert first.stale | second.stale == whole.stale
+
+
+def test_an_owner_knows_the_offset_its_next_record_must_get() -> None:
+    owner = Ownership(term=2, next_offset=10)
+    assert owner.reached(12, sent=3) is None
+    assert owner.reached(15, sent=2) == (13, 16)
+    assert owner.reached(16, sent=1) is None
+    assert owner.intruders([ChangelogRecord(14, b"ca", b"", 1), ChangelogRecord(15, b"cb", b"", 2)]) == {b"ca"}
+    with pytest.raises(OwnershipLost):
+        owner.intruders([ChangelogRecord(14, keys.CLAIM, b"", 3)])
+
+
+class Group:
+    """Commits of one member; refused once it is expelled."""
+
+    def __init__(self) -> None:
+        self.offsets: dict[tuple[str, int], int] = {}
+        self.expelled = False
+
+    async def commit(self, offsets: Mapping[tuple[str, int], int]) -> bool:
+        if not self.expelled:
+            self.offsets |= offsets
+        return not self.expelled
+
+
+def worker(bootstrap: str, prefix: str, stores: dict[int, MemoryStore]) -> tuple[IngestRole, Group, Outbox]:
+    client: dict[str, str | int | float | bool] = {"bootstrap.servers": bootstrap}
+    outbox = Outbox(bootstrap, prefix=prefix)
+    role = IngestRole(
+        config=CONFIG,
+        lexicon=NumberedLexicon(),
+        cache_bytes=1 << 24,
+        idle_ms=0,
+        outbox=outbox,
+        client=client,
+        prefix=prefix,
+        epochs=EpochSettings(epoch_ms=1 << 30, epoch_events=1 << 30),
+        open_store=lambda partition: stores.setdefault(partition, MemoryStore()),
+        set_aside=lambda partition: Path("unused"),
+        metrics=Metrics(),
+        clock_ms=lambda: 0,
+    )
+    group = Group()
+    role.bind(group)
+    return role, group, outbox
+
+
+def batch(first: int, last: int) -> Batch:
+    sent = [
+        Sent(
+            CLICKSTREAM,
+            f"c{number % 3}",
+            CONFIG_START + number,
+            {"event": "purchase", "event_ts_ms": CONFIG_START + number},
+        )
+        for number in range(first, last)
+    ]
+    return Batch("clickstream", 0, [record(one, first + place) for place, one in enumerate(sent)])
+
+
+START = 1_500_000_000_000
+
+
+def state(store: MemoryStore) -> dict[bytes, bytes]:
+    return dict(store.scan(keys.RECORD, keys.RECORDS_STOP))
+
+
+def test_a_paused_owner_neither_wins_nor_harms(broker: Any, make_topics: Any) -> None:
+    prefix = make_topics(partitions=1)
+
+    async def story() -> None:
+        old_disk: dict[int, MemoryStore] = {}
+        new_disk: dict[int, MemoryStore] = {}
+        old, old_group, old_outbox = worker(broker.bootstrap, prefix, old_disk)
+        new, _, new_outbox = worker(broker.bootstrap, prefix, new_disk)
+        await old.on_assigned({0})
+        await old.process(batch(0, 10))
+        await old._flush(old._cut([0]))
+        # The old owner applies more, is paused before it can write, and loses the partition.
+        await old.process(batch(10, 12))
+        starts = await new.on_assigned({0})
+        assert starts["clickstream", 0] == 10
+        await new.process(batch(10, 20))
+        await new._flush(new._cut([0]))
+        expected = state(new_disk[0])
+        # It wakes up and writes what it had: older records, newest in the log.
+        late = old._cut([0])
+        await old._flush(late)
+        assert 0 not in old.held, "it has seen the other's claim"
+        # The new owner notices at its next epoch, and overrules.
+        await new.process(batch(20, 21))
+        await new._flush(new._cut([0]))
+        expected = state(new_disk[0])
+        fresh = MemoryStore()
+        what = restore(fresh, {"bootstrap.servers": broker.bootstrap}, f"{prefix}ingest-changelog", 0, new.due_ms)
+        assert state(fresh) == expected
+        assert not what.stale, "the good records are behind the bad ones"
+        assert read_meta(fresh).term == 2
+        # Even an expelled member that does notice writes nothing.
+        old_group.expelled = True
+        await old.on_revoked({0})
+        old_outbox.close(5)
+        new_outbox.close(5)
+
+    asyncio.run(story())
