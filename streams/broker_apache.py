@@ -171,6 +171,11 @@ class ApacheBroker:
         return ",".join(self.advertised.get(node, self.client_address(node)) for node in range(self.nodes))
 
     @property
+    def internal_bootstrap(self) -> str:
+        """The listener of the nodes themselves: plain text, and past whatever is ``advertised``."""
+        return ",".join(f"127.0.0.1:{ports.internal}" for ports in self._layout.ports)
+
+    @property
     def log_path(self) -> Path:
         """Log of the first node; the others lie beside it."""
         return self._log(0)

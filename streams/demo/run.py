@@ -38,6 +38,7 @@ _QUIET_S: Final = 1.5
 _QUEUE_AIM: Final = 48
 _HEARTBEAT_MS: Final = 6 * 3_600_000
 _RATES: Final = (400.0, 20_000.0)
+_REPLAY_S: Final = 330.0  # fresh or not, the demo ends
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -263,7 +264,8 @@ class DemoRun:
                 self.events_per_s = known.events / (now - started)
                 self.numbers = known
             if known is not None and self._rate is None:
-                pacer.rate = _steer(pacer.rate or _RATES[0], known.queue, self.produced - known.events)
+                slowest = max(_RATES[0], self.total / _REPLAY_S)
+                pacer.rate = max(slowest, _steer(pacer.rate or slowest, known.queue, self.produced - known.events))
             view.show(self)
             # The collector may still be reading what the worker is long done with.
             done = self._report is not None and self.numbers.events >= self._report.events
@@ -330,6 +332,6 @@ class _WorkerProcess(msgspec.Struct, frozen=True):
 
 def _steer(rate: float, queue: int, lag: int) -> float:
     """Faster while predictions are fresh, slower when snapshots or events pile up."""
-    behind = queue > _QUEUE_AIM * 4 or lag > rate * 0.6
-    step = 0.75 if behind else 1.04 if queue > _QUEUE_AIM else 1.12
+    behind = queue > _QUEUE_AIM * 3 or lag > rate * 0.4
+    step = 0.8 if behind else 1.02 if queue > _QUEUE_AIM else 1.1
     return min(_RATES[1], max(_RATES[0], rate * step))

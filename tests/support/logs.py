@@ -179,6 +179,21 @@ class Worker:
         }
 
 
+def without_positions(state: dict[bytes, bytes], customers: set[str]) -> dict[bytes, bytes]:
+    """State in which these customers' records do not say how far their topics were read.
+
+    Who comes back after an erasure begins a new record if the grave was buried by then, and goes on with the
+    old record's offsets if not: what is remembered of the person is the same.
+    """
+    keys_of = {keys.record(customer) for customer in customers}
+    return {
+        key: codec.msgpack_encode(msgspec.structs.replace(_decode_record(value), applied=[], erased_ms=-1))
+        if key in keys_of
+        else value
+        for key, value in state.items()
+    }
+
+
 _decode_record = msgspec.msgpack.Decoder(CustomerRecord).decode
 _decode_snapshot = msgspec.msgpack.Decoder(Snapshot).decode
 _decode_outcome = msgspec.msgpack.Decoder(Outcome).decode

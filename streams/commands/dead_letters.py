@@ -1,0 +1,247 @@
+"""``pulsegraph dead-letters``: look at refused records, and send them back."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from heapq import nlargest
+from typing import TYPE_CHECKING, Any
+
+from streams.commands import Subparsers, add_settings_options, day_ms, moment, new_parser, settings_from
+
+if TYPE_CHECKING:
+    from streams.dead_letters import Filter, Letter
+    from streams.settings import Settings
+
+_SHOWN: int = 20
+_HEX_BYTES: int = 4_096
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = new_parser(
+        subparsers,
+        "dead-letters",
+        "list, show and replay refused records",
+        "A record that cannot be applied goes to the dead-letter topic as it came, with the reason in headers. Its id "
+        "says where it came from: topic-partition-offset.",
+        "  pulsegraph dead-letters list --reason invalid_field --since 2026-07-01\n"
+        "  pulsegraph dead-letters show clickstream-0-1042\n"
+        "  pulsegraph dead-letters replay clickstream-0-1042 --dry-run",
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = new_parser(
+        actions,
+        "list",
+        "the newest letters, and how many there are of each reason",
+        "",
+        "  pulsegraph dead-letters list --topic clickstream -n 50",
+    )
+    listing.add_argument("-n", dest="count", type=int, default=_SHOWN, help=f"show the newest N (default {_SHOWN})")
+    listing.add_argument("--json", action="store_true", help="one line of JSON per letter, the value included")
+    show = new_parser(
+        actions,
+        "show",
+        "one letter: why, where from, headers and the bytes as they came",
+        "Bytes that are no text are shown in hex.",
+        "  pulsegraph dead-letters show clickstream-0-1042\n"
+        "  pulsegraph dead-letters show clickstream-0-1042 --raw > event.json",
+    )
+    show.add_argument("ids", nargs=1, metavar="ID", help="as `list` shows it")
+    show.add_argument("--raw", action="store_true", help="write the value's bytes and nothing else")
+    replay = new_parser(
+        actions,
+        "replay",
+        "send refused records back to their topics, after what refused them was corrected",
+        "Copies are produced; letters stay. Name ids, or filter; `--all` means every letter. A record that is refused "
+        "again comes back as a new letter that counts its attempts.",
+        "  pulsegraph dead-letters replay --reason out_of_time --since 2026-07-01 --dry-run",
+    )
+    replay.add_argument("ids", nargs="*", metavar="ID", help="letters to replay")
+    replay.add_argument("--all", action="store_true", help="every letter that was not replayed yet")
+    replay.add_argument("--max-attempts", type=int, metavar="N", help="leave records replayed N times (default 3)")
+    replay.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
+    for action in (listing, replay):
+        action.add_argument("--reason", help="only of this reason, e.g. malformed")
+        action.add_argument("--topic", help="only from this topic")
+        action.add_argument("--since", metavar="TIME", help="refused record's timestamp, at least (2026-07-01T18:00)")
+        action.add_argument("--until", metavar="TIME", help="refused record's timestamp, below")
+    for action in (listing, show, replay):
+        add_settings_options(action)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from streams import dead_letters
+    from streams.settings import kafka_client_config
+
+    settings = settings_from(args)
+    wanted = _filter(args, settings)
+    letters = dead_letters.read(kafka_client_config(settings), settings.kafka.prefix)
+    if args.action == "list":
+        return _list(letters, wanted, args)
+    if args.action == "show":
+        return _show(letters, args.ids[0], args.raw)
+    return _replay(letters, wanted, args, settings)
+
+
+def _filter(args: argparse.Namespace, settings: Settings) -> Filter:
+    from schemas.errors import ConfigError
+    from schemas.topics import TOPICS
+    from streams.configuration import suggestion
+    from streams.dead_letters import Filter
+
+    if args.action == "show":
+        return Filter()
+    topic = args.topic and args.topic.removeprefix(settings.kafka.prefix)
+    if topic is not None and topic not in TOPICS:
+        raise ConfigError(f"there is no topic {topic!r}{suggestion(topic, list(TOPICS))}")
+    if args.reason is not None and args.reason not in _reasons():
+        known = _reasons()
+        raise ConfigError(
+            f"there is no reason {args.reason!r}{suggestion(args.reason, known)}; choose from {', '.join(known)}"
+        )
+    return Filter(
+        ids=frozenset(getattr(args, "ids", ())),
+        reason=args.reason,
+        topic=topic,
+        since_ms=None if args.since is None else day_ms(args.since),
+        until_ms=None if args.until is None else day_ms(args.until),
+    )
+
+
+def _reasons() -> list[str]:
+    from schemas.errors import DeadLetter
+
+    return sorted(kind.reason for kind in DeadLetter.__subclasses__())
+
+
+def _list(letters: Iterable[Letter], wanted: Filter, args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from schemas.errors import ConfigError
+
+    if args.count < 1:
+        raise ConfigError(f"-n {args.count}: give a number above 0")
+    found: Counter[tuple[str, str]] = Counter()
+
+    def counted() -> Iterator[Letter]:
+        for letter in filter(wanted.matches, letters):
+            found[letter.topic, letter.reason] += 1
+            yield letter
+
+    shown = nlargest(args.count, counted(), key=lambda letter: letter.record_ts_ms)[::-1]
+    if args.json:
+        for letter in shown:
+            sys.stdout.buffer.write(_json(letter) + b"\n")
+        return 0
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    table = Table(box=None, pad_edge=False)
+    for column in ("id", "record time (UTC)", "reason", "tries", "key", "message"):
+        table.add_column(column, no_wrap=column != "message")
+    for letter in shown:
+        row = (letter.letter_id, moment(letter.record_ts_ms), letter.reason, str(letter.attempt))
+        table.add_row(*row, escape(_short(letter.key, 24)), escape(_printable(letter.message)))
+    if shown:
+        console.print(table)
+    for (topic, reason), count in found.most_common():
+        console.print(f"{count:>10,}  {topic}  {reason}")
+    console.print(f"{found.total():>10,}  letters in all")
+    return 0
+
+
+def _show(letters: Iterable[Letter], letter_id: str, raw: bool) -> int:
+    from schemas.errors import ConfigError
+
+    letter = next((letter for letter in letters if letter.letter_id == letter_id), None)
+    if letter is None:
+        raise ConfigError(f"there is no dead letter {letter_id!r}; `pulsegraph dead-letters list` shows them")
+    if raw:
+        sys.stdout.buffer.write(letter.value or b"")
+        return 0
+    print(f"id          {letter.letter_id}")
+    print(f"reason      {letter.reason} ({letter.error})")
+    print(f"message     {_printable(letter.message)}")
+    print(f"from        {letter.topic}, partition {letter.partition}, offset {letter.offset}")
+    print(f"record time {moment(letter.record_ts_ms)} UTC ({letter.record_ts_ms})")
+    print(f"attempts    {letter.attempt}" + (f", last from {letter.replayed_from}" if letter.replayed_from else ""))
+    print(f"key         {_readable(letter.key)}")
+    for name, content in letter.headers:
+        print(f"header      {_printable(name)}: {_readable(content)}")
+    size = "" if letter.value is None else f" ({len(letter.value):,} bytes)"
+    print(f"value{size}:\n{_readable(letter.value)}")
+    return 0
+
+
+def _replay(letters: Iterable[Letter], wanted: Filter, args: argparse.Namespace, settings: Settings) -> int:
+    from schemas.errors import ConfigError
+    from streams import dead_letters
+    from streams.replay import OrderedProducer
+    from streams.settings import kafka_client_config
+
+    if wanted == dead_letters.Filter() and not args.all:
+        raise ConfigError("name ids or a filter (--reason, --topic, --since, --until), or say --all")
+    limit = dead_letters.MAX_ATTEMPTS if args.max_attempts is None else args.max_attempts
+    if limit < 1:
+        raise ConfigError(f"--max-attempts {limit}: give a number above 0")
+    plan = dead_letters.choose(letters, wanted, limit)
+    there = {letter.letter_id for letter in plan.letters} | {letter.letter_id for letter, _ in plan.kept}
+    missing = sorted(wanted.ids - there)
+    if missing:
+        raise ConfigError(f"there is no dead letter {', '.join(missing)} that matches; nothing was sent")
+    for letter, why in plan.kept:
+        print(f"kept {letter.letter_id}: {why}", file=sys.stderr)
+    if args.dry_run:
+        for letter in plan.letters:
+            print(f"would send {letter.letter_id} to {letter.topic}, attempt {letter.attempt + 1}")
+        print(f"{len(plan.letters):,} letters would be sent, {len(plan.kept):,} kept; nothing was done")
+        return 0
+    sent: dict[str, int] = {}
+    if plan.letters:
+        client, prefix = kafka_client_config(settings), settings.kafka.prefix
+        producer = OrderedProducer(settings.kafka.bootstrap, config=client)
+        sent = dead_letters.send(plan.letters, producer, partitions=producer.partitions(prefix), prefix=prefix)
+    for topic, count in sorted(sent.items()):
+        print(f"{count:>10,}  sent to {topic}, all acknowledged")
+    print(f"{len(plan.kept):>10,}  kept")
+    return 1 if wanted.ids and plan.kept else 0
+
+
+def _json(letter: Letter) -> bytes:
+    from schemas.codec import json_encode
+    from streams.plain import key_text
+
+    shown: dict[str, Any] = letter._asdict()
+    shown |= {
+        "key": key_text(letter.key),
+        "value": key_text(letter.value),
+        "headers": [[name, key_text(content)] for name, content in letter.headers],
+    }
+    return json_encode(shown)
+
+
+def _readable(content: bytes | None) -> str:
+    """Text where it is text, else hex: nothing in it may steer a terminal."""
+    if content is None:
+        return "null"
+    try:
+        return _printable(content.decode())
+    except UnicodeDecodeError:
+        left = len(content) - _HEX_BYTES
+        more = f" and {left:,} bytes more (--raw writes all)" if left > 0 else ""
+        return f"hex {content[:_HEX_BYTES].hex(' ', -4)}{more}"
+
+
+def _short(content: bytes | None, width: int) -> str:
+    text = _readable(None if content is None else content[: width * 4])
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _printable(text: str) -> str:
+    """Control characters and other invisible ones as escapes; line ends and tabs stay."""
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text
+    )

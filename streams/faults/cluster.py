@@ -1,0 +1,209 @@
+"""Brokers behind a proxy, and worker processes that are killed and replaced: what a schedule acts on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from schemas.errors import ConfigError, Stop
+from streams.broker import EmbeddedBroker
+from streams.broker_apache import ApacheBroker
+from streams.faults.proxy import Proxy
+from streams.processes import Child, tail_of
+
+_POLL_S: Final = 0.1
+
+
+class Cluster:
+    """Apache Kafka whose clients come through a proxy, or the embedded broker without one.
+
+    ``bootstrap`` is for workers; ``direct`` leads past the proxy, for the harness itself.
+    """
+
+    def __init__(self, kind: str, nodes: int, folder: Path) -> None:
+        self.kind, self.nodes = kind, nodes if kind == "apache" else 0
+        self.proxy: Proxy | None = None
+        self._apache: ApacheBroker | None = None
+        self._embedded: EmbeddedBroker | None = None
+        if kind == "apache":
+            self._apache = ApacheBroker(nodes=nodes, data_dir=folder / "kafka")
+            self.proxy = Proxy([self._apache.client_address(node) for node in range(nodes)])
+            self._apache.advertised = dict(enumerate(self.proxy.addresses))
+        elif kind == "embedded":
+            self._embedded = EmbeddedBroker()
+        else:
+            raise ConfigError(f"--broker {kind}: apache or embedded")
+
+    @property
+    def bootstrap(self) -> str:
+        return self._apache.bootstrap if self._apache is not None else self.direct
+
+    @property
+    def direct(self) -> str:
+        if self._apache is not None:
+            return self._apache.internal_bootstrap
+        assert self._embedded is not None
+        return self._embedded.bootstrap
+
+    def start(self) -> None:
+        if self.proxy is not None:
+            self.proxy.start()
+        broker = self._apache or self._embedded
+        assert broker is not None
+        broker.start()
+
+    def stop(self) -> None:
+        broker = self._apache or self._embedded
+        assert broker is not None
+        broker.stop()
+        if self.proxy is not None:
+            self.proxy.stop()
+
+    def restart_node(self, node: int, *, clean: bool) -> None:
+        assert self._apache is not None
+        if clean:
+            self._apache.stop_node(node)
+        else:
+            self._apache.kill_node(node)
+        self._apache.start_node(node)
+
+    def restart_all(self) -> None:
+        assert self._apache is not None
+        for node in range(self.nodes):
+            self._apache.kill_node(node)
+        self._apache.start()
+
+
+class Fleet:
+    """Worker processes of one prefix. Each has a folder; a replacement takes it over, or an empty one."""
+
+    def __init__(self, bootstrap: str, prefix: str, partitions: int, roles: str, model: Path, folder: Path) -> None:
+        self.roles, self._folder = roles, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("PULSEGRAPH_")
+        } | {
+            "PULSEGRAPH_KAFKA_BOOTSTRAP": bootstrap,
+            "PULSEGRAPH_KAFKA_PREFIX": prefix,
+            "PULSEGRAPH_KAFKA_PARTITIONS": str(partitions),
+            "PULSEGRAPH_MODEL_DIR": str(model),
+            # What a partition does after a quiet time depends on the wall clock, which no two runs share.
+            "PULSEGRAPH_INGEST_IDLE_MS": "0",
+            "PULSEGRAPH_ENCODE_THREADS": "1",
+        }
+        self.workers: list[tuple[str, Child]] = []
+        self.exits: list[str] = []
+        """What was said by workers that ended by themselves."""
+        self._disks = 0
+
+    def start(self, name: str | None = None) -> None:
+        """One more worker, on a folder of its own or on that of an earlier one."""
+        if name is None:
+            name = f"disk-{self._disks}"
+            self._disks += 1
+        child = Child(
+            [sys.executable, "-m", "streams.cli", "worker", "--roles", self.roles],
+            self._folder / f"{name}.log",
+            env=self._environment | {"PULSEGRAPH_STATE_DIR": str(self._folder / name)},
+        )
+        self.workers.append((name, child))
+
+    def take(self, index: int) -> tuple[str, Child]:
+        """Remove one from the fleet's books, to be ended by the caller."""
+        return self.workers.pop(index % len(self.workers))
+
+    def kill(self, index: int) -> str:
+        """SIGKILL; the name of the folder it leaves."""
+        name, child = self.take(index)
+        child.kill()
+        return name
+
+    def child(self, index: int) -> Child:
+        return self.workers[index % len(self.workers)][1]
+
+    def supervise(self) -> None:
+        """Start again what ended by itself, as any process supervisor would, and remember it."""
+        for name, child in [entry for entry in self.workers if not entry[1].running]:
+            self.workers.remove((name, child))
+            told = tail_of(self._folder / f"{name}.log", 6)
+            self.exits.append(f"{name} ended with status {child.returncode}: {told}")
+            child.kill()
+            self.start(name)
+            if len(self.exits) > 60:
+                raise Stop(f"workers end by themselves again and again: {self.exits[-1]}")
+
+    def stop(self) -> None:
+        for _, child in self.workers:
+            child.send_signal(signal.SIGCONT)
+            child.ask_to_stop()
+        for _, child in self.workers:
+            child.stop(timeout_s=30.0)
+        self.workers = []
+
+
+class Progress:
+    """Watches the offsets a group commits, in a thread, and tells when every partition has moved.
+
+    Args:
+        topics: full names; every partition of them must get records all the time.
+    """
+
+    def __init__(self, bootstrap: str, group: str, topics: Sequence[str], partitions: int) -> None:
+        self._places = [TopicPartition(topic, partition) for topic in topics for partition in range(partitions)]
+        self._consumer = Consumer(
+            {"bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False, "log_level": 0}
+        )
+        self._stopping = threading.Event()
+        self._heard = threading.Condition()
+        self._latest: tuple[float, dict[tuple[str, int], int]] | None = None
+        self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join(30.0)
+        self._consumer.close()
+
+    def latest(self, asked_after_s: float = 0.0, timeout_s: float = 120.0) -> dict[tuple[str, int], int]:
+        """Committed offsets as asked for after a moment of the monotonic clock."""
+        with self._heard:
+            if not self._heard.wait_for(
+                lambda: self._latest is not None and self._latest[0] >= asked_after_s, timeout_s
+            ):
+                raise Stop("the brokers did not say what is committed in time")
+            assert self._latest is not None
+            return self._latest[1]
+
+    def moved_at(self, since_s: float, timeout_s: float, while_waiting: Any) -> float | None:
+        """When every partition had committed more than at ``since_s``; None where one had not in time."""
+        before = self.latest(since_s)
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            now = self.latest(time.monotonic())
+            if all(offset > before.get(place, -1) for place, offset in now.items()) and now.keys() >= before.keys():
+                return time.monotonic()
+            while_waiting()
+            time.sleep(_POLL_S / 2)
+        return None
+
+    def _watch(self) -> None:
+        while not self._stopping.is_set():
+            asked_s = time.monotonic()
+            try:
+                answer = self._consumer.committed(self._places, timeout=5.0)
+            except KafkaException:
+                time.sleep(_POLL_S)
+                continue
+            found = {(place.topic, place.partition): place.offset for place in answer if place.offset >= 0}
+            with self._heard:
+                self._latest = asked_s, found
+                self._heard.notify_all()
+            time.sleep(_POLL_S)

@@ -1,0 +1,168 @@
+"""The canonical form of state: one line of JSON per customer and entity, the same bytes wherever it was read.
+
+Lines are sorted by role and id. A line names every field, with keys sorted and bytes as base64; ``digest`` is of the
+stored record itself, so that equal lines mean equal bytes even where JSON rounds or reorders. Before the records come
+the positions: how far each partition's source topics are in the state. Where ``entities`` stand in ``graph-edges``
+is left out, since edges that are emitted again after a crash move it and change nothing. Graves, which remember an
+erasure until nothing can be replayed, are left out too: they are buried an epoch earlier or later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import tempfile
+from base64 import b64encode
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from schemas.errors import ConfigError, StateCorrupt
+from schemas.events import SOURCES
+from streams.core.customer import CustomerRecord
+from streams.core.entities import decode_entity
+from streams.core.partition import PartitionMeta
+from streams.state import keys
+from streams.state.contract import KeyValue
+from streams.state.epochs import read_meta
+from streams.state.restore import restore
+from streams.state.rocks import RocksStore, block_cache
+from streams.topic_reader import TopicReader
+
+#: Roles that own state, in the order of the dump, and their changelogs.
+CHANGELOGS: Final = {"entities": "entities-changelog", "ingest": "ingest-changelog"}
+_BLOCK_CACHE_BYTES: Final = 64 << 20
+
+_customer: Final = msgspec.msgpack.Decoder(CustomerRecord).decode
+_meta: Final = msgspec.msgpack.Decoder(PartitionMeta).decode
+_encode: Final = msgspec.json.Encoder(order="sorted").encode
+
+
+class Part(NamedTuple):
+    """The store of one partition of a role."""
+
+    role: str
+    partition: int
+    store: KeyValue
+
+
+def lines(parts: Iterable[Part]) -> Iterator[bytes]:
+    """The canonical form, line by line, without line ends. Memory does not grow with the customers."""
+    known = sorted(parts, key=lambda part: (part.role, part.partition))
+    for part in known:
+        if part.role == "ingest" and (raw := read_meta(part.store).partition) is not None:
+            yield _encode({"partition": part.partition, "role": part.role} | _positions(raw))
+    for role in CHANGELOGS:
+        scans = [_records(part) for part in known if part.role == role]
+        for identity, partition, record in heapq.merge(*scans):
+            told = _told(role, record)
+            if told is not None:
+                digest = blake2b(record, digest_size=16).hexdigest()
+                line = {"role": role, "id": identity.decode(), "partition": partition, "digest": digest}
+                yield _encode(line | {"state": told})
+
+
+@contextlib.contextmanager
+def opened_folders(folders: Sequence[Path]) -> Iterator[list[Part]]:
+    """The stores in state folders of stopped workers; of a partition that several hold, the newest.
+
+    Raises:
+        ConfigError: a folder is no state folder, or a running worker holds it.
+    """
+    newest: dict[tuple[str, int], Part] = {}
+    cache = block_cache(_BLOCK_CACHE_BYTES)
+    opened: list[KeyValue] = []
+    try:
+        for folder in folders:
+            found = [(role, path) for role in CHANGELOGS for path in sorted((folder / role).glob("p[0-9]*[0-9]"))]
+            if not found:
+                raise ConfigError(f"{folder} holds no state of {' or '.join(CHANGELOGS)}: give a worker's --state-dir")
+            for role, path in found:
+                part = Part(role, int(path.name[1:]), RocksStore(path, cache))
+                opened.append(part.store)
+                other = newest.get(part[:2])
+                if other is None or _reached(part) > _reached(other):
+                    newest[part[:2]] = part
+        yield list(newest.values())
+    finally:
+        for store in opened:
+            store.close()
+
+
+@contextlib.contextmanager
+def opened_changelogs(client: Mapping[str, Any], prefix: str) -> Iterator[list[Part]]:
+    """The same, read from the changelog topics into a temporary folder.
+
+    Raises:
+        TopicMismatch: there are no such topics.
+        DeliveryFailed: the broker does not answer.
+    """
+    cache = block_cache(_BLOCK_CACHE_BYTES)
+    parts: list[Part] = []
+    with tempfile.TemporaryDirectory(prefix="pulsegraph-dump-") as scratch, contextlib.ExitStack() as closing:
+        with TopicReader(client) as reader:
+            counts = {role: reader.partitions(prefix + topic) for role, topic in CHANGELOGS.items()}
+        for role, topic in CHANGELOGS.items():
+            for partition in range(counts[role]):
+                store = RocksStore(Path(scratch) / f"{role}-{partition}", cache)
+                closing.callback(store.close)
+                restore(store, client, prefix + topic, partition, _never_due)
+                parts.append(Part(role, partition, store))
+        yield parts
+
+
+def _never_due(record: bytes) -> int:
+    return -1
+
+
+def _reached(part: Part) -> int:
+    return read_meta(part.store).changelog_offset
+
+
+def _records(part: Part) -> Iterator[tuple[bytes, int, bytes]]:
+    for key, record in part.store.scan(keys.RECORD, keys.RECORDS_STOP):
+        yield key[len(keys.RECORD) :], part.partition, record
+
+
+def _positions(raw: bytes) -> dict[str, Any]:
+    meta = _meta(raw)
+    return {
+        "next_offsets": dict(zip(SOURCES, meta.next_offsets, strict=True)),
+        "newest_ms": dict(zip(SOURCES, meta.newest_ms, strict=True)),
+        "watermark_ms": meta.watermark_ms,
+    }
+
+
+def _told(role: str, record: bytes) -> Any:
+    """The record with names; None for a grave."""
+    if role == "entities":
+        return canonical(decode_entity(record))
+    try:
+        customer = _customer(record)
+    except msgspec.DecodeError as error:
+        raise StateCorrupt(f"the stored state of a customer cannot be read: {error}") from error
+    if customer.erased_ms >= 0 and not customer.tail and not customer.settled.events:
+        return None
+    return canonical(customer)
+
+
+def canonical(value: Any) -> Any:
+    """JSON values of a stored record: structs by field name, bytes as base64."""
+    match value:
+        case msgspec.Raw():
+            return canonical(msgspec.msgpack.decode(value))
+        case msgspec.Struct():
+            return {name: canonical(getattr(value, name)) for name in value.__struct_fields__}
+        case Mapping():
+            return {str(key): canonical(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [canonical(inner) for inner in value]
+        case bytes():
+            return b64encode(value).decode()
+        case _:
+            return value
+
+
