@@ -8,6 +8,9 @@ import msgspec
 
 GRAPH_EDGE_VERSION: Final = 1
 
+#: Type of the last edge from an erased customer: the entity forgets who it was.
+ERASED: Final = "erased"
+
 
 class GraphEdge(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """``customer_id --type--> entity`` at ``event_ts_ms``; msgpack on ``graph-edges``, keyed ``kind:id``.

@@ -18,9 +18,12 @@ from streams.commands import (
     dead_letters,
     demo,
     entity,
+    faults,
     replay,
+    replay_to,
     settings,
     simulate,
+    state,
     tail,
     topics,
     train,
@@ -55,6 +58,9 @@ COMMANDS: Final[tuple[Command, ...]] = (
     dead_letters,
     customer,
     entity,
+    state,
+    replay_to,
+    faults,
     settings,
 )
 

@@ -127,8 +127,8 @@ def read(client: Mapping[str, Any], prefix: str = "") -> Iterator[Letter]:
 def choose(letters: Iterable[Letter], wanted: Filter, max_attempts: int = MAX_ATTEMPTS) -> Replayable:
     """Which letters a replay sends, oldest record first.
 
-    A letter whose record was replayed and refused again is not sent: the newer letter is, if it matches. So no record is
-    sent twice by one replay, and the attempts of a record cannot be begun anew from its first letter.
+    A letter whose record was replayed and refused again is not sent: the newer letter is, if it matches. So no record
+    is sent twice by one replay, and the attempts of a record cannot be begun anew from its first letter.
     """
     replayed: dict[str, str] = {}
     chosen: list[Letter] = []

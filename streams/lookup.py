@@ -34,6 +34,13 @@ PREDICTION_TOPICS: Final = {
     "predictions.redemption": RedemptionPrediction,
     "predictions.next-best-action": NextBestAction,
 }
+
+
+class _AsOf(msgspec.Struct):
+    as_of_ms: int = 0
+
+
+_decode_as_of: Final = msgspec.json.Decoder(_AsOf).decode
 _decode_snapshot: Final = msgspec.msgpack.Decoder(Snapshot).decode
 
 
@@ -109,7 +116,7 @@ class CustomerView(msgspec.Struct, frozen=True, kw_only=True):
     vocabulary: str | None
     """Fingerprint of the vocabulary that made the tokens, where known."""
     predictions: dict[str, ChurnPrediction | RedemptionPrediction | NextBestAction]
-    """Topic -> newest record."""
+    """Topic -> record that holds for the newest event time."""
 
 
 class InEdgesView(msgspec.Struct, frozen=True, kw_only=True):
@@ -271,7 +278,24 @@ def _newest(reader: TopicReader, prefix: str, key: bytes, wanted: Mapping[str, b
     """Newest record per logical topic, all in the partition that ``key`` belongs to; ends are asked for once."""
     places = {name: (prefix + name, partition_for(key, reader.partitions(prefix + name))) for name in wanted}
     ends = reader.ends(places.values())
-    return {name: reader.newest(*places[name], wanted[name], ends[places[name]]) for name in wanted}
+    return {
+        name: reader.newest(
+            *places[name], wanted[name], ends[places[name]], _as_of_ms if name in PREDICTION_TOPICS else _as_written
+        )
+        for name in wanted
+    }
+
+
+def _as_of_ms(message: Message) -> int:
+    """Judged snapshots are never dropped, so one may be scored after a newer live one: offsets are not enough."""
+    try:
+        return _decode_as_of(message.value() or b"{}").as_of_ms
+    except msgspec.DecodeError:
+        return 0
+
+
+def _as_written(_message: Message) -> int:
+    return 0
 
 
 def _predictions(found: Mapping[str, Message | None], customer_id: str) -> dict[str, Any]:

@@ -62,7 +62,6 @@ METRICS: Final[dict[str, Metric]] = {
         _counter("changelog_bytes_total", "bytes", "State records written to the changelog.", "role"),
         _gauge("lag_records", "records", "Records not yet committed by the group.", "role", "topic", "partition"),
         _gauge("watermark_timestamp_ms", "ms of event time", "The partition's watermark.", "partition"),
-        _gauge("timers_pending", "timers", "Timers waiting for event time.", "partition"),
         _counter("timers_fired_total", "timers", "Timers that event time has passed."),
         _gauge("cache_customers", "customers", "Decoded customers in memory.", "partition"),
         _gauge("cache_bytes", "bytes", "Their estimated size.", "partition"),

@@ -55,7 +55,6 @@ class Metrics:
     changelog_bytes_total: Counter
     lag_records: Gauge
     watermark_timestamp_ms: Gauge
-    timers_pending: Gauge
     timers_fired_total: Counter
     cache_customers: Gauge
     cache_bytes: Gauge
@@ -194,7 +193,7 @@ class Metrics:
             gauge.remove_by_labels({"role": role, "partition": number})
         self.lag_records.remove_by_labels({"role": role, "partition": number})
         if role == "ingest":
-            for gauge in (self.watermark_timestamp_ms, self.timers_pending, self.cache_customers, self.cache_bytes):
+            for gauge in (self.watermark_timestamp_ms, self.cache_customers, self.cache_bytes):
                 gauge.remove_by_labels({"partition": number})
 
     def _epoch(self, role: str, epochs: Mapping[int, Epoch], held: Mapping[int, Held], seconds: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -14,7 +14,7 @@ from streams.offsets import ClientConfig, end_offsets
 
 _BATCH: Final = 5_000
 _POLL_S: Final = 0.2
-_FIRST_WINDOW: Final = 5_000
+_FIRST_WINDOW: Final = 20_000
 _TIMEOUT_S: Final = 30.0
 
 Place = tuple[str, int]
@@ -105,13 +105,21 @@ class TopicReader:
             if not self._closed:  # a caller may leave the loop, and this reader, before the generator ends
                 self._consumer.unassign()
 
-    def newest(self, topic: str, partition: int, key: bytes, end: int) -> Message | None:
+    def newest(
+        self,
+        topic: str,
+        partition: int,
+        key: bytes,
+        end: int,
+        rank: Callable[[Message], int] = lambda _message: 0,
+    ) -> Message | None:
         """The last record of a key; None where the partition holds none.
 
         Reads backwards in growing windows, so a key that was written lately is found without reading it all.
 
         Args:
             end: offset after the partition's last record, see :meth:`ends`.
+            rank: of the records in the last window that has any, the one with the highest rank; the last one of these.
         """
         stop = end
         window = _FIRST_WINDOW
@@ -119,7 +127,7 @@ class TopicReader:
             start = max(0, stop - window)
             found = None
             for message in self.range(topic, partition, start, stop):
-                if message.key() == key:
+                if message.key() == key and (found is None or rank(message) >= rank(found)):
                     found = message
             if found is not None:
                 return found

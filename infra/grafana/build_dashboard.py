@@ -60,10 +60,7 @@ ROWS: Final[dict[str, list[tuple[str, str, list[tuple[str, str]]]]]] = {
         (
             "Timers",
             "short",
-            [
-                (_rate("pulsegraph_timers_fired_total"), "fired/s"),
-                ("sum(pulsegraph_timers_pending)", "pending"),
-            ],
+            [(_rate("pulsegraph_timers_fired_total"), "fired/s")],
         ),
         ("Outcomes", "cps", [(_rate("pulsegraph_outcomes_total", "head, label"), "{{head}} = {{label}}")]),
         (

@@ -35,7 +35,7 @@ class CustomerRecord(msgspec.Struct, array_like=True):
     applied: list[int]
     """Highest offset seen per source topic, applied or dropped as a duplicate: replay stops here."""
     late: dict[str, int]
-    """Event name -> events that came later than the bound and were only counted."""
+    """Source topic -> events that came later than the bound and were only counted."""
     tail: list[StoredEvent]
     settled: Folded
 
@@ -60,12 +60,25 @@ class Customer:
     Example: apply events as they arrive, settle as the watermark moves, ask for what is seen.
     """
 
-    __slots__ = ("_view", "_view_effects", "_waiting", "applied", "context", "erased_ms", "late", "settled", "tail")
+    __slots__ = (
+        "_view",
+        "_view_effects",
+        "_waiting",
+        "applied",
+        "context",
+        "erased_ms",
+        "indexed_ms",
+        "late",
+        "settled",
+        "tail",
+    )
 
     def __init__(self, context: Context) -> None:
         self.context = context
         self.applied = [-1, -1, -1, -1]
         self.erased_ms = -1
+        self.indexed_ms = -1
+        """Due time that the store's timer index has for this customer; -1 for none."""
         self.late: dict[str, int] = {}
         self.tail: list[Event] = []
         self.settled = Folded()
@@ -90,7 +103,7 @@ class Customer:
             )
         customer = Customer(context)
         customer.applied, customer.late, customer.settled = stored.applied, stored.late, stored.settled
-        customer.erased_ms = stored.erased_ms
+        customer.erased_ms, customer.indexed_ms = stored.erased_ms, stored.due_ms
         customer.tail = [restore(event) for event in stored.tail]
         customer._waiting = {event.uid for event in customer.tail}
         return customer
@@ -126,8 +139,8 @@ class Customer:
         insort(tail, event, key=_order)
         self._forget_view()
 
-    def count_late(self, name: str) -> None:
-        self.late[name] = self.late.get(name, 0) + 1
+    def count_late(self, topic: str) -> None:
+        self.late[topic] = self.late.get(topic, 0) + 1
 
     def erase(self, at_ms: int) -> None:
         """Forget everything up to ``at_ms``. Only the offsets stay, and the time, until nothing can be replayed."""

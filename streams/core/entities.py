@@ -17,7 +17,7 @@ import msgspec
 from schemas.codec import decoder
 from schemas.deadletter import Refused, refuse
 from schemas.errors import Malformed, StateCorrupt
-from schemas.graph import GRAPH_EDGE_VERSION, GraphEdge
+from schemas.graph import ERASED, GRAPH_EDGE_VERSION, GraphEdge
 from streams.core.config import DAY_MS
 from streams.core.decay import factor
 from streams.core.partition import RecordChange, Records
@@ -64,6 +64,11 @@ def draw(entity: Entity, edge: GraphEdge) -> bool:
     if offset <= entity.applied.get(place, -1):
         return False
     entity.applied[place] = offset
+    if edge.type == ERASED:
+        for known in entity.edges.values():
+            if known.neighbours.get(edge.customer_id, edge.event_ts_ms + 1) <= edge.event_ts_ms:
+                del known.neighbours[edge.customer_id]
+        return True
     edges = entity.edges.get(edge.type)
     if edges is None:
         edges = entity.edges[edge.type] = InEdges(first_ms=edge.event_ts_ms)

@@ -84,6 +84,16 @@ def edges_of(rank: int, body: Body) -> Iterator[tuple[str, str]]:
         yield channel_edge, channel
 
 
+def known_entities(edges: Edges) -> set[str]:
+    """``kind:id`` of every entity that a customer's graph still leads to and whose side keeps its neighbours."""
+    return {
+        f"{kind}:{entity_id}"
+        for edge_type, of_type in edges.items()
+        if (kind := edge_type.partition(">")[2]) in ENTITY_KINDS
+        for entity_id in of_type
+    }
+
+
 def touch(edges: Edges, edge_type: str, entity_id: str, ts_ms: int, weight: float, limit: int) -> None:
     """Add one event to an edge; cut the type back to two thirds of ``limit`` when it grows past it.
 

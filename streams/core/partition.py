@@ -18,7 +18,7 @@ from schemas import codec, heartbeat, ids
 from schemas.deadletter import Refused, refuse
 from schemas.errors import DeadLetter, OutOfTime, StateCorrupt
 from schemas.events import SOURCES
-from schemas.graph import GraphEdge
+from schemas.graph import ERASED, GraphEdge
 from schemas.predictions import Erasure
 from schemas.snapshot import Outcome, Snapshot
 from schemas.words import Lexicon
@@ -27,12 +27,12 @@ from streams.core.config import CoreConfig
 from streams.core.customer import Customer, due_of
 from streams.core.event import Event
 from streams.core.fold import Context, Effect
-from streams.core.graph import ENTITY_KINDS, edges_of
-from streams.core.timeline import name_of
+from streams.core.graph import ENTITY_KINDS, edges_of, known_entities
 from streams.core.watermark import UNHEARD_MS, Watermark
 
 META_VERSION: Final = 1
 _NO_OFFSET: Final = -1
+_MAX_RECORD_BYTES: Final = 4 << 20
 
 
 class RawRecord(Protocol):
@@ -131,7 +131,6 @@ class Ingest:
         self._scanned_ms = 0
         self._dirty: dict[str, Customer] = {}
         self._seen: set[str] = set()
-        self._indexed_ms: dict[str, int] = {}
         self._graves: set[str] = set()
         self._effects: list[Effect] = []
         self._edges: list[GraphEdge] = []
@@ -187,7 +186,7 @@ class Ingest:
                 snapshots.append(snapshot)
             customer.let_pass(until_ms, self._effects)
             if customer_id in self._graves and customer_id not in touched and until_ms > customer.erased_ms:
-                changes.append(self._bury(customer_id))
+                changes.append(self._bury(customer_id, customer))
             else:
                 changes.append(self._change(customer_id, customer))
         meta = _encode_meta(
@@ -258,7 +257,6 @@ class Ingest:
             if record is not None:
                 customer = Customer.decode(self._context(customer_id), record)
                 self.cache.put(customer_id, customer, len(record))
-                self._indexed_ms[customer_id] = due_of(record).due_ms
 
     def _context(self, customer_id: str) -> Context:
         return Context(self.config, self._lexicon, self.partition, customer_id)
@@ -291,7 +289,7 @@ class Ingest:
             self.counts["erased"] += 1
         elif self.watermark.is_late(rank, event.ts_ms) or event.ts_ms <= customer.settled_ms:
             self.counts["late"] += 1
-            customer.count_late(name_of(rank, entry.body))
+            customer.count_late(SOURCES[rank])
         else:
             customer.insert(event)
             self._seen.add(customer_id)
@@ -314,6 +312,16 @@ class Ingest:
 
     def _erase(self, customer_id: str, customer: Customer, rank: int, offset: int, at_ms: int) -> None:
         self.counts["applied"] += 1
+        for entity in sorted(known_entities(customer.view().edges)):
+            self._edges.append(
+                GraphEdge(
+                    customer_id=customer_id,
+                    type=ERASED,
+                    entity=entity,
+                    event_ts_ms=at_ms,
+                    source=(SOURCES[rank], self.partition, offset),
+                )
+            )
         customer.erase(at_ms)
         self._seen.discard(customer_id)
         self._erasures.append(
@@ -351,12 +359,16 @@ class Ingest:
         else:
             self._graves.discard(customer_id)
         record = customer.encode()
+        while len(record) > _MAX_RECORD_BYTES and customer.tail:
+            # Thousands of large events inside the lateness bound: no person, and no record the changelog takes.
+            self.counts["tail_overflow"] += customer.shorten(len(customer.tail) // 2, self._effects)
+            record = customer.encode()
         self.cache.resize(customer_id, len(record))
-        old_due_ms, new_due_ms = self._indexed_ms.get(customer_id, -1), due_of(record).due_ms
-        self._indexed_ms[customer_id] = new_due_ms
+        old_due_ms, new_due_ms = customer.indexed_ms, due_of(record).due_ms
+        customer.indexed_ms = new_due_ms
         return RecordChange(customer_id, record, old_due_ms, new_due_ms)
 
-    def _bury(self, customer_id: str) -> RecordChange:
+    def _bury(self, customer_id: str, customer: Customer) -> RecordChange:
         """Drop the last trace of an erased customer.
 
         Records that were dropped because of the erasure were committed in an earlier epoch, and older events
@@ -364,7 +376,7 @@ class Ingest:
         """
         self._graves.discard(customer_id)
         self.cache.remove(customer_id)
-        return RecordChange(customer_id, None, self._indexed_ms.pop(customer_id, -1), -1)
+        return RecordChange(customer_id, None, customer.indexed_ms, -1)
 
 
 def _read_meta(meta: bytes | None) -> PartitionMeta:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupState, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from schemas.errors import ConfigError, Stop
 from streams.broker import EmbeddedBroker
@@ -161,6 +162,8 @@ class Progress:
         self._consumer = Consumer(
             {"bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False, "log_level": 0}
         )
+        self._group = group
+        self._admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
         self._stopping = threading.Event()
         self._heard = threading.Condition()
         self._latest: tuple[float, dict[tuple[str, int], int]] | None = None
@@ -181,6 +184,25 @@ class Progress:
                 raise Stop("the brokers did not say what is committed in time")
             assert self._latest is not None
             return self._latest[1]
+
+    def await_stable(self, members: int, timeout_s: float) -> bool:
+        """Wait until so many members share the partitions, so that what is done next hits a worker at work."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            try:
+                asked = self._admin.describe_consumer_groups([self._group], request_timeout=5.0)
+                told: Any = asked[self._group].result()
+            except KafkaException:
+                told = None
+            if (
+                told is not None
+                and told.state == ConsumerGroupState.STABLE
+                and len(told.members) == members
+                and all(member.assignment.topic_partitions for member in told.members)
+            ):
+                return True
+            time.sleep(_POLL_S)
+        return False
 
     def moved_at(self, since_s: float, timeout_s: float, while_waiting: Any) -> float | None:
         """When every partition had committed more than at ``since_s``; None where one had not in time."""

@@ -26,7 +26,7 @@ from streams.training import train_on_events
 
 _START_MS: Final = 1_483_228_800_000  # 2017-01-01
 _DAYS: Final = 60
-_EVENTS_PER_CUSTOMER: Final = 160
+_EVENTS_PER_CUSTOMER: Final = 130
 _MODEL_VERSION: Final = 1
 _RANK: Final = {source: rank for rank, source in enumerate(SOURCES)}
 
@@ -49,13 +49,14 @@ class Recorded:
         events: records, heartbeats not counted.
         base_ms: Kafka timestamp of the first record; each further one is a millisecond younger, so that no topic
             rolls or deletes a segment by age.
+        erased: share of the customers who are erased at some point.
     """
 
-    def __init__(self, seed: int, events: int, partitions: int, base_ms: int) -> None:
+    def __init__(self, seed: int, events: int, partitions: int, base_ms: int, erased: float = 0.0) -> None:
         self.events, self.partitions, self.base_ms = events, partitions, base_ms
         self._seed = seed
         customers = max(20, events // _EVENTS_PER_CUSTOMER)
-        self._simulator = Simulator(seed, customers, _START_MS, _DAYS, erased_share=0.02)
+        self._simulator = Simulator(seed, customers, _START_MS, _DAYS, erased_share=erased)
 
     def catalog(self) -> Any:
         return self._simulator.catalog()

@@ -164,5 +164,3 @@ def canonical(value: Any) -> Any:
             return b64encode(value).decode()
         case _:
             return value
-
-

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, ReadOptions
 from rocksdict import WriteBatch as RocksBatch
 
-from schemas.errors import ConfigError, StateCorrupt
+from schemas.errors import ConfigError, DiskFailed, PulsegraphError, StateCorrupt
 from streams.state.contract import WriteBatch
 
 _BLOCK_BYTES = 16 * 1024
 _WRITE_BUFFER_BYTES = 32 * 1024 * 1024
 _BLOOM_BITS_PER_KEY = 10
+_CORRUPT: Final = "FOUND-CORRUPT"
+_LOCKED: Final = re.compile(r"lock hold by current process|Resource temporarily unavailable")
+_DISK: Final = re.compile(r"^IO error|\(os error \d+\)")
+_LOST: Final = re.compile(r"No such file or directory")
+
+logger: Final = logging.getLogger(__name__)
 
 
 def block_cache(budget_bytes: int) -> Cache:
@@ -29,23 +39,22 @@ class RocksStore:
         cache: see :func:`block_cache`.
 
     Raises:
-        ConfigError: another process holds the folder, or it cannot be created.
-        StateCorrupt: RocksDB cannot read it.
+        ConfigError: another process holds the folder.
+        DiskFailed: the disk is full, read-only or broken. Every method but ``close`` may raise it too.
+        StateCorrupt: what is in the folder cannot be trusted. Once a read said so, the folder stays refused.
     """
 
     def __init__(self, path: Path, cache: Cache) -> None:
         self.path = path
+        self._db: Rdict | None = None
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._db: Rdict | None = Rdict(str(path), _options(cache))
         except OSError as error:
-            raise ConfigError(f"the state folder {path} cannot be used: {error}") from error
-        except Exception as error:  # rocksdict raises bare exceptions: their text is all there is
-            if "lock" in str(error).lower():
-                raise ConfigError(
-                    f"the state folder {path} is in use by another worker: give this one its own"
-                ) from error
-            raise StateCorrupt(f"RocksDB cannot open {path}: {error}") from error
+            raise DiskFailed(f"the state folder {path} cannot be created: {error.strerror}") from error
+        if (path / _CORRUPT).exists():
+            raise StateCorrupt(f"{path} was found corrupt while it was in use")
+        with self._mapped("opened"):
+            self._db = Rdict(str(path), _options(cache))
 
     @property
     def _open(self) -> Rdict:
@@ -54,22 +63,26 @@ class RocksStore:
         return self._db
 
     def get(self, key: bytes) -> bytes | None:
-        value: bytes | None = self._open.get(key)
-        return value
+        with self._mapped("read"):
+            value: bytes | None = self._open.get(key)
+            return value
 
     def multi_get(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        values = self._open.get(list(keys))
-        return list(values) if values is not None else []
+        with self._mapped("read"):
+            values = self._open.get(list(keys))
+            return list(values) if values is not None else []
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         options = ReadOptions()
         options.set_iterate_upper_bound(stop)
-        cursor = self._open.iter(options)
-        cursor.seek(start)
+        with self._mapped("read"):
+            cursor = self._open.iter(options)
+            cursor.seek(start)
         while cursor.valid():
             yield cursor.key(), cursor.value()
             cursor.next()
-        cursor.status()
+        with self._mapped("read"):
+            cursor.status()
 
     def write(self, batch: WriteBatch) -> None:
         together = RocksBatch(raw_mode=True)
@@ -78,7 +91,8 @@ class RocksStore:
                 together.delete(key)
             else:
                 together.put(key, value)
-        self._open.write(together)
+        with self._mapped("written"):
+            self._open.write(together)
 
     def size_bytes(self) -> int:
         tables = self._open.property_int_value("rocksdb.total-sst-files-size") or 0
@@ -87,8 +101,35 @@ class RocksStore:
 
     def close(self) -> None:
         if self._db is not None:
-            self._db.close()
-            self._db = None
+            database, self._db = self._db, None
+            try:
+                database.close()
+            except Exception as error:  # noqa: BLE001 - see _mapped; the lock is gone all the same
+                logger.warning("closing %s: %s", self.path, error)
+
+    @contextmanager
+    def _mapped(self, done: str) -> Iterator[None]:
+        """RocksDB's complaints as errors of ours. rocksdict raises bare exceptions: their text is all there is."""
+        try:
+            yield
+        except PulsegraphError:
+            raise
+        except Exception as error:
+            text = str(error)
+            if _LOCKED.search(text):
+                raise ConfigError(
+                    f"the state folder {self.path} is in use by another worker: give this one its own"
+                ) from error
+            if _DISK.search(text) and not _LOST.search(text):
+                raise DiskFailed(
+                    f"the state folder {self.path} cannot be {done}: {text}. Nothing is lost: free the disk, or give "
+                    "another --state-dir, and start the worker again"
+                ) from error
+            if done != "opened":
+                # Opening would succeed and the same read fail again: the next start has to know.
+                with suppress(OSError):
+                    (self.path / _CORRUPT).touch()
+            raise StateCorrupt(f"{self.path} cannot be {done}: {text}") from error
 
 
 def _options(cache: Cache) -> Options:

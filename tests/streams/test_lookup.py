@@ -118,7 +118,7 @@ def _predictions() -> list[tuple[str, str, Any]]:
             customer,
             ChurnPrediction(**_common(customer, at_ms), probability=risk, horizon_days=28, reason_codes=reasons),
         )
-        for customer, at_ms, risk in (("anna", 1, 0.1), ("ben", 2, 0.9), ("anna", START_MS, 0.25))
+        for customer, at_ms, risk in (("anna", 1, 0.1), ("ben", 2, 0.9), ("anna", START_MS, 0.25), ("anna", 2, 0.5))
     ]
     action = NextBestAction(
         **_common("anna", START_MS),
@@ -191,7 +191,7 @@ def test_a_customer(reader: TopicReader, prefix: str, lexicon: FastLexicon) -> N
     assert {entry.head: entry.campaign_id for entry in view.pending} == {"churn": None, "redemption": "c18"}
     assert view.vocabulary == lexicon.fingerprint
     churn = view.predictions["predictions.churn"]
-    assert isinstance(churn, ChurnPrediction) and churn.probability == 0.25  # the newest, not the first
+    assert isinstance(churn, ChurnPrediction) and churn.probability == 0.25  # the newest in event time
     assert "predictions.redemption" not in view.predictions
 
 
@@ -253,16 +253,16 @@ def test_newest_searches_backwards_through_many_records(broker: Any, reader: Top
     topic = prefix + "outcomes"
     producer.produce(topic, b"old", b"rare", 0)
     producer.produce(topic, b"newest", b"rare", 0)
-    for number in range(12_000):
+    for number in range(24_000):
         producer.produce(topic, str(number).encode(), b"often", 0)
         if number % 5_000 == 0:
             producer.poll(0)
     assert producer.flush(20) == 0
-    assert reader.ends([(topic, 0), (topic, 1)]) == {(topic, 0): 12_002, (topic, 1): 0}
-    rare, often = reader.newest(topic, 0, b"rare", 12_002), reader.newest(topic, 0, b"often", 12_002)
+    assert reader.ends([(topic, 0), (topic, 1)]) == {(topic, 0): 24_002, (topic, 1): 0}
+    rare, often = reader.newest(topic, 0, b"rare", 24_002), reader.newest(topic, 0, b"often", 24_002)
     assert rare is not None and rare.value() == b"newest"
-    assert often is not None and often.value() == b"11999"
-    assert reader.newest(topic, 0, b"never", 12_002) is None
+    assert often is not None and often.value() == b"23999"
+    assert reader.newest(topic, 0, b"never", 24_002) is None
     assert reader.newest(topic, 1, b"rare", 0) is None
     assert [message.offset() for message in reader.range(topic, 0, 7_000, 7_003)] == [7_000, 7_001, 7_002]
 
@@ -313,7 +313,11 @@ def test_tail(broker: Any, prefix: str, capsysbinary: pytest.CaptureFixture[byte
     assert len(lines("clickstream", "--heartbeats")) == 4
     assert len(lines("clickstream", "-n", "2")) == 2
     assert lines("clickstream", "--customer", "ben") == []
-    assert [line["value"]["probability"] for line in lines("predictions.churn", "--customer", "anna")] == [0.1, 0.25]
+    assert [line["value"]["probability"] for line in lines("predictions.churn", "--customer", "anna")] == [
+        0.1,
+        0.25,
+        0.5,
+    ]
     (letter,) = lines("dead-letter", "--customer", "anna")
     assert (letter["reason"], letter["message"], letter["headers"]) == ("malformed", "not JSON", {"x": "1"})
     assert letter["value"].startswith("base64:")

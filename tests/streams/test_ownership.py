@@ -101,8 +101,8 @@ def batch(first: int, last: int) -> Batch:
         Sent(
             CLICKSTREAM,
             f"c{number % 3}",
-            CONFIG_START + number,
-            {"event": "purchase", "event_ts_ms": CONFIG_START + number},
+            START + number,
+            {"event": "purchase", "event_ts_ms": START + number},
         )
         for number in range(first, last)
     ]

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +33,15 @@ _outcome: Final = msgspec.msgpack.Decoder(Outcome).decode
 class Pipeline:
     """One deployment under a prefix. Workers share the model; each has a state folder of its own."""
 
-    def __init__(self, bootstrap: str, prefix: str, partitions: int, model: Path, folder: Path) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        prefix: str,
+        partitions: int,
+        model: Path,
+        folder: Path,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.prefix, self.partitions = prefix, partitions
         self.client: dict[str, str | int | float | bool] = {"bootstrap.servers": bootstrap, "log_level": 0}
         self._environment = {
@@ -46,6 +54,7 @@ class Pipeline:
             "PULSEGRAPH_MODEL_DIR": str(model),
             "PULSEGRAPH_INGEST_IDLE_MS": "0",
             "PULSEGRAPH_ENCODE_THREADS": "1",
+            **(settings or {}),
         }
         self._folder = folder
         self.workers: list[Child] = []

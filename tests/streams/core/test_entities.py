@@ -1,0 +1,101 @@
+"""The entity's side of the graph: the same bytes whatever the order in which partitions' edges come."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from support.logs import START_MS
+
+from schemas.graph import ERASED, GraphEdge
+from streams.core.config import DAY_MS
+from streams.core.entities import (
+    DAYS_KEPT,
+    NEIGHBOURS_KEPT,
+    Entity,
+    decode_entity,
+    draw,
+    encode_entity,
+    neighbours,
+    weight,
+)
+
+HALF_LIFE_MS = 28 * DAY_MS
+
+
+def edge(partition: int, offset: int, day: int, customer: str = "c", type: str = "purchase>item") -> GraphEdge:
+    return GraphEdge(
+        customer_id=customer,
+        type=type,
+        entity="item:1",
+        event_ts_ms=START_MS + day * DAY_MS,
+        source=("clickstream", partition, offset),
+    )
+
+
+@st.composite
+def partitions(draw_: Any) -> list[list[GraphEdge]]:
+    """Edges of three ingest partitions, each in offset order; customers belong to one partition."""
+    days = st.integers(0, 2 * DAYS_KEPT)
+    return [
+        [
+            edge(partition, offset, draw_(days), f"c{partition}-{draw_(st.integers(0, 40))}")
+            for offset in range(draw_(st.integers(0, 60)))
+        ]
+        for partition in range(3)
+    ]
+
+
+@given(sources=partitions(), data=st.data())
+def test_order_between_partitions_and_repetition_change_nothing(sources: list[list[GraphEdge]], data: Any) -> None:
+    expected, found = Entity(applied={}, edges={}), Entity(applied={}, edges={})
+    for source in sources:
+        for one in source:
+            assert draw(expected, one)
+    rest = [list(source) for source in sources]
+    while any(rest):
+        source = data.draw(st.sampled_from([source for source in rest if source]))
+        count = data.draw(st.integers(1, len(source)))
+        for one in source[:count]:
+            draw(found, one)
+        # A crash: the last few are sent again.
+        for one in source[data.draw(st.integers(0, count)) : count]:
+            assert not draw(found, one)
+        del source[:count]
+    assert encode_entity(found) == encode_entity(expected)
+
+
+@given(sources=partitions())
+def test_an_entity_is_bounded_and_round_trips(sources: list[list[GraphEdge]]) -> None:
+    entity = Entity(applied={}, edges={})
+    for source in sources:
+        for one in source:
+            draw(entity, one)
+    for one_type in entity.edges.values():
+        assert len(one_type.days) <= DAYS_KEPT
+        assert len(one_type.neighbours) <= NEIGHBOURS_KEPT
+        assert sum(one_type.days.values()) <= one_type.count == sum(map(len, sources))
+    assert encode_entity(decode_entity(encode_entity(entity))) == encode_entity(entity)
+
+
+def test_popularity_and_neighbours_as_of_a_time() -> None:
+    entity = Entity(applied={}, edges={})
+    draw(entity, edge(0, 0, day=0, customer="early"))
+    draw(entity, edge(0, 1, day=28, customer="late"))
+    edges = entity.edges["purchase>item"]
+    at = START_MS - START_MS % DAY_MS
+    assert weight(edges, at, HALF_LIFE_MS) == 1.0
+    assert abs(weight(edges, at + 28 * DAY_MS, HALF_LIFE_MS) - 1.5) < 0.01
+    assert neighbours(edges, START_MS + 27 * DAY_MS) == [("early", START_MS)]
+    assert [who for who, _ in neighbours(edges, START_MS + 28 * DAY_MS)] == ["late", "early"]
+
+
+def test_an_erased_customer_is_no_neighbour_any_more() -> None:
+    entity = Entity(applied={}, edges={})
+    draw(entity, edge(0, 0, day=0, customer="gone"))
+    draw(entity, edge(0, 1, day=0, customer="stays"))
+    draw(entity, edge(0, 2, day=1, customer="gone", type=ERASED))
+    assert entity.edges["purchase>item"].neighbours.keys() == {"stays"}
+    draw(entity, edge(0, 3, day=2, customer="gone"))
+    assert entity.edges["purchase>item"].neighbours.keys() == {"stays", "gone"}
