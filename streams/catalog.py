@@ -13,6 +13,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from schemas.catalog import CatalogEntry
 from schemas.errors import DeliveryFailed
+from streams.offsets import available
 
 logger: Final = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class CatalogFollower:
 
     def _read(self, behind: set[int]) -> None:
         changed: dict[str, CatalogEntry | None] = {}
-        for message in self._consumer.consume(1_000, timeout=_POLL_S):
+        for message in available(self._consumer, 1_000, _POLL_S):
             error = message.error()
             if error is None:
                 self._take(message, changed)

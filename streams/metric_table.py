@@ -89,5 +89,6 @@ METRICS: Final[dict[str, Metric]] = {
         _counter("restored_records_total", "records", "State records read back from the changelog.", "role"),
         _counter("restored_bytes_total", "bytes", "Bytes read back from the changelog.", "role"),
         _gauge("restore_seconds", "seconds", "How long the last restore took.", "role", "partition"),
+        _gauge("restore_progress_ratio", "0 to 1", "How far the restore of a partition has come.", "role", "partition"),
     )
 }

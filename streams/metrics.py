@@ -77,6 +77,7 @@ class Metrics:
     restored_records_total: Counter
     restored_bytes_total: Counter
     restore_seconds: Gauge
+    restore_progress_ratio: Gauge
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -174,11 +175,16 @@ class Metrics:
         if auc is not None:
             self.live_auc_ratio.labels(head=head).set(auc)
 
+    def restoring(self, role: str, partition: int, done: int, total: int) -> None:
+        """A partition's state is being read back; called from a thread of its own."""
+        self.restore_progress_ratio.labels(role=role, partition=str(partition)).set(min(1.0, done / max(1, total)))
+
     def restored(self, role: str, partition: int, records: int, size_bytes: int, seconds: float) -> None:
         """A partition's state was read back."""
         self.restored_records_total.labels(role=role).inc(records)
         self.restored_bytes_total.labels(role=role).inc(size_bytes)
         self.restore_seconds.labels(role=role, partition=str(partition)).set(seconds)
+        self.restore_progress_ratio.labels(role=role, partition=str(partition)).set(1.0)
 
     def lag(self, role: str, lags: Iterable[Lag], prefix: str = "") -> None:
         """Set the lag of a role's group from :func:`streams.offsets.consumer_lag`."""
@@ -189,7 +195,7 @@ class Metrics:
     def released(self, role: str, partition: int) -> None:
         """A partition went to another worker: its gauges here would tell yesterday's news."""
         number = str(partition)
-        for gauge in (self.state_bytes, self.restore_seconds):
+        for gauge in (self.state_bytes, self.restore_seconds, self.restore_progress_ratio):
             gauge.remove_by_labels({"role": role, "partition": number})
         self.lag_records.remove_by_labels({"role": role, "partition": number})
         if role == "ingest":

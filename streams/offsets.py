@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
-from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.errors import Retry, TopicMismatch
 
@@ -92,6 +92,12 @@ def consumer_lag(
         consumer.close()
 
 
+def available(consumer: Consumer, most: int, timeout_s: float) -> list[Message]:
+    """What has arrived, after waiting for the first message alone; ``consume`` would wait for a full batch."""
+    first = consumer.poll(timeout_s)
+    return [] if first is None else [first, *consumer.consume(most - 1, timeout=0)]
+
+
 def _consumer(client_config: ClientConfig, group: str) -> Consumer:
     return Consumer(
         {
@@ -129,7 +135,7 @@ def _ends(consumer: Consumer, wanted: list[tuple[str, int]], timeout_s: float) -
         while len(found) < len(wanted):
             if time.monotonic() > deadline:
                 raise Retry(f"no end offset for {sorted(set(wanted) - found.keys())[:4]} within {timeout_s:.0f} s")
-            for message in consumer.consume(1000, timeout=0.2):
+            for message in available(consumer, 1_000, 0.2):
                 error = message.error()
                 if error is None:
                     continue

@@ -7,7 +7,7 @@ and duplicates among them are recognised as ingest recognises them: against the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
@@ -106,7 +106,7 @@ def _events(snapshot: Snapshot, log: Iterable[LogRecord], config: CoreConfig, cu
         except DeadLetter:
             continue
         if entry.body is None:
-            if record.key == key:
+            if record.key == key and entry.event_ts_ms <= snapshot.as_of_ms:
                 customer.erase(entry.event_ts_ms)
             continue
         late = entry.event_ts_ms < newest_ms[rank] - config.lateness_ms
@@ -153,6 +153,10 @@ def check(
         )
     read = [0]
     rebuilt = rebuild(snapshot, _log(reader, prefix, snapshot, read), config, lexicon)
+    if rebuilt is None or msgpack_encode(rebuilt) != recorded:
+        # Who was erased and came back has no offset of the erasure in `applied`: it is part of what was forgotten.
+        again = rebuild(snapshot, _log(reader, prefix, snapshot, read, erasures=True), config, lexicon)
+        rebuilt = rebuilt if again is None else again
     if rebuilt is not None and msgpack_encode(rebuilt) == recorded:
         differs: tuple[str, ...] = ()
     elif rebuilt is None:
@@ -209,14 +213,19 @@ def _recorded(reader: TopicReader, prefix: str, prediction: Mapping[str, Any], h
     return None
 
 
-def _log(reader: TopicReader, prefix: str, snapshot: Snapshot, read: list[int]) -> Iterator[LogRecord]:
-    partition = snapshot.source[1]
+def _log(
+    reader: TopicReader, prefix: str, snapshot: Snapshot, read: list[int], *, erasures: bool = False
+) -> Iterator[LogRecord]:
+    """The log up to ``applied``; ``erasures``: and the customer's erasures behind that, up to ``as_of_ms``."""
+    partition, key = snapshot.source[1], snapshot.customer_id.encode()
     for rank, topic in enumerate(SOURCES):
-        if (applied := snapshot.applied.get(topic)) is None:
-            continue
-        for message in reader.range(prefix + topic, partition, 0, applied + 1):
+        full, applied = prefix + topic, snapshot.applied.get(topic, -1)
+        stop = applied + 1
+        if erasures and topic == "profiles":
+            stop = reader.ends([(full, partition)])[full, partition]
+        for message in reader.range(full, partition, 0, stop):
+            offset, headers = int(message.offset() or 0), cast("Any", message.headers() or ())
+            if offset > applied and not (message.key() == key and message.value() is None):
+                continue
             read[0] += 1
-            headers: Any = tuple(message.headers() or ())
-            yield LogRecord(
-                rank, message.offset() or 0, message.key(), message.value(), headers, message.timestamp()[1]
-            )
+            yield LogRecord(rank, offset, message.key(), message.value(), tuple(headers), message.timestamp()[1])

@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.errors import Retry, TopicMismatch
-from streams.offsets import ClientConfig, end_offsets
+from streams.offsets import ClientConfig, available, end_offsets
 
 _BATCH: Final = 5_000
 _POLL_S: Final = 0.2
@@ -86,7 +86,7 @@ class TopicReader:
         heard_s = time.monotonic()
         try:
             while True:
-                messages = self._poll()
+                messages = available(self._consumer, _BATCH, _POLL_S)
                 for message in messages:
                     if _at_end(message):
                         return
@@ -138,15 +138,10 @@ class TopicReader:
         """Records from the given offset of each partition on, for ever; None whenever there is nothing new."""
         self._consumer.assign([TopicPartition(topic, partition, start) for partition, start in starts.items()])
         while True:
-            found = [message for message in self._poll() if not _at_end(message)]
+            found = [message for message in available(self._consumer, _BATCH, _POLL_S) if not _at_end(message)]
             yield from found
             if not found:
                 yield None
-
-    def _poll(self) -> list[Message]:
-        """What is there as soon as something is; `consume` alone would wait for a full batch."""
-        first = self._consumer.poll(_POLL_S)
-        return [] if first is None else [first, *self._consumer.consume(_BATCH, timeout=0)]
 
 
 def _at_end(message: Message) -> bool:

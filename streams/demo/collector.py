@@ -15,6 +15,7 @@ from schemas import codec
 from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPrediction
 from schemas.snapshot import Outcome
 from streams.core.scoring import LiveScore
+from streams.offsets import available
 
 CHURN: Final = "predictions.churn"
 REDEMPTION: Final = "predictions.redemption"
@@ -92,7 +93,7 @@ class Collector:
         try:
             self._consumer.assign(self._places)
             while True:
-                messages = self._consumer.consume(5_000, timeout=0.1)
+                messages = available(self._consumer, 5_000, 0.1)
                 for message in messages:
                     if message.error() is None:
                         self._take(message)

@@ -158,15 +158,17 @@ def same_lines(expected: Path, found: Path) -> Check:
     with open(expected, "rb") as left, open(found, "rb") as right:
         a, b = next(left, b""), next(right, b"")
         while a or b:
-            compared += bool(a)
             if a == b:
+                compared += 1
                 a, b = next(left, b""), next(right, b"")
                 continue
             of_a, of_b = _place(a), _place(b)
             if of_a == of_b:
+                compared += 1
                 wrong.append(f"{' '.join(of_a[1:])}: differs in {', '.join(_paths(a, b)[:6])}")
                 a, b = next(left, b""), next(right, b"")
             elif not b or (a and of_a < of_b):
+                compared += 1
                 wrong.append(f"{' '.join(of_a[1:])}: missing")
                 a = next(left, b"")
             else:

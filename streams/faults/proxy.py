@@ -45,7 +45,7 @@ class Proxy:
 
     def cut(self) -> int:
         """Reset every connection there is now; how many. New ones are taken at once."""
-        return self._call(self._cut())
+        return int(self._call(self._cut()))
 
     def stall(self) -> None:
         """Carry nothing, and let nobody notice: connections stay, bytes wait."""

@@ -29,8 +29,8 @@ KINDS: Final[dict[Kind, str]] = {
 }
 MAX_WORKERS: Final = 4
 _KILLS: Final[dict[Kind, float]] = {"kill": 0.3, "kill-empty": 0.15, "kill-all": 0.35, "kill-twice": 0.2}
-_MIN_SHARE: Final = 24
-"""Of the kills: one pause, one broker restart and so on for so many of them, and at least one of each."""
+_KILLS_PER_OTHER: Final = 24
+"""One pause, one broker restart and so on comes with so many kills, and at least one of each."""
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,15 +74,16 @@ def build(
             kind = "kill-empty"
         kinds.append(kind)
         done += {"kill-all": workers, "kill-twice": 2}.get(kind, 1)
-    often = max(1, round(kills / _MIN_SHARE))
-    others: list[Kind] = ["pause"] * often
+    often = max(1, round(kills / _KILLS_PER_OTHER))
+    others: list[Kind] = ["pause" for _ in range(often)]
     if nodes:
-        others += ["broker"] * often
+        others.extend("broker" for _ in range(often))
     if nodes > 1 and kills >= 10:
-        others += ["brokers"] * max(1, often // 2)
+        others.extend("brokers" for _ in range(max(1, often // 2)))
     if proxied:
-        others += ["cut"] * often + ["stall"] * often
-    kinds += others
+        for _ in range(often):
+            others += ["cut", "stall"]
+    kinds.extend(others)
     rng.shuffle(kinds)
     if kills >= 10:
         # Each comes with its opposite, so that kills happen to two workers, to three and to four.

@@ -113,6 +113,7 @@ def _entries(world: World) -> Iterator[CatalogEntry]:
             id=campaign.id,
             title=f"{campaign.discount:.0%} off {category}",
             category=category,
+            channel="email",
             value=value,
             active_from_ms=campaign.from_ms,
             active_to_ms=campaign.to_ms,

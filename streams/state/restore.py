@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from schemas.errors import DeliveryFailed, StateCorrupt
-from streams.offsets import end_offsets
+from streams.offsets import available, end_offsets
 from streams.state import ownership
 from streams.state.contract import KeyValue
 from streams.state.epochs import read_meta, restore_batch
@@ -67,6 +67,7 @@ def restore(
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
             "fetch.max.bytes": 32 * 1024 * 1024,
+            "fetch.wait.max.ms": 20,
         }
     )
     try:
@@ -103,7 +104,7 @@ def _read(
     records, size, position, heard = 0, 0, low, time.monotonic()
     term, stale = read_meta(store).term, set[bytes]()
     while position < high:
-        messages = consumer.consume(_BATCH, timeout=_POLL_S)
+        messages = available(consumer, _BATCH, _POLL_S)
         found: list[ownership.ChangelogRecord] = []
         ended = False
         for message in messages:
@@ -148,7 +149,7 @@ def read_range(
     try:
         consumer.assign([TopicPartition(topic, partition, begin)])
         while not found or found[-1].offset + 1 < end:
-            messages = consumer.consume(_BATCH, timeout=_POLL_S)
+            messages = available(consumer, _BATCH, _POLL_S)
             found += [ownership.read(message) for message in messages if message.error() is None]
             if time.monotonic() > deadline:
                 raise DeliveryFailed(f"{topic}-{partition} could not be read from {begin} to {end}")

@@ -15,6 +15,7 @@ from support.logs import CONFIG, NumberedLexicon, Sent, record
 from schemas.events import CLICKSTREAM
 from streams.agents.ingest import IngestRole
 from streams.agents.stateful import EpochSettings
+from streams.core.quality import RefusalLimit
 from streams.metrics import Metrics
 from streams.outbox import Outbox
 from streams.roles import Batch
@@ -80,6 +81,7 @@ def worker(bootstrap: str, prefix: str, stores: dict[int, MemoryStore]) -> tuple
     role = IngestRole(
         config=CONFIG,
         lexicon=NumberedLexicon(),
+        refusals=RefusalLimit(1.0, 1_000),
         cache_bytes=1 << 24,
         idle_ms=0,
         outbox=outbox,

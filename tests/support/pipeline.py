@@ -154,7 +154,7 @@ def stored(folders: Iterable[Path]) -> dict[tuple[str, str, bytes], bytes]:
     """(role, partition, key) -> value of everything that stopped workers left on disk, meta records aside."""
     found: dict[tuple[str, str, bytes], bytes] = {}
     for folder in folders:
-        for path in sorted(folder.glob("*/p*")):
+        for path in sorted(folder.glob("*/p?????")):
             store = RocksStore(path, block_cache(8 << 20))
             for key, value in store.scan(b"", b"\xff"):
                 if key != keys.META:

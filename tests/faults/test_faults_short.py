@@ -1,0 +1,19 @@
+"""The short schedule of faults, on Apache Kafka with three nodes: the long one is `make faults`."""
+
+from __future__ import annotations
+
+import pytest
+
+from streams.faults.run import Plan, run
+
+pytestmark = [pytest.mark.apache, pytest.mark.slow, pytest.mark.timeout(420)]
+
+
+def test_faults_change_nothing(tmp_path):
+    report = run(Plan(events=20_000, kills=4, seed=1), tmp_path / "run", print)
+    assert report.ok, report.problems
+    assert report.kills >= 4
+    assert {"pause", "broker"} <= report.actions.keys()
+    assert {"state", "outcomes", "last_snapshots", "predictions.churn"} <= report.checks.keys()
+    assert all(check.compared for name, check in report.checks.items() if name != "contradictions")
+    assert report.sources.duplicates and report.sources.late and report.sources.dead_letters

@@ -1,0 +1,86 @@
+"""The canonical dump: sorted, complete, and the same from whatever it is read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from support.logs import Sent, Worker, log_of
+
+from schemas.errors import ConfigError
+from schemas.events import CLICKSTREAM, PROFILES
+from streams.core.config import DAY_MS
+from streams.state import dump, keys
+from streams.state.contract import WriteBatch
+from streams.state.epochs import LocalMeta, _encode, read_meta
+from streams.state.rocks import RocksStore, block_cache
+
+START_MS = 1_500_000_000_000
+
+
+def _worker() -> Worker:
+    bought = {"event": "purchase", "item_id": "a"}
+    sent = [
+        Sent(CLICKSTREAM, name, START_MS + number, bought | {"event_ts_ms": START_MS + number})
+        for number, name in enumerate(["zoe", "adam", "élodie", "gone"])
+    ]
+    sent.append(Sent(PROFILES, "gone", START_MS + 1000, None))
+    worker = Worker()
+    for rank, records in enumerate(log_of(sent, until_ms=START_MS + DAY_MS)):
+        worker.take(rank, records)
+    worker.cut()
+    return worker
+
+
+def test_lines_are_sorted_and_leave_graves_out():
+    told = [json.loads(line) for line in dump.lines([dump.Part("ingest", 0, _worker().store)])]
+    assert told[0]["role"] == "ingest" and told[0]["next_offsets"]["clickstream"] == 5
+    names = [line["id"] for line in told[1:]]
+    assert names == sorted(["zoe", "adam", "élodie"])
+    assert told[1]["state"]["settled"]["events"] == 1
+
+
+def test_lines_are_the_same_however_customers_are_spread():
+    whole = _worker().store
+    parts = [_worker().store, _worker().store]
+    for number, store in enumerate(parts):
+        batch = WriteBatch()
+        for at, (key, _) in enumerate(list(store.scan(keys.RECORD, keys.RECORDS_STOP))):
+            if at % 2 != number:
+                batch.delete(key)
+        store.write(batch)
+
+    def customers(stores) -> list:
+        lines = dump.lines(dump.Part("ingest", number, store) for number, store in enumerate(stores))
+        told = [json.loads(line) for line in lines]
+        return [(line["id"], line["digest"], line["state"]) for line in told if "id" in line]
+
+    assert customers([whole]) == customers(parts)
+
+
+def _folder(path, worker: Worker, reached: int):
+    store = RocksStore(path / "ingest" / "p00003", block_cache(8 << 20))
+    batch = WriteBatch()
+    for key, value in worker.store.scan(b"", b"\xff"):
+        batch.put(key, value)
+    meta = read_meta(worker.store)
+    batch.put(keys.META, _encode(LocalMeta(meta.version, reached, meta.partition)))
+    store.write(batch)
+    store.close()
+    return path
+
+
+def test_of_two_folders_the_newest_of_a_partition_counts(tmp_path):
+    empty = Worker()
+    empty.cut()
+    old, new = _folder(tmp_path / "old", empty, 5), _folder(tmp_path / "new", _worker(), 9)
+    with dump.opened_folders([old, new]) as parts:
+        found = list(dump.lines(parts))
+    with dump.opened_folders([new]) as parts:
+        assert found == list(dump.lines(parts))
+    assert len(found) == 4
+
+
+def test_a_folder_without_state_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="holds no state"), dump.opened_folders([tmp_path]):
+        pass
