@@ -30,7 +30,7 @@ _KINDS: Final[tuple[tuple[Any, str], ...]] = (
     (limits.Money, "number from -1,000,000,000 to 1,000,000,000"),
     (limits.Probability, "number from 0 to 1"),
     (limits.Properties, "object of at most 64 text, number, boolean or null values"),
-    (dict[limits.Word, dict[limits.Word, bool]], "object of objects of booleans"),
+    (limits.Consent, "object of at most 16 objects of at most 8 booleans"),
     (str, "text"),
     (int, "whole number"),
     (float, "number"),

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from schemas.limits import EventName, Id, Money, Probability, Properties, Quantity, Text, TimestampMs, Word
+from schemas.limits import Consent, EventName, Id, Money, Probability, Properties, Quantity, Text, TimestampMs, Word
 
 #: Clickstream names the product understands. Any other valid name is kept as a custom event.
 CLICKSTREAM_EVENTS: Final = frozenset(
@@ -91,7 +91,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     customer_id: Id | None = None
     attributes: Properties | None = None
     timezone: Word | None = None
-    consent: dict[Word, dict[Word, bool]] | None = None
+    consent: Consent | None = None
     """channel -> purpose -> granted. A channel or purpose that is absent is not granted."""
 
 

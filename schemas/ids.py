@@ -28,9 +28,10 @@ def prediction_id(head: str, snapshot: Snapshot, subject: str = "") -> str:
     )
 
 
-def event_uid(event_id: str) -> int:
-    """64 bits of an event id, for the bounded set of recent ids."""
-    return int.from_bytes(blake2b(event_id.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+def event_uid(rank: int, event_id: str) -> int:
+    """64 bits of an event's id within its topic, for the bounded set of recent ids."""
+    name = f"{rank}:{event_id}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(name, digest_size=8).digest(), "little")
 
 
 def refused_id(topic: str, partition: int, offset: int) -> str:

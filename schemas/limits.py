@@ -29,4 +29,5 @@ Quantity = Annotated[float, Meta(ge=0, le=1e6)]
 Money = Annotated[float, Meta(ge=-1e9, le=1e9)]
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 Scalar = Annotated[str, Meta(max_length=512)] | bool | Annotated[int, Meta(ge=-(2**53), le=2**53)] | Money | None
+Consent = Annotated[dict[Word, Annotated[dict[Word, bool], Meta(max_length=8)]], Meta(max_length=16)]
 Properties = Annotated[dict[Word, Scalar], Meta(max_length=MAX_PROPERTIES)]

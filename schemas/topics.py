@@ -14,6 +14,9 @@ from schemas import catalog, events, graph, predictions, snapshot
 
 DAY_MS: Final = 86_400_000
 
+#: What was predicted is kept until its outcome is known, with time to spare: 28 days for churn, 30 for offers.
+_UNTIL_JUDGED_DAYS: Final = 45
+
 Cleanup = Literal["delete", "compact"]
 
 
@@ -64,8 +67,13 @@ TOPICS: Final[dict[str, Topic]] = {
         _topic("session-snapshots", snapshot.Snapshot, "what the encoder needs", format="msgpack", days=1),
         _topic("graph-edges", graph.GraphEdge, "edges for the entity side", key="kind:id", format="msgpack", days=1),
         _topic("outcomes", snapshot.Outcome, "past snapshots with their labels", format="msgpack", days=400),
-        _topic("predictions.churn", predictions.ChurnPrediction, "churn risk"),
-        _topic("predictions.redemption", predictions.RedemptionPrediction, "P(redeem) of every send"),
+        _topic("predictions.churn", predictions.ChurnPrediction, "churn risk", days=_UNTIL_JUDGED_DAYS),
+        _topic(
+            "predictions.redemption",
+            predictions.RedemptionPrediction,
+            "P(redeem) of every send",
+            days=_UNTIL_JUDGED_DAYS,
+        ),
         _topic("predictions.next-best-action", predictions.NextBestAction, "the decision, ranked, with reasons"),
         _topic("erasures", predictions.Erasure, "receipts of erased customers", days=400),
         _topic("dead-letter", None, "refused records as they came", key="as it came", format="bytes", days=90),

@@ -39,6 +39,7 @@ _UPDATE: Final = "`pulsegraph topics create --update`"
 # Room for a refused record of Kafka's default maximum plus the headers that say why, and for the state of a customer
 # whose tail is full.
 _COMPACTION_LAG_MS: Final = 3_600_000
+_DELETE_RETENTION_MS: Final = 86_400_000
 _MAX_BYTES: Final[Mapping[str, int]] = {
     "dead-letter": 2 << 20,
     "ingest-changelog": 8 << 20,
@@ -74,6 +75,8 @@ def topic_config(topic: Topic) -> dict[str, str]:
     if topic.name.endswith("-changelog"):
         # Time to overrule a record of a worker that lost its partition before compaction drops the good one.
         config["min.compaction.lag.ms"] = str(_COMPACTION_LAG_MS)
+        # How long a store may rest and still hear of every deletion, see streams.state.restore.REST_MS.
+        config["delete.retention.ms"] = str(_DELETE_RETENTION_MS)
     if topic.name in _MAX_BYTES:
         config["max.message.bytes"] = str(_MAX_BYTES[topic.name])
     return config

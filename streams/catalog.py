@@ -24,7 +24,7 @@ _POLL_S: Final = 0.2
 class CatalogFollower:
     """All entries by ``kind:id``, kept current by a thread.
 
-    ``version`` changes with every change, so that what was computed from the catalog can be kept until then.
+    The version changes with every change, so that what was computed from the catalog can be kept until then.
 
     Args:
         client: confluent-kafka settings.
@@ -38,13 +38,13 @@ class CatalogFollower:
         topic: str,
         refused: Callable[[int, int, bytes | None, bytes | None, Exception], None],
     ) -> None:
-        self.entries: dict[str, CatalogEntry] = {}
-        self.version = 0
+        self.current: tuple[dict[str, CatalogEntry], int] = {}, 0
+        """Entries and version, replaced together: readers are on other threads."""
+        self.failure: Exception | None = None
         self._topic = topic
         self._refused = refused
         self._stopping = threading.Event()
         self._caught_up = threading.Event()
-        self._failure: Exception | None = None
         self._consumer = Consumer(
             {**client, "group.id": "pulsegraph-catalog", "enable.auto.commit": False, "enable.partition.eof": True}
         )
@@ -57,8 +57,8 @@ class CatalogFollower:
             DeliveryFailed: the broker did not answer in time.
         """
         self._thread.start()
-        if not self._caught_up.wait(timeout_s) or self._failure is not None:
-            raise DeliveryFailed(f"the catalog topic {self._topic} could not be read: {self._failure or 'no answer'}")
+        if not self._caught_up.wait(timeout_s) or self.failure is not None:
+            raise DeliveryFailed(f"the catalog topic {self._topic} could not be read: {self.failure or 'no answer'}")
 
     def stop(self) -> None:
         self._stopping.set()
@@ -73,8 +73,8 @@ class CatalogFollower:
                 self._read(behind)
                 if not behind:
                     self._caught_up.set()
-        except (KafkaException, KeyError) as error:
-            self._failure = error
+        except Exception as error:  # noqa: BLE001 - raised where the catalog is used, see EncodeRole.idle
+            self.failure = error
             logger.error("the catalog is no longer followed: %s", error)
             self._caught_up.set()
         finally:
@@ -93,10 +93,9 @@ class CatalogFollower:
             else:
                 raise KafkaException(error)
         if changed:
-            # One assignment: readers on other threads see the old catalog or the new one.
-            merged = self.entries | changed
-            self.entries = {key: entry for key, entry in merged.items() if entry is not None}
-            self.version += 1
+            entries, version = self.current
+            merged = entries | changed
+            self.current = {key: entry for key, entry in merged.items() if entry is not None}, version + 1
 
     def _take(self, message: Any, changed: dict[str, CatalogEntry | None]) -> None:
         key, value = message.key(), message.value()
@@ -111,5 +110,5 @@ class CatalogFollower:
             if entry.key != name:
                 raise ValueError(f"the key {name!r} and the body {entry.key!r} disagree")
             changed[name] = entry
-        except (msgspec.DecodeError, ValueError) as error:
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             self._refused(message.partition(), message.offset(), key, value, error)

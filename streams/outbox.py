@@ -24,6 +24,7 @@ from schemas.errors import DeliveryFailed
 
 Headers = Sequence[tuple[str, str | bytes | None]]
 
+MAX_RECORD_BYTES: Final = 8 << 20  # what the changelog topics take
 ANY_PARTITION: Final = -1  # librdkafka: ask the partitioner
 NOW: Final = 0  # librdkafka: the time of the send
 _POLL_S: Final = 0.05
@@ -105,6 +106,7 @@ class Outbox:
             "acks": "all",
             "enable.idempotence": True,
             "linger.ms": linger_ms,
+            "message.max.bytes": MAX_RECORD_BYTES,
             "partitioner": "murmur2_random",
             "queue.buffering.max.messages": queue_records,
             "queue.buffering.max.kbytes": max(1, queue_bytes // 1024),

@@ -23,13 +23,10 @@ _ACTION_VALID_MS: Final = DAY_MS
 
 
 class Catalog(Protocol):
-    """What is known of the catalog now; ``version`` changes with it."""
+    """What is known of the catalog now: entries by ``kind:id``, and a version that changes with them."""
 
     @property
-    def entries(self) -> Mapping[str, CatalogEntry]: ...
-
-    @property
-    def version(self) -> int: ...
+    def current(self) -> tuple[Mapping[str, CatalogEntry], int]: ...
 
 
 class Predictions:
@@ -73,7 +70,7 @@ class Predictions:
         rows = [row for row, snapshot in enumerate(snapshots) if snapshot.kind == "event"]
         if not rows:
             return
-        entries, version = self._catalog.entries, self._catalog.version
+        entries, version = self._catalog.current
         campaigns = [entry for entry in entries.values() if entry.kind == "campaign"]
         running = {row: active_campaigns(campaigns, snapshots[row].as_of_ms) for row in rows}
         names = sorted({entry.id for active in running.values() for entry in active})
@@ -109,7 +106,7 @@ class Predictions:
         rows = [row for row, snapshot in enumerate(snapshots) if snapshot.candidate is not None]
         if not rows:
             return
-        entries, version = self._catalog.entries, self._catalog.version
+        entries, version = self._catalog.current
         sent = {candidate.campaign_id: candidate for row in rows if (candidate := snapshots[row].candidate) is not None}
         strange = {
             f"campaign:{name}": named(candidate, entries)

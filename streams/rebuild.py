@@ -113,7 +113,7 @@ def _events(snapshot: Snapshot, log: Iterable[LogRecord], config: CoreConfig, cu
         newest_ms[rank] = max(newest_ms[rank], entry.event_ts_ms)
         if record.key == key and not late:
             event_id = entry.event_id or f"{SOURCES[rank]}-{partition}-{record.offset:020d}"
-            uid = ids.event_uid(event_id)
+            uid = ids.event_uid(rank, event_id)
             yield Event(entry.event_ts_ms, rank, event_id, uid, record.offset, record.timestamp_ms, entry.body)
 
 

@@ -14,7 +14,7 @@ from models.checkpoint import read_card
 from models.inference import Predictor, check
 from models.tokenizer import FastLexicon
 from schemas.deadletter import refuse
-from schemas.errors import ConfigError, InvalidField, Retry
+from schemas.errors import ConfigError, DeliveryFailed, InvalidField, Retry
 from streams import admin, offsets
 from streams.agents.encode import EncodeRole
 from streams.agents.entities import EntitiesRole
@@ -147,18 +147,25 @@ class Worker:
         )
         logger.info("model %s on %s in %s", predictor.version, predictor.device, predictor.dtype)
         outbox = self._outbox()
+        letters = self._outbox()  # of its own: an outbox belongs to one thread, and this one to the follower's
         topic = self.settings.kafka.prefix + "catalog"
 
         def refused(partition: int, offset: int, key: bytes | None, value: bytes | None, error: Exception) -> None:
             letter = refuse(InvalidField(str(error)), "catalog", partition, offset, now_ms(), key, value, ())
-            outbox.send("dead-letter", letter.key, letter.value, headers=letter.headers)
+            letters.send("dead-letter", letter.key, letter.value, headers=letter.headers)
             self.metrics.dead_letter("catalog", letter.reason)
 
         catalog = CatalogFollower(self._client, topic, refused)
+
+        def healthy() -> None:
+            if catalog.failure is not None:
+                raise DeliveryFailed(f"the catalog is no longer followed: {catalog.failure}") from catalog.failure
+
         catalog.start()
         self._closing.append(catalog.stop)
         return EncodeRole(
             predict=Predictions(predictor, catalog, self.settings.decide, now_ms),
+            healthy=healthy,
             check=check,
             batcher=MicroBatcher(encode.batch_size, encode.batch_age_ms, encode.coalesce),
             outbox=outbox,

@@ -98,6 +98,7 @@ ROWS: Final[dict[str, list[tuple[str, str, list[tuple[str, str]]]]]] = {
                 (_rate("pulsegraph_restored_records_total", "role"), "{{role}} records/s"),
                 (_rate("pulsegraph_restored_bytes_total", "role"), "{{role}} bytes/s"),
                 ("max by (role) (pulsegraph_restore_seconds)", "{{role}} last, seconds"),
+                ("min by (role) (pulsegraph_restore_progress_ratio)", "{{role}} restored, 0 to 1"),
             ],
         ),
     ],

@@ -41,6 +41,7 @@ class EncodeRole:
 
     Args:
         check: raises InvalidField for a snapshot the model cannot read.
+        healthy: raises what has broken beside the model; asked every tick.
         queue_bound: fetching pauses while this many snapshots wait.
     """
 
@@ -56,6 +57,7 @@ class EncodeRole:
         outbox: Outbox,
         metrics: Metrics,
         clock_ms: Callable[[], int],
+        healthy: Callable[[], None] = lambda: None,
         queue_bound: int = 20_000,
     ) -> None:
         self._predict = predict
@@ -64,7 +66,9 @@ class EncodeRole:
         self._outbox = outbox
         self._metrics = metrics
         self._clock_ms = clock_ms
+        self._healthy = healthy
         self._queue_bound = queue_bound
+        self._pausing = False
         self._committer: Commit | None = None
         self._next: dict[int, int] = {}
         self._committed: dict[int, int] = {}
@@ -108,14 +112,16 @@ class EncodeRole:
         self._next[batch.partition] = batch.records[-1].offset + 1
         await self._pump()
         while len(self._batcher) > self._queue_bound:
-            await self._join()
+            await self._join()  # for the batch in work, not for the whole queue
             await self._pump()
 
     async def idle(self) -> None:
+        self._healthy()
         await self._pump()
         await self._commit()
 
     async def stop(self) -> None:
+        self._pausing = True
         if self._encoding is not None:
             await asyncio.wait([self._encoding], timeout=10.0)
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -142,15 +148,20 @@ class EncodeRole:
             self._encoding = asyncio.create_task(self._encode())
 
     async def _join(self) -> None:
+        """Wait for the batch in work; what it raised is raised here."""
         if self._encoding is not None:
+            self._pausing = True
             encoding, self._encoding = self._encoding, None
-            await encoding
+            try:
+                await encoding
+            finally:
+                self._pausing = False
 
     async def _encode(self) -> None:
         """Batches back to back until none is ready; a batch is delivered while the next one is computed."""
         loop = asyncio.get_running_loop()
         delivering: asyncio.Task[None] | None = None
-        while self._batcher.ready(self._clock_ms()):
+        while not self._pausing and self._batcher.ready(self._clock_ms()):
             batch = self._batcher.take()
             started_ms = self._clock_ms()
             published = await loop.run_in_executor(self._thread, self._predict, [entry.snapshot for entry in batch])

@@ -71,7 +71,7 @@ class LearnRole:
                 judged = _decode_prediction(value)
                 if judged.snapshot_kind != "event":
                     self.scores[head].predicted(judged.prediction_id, judged.probability)  # type: ignore[index]
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError):
                 self._metrics.dead_letter(
                     batch.topic, "malformed"
                 )  # our own topics; whoever wrote it, it judges nothing

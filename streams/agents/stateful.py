@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -29,6 +30,7 @@ from streams.state import keys, ownership
 from streams.state.contract import KeyValue
 from streams.state.epochs import Epoch, changelog_records, local_batch, read_meta
 from streams.state.ownership import Ownership, OwnershipLost
+from streams.state.progress import RestoreProgress, summary
 from streams.state.restore import Restored, read_range, restore
 
 logger: Final = logging.getLogger(__name__)
@@ -36,6 +38,8 @@ logger: Final = logging.getLogger(__name__)
 _DELIVERY_TIMEOUT_S: Final = 60.0
 _STOP_TIMEOUT_S: Final = 10.0
 _CLAIM_ATTEMPTS: Final = 5
+_PROBE_AFTER_MS: Final = 2_000
+_LOST_PATIENCE_MS: Final = 60_000
 _MAX_BEHIND: Final = 4  # epochs' worth of events applied before a slow flush is waited for
 
 
@@ -116,6 +120,8 @@ class StatefulRole:
         self._cut_ms = clock_ms()
         self._events = 0
         self._durable: dict[int, dict[str, int]] = {}
+        self._committed_ms = self._cut_ms
+        self._lost_ms: int | None = None
 
     # What a subclass provides.
 
@@ -148,6 +154,7 @@ class StatefulRole:
             # State, not the committed offset, says where to go on: whoever has no state begins at the beginning.
             starts |= {(topic, partition): known.get(topic, 0) for topic in self.topics}
         self._cut_ms, self._events = self._clock_ms(), 0
+        self._committed_ms, self._lost_ms = self._cut_ms, None
         return starts
 
     async def on_revoked(self, partitions: set[int]) -> None:
@@ -171,6 +178,8 @@ class StatefulRole:
         await self._maybe_flush()
 
     async def idle(self) -> None:
+        if self._lost_ms is not None and self._clock_ms() - self._lost_ms > _LOST_PATIENCE_MS:
+            raise OwnershipLost(f"{self.name} lost partitions and no rebalance came: a restart joins the group afresh")
         await self._maybe_flush()
 
     async def stop(self) -> None:
@@ -210,6 +219,13 @@ class StatefulRole:
         epochs = {partition: epoch for partition, epoch in epochs.items() if self._is_news(partition, epoch)}
         if not epochs:
             return
+        if started_ms - self._committed_ms > _PROBE_AFTER_MS and not await self._still_owner():
+            # Paused for long, perhaps past the session: what others may have gone on with is not ours to tell.
+            logger.error("%s was away too long and is no member of its group any more", self.name)
+            self._lost_ms = started_ms
+            for partition in epochs:
+                self._release(partition)
+            return
         send, outbox = self._outbox.send, self._outbox
         for epoch in epochs.values():
             for topic, key, value, headers in self.outputs(epoch):
@@ -228,8 +244,8 @@ class StatefulRole:
             for topic, offset in epoch.next_offsets.items()
         }
         assert self._committer is not None
-        if offsets:
-            await self._committer.commit(offsets)
+        if offsets and await self._committer.commit(offsets):
+            self._committed_ms = self._clock_ms()
         for partition, epoch in epochs.items():
             if partition in self.held:
                 self._durable[partition] = epoch.next_offsets
@@ -248,10 +264,13 @@ class StatefulRole:
         store, _, owner = self.held[partition]
         try:
             stale = await self._intruders(partition, owner, sent)
-            await asyncio.to_thread(store.write, local_batch(epoch, owner.next_offset, owner.term))
-            await self._overrule(partition, store, owner, stale)
+            # Overruled first: once the local store is past a former owner's records, nobody looks at them again.
+            await self._overrule(partition, store, owner, stale, dict(changelog_records(epoch)))
+            batch = local_batch(epoch, owner.next_offset, owner.term, self._clock_ms())
+            await asyncio.to_thread(store.write, batch)
         except OwnershipLost as lost:
             logger.error("%s-%s belongs to another worker now: %s", self.changelog, partition, lost)
+            self._lost_ms = self._clock_ms()
             self._release(partition)
 
     async def _intruders(self, partition: int, owner: Ownership, sent: int) -> set[bytes]:
@@ -264,17 +283,29 @@ class StatefulRole:
         topic = self._prefix + self.changelog
         return owner.intruders(await asyncio.to_thread(read_range, self._client, topic, partition, *foreign))
 
-    async def _overrule(self, partition: int, store: KeyValue, owner: Ownership, stale: set[bytes]) -> None:
-        """Put our version of records behind those of a worker that had lost the partition."""
+    async def _overrule(
+        self,
+        partition: int,
+        store: KeyValue,
+        owner: Ownership,
+        stale: set[bytes],
+        fresh: Mapping[bytes, bytes | None],
+    ) -> None:
+        """Put our version of records behind those of a worker that had lost the partition.
+
+        Args:
+            fresh: records newer than the store's.
+        """
         headers = ownership.headers(owner.term)
         while stale:
             logger.warning("%s-%s: %d records of a former owner are overruled", self.changelog, partition, len(stale))
-            known = sorted(stale)
-            values = await asyncio.to_thread(store.multi_get, known)
-            for key, value in zip(known, values, strict=True):
+            ours = await asyncio.to_thread(_versions, store, sorted(stale), fresh)
+            if not ours:
+                return
+            for key, value in ours:
                 self._outbox.send(self.changelog, key, value, partition=partition, headers=headers)
             await self._outbox.delivered(self._outbox.mark(), _DELIVERY_TIMEOUT_S)
-            stale = await self._intruders(partition, owner, len(known))
+            stale = await self._intruders(partition, owner, len(ours))
 
     async def _still_owner(self) -> bool:
         """Ask the group by committing what it has anyway: an expelled member is refused."""
@@ -313,22 +344,44 @@ class StatefulRole:
             what = again._replace(stale=what.stale | again.stale, term=max(what.term, again.term))
         else:
             raise OwnershipLost(f"{topic}-{partition} could not be claimed: others keep writing to it")
-        await self._overrule(partition, store, owner, what.stale)
+        await self._overrule(partition, store, owner, what.stale, {})
         meta = read_meta(store).partition
         core = self.open_core(partition, store, meta)
         self._durable[partition] = core.next_offsets
         self._metrics.restored(self.name, partition, what.records, what.size_bytes, what.seconds)
+        logger.info(summary(f"{topic}-{partition}", what.records, what.size_bytes, what.seconds))
         return Held(store, core, owner)
 
     def _restore(self, topic: str, partition: int) -> tuple[KeyValue, Restored]:
         store: KeyValue | None = None
+        where = f"{topic}-{partition}"
+        progress = RestoreProgress(where, partial(self._metrics.restoring, self.name, partition))
         try:
             store = self._open_store(partition)
-            return store, restore(store, self._client, topic, partition, self.due_ms)
+            return store, restore(
+                store, self._client, topic, partition, self.due_ms, now_ms=self._clock_ms(), progress=progress
+            )
         except StateCorrupt as error:
             if store is not None:
                 store.close()
             aside = self._set_aside(partition)
-            logger.error("local state of %s-%s was set aside as %s and is rebuilt: %s", topic, partition, aside, error)
+            logger.error("local state of %s was set aside as %s and is rebuilt: %s", where, aside, error)
             store = self._open_store(partition)
-            return store, restore(store, self._client, topic, partition, self.due_ms)
+            return store, restore(
+                store, self._client, topic, partition, self.due_ms, now_ms=self._clock_ms(), progress=progress
+            )
+
+
+def _versions(
+    store: KeyValue, wanted: Sequence[bytes], fresh: Mapping[bytes, bytes | None]
+) -> list[tuple[bytes, bytes | None]]:
+    """The owner's records under these keys, as the changelog has them."""
+    found: list[tuple[bytes, bytes | None]] = []
+    for key, value in zip(wanted, store.multi_get(wanted), strict=True):
+        if key in fresh:
+            found.append((key, fresh[key]))
+        elif key != keys.META:
+            found.append((key, value))
+        elif (meta := read_meta(store).partition) is not None:
+            found.append((key, meta))  # the store's own record holds more than the changelog's
+    return found

@@ -17,9 +17,8 @@ def add(subparsers: Subparsers) -> None:
         "dump all customer and entity state in a canonical form",
         "One line of JSON per customer and entity, sorted by role and id: equal state gives equal bytes, from the "
         "changelog topics or from a worker's folder. No worker needs to run; one whose folder is read must not.",
-        "  pulsegraph state dump > a.jsonl\n"
-        "  pulsegraph state dump --state-dir .cache/state | sha256sum\n"
-        "  diff <(pulsegraph state dump --prefix a.) <(pulsegraph state dump --prefix b.)",
+        "  pulsegraph state dump --prefix a. --out a.jsonl\n"
+        "  pulsegraph state dump --state-dir .cache/state --out b.jsonl",
     )
     parser.add_argument("what", choices=("dump",), help="what to do with it")
     source = parser.add_mutually_exclusive_group()

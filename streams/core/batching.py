@@ -70,14 +70,9 @@ class MicroBatcher:
         oldest = [entry.since_ms for entry in self._heads()]
         return bool(oldest) and now_ms - min(oldest) >= self._age_ms
 
-    def wait_ms(self, now_ms: int) -> int | None:
-        """Milliseconds until :meth:`ready` becomes true by age; None where nothing waits."""
-        oldest = [entry.since_ms for entry in self._heads()]
-        return max(0, min(oldest) + self._age_ms - now_ms) if oldest else None
-
     def take(self) -> list[Waiting]:
         """The next batch: live ones first, with a share kept for judged ones."""
-        reserved = min(len(self._judged), self._size // _JUDGED_SHARE)
+        reserved = min(len(self._judged), max(1, self._size // _JUDGED_SHARE)) if self._size > 1 else 0
         batch = [self._live.popitem(last=False)[1] for _ in range(min(len(self._live), self._size - reserved))]
         batch += [self._judged.popleft() for _ in range(min(len(self._judged), self._size - len(batch)))]
         return batch

@@ -14,12 +14,15 @@ from typing import Final
 import msgspec
 
 from schemas.errors import StateCorrupt
+from schemas.events import Body, CampaignSend, Profile
 from schemas.snapshot import Snapshot
-from streams.core.event import Event, StoredEvent, restore, store
-from streams.core.fold import Context, Effect, Folded, advance, fold, next_due_ms
+from streams.core.event import Event, StoredEvent, consent_of, restore, store
+from streams.core.fold import OPT_OUTS, Context, Effect, Folded, advance, fold, next_due_ms
 from streams.core.snapshots import snapshot_of
 
 RECORD_VERSION: Final = 1
+_EVERYTHING: Final = "*"
+_OPT_OUTS_KEPT: Final = 32
 _order = attrgetter("order")
 _time = attrgetter("ts_ms")
 
@@ -36,6 +39,8 @@ class CustomerRecord(msgspec.Struct, array_like=True):
     """Highest offset seen per source topic, applied or dropped as a duplicate: replay stops here."""
     late: dict[str, int]
     """Source topic -> events that came later than the bound and were only counted."""
+    opt_outs: dict[str, int]
+    """Channel, ``channel:purpose`` or ``*`` -> newest time at which an event that came late took consent back."""
     tail: list[StoredEvent]
     settled: Folded
 
@@ -51,7 +56,19 @@ class RecordHead(msgspec.Struct, array_like=True):
     due_ms: int
 
 
-due_of: Final = msgspec.msgpack.Decoder(RecordHead).decode
+_decode_head: Final = msgspec.msgpack.Decoder(RecordHead).decode
+
+
+def due_of(record: bytes) -> RecordHead:
+    """The head of a stored record.
+
+    Raises:
+        StateCorrupt: it cannot be read.
+    """
+    try:
+        return _decode_head(record)
+    except msgspec.DecodeError as error:
+        raise StateCorrupt(f"the stored state of a customer cannot be read: {error}") from error
 
 
 class Customer:
@@ -69,6 +86,7 @@ class Customer:
         "erased_ms",
         "indexed_ms",
         "late",
+        "opt_outs",
         "settled",
         "tail",
     )
@@ -80,6 +98,7 @@ class Customer:
         self.indexed_ms = -1
         """Due time that the store's timer index has for this customer; -1 for none."""
         self.late: dict[str, int] = {}
+        self.opt_outs: dict[str, int] = {}
         self.tail: list[Event] = []
         self.settled = Folded()
         self._waiting: set[int] = set()  # ids of the tail
@@ -103,6 +122,7 @@ class Customer:
             )
         customer = Customer(context)
         customer.applied, customer.late, customer.settled = stored.applied, stored.late, stored.settled
+        customer.opt_outs = stored.opt_outs
         customer.erased_ms, customer.indexed_ms = stored.erased_ms, stored.due_ms
         customer.tail = [restore(event) for event in stored.tail]
         customer._waiting = {event.uid for event in customer.tail}
@@ -118,6 +138,7 @@ class Customer:
                 self.erased_ms,
                 self.applied,
                 dict(sorted(self.late.items())),
+                dict(sorted(self.opt_outs.items())),
                 [store(event) for event in self.tail],
                 self.settled,
             )
@@ -142,12 +163,34 @@ class Customer:
     def count_late(self, topic: str) -> None:
         self.late[topic] = self.late.get(topic, 0) + 1
 
+    def opt_out_late(self, body: Body, ts_ms: int) -> None:
+        """Take back consent by an event that is too late for its place: that must never be lost."""
+        if isinstance(body, CampaignSend) and body.event in OPT_OUTS:
+            lost = [body.channel or _EVERYTHING]
+        elif isinstance(body, Profile):
+            lost = sorted(set(self.view().consent or ()) - set(consent_of(body)))
+        else:
+            return
+        for what in lost:
+            name = what if what in self.opt_outs or len(self.opt_outs) < _OPT_OUTS_KEPT else _EVERYTHING
+            self.opt_outs[name] = max(ts_ms, self.opt_outs.get(name, 0))
+
+    def _consent(self, seen: Folded) -> tuple[str, ...] | None:
+        if not self.opt_outs or seen.consent is None:
+            return seen.consent
+        newest = self.opt_outs.get
+        return tuple(
+            pair
+            for pair in seen.consent
+            if max(newest(pair, 0), newest(pair.partition(":")[0], 0), newest(_EVERYTHING, 0)) <= seen.consent_ms
+        )
+
     def erase(self, at_ms: int) -> None:
         """Forget everything up to ``at_ms``. Only the offsets stay, and the time, until nothing can be replayed."""
         if at_ms <= self.erased_ms:
             return
         self.erased_ms = at_ms
-        self.late = {}
+        self.late, self.opt_outs = {}, {}
         self.settled = Folded()
         self.tail = [event for event in self.tail if event.ts_ms > at_ms]
         self._waiting = {event.uid for event in self.tail}
@@ -216,7 +259,10 @@ class Customer:
         time had come when it was taken.
         """
         seen = self.view()
-        return snapshot_of(seen, "event", seen.last_ms, self.context) if seen.events else None
+        if not seen.events:
+            return None
+        snapshot = snapshot_of(seen, "event", seen.last_ms, self.context)
+        return msgspec.structs.replace(snapshot, consent=self._consent(seen)) if self.opt_outs else snapshot
 
     def _settle_first(self, count: int, effects: list[Effect]) -> None:
         if not count:

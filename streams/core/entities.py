@@ -139,6 +139,13 @@ def decode_entity(record: bytes) -> Entity:
     return entity
 
 
+def _read_meta(meta: bytes | None) -> int:
+    try:
+        return msgspec.msgpack.decode(meta, type=int) if meta is not None else 0
+    except msgspec.DecodeError as error:
+        raise StateCorrupt(f"the stored meta record of a partition of entities cannot be read: {error}") from error
+
+
 class EntityCut(NamedTuple):
     """What an epoch of the entities role leaves to be written."""
 
@@ -158,7 +165,7 @@ class Entities:
         self.partition = partition
         self.counts: Counter[str] = Counter()
         self._records = records
-        self._next_offset = msgspec.msgpack.decode(meta, type=int) if meta is not None else 0
+        self._next_offset = _read_meta(meta)
         self._cache: dict[str, Entity] = {}
         self._cache_entities = cache_entities
         self._dirty: set[str] = set()
@@ -183,7 +190,7 @@ class Entities:
                 if edge.version != GRAPH_EDGE_VERSION:
                     raise Malformed(f"edge version {edge.version}, this worker knows {GRAPH_EDGE_VERSION}")
                 edges.append(edge)
-            except (msgspec.DecodeError, Malformed) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, Malformed) as error:
                 refused.append(self._refuse(record, error))
             self._next_offset = record.offset + 1
         self._load({edge.entity for edge in edges})

@@ -36,6 +36,7 @@ from streams.core.snapshots import snapshot_of
 from streams.core.timeline import Timeline
 
 _GAP_HALF_LIFE_MS: Final = 84 * DAY_MS
+OPT_OUTS: Final = ("unsubscribe", "complaint")
 _CHANNELS_KEPT: Final = 16  # a producer that invents channel names must not blow up the state
 
 
@@ -64,6 +65,8 @@ class Folded(msgspec.Struct, array_like=True):
     sends: list[tuple[int, str, str]] = []
     """(ms, channel, campaign id) of the last sends."""
     consent: tuple[str, ...] | None = None
+    consent_ms: int = 0
+    """Time of the profile that ``consent`` comes from."""
     timezone: str | None = None
     attributes: dict[str, str | bool | int | float | None] = {}
     pending: list[Pending] = []
@@ -119,7 +122,7 @@ def fold(state: Folded, event: Event, context: Context, effects: list[Effect]) -
         _redemption(state, ts_ms, body, context, effects)
     elif rank == PROFILES:
         assert isinstance(body, Profile)
-        state.consent, state.timezone = consent_of(body), body.timezone
+        state.consent, state.consent_ms, state.timezone = consent_of(body), ts_ms, body.timezone
         state.attributes = body.attributes or {}
     _draw_edges(state, event, context)
     state.events += 1
@@ -174,9 +177,8 @@ def _horizon(state: Folded, due_ms: int, context: Context, effects: list[Effect]
 
 
 def first_horizon_ms(customer_id: str, after_ms: int, every_ms: int) -> int:
-    """First point of the customer's grid after a time; grids are spread over the days of the interval."""
-    days = max(1, every_ms // DAY_MS)
-    phase_ms = crc32(customer_id.encode("utf-8", "surrogatepass")) % days * DAY_MS
+    """First point of the customer's grid after a time; grids are spread over the interval, so that work is too."""
+    phase_ms = crc32(customer_id.encode("utf-8", "surrogatepass")) % every_ms
     return after_ms + every_ms - (after_ms - phase_ms) % every_ms
 
 
@@ -227,8 +229,9 @@ def _campaign_send(state: Folded, ts_ms: int, body: CampaignSend, context: Conte
     elif name in ("open", "click"):
         counters.add(state.counters, "opens" if name == "open" else "clicks", ts_ms, 1.0)
         _count_hour(state, ts_ms, body.channel or "")
-    elif name in ("unsubscribe", "complaint") and state.consent and body.channel:
-        lost = f"{body.channel}:"
+    elif name in OPT_OUTS and state.consent:
+        # Without a channel it is not known what was meant: all of it, to be safe.
+        lost = f"{body.channel}:" if body.channel else ""
         state.consent = tuple(pair for pair in state.consent if not pair.startswith(lost))
     state.timeline.note(ts_ms, CAMPAIGN_SENDS, body, context.lexicon, config.timeline_tokens)
 

@@ -16,7 +16,7 @@ import msgspec
 
 from schemas import codec, heartbeat, ids
 from schemas.deadletter import Refused, refuse
-from schemas.errors import DeadLetter, OutOfTime, StateCorrupt
+from schemas.errors import ConfigError, DeadLetter, OutOfTime, StateCorrupt
 from schemas.events import SOURCES
 from schemas.graph import ERASED, GraphEdge
 from schemas.predictions import Erasure
@@ -65,6 +65,8 @@ class PartitionMeta(msgspec.Struct, array_like=True):
     next_offsets: list[int] = msgspec.field(default_factory=lambda: [_NO_OFFSET] * len(SOURCES))
     newest_ms: list[int] = msgspec.field(default_factory=lambda: [UNHEARD_MS] * len(SOURCES))
     watermark_ms: int = 0
+    vocabulary: str = ""
+    """Fingerprint of the lexicon that made the token ids in the partition's records."""
 
 
 _encode_meta: Final = msgspec.msgpack.Encoder().encode
@@ -119,6 +121,11 @@ class Ingest:
         timers_per_cut: int = 20_000,
     ) -> None:
         known = _read_meta(meta)
+        if known.vocabulary not in ("", lexicon.fingerprint):
+            raise ConfigError(
+                f"the state was written with vocabulary {known.vocabulary}, this model's is {lexicon.fingerprint}: "
+                "serve a model with the same tokeniser, or replay the events under another PULSEGRAPH_KAFKA_PREFIX"
+            )
         self.partition = partition
         self.config = config
         self.cache = CustomerCache(cache_bytes)
@@ -131,7 +138,7 @@ class Ingest:
         self._scanned_ms = 0
         self._dirty: dict[str, Customer] = {}
         self._seen: set[str] = set()
-        self._graves: set[str] = set()
+        self._graves: dict[str, int] = {}
         self._effects: list[Effect] = []
         self._edges: list[GraphEdge] = []
         self._erasures: list[Erasure] = []
@@ -190,7 +197,13 @@ class Ingest:
             else:
                 changes.append(self._change(customer_id, customer))
         meta = _encode_meta(
-            PartitionMeta(META_VERSION, self._next_offsets, self.watermark.newest_ms, self.watermark.value_ms)
+            PartitionMeta(
+                META_VERSION,
+                self._next_offsets,
+                self.watermark.newest_ms,
+                self.watermark.value_ms,
+                self._lexicon.fingerprint,
+            )
         )
         effects = self._effects
         done = Cut(
@@ -280,7 +293,9 @@ class Ingest:
             self._erase(customer_id, customer, rank, offset, entry.event_ts_ms)
             return
         event_id = entry.event_id or f"{SOURCES[rank]}-{self.partition}-{offset:020d}"
-        event = Event(entry.event_ts_ms, rank, event_id, ids.event_uid(event_id), offset, record.timestamp, entry.body)
+        event = Event(
+            entry.event_ts_ms, rank, event_id, ids.event_uid(rank, event_id), offset, record.timestamp, entry.body
+        )
         if customer.knows(event):
             self.counts["duplicates"] += 1
             return
@@ -290,6 +305,9 @@ class Ingest:
         elif self.watermark.is_late(rank, event.ts_ms) or event.ts_ms <= customer.settled_ms:
             self.counts["late"] += 1
             customer.count_late(SOURCES[rank])
+            customer.opt_out_late(entry.body, event.ts_ms)
+            if customer.opt_outs:
+                self._seen.add(customer_id)  # whoever decides must hear of it
         else:
             customer.insert(event)
             self._seen.add(customer_id)
@@ -318,7 +336,7 @@ class Ingest:
                     customer_id=customer_id,
                     type=ERASED,
                     entity=entity,
-                    event_ts_ms=at_ms,
+                    event_ts_ms=max(at_ms, customer.view().last_ms),
                     source=(SOURCES[rank], self.partition, offset),
                 )
             )
@@ -344,7 +362,8 @@ class Ingest:
             target_ms = due[-1][0]
         self.counts["timers_fired"] += len(due)
         woken = {customer_id for _, customer_id in due}
-        woken |= self._graves
+        erased = {grave for grave, erased_ms in self._graves.items() if erased_ms < target_ms}
+        woken |= erased
         self._load(woken)
         for customer_id in sorted(woken):
             customer = self.cache.get(customer_id)
@@ -355,13 +374,17 @@ class Ingest:
 
     def _change(self, customer_id: str, customer: Customer) -> RecordChange:
         if customer.is_grave:
-            self._graves.add(customer_id)
+            self._graves[customer_id] = customer.erased_ms
         else:
-            self._graves.discard(customer_id)
+            self._graves.pop(customer_id, None)
         record = customer.encode()
         while len(record) > _MAX_RECORD_BYTES and customer.tail:
             # Thousands of large events inside the lateness bound: no person, and no record the changelog takes.
             self.counts["tail_overflow"] += customer.shorten(len(customer.tail) // 2, self._effects)
+            record = customer.encode()
+        while len(record) > _MAX_RECORD_BYTES and customer.settled.pending:
+            del customer.settled.pending[0]
+            self.counts["questions_dropped"] += 1
             record = customer.encode()
         self.cache.resize(customer_id, len(record))
         old_due_ms, new_due_ms = customer.indexed_ms, due_of(record).due_ms
@@ -374,7 +397,7 @@ class Ingest:
         Records that were dropped because of the erasure were committed in an earlier epoch, and older events
         are late by now: nothing can bring the customer back.
         """
-        self._graves.discard(customer_id)
+        del self._graves[customer_id]
         self.cache.remove(customer_id)
         return RecordChange(customer_id, None, customer.indexed_ms, -1)
 

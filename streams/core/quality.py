@@ -77,6 +77,6 @@ class RefusalLimit:
             f"{len(bad):,} of the last {self._window:,} records of {topic} were refused "
             f"({len(bad) / self._window:.0%}), {count:,} of them as {reason}: the topic is wrong, and not the event. "
             f"Nothing of them is committed. See `pulsegraph dead-letters list --topic {topic} --reason {reason}`, "
-            "correct whoever writes there, then start the worker again; with PULSEGRAPH_INGEST_REFUSED_SHARE=1 it takes "
-            "in what is good and goes on"
+            "correct whoever writes there, then start the worker again; PULSEGRAPH_INGEST_REFUSED_SHARE=1 lets it go "
+            "on with what is good"
         )

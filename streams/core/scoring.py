@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 Value = TypeVar("Value")
 
-_KEPT: Final = 1_000_000
+_KEPT: Final = 200_000
 
 
 def auc(pairs: Iterable[tuple[float, int]]) -> float | None:

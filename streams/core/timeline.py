@@ -79,14 +79,12 @@ class Timeline(msgspec.Struct, array_like=True):
             self.sessions += 1
         self.events += 1
         self.last_ms = ts_ms
-        self._say(rank, body, lexicon)
-        if len(self.ids) > 2 * limit * _ID_BYTES:
-            self.ids = self.ids[-limit * _ID_BYTES :]
+        self._say(rank, body, lexicon, limit)
 
     def note(self, ts_ms: int, rank: int, body: Body, lexicon: Lexicon, limit: int) -> None:
         """Append what was done to the customer (a message): it neither begins nor prolongs a session."""
         if self.events:
-            self._say(rank, body, lexicon)
+            self._say(rank, body, lexicon, limit)
             return
         ids = event_ids(rank, body, lexicon, "")
         self._keep((ts_ms, ts_ms, ids), limit)
@@ -97,9 +95,11 @@ class Timeline(msgspec.Struct, array_like=True):
         self._keep((self.start_ms, self.last_ms, ids), limit)
         self.events, self.ids, self.said = 0, b"", ""
 
-    def _say(self, rank: int, body: Body, lexicon: Lexicon) -> None:
+    def _say(self, rank: int, body: Body, lexicon: Lexicon, limit: int) -> None:
         self.ids += event_ids(rank, body, lexicon, self.said)
         self.said = name_of(rank, body)
+        if len(self.ids) > 2 * limit * _ID_BYTES:
+            self.ids = self.ids[-limit * _ID_BYTES :]
 
     def _keep(self, session: tuple[int, int, bytes], limit: int) -> None:
         self.closed.append(session)

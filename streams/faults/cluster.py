@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ from streams.faults.proxy import Proxy
 from streams.processes import Child, tail_of
 
 _POLL_S: Final = 0.1
+_IN_FLIGHT_S: Final = 0.5
 
 
 class Cluster:
@@ -83,11 +85,27 @@ class Cluster:
         self._apache.start()
 
 
-class Fleet:
-    """Worker processes of one prefix. Each has a folder; a replacement takes it over, or an empty one."""
+def freeze_code(folder: Path) -> Path:
+    """Copy the packages, so that a worker that starts late runs the code of the one that started first."""
+    here = Path(__file__).resolve().parents[2]
+    for package in ("schemas", "models", "streams"):
+        shutil.copytree(here / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
 
-    def __init__(self, bootstrap: str, prefix: str, partitions: int, roles: str, model: Path, folder: Path) -> None:
-        self.roles, self._folder = roles, folder
+
+class Fleet:
+    """Worker processes of one prefix. Each has a folder; a replacement takes it over, or an empty one.
+
+    Args:
+        code: see :func:`freeze_code`.
+    """
+
+    def __init__(
+        self, bootstrap: str, prefix: str, partitions: int, roles: str, model: Path, folder: Path, code: Path
+    ) -> None:
+        self._folder = folder
+        program = f"import sys; sys.path.insert(0, {str(code)!r}); from streams.cli import main; sys.exit(main())"
+        self._argv = [sys.executable, "-c", program, "worker", "--roles", roles]
         folder.mkdir(parents=True, exist_ok=True)
         self._environment = {
             name: value for name, value in os.environ.items() if not name.startswith("PULSEGRAPH_")
@@ -111,7 +129,7 @@ class Fleet:
             name = f"disk-{self._disks}"
             self._disks += 1
         child = Child(
-            [sys.executable, "-m", "streams.cli", "worker", "--roles", self.roles],
+            self._argv,
             self._folder / f"{name}.log",
             env=self._environment | {"PULSEGRAPH_STATE_DIR": str(self._folder / name)},
         )
@@ -206,11 +224,12 @@ class Progress:
 
     def moved_at(self, since_s: float, timeout_s: float, while_waiting: Any) -> float | None:
         """When every partition had committed more than at ``since_s``; None where one had not in time."""
-        before = self.latest(since_s)
+        before = self.latest(since_s + _IN_FLIGHT_S)  # a dead worker's last commit may still be on its way
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             now = self.latest(time.monotonic())
-            if all(offset > before.get(place, -1) for place, offset in now.items()) and now.keys() >= before.keys():
+            places = [(place.topic, place.partition) for place in self._places]
+            if all(now.get(place, -1) > before.get(place, -1) for place in places):
                 return time.monotonic()
             while_waiting()
             time.sleep(_POLL_S / 2)

@@ -17,7 +17,7 @@ from schemas.events import SOURCES
 from schemas.topics import TOPICS
 from streams import admin, offsets
 from streams.faults import schedule as schedules
-from streams.faults.cluster import Cluster, Fleet, Progress
+from streams.faults.cluster import Cluster, Fleet, Progress, freeze_code
 from streams.faults.compare import Check, compare, left_by
 from streams.faults.schedule import KINDS, Action, Kind
 from streams.faults.stream import Recorded, Sources, model, produce
@@ -103,7 +103,8 @@ class Harness:
 
     def run(self) -> Report:
         plan, started_s = self._plan, time.monotonic()
-        self._model = model(self._folder.parent)
+        self._code = freeze_code(self._folder.resolve() / "code")
+        self._model = model(self._folder.resolve().parent)
         actions = schedules.build(
             plan.seed,
             plan.kills,
@@ -185,7 +186,13 @@ class Harness:
         publish_catalog(recorded.catalog(), producer, partitions=plan.partitions, prefix=prefix)
         roles = "ingest,encode,entities" if plan.encode else "ingest,entities"
         fleet = Fleet(
-            self._cluster.bootstrap, prefix, plan.partitions, roles, self._model, self._folder / prefix.strip(".")
+            self._cluster.bootstrap,
+            prefix,
+            plan.partitions,
+            roles,
+            self._model,
+            self._folder / prefix.strip("."),
+            self._code,
         )
         return producer, fleet
 

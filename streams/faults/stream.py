@@ -16,7 +16,8 @@ from schemas import cloudevents, heartbeat
 from schemas.codec import decode_event
 from schemas.errors import DeadLetter
 from schemas.events import SOURCES
-from schemas.ids import event_uid, refused_id
+from schemas.ids import refused_id
+from schemas.topics import TOPICS
 from streams.core.config import DAY_MS, HOUR_MS, CoreConfig
 from streams.pacing import Pacer
 from streams.partitioning import partition_for
@@ -68,6 +69,8 @@ class Recorded:
         )
         number = newest_ms = due_ms = 0
         for record in islice(raw, self.events):
+            if record.key is None and TOPICS[record.topic].cleanup == "compact":
+                continue  # the broker itself refuses it, and with it the whole batch
             event_ts_ms = record.event_ts_ms
             if event_ts_ms > newest_ms:
                 newest_ms = event_ts_ms
@@ -153,7 +156,7 @@ class Expected:
             self.erased.add(event.customer_id)
             return
         newest_ms = self._newest_ms.get(place, -1)
-        uid = event_uid(f"{event.customer_id} {event.event_id}")
+        uid = hash((rank, event.customer_id, event.event_id))
         if uid in self._seen:
             self.duplicates += 1
         elif event.event_ts_ms < newest_ms - self._config.lateness_ms:

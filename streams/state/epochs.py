@@ -42,6 +42,8 @@ class LocalMeta(msgspec.Struct, array_like=True):
     """The encoded meta of the role, None before its first epoch."""
     term: int = 0
     """Highest term of an owner up to there, see :mod:`streams.state.ownership`."""
+    written_ms: int = 0
+    """Wall clock of the last write: a store that rested for long may have missed deletions."""
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -94,12 +96,12 @@ def changelog_records(cut: Epoch) -> Iterator[tuple[bytes, bytes | None]]:
     yield keys.META, cut.meta
 
 
-def local_batch(cut: Epoch, changelog_offset: int, term: int = 0) -> WriteBatch:
-    """The same epoch for the local store, with the changelog offset reached and the owner's term."""
+def local_batch(cut: Epoch, changelog_offset: int, term: int = 0, written_ms: int = 0) -> WriteBatch:
+    """The same epoch for the local store, with the changelog offset reached, the owner's term and the wall clock."""
     batch = WriteBatch()
     for change in cut.changes:
         _put_change(batch, change)
-    batch.put(keys.META, _encode(LocalMeta(LOCAL_VERSION, changelog_offset, cut.meta, term)))
+    batch.put(keys.META, _encode(LocalMeta(LOCAL_VERSION, changelog_offset, cut.meta, term, written_ms)))
     return batch
 
 
@@ -109,6 +111,7 @@ def restore_batch(
     changelog_offset: int,
     due_ms: Callable[[bytes], int],
     term: int,
+    written_ms: int = 0,
 ) -> WriteBatch:
     """Changelog records read back, with the timers they imply; later records win."""
     newest = dict(records)
@@ -121,7 +124,7 @@ def restore_batch(
         identity = key[1:].decode()
         old_due_ms = due_ms(old) if old is not None else -1
         _put_change(batch, RecordChange(identity, new, old_due_ms, due_ms(new) if new is not None else -1))
-    batch.put(keys.META, _encode(LocalMeta(LOCAL_VERSION, changelog_offset, meta or known.partition, term)))
+    batch.put(keys.META, _encode(LocalMeta(LOCAL_VERSION, changelog_offset, meta or known.partition, term, written_ms)))
     return batch
 
 

@@ -17,6 +17,10 @@ from streams.state.epochs import read_meta, restore_batch
 _BATCH: Final = 5_000
 _POLL_S: Final = 0.5
 
+#: Compaction forgets deletions after ``delete.retention.ms`` (24 h on our changelogs). A store that was not written for
+#: half of that may hold what was deleted since, and is rebuilt.
+REST_MS: Final = 12 * 3_600_000
+
 
 class Restored(NamedTuple):
     """What a restore read."""
@@ -42,6 +46,7 @@ def restore(
     partition: int,
     due_ms: Callable[[bytes], int],
     *,
+    now_ms: int = 0,
     patience_s: float = 60.0,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Restored:
@@ -51,6 +56,7 @@ def restore(
         client: confluent-kafka settings of the cluster.
         topic: full name of the changelog topic.
         due_ms: reads a record's due time, to rebuild the timers.
+        now_ms: wall clock, written with what is restored; 0 trusts a store of any age.
         patience_s: give up after this long without any answer from the broker.
         progress: called with (records read, records at most to be read).
 
@@ -75,7 +81,12 @@ def restore(
         low, _ = consumer.get_watermark_offsets(place, timeout=patience_s)
         # Not the high watermark from there: the embedded broker understates it, a fetch tells the truth.
         high = end_offsets(client, [(topic, partition)], timeout_s=patience_s)[topic, partition]
-        local = read_meta(store).changelog_offset
+        known = read_meta(store)
+        local = known.changelog_offset
+        if local >= 0 and now_ms - known.written_ms > REST_MS and now_ms:
+            raise ChangelogBehind(
+                f"the local store of {topic}-{partition} rested for so long that deletions are missed"
+            )
         if local > high:
             raise ChangelogBehind(f"{topic}-{partition} ends at {high}, the local store has read up to {local}")
         if 0 <= local < low:
@@ -84,7 +95,7 @@ def restore(
             return Restored(0, 0, time.monotonic() - started, max(local, high), read_meta(store).term, set())
         place.offset = local if local >= low else OFFSET_BEGINNING
         consumer.assign([place])
-        return _read(consumer, store, (high, max(low, local)), due_ms, patience_s, progress, started)
+        return _read(consumer, store, (high, max(low, local)), due_ms, now_ms, patience_s, progress, started)
     except KafkaException as error:
         raise DeliveryFailed(f"the changelog {topic}-{partition} cannot be read: {error}") from error
     finally:
@@ -96,13 +107,15 @@ def _read(
     store: KeyValue,
     bounds: tuple[int, int],
     due_ms: Callable[[bytes], int],
+    now_ms: int,
     patience_s: float,
     progress: Callable[[int, int], None],
     started: float,
 ) -> Restored:
     high, low = bounds
     records, size, position, heard = 0, 0, low, time.monotonic()
-    term, stale = read_meta(store).term, set[bytes]()
+    before = read_meta(store).term
+    term, stale = before, set[bytes]()
     while position < high:
         messages = available(consumer, _BATCH, _POLL_S)
         found: list[ownership.ChangelogRecord] = []
@@ -121,7 +134,7 @@ def _read(
         if found:
             accepted = ownership.accept(found, term)
             term, stale = accepted.term, (stale | accepted.stale) - {key for key, _ in accepted.pairs}
-            store.write(restore_batch(store, accepted.pairs, position, due_ms, term))
+            store.write(restore_batch(store, accepted.pairs, position, due_ms, term, now_ms))
             records += len(found)
             progress(records, high - low)
         if ended:
@@ -130,8 +143,11 @@ def _read(
             heard = time.monotonic()
         elif time.monotonic() - heard > patience_s:
             raise DeliveryFailed(f"no answer from the broker for {patience_s:g} s while restoring")
-    if records == 0 or read_meta(store).changelog_offset < position:
-        store.write(restore_batch(store, [], position, due_ms, term))
+    if stale:
+        # Until they are overruled, whoever opens this store must find them again.
+        store.write(restore_batch(store, [], low, due_ms, before, now_ms))
+    elif records == 0 or read_meta(store).changelog_offset < position:
+        store.write(restore_batch(store, [], position, due_ms, term, now_ms))
     return Restored(records, size, time.monotonic() - started, position, term, stale)
 
 
@@ -143,14 +159,22 @@ def read_range(
     Raises:
         DeliveryFailed: the broker did not answer in time.
     """
-    consumer = Consumer({**client, "group.id": "pulsegraph-restore", "enable.auto.commit": False})
+    consumer = Consumer(
+        {**client, "group.id": "pulsegraph-restore", "enable.auto.commit": False, "enable.partition.eof": True}
+    )
     found: list[ownership.ChangelogRecord] = []
     deadline = time.monotonic() + patience_s
     try:
         consumer.assign([TopicPartition(topic, partition, begin)])
-        while not found or found[-1].offset + 1 < end:
-            messages = available(consumer, _BATCH, _POLL_S)
-            found += [ownership.read(message) for message in messages if message.error() is None]
+        reached = begin
+        while reached < end:
+            for message in available(consumer, _BATCH, _POLL_S):
+                error = message.error()
+                if error is None:
+                    found.append(ownership.read(message))
+                    reached = found[-1].offset + 1
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    reached = end  # what is not there any more was compacted
             if time.monotonic() > deadline:
                 raise DeliveryFailed(f"{topic}-{partition} could not be read from {begin} to {end}")
     finally:

@@ -213,10 +213,10 @@ def test_wrong_arguments_are_explained(
     assert message in err
 
 
-def letter(**named: Any) -> dead_letters.Letter:
+def letter(value: bytes | None = b"{", **named: str) -> dead_letters.Letter:
     named = {"dl_id": "clickstream-0-5", "dl_topic": "clickstream", "dl_partition": "0", "dl_offset": "5"} | named
     named = {"dl_reason": "malformed", "dl_record_ts_ms": str(START_MS)} | named
-    found = parse(b"c1", named.pop("value", b"{"), [(name, str(raw).encode()) for name, raw in named.items()])
+    found = parse(b"c1", value, [(name, raw.encode()) for name, raw in named.items()])
     assert found is not None
     return found
 

@@ -11,14 +11,14 @@ from schemas.events import SOURCES
 from schemas.snapshot import Snapshot
 from streams import admin
 from streams.broker import EmbeddedBroker
-from streams.core.config import DAY_MS
+from streams.core.config import DAY_MS, CoreConfig
 from streams.core.partition import Cut
 from streams.rebuild import LogRecord, check, rebuild
 from streams.replay import OrderedProducer
 from streams.topic_reader import TopicReader
 
 
-class Keeping(Worker):
+class Keeping(Worker):  # type: ignore[misc]  # tests/support is found by pytest alone
     """Keeps every snapshot, not only the last."""
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ def test_a_prediction_on_topics_is_found_and_checked():
                     reader,
                     "r.",
                     name,
-                    type(CONFIG)(edge_half_life_ms=DAY_MS),
+                    CoreConfig(timeline_tokens=8),
                     NumberedLexicon(),
                     topic="predictions.churn",
                 ).same

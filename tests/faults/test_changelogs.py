@@ -1,0 +1,194 @@
+"""Changelogs that were compacted, cut, emptied or end in something that is no record: a restore ends all the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import NewTopic
+
+from streams import admin, offsets
+from streams.broker_apache import ApacheBroker
+from streams.state import keys, ownership
+from streams.state.contract import KeyValue
+from streams.state.epochs import read_meta
+from streams.state.memory import MemoryStore
+from streams.state.progress import EVERY_S, RestoreProgress
+from streams.state.restore import ChangelogBehind, Restored, restore
+
+pytestmark = [pytest.mark.apache, pytest.mark.timeout(180)]
+PATIENCE_S = 20.0
+RECORDS = 3_000
+CUSTOMERS = 100
+CUTTABLE = "compact,delete"
+"""Kafka deletes no records of a topic that is only compacted; somebody must have changed its policy."""
+
+
+class Changelog:
+    """One partition of state records, on a broker that can delete and compact."""
+
+    def __init__(self, broker: ApacheBroker, name: str, **config: str) -> None:
+        self.client: dict[str, Any] = {"bootstrap.servers": broker.bootstrap, "log_level": 0}
+        self.name = name
+        self.admin = admin.connect(self.client)
+        settings = {"cleanup.policy": "compact", **{key.replace("_", "."): value for key, value in config.items()}}
+        self.admin.create_topics([NewTopic(name, 1, 1, config=settings)])[name].result(30)
+
+    def write(self, records: int, *, transaction: bool = False, tombstones: bool = False, from_number: int = 0) -> None:
+        more = {"transactional.id": self.name} if transaction else {}
+        producer = Producer({**self.client, "enable.idempotence": True, **more})
+        if transaction:
+            producer.init_transactions(30)
+            producer.begin_transaction()
+        for number in range(from_number, from_number + records):
+            value = None if tombstones and number % CUSTOMERS < CUSTOMERS // 2 else b"%06d" % number
+            key = keys.record(f"c{number % CUSTOMERS}")
+            producer.produce(self.name, value, key, 0, headers=ownership.headers(1))
+            producer.poll(0)
+        if transaction:
+            producer.commit_transaction(30)
+        assert producer.flush(30) == 0
+
+    def end(self) -> int:
+        return offsets.end_offsets(self.client, [(self.name, 0)])[self.name, 0]
+
+    def delete_before(self, offset: int) -> None:
+        place = TopicPartition(self.name, 0, offset)
+        (future,) = self.admin.delete_records([place]).values()
+        assert future.result(30).low_watermark == (self.end() if offset < 0 else offset)
+
+    def restore(self, store: KeyValue, progress: Callable[[int, int], None] = lambda _done, _total: None) -> Restored:
+        began = time.monotonic()
+        done = restore(store, self.client, self.name, 0, lambda _: -1, patience_s=PATIENCE_S, progress=progress)
+        assert time.monotonic() - began < PATIENCE_S
+        assert done.next_offset == self.end()
+        return done
+
+
+def content(store: KeyValue) -> dict[bytes, bytes]:
+    return dict(store.scan(keys.RECORD, keys.RECORDS_STOP))
+
+
+def newest(until: int, tombstones: bool = False) -> dict[bytes, bytes]:
+    found = {keys.record(f"c{number % CUSTOMERS}"): b"%06d" % number for number in range(until)}
+    return {key: value for key, value in found.items() if not tombstones or int(key[2:]) >= CUSTOMERS // 2}
+
+
+@pytest.fixture(scope="module")
+def kafka() -> Iterator[ApacheBroker]:
+    with ApacheBroker(properties={"log.cleaner.backoff.ms": "100"}) as broker:
+        yield broker
+
+
+def test_a_compacted_changelog_whose_last_records_are_gone(kafka: ApacheBroker) -> None:
+    log = Changelog(
+        kafka, "compacted", segment_ms="100", min_cleanable_dirty_ratio="0.01", delete_retention_ms="0",
+        min_compaction_lag_ms="0", max_compaction_lag_ms="200",
+    )  # fmt: skip
+    log.write(RECORDS, tombstones=True)
+    log.write(1, from_number=RECORDS - 1)  # moves on to the next segment, so that the one before may be cleaned
+    deadline = time.monotonic() + 60
+    while True:
+        store = MemoryStore()
+        done = log.restore(store)
+        assert content(store) == newest(RECORDS, tombstones=True)
+        if done.records <= CUSTOMERS + 10:
+            break
+        assert time.monotonic() < deadline, f"not compacted: {done.records} records left"
+        time.sleep(0.5)
+    assert log.restore(store).records == 0
+
+
+def test_a_changelog_that_ends_in_a_control_record(kafka: ApacheBroker) -> None:
+    log = Changelog(kafka, "transactional")
+    log.write(RECORDS, transaction=True)
+    assert log.end() == RECORDS + 1
+    store = MemoryStore()
+    assert log.restore(store).records == RECORDS
+    assert content(store) == newest(RECORDS)
+    assert read_meta(store).changelog_offset == RECORDS + 1
+    assert log.restore(store).records == 0
+    log.write(5, from_number=RECORDS)
+    assert log.restore(store).records == 5
+
+
+def test_a_changelog_cut_before_what_is_known_goes_on(kafka: ApacheBroker) -> None:
+    log = Changelog(kafka, "cut-before", cleanup_policy=CUTTABLE)
+    log.write(RECORDS)
+    store = MemoryStore()
+    log.restore(store)
+    log.delete_before(RECORDS // 2)
+    log.write(10, from_number=RECORDS)
+    assert log.restore(store).records == 10
+    assert content(store) == newest(RECORDS + 10)
+    fresh = MemoryStore()
+    assert log.restore(fresh).records == RECORDS // 2 + 10
+    assert content(fresh) == content(store)
+
+
+def test_a_changelog_cut_past_what_is_known_is_read_anew(kafka: ApacheBroker) -> None:
+    log = Changelog(kafka, "cut-past", cleanup_policy=CUTTABLE)
+    log.write(100)
+    store = MemoryStore()
+    log.restore(store)
+    log.write(RECORDS, from_number=100)
+    log.delete_before(150)
+    with pytest.raises(ChangelogBehind, match="deletions may have been missed"):
+        log.restore(store)
+    assert log.restore(MemoryStore()).records == RECORDS - 50
+
+
+def test_an_emptied_changelog(kafka: ApacheBroker) -> None:
+    log = Changelog(kafka, "emptied", cleanup_policy=CUTTABLE)
+    log.write(RECORDS)
+    store = MemoryStore()
+    log.restore(store)
+    log.delete_before(-1)  # all of it
+    assert log.restore(MemoryStore()).records == 0
+    assert log.restore(store).records == 0  # what was read to the end is still good
+    assert content(store) == newest(RECORDS)
+    log.write(10)
+    assert log.restore(store).records == 10
+    fresh = MemoryStore()
+    assert log.restore(fresh).records == 10
+    behind = MemoryStore()
+    log.delete_before(-1)
+    log.restore(behind)
+    assert content(behind) == {}
+
+
+def test_a_topic_that_began_a_new_life_is_noticed(kafka: ApacheBroker) -> None:
+    log = Changelog(kafka, "reborn")
+    log.write(RECORDS)
+    store = MemoryStore()
+    log.restore(store)
+    log.admin.delete_topics([log.name])[log.name].result(30)
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            again = Changelog(kafka, "reborn")
+            break
+        except KafkaException:  # deletion takes a moment
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    again.write(10)
+    with pytest.raises(ChangelogBehind, match="ends at 10, the local store has read up to 3000"):
+        again.restore(store)
+
+
+def test_progress_is_told_and_logged_now_and_then(kafka: ApacheBroker, caplog: pytest.LogCaptureFixture) -> None:
+    log = Changelog(kafka, "slow")
+    log.write(12_000)
+    steps: list[tuple[int, int]] = []
+    seconds = iter(range(0, 10_000, int(EVERY_S)))
+    log.restore(
+        MemoryStore(), RestoreProgress("slow-0", lambda *step: steps.append(step), lambda: float(next(seconds)))
+    )
+    assert steps[-1] == (12_000, 12_000)
+    assert [done for done, _ in steps] == sorted(done for done, _ in steps)
+    said = [record.getMessage() for record in caplog.records if "restoring slow-0" in record.getMessage()]
+    assert len(said) == len(steps)
+    assert "12,000 of at most 12,000 records" in said[-1]

@@ -1,0 +1,81 @@
+"""Consent fails closed: an opt-out counts whenever it arrives, and whatever it leaves out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from support.logs import CONFIG, START_MS, LogRecord, Sent, Worker, record
+
+from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES
+from schemas.snapshot import Snapshot
+from streams.core.config import MINUTE_MS
+
+LATE_MS = 2 * CONFIG.lateness_ms
+
+
+def profile(ts_ms: int, *channels: str) -> Sent:
+    consent = {channel: {"marketing": True} for channel in channels}
+    return Sent(PROFILES, "c1", ts_ms, {"event_ts_ms": ts_ms, "event_id": f"p{ts_ms}", "consent": consent})
+
+
+def opt_out(ts_ms: int, **fields: Any) -> Sent:
+    body = {"event": "unsubscribe", "campaign_id": "x", "event_ts_ms": ts_ms, "event_id": f"u{ts_ms}", **fields}
+    return Sent(CAMPAIGN_SENDS, "c1", ts_ms, body)
+
+
+def consent_after(*events: Sent) -> tuple[str, ...] | None:
+    worker, offsets = Worker(), [0, 0, 0, 0]
+    for number, sent in enumerate([*events, Sent(CLICKSTREAM, "c1", events[-1].ts_ms + 40 * MINUTE_MS, None)]):
+        if sent.body is None:
+            body = {"event": "page_view", "event_ts_ms": sent.ts_ms, "event_id": f"v{number}"}
+            sent = sent._replace(body=body)
+        one: LogRecord = record(sent, offsets[sent.rank])
+        offsets[sent.rank] += 1
+        worker.take(sent.rank, [one])
+    worker.cut()
+    return msgspec.msgpack.decode(worker.snapshots["c1", "event"], type=Snapshot).consent
+
+
+def test_consent_that_is_given_is_seen() -> None:
+    assert consent_after(profile(START_MS, "email", "sms")) == ("email:marketing", "sms:marketing")
+
+
+def test_an_opt_out_takes_back_its_channel() -> None:
+    events = (profile(START_MS, "email", "sms"), opt_out(START_MS + 1, channel="email"))
+    assert consent_after(*events) == ("sms:marketing",)
+
+
+def test_an_opt_out_without_a_channel_takes_back_everything() -> None:
+    assert consent_after(profile(START_MS, "email", "sms"), opt_out(START_MS + 1)) == ()
+
+
+@pytest.mark.parametrize(("fields", "left"), [({"channel": "email"}, ("sms:marketing",)), ({}, ())])
+def test_a_late_opt_out_counts(fields: dict[str, Any], left: tuple[str, ...]) -> None:
+    sends_go_on = Sent(
+        CAMPAIGN_SENDS,
+        "c1",
+        START_MS + 1 + LATE_MS,
+        {"event": "delivered", "campaign_id": "x", "event_ts_ms": START_MS + 1 + LATE_MS, "event_id": "d"},
+    )
+    assert consent_after(profile(START_MS, "email", "sms"), sends_go_on, opt_out(START_MS + 1, **fields)) == left
+
+
+def test_a_late_profile_can_take_back_and_not_give() -> None:
+    newest = profile(START_MS + LATE_MS, "email", "sms")
+    late = profile(START_MS + 1, "push", "sms")
+    # It is older than the profile in force, which therefore stands, also where the late one gave less.
+    assert consent_after(profile(START_MS, "email"), newest, late) == ("email:marketing", "sms:marketing")
+
+
+def test_consent_given_again_later_counts_again() -> None:
+    sends_go_on = Sent(
+        CAMPAIGN_SENDS,
+        "c1",
+        START_MS + 1 + LATE_MS,
+        {"event": "delivered", "campaign_id": "x", "event_ts_ms": START_MS + 1 + LATE_MS, "event_id": "d"},
+    )
+    again = profile(START_MS + 3 * LATE_MS, "email")
+    late = opt_out(START_MS + 1, channel="email")
+    assert consent_after(profile(START_MS, "email"), sends_go_on, late, again) == ("email:marketing",)
