@@ -18,6 +18,7 @@ from schemas.events import (
     CLICKSTREAM,
     PROFILES,
     REDEMPTIONS,
+    Body,
     CampaignSend,
     Clickstream,
     Profile,
@@ -134,6 +135,11 @@ def fold(state: Folded, event: Event, context: Context, effects: list[Effect]) -
     recent.append(event.uid)
     if len(recent) > context.config.recent_ids:
         del recent[0]
+
+
+def is_opt_out(body: Body | None) -> bool:
+    """Whether an event takes consent back, whatever else it says."""
+    return isinstance(body, CampaignSend) and body.event in OPT_OUTS
 
 
 def next_due_ms(state: Folded, config: CoreConfig) -> int | None:

@@ -26,7 +26,7 @@ from streams.core.cache import CustomerCache
 from streams.core.config import CoreConfig
 from streams.core.customer import Customer, due_of
 from streams.core.event import Event
-from streams.core.fold import Context, Effect
+from streams.core.fold import Context, Effect, is_opt_out
 from streams.core.graph import ENTITY_KINDS, edges_of, known_entities
 from streams.core.watermark import UNHEARD_MS, Watermark
 
@@ -277,11 +277,14 @@ class Ingest:
     def _apply(self, rank: int, record: Any, entry: codec.DecodedEvent) -> None:
         customer_id, offset = entry.customer_id, record.offset
         customer = self.cache.get(customer_id)
+        heard = customer is not None and (customer.applied[rank] >= 0 or is_opt_out(entry.body))
+        if not heard and entry.body is not None and self.watermark.is_late(rank, entry.event_ts_ms):
+            # Too late to begin with. Whether another topic knows the customer depends on how the topics were read;
+            # only what takes consent back is worth that difference.
+            self.counts["applied"] += 1
+            self.counts["late"] += 1
+            return
         if customer is None:
-            if entry.body is not None and self.watermark.is_late(rank, entry.event_ts_ms):
-                self.counts["applied"] += 1
-                self.counts["late"] += 1  # too late to begin a customer with
-                return
             customer = Customer(self._context(customer_id))
             self.cache.put(customer_id, customer, 0)
         elif offset <= customer.applied[rank]:
