@@ -235,7 +235,7 @@ def _customer_view(
         late=known.late,
         erased_ms=known.erased_ms if known.erased_ms >= 0 else None,
         holdout=in_holdout(context.customer_id, config.holdout_percent),
-        consent=seen.consent,
+        consent=known.consent(seen),
         timezone=seen.timezone,
         attributes=seen.attributes,
         features=feature_values(snapshot_of(seen, "event", features_ms, context).features),

@@ -21,6 +21,7 @@ from schemas.errors import ConfigError
 from streams import configuration
 from streams.configuration import Secret
 from streams.core.config import CoreConfig
+from streams.core.decay import MIN_FORWARD_HALF_LIFE_MS
 from streams.core.decisions import DecisionPolicy
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ _LIMITS: Final = {
     "core.session_gap_ms": Meta(ge=1),
     "core.timeline_tokens": Meta(ge=8, le=8_192),
     "core.edges_per_type": Meta(ge=3),
-    "core.edge_half_life_ms": Meta(ge=1),
+    "core.edge_half_life_ms": Meta(ge=MIN_FORWARD_HALF_LIFE_MS),
     "core.tail_limit": Meta(ge=1),
     "core.churn_horizon_ms": Meta(ge=1),
     "core.horizon_every_ms": Meta(ge=1),

@@ -14,7 +14,7 @@ import msgspec
 
 from schemas.snapshot import Snapshot
 
-_JUDGED_SHARE: Final = 4  # at least one place in four goes to judged snapshots when both kinds wait
+_JUDGED_SHARE: Final = 4  # about one place in four goes to judged snapshots when both kinds wait
 
 
 class Waiting(msgspec.Struct):

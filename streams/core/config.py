@@ -30,6 +30,7 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     ahead of another, and everything in between waits here.
     """
     sends_kept: int = 32
+    """Newest sends remembered per channel, for caps and for what was sent already."""
     activity_events: tuple[str, ...] = ("purchase",)
     """Clickstream events that count as being active: churn is their absence."""
     churn_horizon_ms: int = 28 * DAY_MS

@@ -14,10 +14,10 @@ from typing import Final
 import msgspec
 
 from schemas.errors import StateCorrupt
-from schemas.events import Body, CampaignSend, Profile
+from schemas.events import Body, Profile
 from schemas.snapshot import Snapshot
 from streams.core.event import Event, StoredEvent, consent_of, restore, store
-from streams.core.fold import OPT_OUTS, Context, Effect, Folded, advance, fold, next_due_ms
+from streams.core.fold import Context, Effect, Folded, advance, fold, is_opt_out, next_due_ms
 from streams.core.snapshots import snapshot_of
 
 RECORD_VERSION: Final = 1
@@ -40,7 +40,9 @@ class CustomerRecord(msgspec.Struct, array_like=True):
     late: dict[str, int]
     """Source topic -> events that came later than the bound and were only counted."""
     opt_outs: dict[str, int]
-    """Channel, ``channel:purpose`` or ``*`` -> newest time at which an event that came late took consent back."""
+    """Channel, or ``*`` for all -> newest time at which an opt-out that came late took consent back."""
+    late_profile: tuple[int, tuple[str, ...]]
+    """Time and consent of the newest profile that came late: what it does not grant was not granted then."""
     tail: list[StoredEvent]
     settled: Folded
 
@@ -86,6 +88,7 @@ class Customer:
         "erased_ms",
         "indexed_ms",
         "late",
+        "late_profile",
         "opt_outs",
         "settled",
         "tail",
@@ -99,6 +102,7 @@ class Customer:
         """Due time that the store's timer index has for this customer; -1 for none."""
         self.late: dict[str, int] = {}
         self.opt_outs: dict[str, int] = {}
+        self.late_profile: tuple[int, tuple[str, ...]] = (0, ())
         self.tail: list[Event] = []
         self.settled = Folded()
         self._waiting: set[int] = set()  # ids of the tail
@@ -122,7 +126,7 @@ class Customer:
             )
         customer = Customer(context)
         customer.applied, customer.late, customer.settled = stored.applied, stored.late, stored.settled
-        customer.opt_outs = stored.opt_outs
+        customer.opt_outs, customer.late_profile = stored.opt_outs, stored.late_profile
         customer.erased_ms, customer.indexed_ms = stored.erased_ms, stored.due_ms
         customer.tail = [restore(event) for event in stored.tail]
         customer._waiting = {event.uid for event in customer.tail}
@@ -139,6 +143,7 @@ class Customer:
                 self.applied,
                 dict(sorted(self.late.items())),
                 dict(sorted(self.opt_outs.items())),
+                self.late_profile,
                 [store(event) for event in self.tail],
                 self.settled,
             )
@@ -163,26 +168,30 @@ class Customer:
     def count_late(self, topic: str) -> None:
         self.late[topic] = self.late.get(topic, 0) + 1
 
+    @property
+    def fewer(self) -> bool:
+        """Whether an event that came late may have taken consent back."""
+        return bool(self.opt_outs or self.late_profile[0])
+
     def opt_out_late(self, body: Body, ts_ms: int) -> None:
         """Take back consent by an event that is too late for its place: that must never be lost."""
-        if isinstance(body, CampaignSend) and body.event in OPT_OUTS:
-            lost = [body.channel or _EVERYTHING]
-        elif isinstance(body, Profile):
-            lost = sorted(set(self.view().consent or ()) - set(consent_of(body)))
-        else:
-            return
-        for what in lost:
-            name = what if what in self.opt_outs or len(self.opt_outs) < _OPT_OUTS_KEPT else _EVERYTHING
+        if isinstance(body, Profile):
+            self.late_profile = max(self.late_profile, (ts_ms, consent_of(body)))
+        elif is_opt_out(body):
+            channel = body.channel or _EVERYTHING  # type: ignore[union-attr]
+            name = channel if channel in self.opt_outs or len(self.opt_outs) < _OPT_OUTS_KEPT else _EVERYTHING
             self.opt_outs[name] = max(ts_ms, self.opt_outs.get(name, 0))
 
-    def _consent(self, seen: Folded) -> tuple[str, ...] | None:
-        if not self.opt_outs or seen.consent is None:
-            return seen.consent
-        newest = self.opt_outs.get
+    def consent(self, seen: Folded) -> tuple[str, ...] | None:
+        """Consent of a state of this customer, less what events that came late took back; None where unknown."""
+        if seen.consent is None:
+            return None
+        newest, (late_ms, late_consent) = self.opt_outs.get, self.late_profile
         return tuple(
             pair
             for pair in seen.consent
-            if max(newest(pair, 0), newest(pair.partition(":")[0], 0), newest(_EVERYTHING, 0)) <= seen.consent_ms
+            if max(newest(pair.partition(":")[0], 0), newest(_EVERYTHING, 0)) <= seen.consent_ms
+            and (late_ms <= seen.consent_ms or pair in late_consent)
         )
 
     def erase(self, at_ms: int) -> None:
@@ -190,7 +199,7 @@ class Customer:
         if at_ms <= self.erased_ms:
             return
         self.erased_ms = at_ms
-        self.late, self.opt_outs = {}, {}
+        self.late, self.opt_outs, self.late_profile = {}, {}, (0, ())
         self.settled = Folded()
         self.tail = [event for event in self.tail if event.ts_ms > at_ms]
         self._waiting = {event.uid for event in self.tail}
@@ -262,7 +271,7 @@ class Customer:
         if not seen.events:
             return None
         snapshot = snapshot_of(seen, "event", seen.last_ms, self.context)
-        return msgspec.structs.replace(snapshot, consent=self._consent(seen)) if self.opt_outs else snapshot
+        return msgspec.structs.replace(snapshot, consent=self.consent(seen)) if self.fewer else snapshot
 
     def _settle_first(self, count: int, effects: list[Effect]) -> None:
         if not count:

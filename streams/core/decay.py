@@ -3,7 +3,7 @@
 ``exp2`` differs between C libraries in the last bit, and state is compared byte for byte. Here a
 half-life is cut into 256 ticks of absolute time, the 256 fractional powers come from decimal
 arithmetic, and the rest is multiplication and scaling, which IEEE 754 defines exactly. Ticks are
-absolute, so decaying in many small steps equals one large step.
+absolute, so decaying in many small steps equals one large step but for rounding.
 """
 
 from __future__ import annotations

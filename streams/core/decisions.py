@@ -6,6 +6,7 @@ candidate. Every candidate that was removed is named with its reason.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -118,7 +119,9 @@ def suppression(snapshot: Snapshot, campaign: CatalogEntry, policy: DecisionPoli
 def recent_sends(snapshot: Snapshot, channel: str, window_ms: int) -> int:
     """Sends on a channel in the window before the snapshot."""
     oldest_ms = snapshot.as_of_ms - window_ms
-    return sum(sent_ms > oldest_ms for count in snapshot.sends if count.channel == channel for sent_ms in count.sent_ms)
+    # A send whose channel is not known counts on every one: it may have been this one.
+    counts = (count for count in snapshot.sends if count.channel in (channel, ""))
+    return sum(sent_ms > oldest_ms for count in counts for sent_ms in count.sent_ms)
 
 
 def _action(snapshot: Snapshot, candidate: Scored, policy: DecisionPolicy) -> RankedAction:
@@ -138,4 +141,4 @@ def _action(snapshot: Snapshot, candidate: Scored, policy: DecisionPolicy) -> Ra
 
 
 def _rank(action: RankedAction) -> tuple[float, str]:
-    return -action.value, action.campaign_id or ""
+    return math.inf if math.isnan(action.value) else -action.value, action.campaign_id or ""

@@ -229,9 +229,7 @@ def _campaign_send(state: Folded, ts_ms: int, body: CampaignSend, context: Conte
         counters.add(state.counters, "sends", ts_ms, 1.0)
         state.sends_total += 1
         state.last_send_ms = ts_ms
-        state.sends.append((ts_ms, body.channel or "", body.campaign_id))
-        if len(state.sends) > config.sends_kept:
-            del state.sends[0]
+        _log_send(state, ts_ms, body, config)
     elif name in ("open", "click"):
         counters.add(state.counters, "opens" if name == "open" else "clicks", ts_ms, 1.0)
         _count_hour(state, ts_ms, body.channel or "")
@@ -240,6 +238,17 @@ def _campaign_send(state: Folded, ts_ms: int, body: CampaignSend, context: Conte
         lost = f"{body.channel}:" if body.channel else ""
         state.consent = tuple(pair for pair in state.consent if not pair.startswith(lost))
     state.timeline.note(ts_ms, CAMPAIGN_SENDS, body, context.lexicon, config.timeline_tokens)
+
+
+def _log_send(state: Folded, ts_ms: int, body: CampaignSend, config: CoreConfig) -> None:
+    """Keep the newest sends of each channel: a busy one must not push out what another one's cap counts."""
+    channel = body.channel or ""
+    state.sends.append((ts_ms, channel, body.campaign_id))
+    same = [place for place, sent in enumerate(state.sends) if sent[1] == channel]
+    if len(same) > config.sends_kept:
+        del state.sends[same[0]]
+    elif len(state.sends) > _CHANNELS_KEPT * config.sends_kept:
+        del state.sends[0]
 
 
 def _judge_send(state: Folded, ts_ms: int, body: CampaignSend, context: Context, effects: list[Effect]) -> None:

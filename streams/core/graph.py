@@ -135,9 +135,8 @@ def neighbours(edges: Edges, edge_type: str, as_of_ms: int, half_life_ms: int) -
     An edge that began after ``as_of_ms`` is left out. One that was touched since keeps its later count:
     state holds aggregates, not every event.
     """
-    scale = present_weight(1.0, as_of_ms, half_life_ms)
     seen = (
-        Neighbour(entity_id, count, weight * scale, first_ms, last_ms)
+        Neighbour(entity_id, count, present_weight(weight, max(as_of_ms, last_ms), half_life_ms), first_ms, last_ms)
         for entity_id, (count, weight, first_ms, last_ms) in edges.get(edge_type, {}).items()
         if first_ms <= as_of_ms
     )

@@ -76,6 +76,10 @@ def redeemed(pending: list[Pending], redemption: Redemption, ts_ms: int) -> Outc
         if wanted is None:
             continue
         for position in range(len(pending) - 1, -1, -1):
-            if pending[position].head == "redemption" and getattr(pending[position], field) == wanted:
-                return pending.pop(position).outcome(label=1, resolved_ms=ts_ms)
+            entry = pending[position]
+            if entry.head != "redemption" or getattr(entry, field) != wanted:
+                continue
+            if redemption.send_id and entry.send_id and entry.send_id != redemption.send_id:
+                continue  # of another send, which says so
+            return pending.pop(position).outcome(label=1, resolved_ms=ts_ms)
     return None

@@ -277,10 +277,11 @@ class Ingest:
     def _apply(self, rank: int, record: Any, entry: codec.DecodedEvent) -> None:
         customer_id, offset = entry.customer_id, record.offset
         customer = self.cache.get(customer_id)
-        heard = customer is not None and (customer.applied[rank] >= 0 or is_opt_out(entry.body))
-        if not heard and entry.body is not None and self.watermark.is_late(rank, entry.event_ts_ms):
-            # Too late to begin with. Whether another topic knows the customer depends on how the topics were read;
-            # only what takes consent back is worth that difference.
+        heard = customer is not None and customer.applied[rank] >= 0
+        late = entry.body is not None and self.watermark.is_late(rank, entry.event_ts_ms)
+        if late and not heard and not is_opt_out(entry.body):
+            # Too late to begin with; whether another topic knows the customer depends on how the topics were read.
+            # What takes consent back is remembered even of a stranger.
             self.counts["applied"] += 1
             self.counts["late"] += 1
             return
@@ -305,11 +306,11 @@ class Ingest:
         self.counts["applied"] += 1
         if event.ts_ms <= customer.erased_ms:
             self.counts["erased"] += 1
-        elif self.watermark.is_late(rank, event.ts_ms) or event.ts_ms <= customer.settled_ms:
+        elif late or event.ts_ms <= customer.settled_ms:
             self.counts["late"] += 1
             customer.count_late(SOURCES[rank])
             customer.opt_out_late(entry.body, event.ts_ms)
-            if customer.opt_outs:
+            if customer.fewer:
                 self._seen.add(customer_id)  # whoever decides must hear of it
         else:
             customer.insert(event)

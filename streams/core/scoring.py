@@ -7,6 +7,7 @@ event time has passed the end of its horizon, whatever the answer was.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from heapq import heappop, heappush
@@ -20,13 +21,13 @@ _KEPT: Final = 200_000
 def auc(pairs: Iterable[tuple[float, int]]) -> float | None:
     """Area under the ROC curve of (score, label) pairs; None where one of the labels is missing.
 
-    The Mann-Whitney statistic with mid-ranks for ties.
+    The Mann-Whitney statistic with mid-ranks for ties. A score that is no number counts for nothing.
 
     Example:
         >>> auc([(0.9, 1), (0.8, 0), (0.7, 1), (0.1, 0)])
         0.75
     """
-    ranked = sorted(pairs)
+    ranked = sorted(pair for pair in pairs if not math.isnan(pair[0]))
     positives = sum(label for _, label in ranked)
     negatives = len(ranked) - positives
     if not positives or not negatives:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, ReadOptions
+from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, RdictIter, ReadOptions
 from rocksdict import WriteBatch as RocksBatch
 
 from schemas.errors import ConfigError, DiskFailed, PulsegraphError, StateCorrupt
@@ -78,6 +78,10 @@ class RocksStore:
         with self._mapped("read"):
             cursor = self._open.iter(options)
             cursor.seek(start)
+        return self._pairs(cursor, options)
+
+    def _pairs(self, cursor: RdictIter, _alive: ReadOptions) -> Iterator[tuple[bytes, bytes]]:
+        # The upper bound lives in the options, and the iterator does not hold them.
         while cursor.valid():
             yield cursor.key(), cursor.value()
             cursor.next()

@@ -84,6 +84,15 @@ def _event(rank: int, draw: Any) -> dict[str, Any]:
 
 
 @st.composite
+def with_late_ones(draw: Any, events: st.SearchStrategy[list[Sent]]) -> list[Sent]:
+    """The same with some events far out of their order: later than the bound, as their own topic tells."""
+    sent = draw(events)
+    positions = [place for place in range(len(sent)) if draw(st.integers(0, 5)) == 0]
+    moved = [sent[place] for place in positions]
+    return [one for place, one in enumerate(sent) if place not in positions] + moved
+
+
+@st.composite
 def sent_events(draw: Any, erasures: bool = False) -> list[Sent]:
     """Events of a few customers over a few days, in event-time order, each with an id."""
     steps = st.sampled_from([0, 0, 1, 1000, MINUTE_MS, 4 * MINUTE_MS, 31 * MINUTE_MS, DAY_MS // 2, 2 * DAY_MS])

@@ -16,6 +16,7 @@ from support.logs import (
     content,
     log_of,
     sent_events,
+    with_late_ones,
     without_positions,
 )
 
@@ -38,9 +39,9 @@ def outputs(worker: Worker) -> tuple[dict[str, bytes], dict[tuple[str, str], byt
 
 
 @settings(max_examples=250, deadline=None)
-@given(events=sent_events(), until_ms=UNTIL_MS, data=st.data())
+@given(events=st.one_of(sent_events(), with_late_ones(sent_events())), until_ms=UNTIL_MS, data=st.data())
 def test_batches_and_interleaving_change_nothing(events: list[Sent], until_ms: int, data: st.DataObject) -> None:
-    log = log_of(events, max(until_ms, events[-1].ts_ms))
+    log = log_of(events, max(until_ms, *(sent.ts_ms for sent in events)))
     worker = Worker(cache_bytes=data.draw(st.sampled_from([0, 1 << 30]), "cache"))
     for rank, batch in arrivals(data.draw, log):
         worker.take(rank, batch)

@@ -205,7 +205,6 @@ def test_a_campaign_is_closer_than_an_offer() -> None:
     assert life.redemption_labels() == [("first", 1)]
 
 
-@pytest.mark.xfail(reason="labels.redeemed: a send that is answered already hands its redemption on to another send")
 def test_using_one_send_twice_says_nothing_of_another() -> None:
     life = sent_twice()
     life.redeem(START_MS + DAY_MS, send_id="s1", campaign_id="x")
