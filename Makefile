@@ -51,17 +51,9 @@ lint: install ## ruff: rules and format
 types: install ## mypy, strict
 	@$(BIN)/mypy
 
-.PHONY: bench
-bench: install ## measure throughput and latency (ARGS="--help" for what)
-	@$(BIN)/pulsegraph bench $(ARGS)
-
 .PHONY: faults
 faults: install ## kill workers and brokers, and compare with an undisturbed run (Apache Kafka: Java 17 and Maven)
 	@$(BIN)/pulsegraph faults $(ARGS)
-
-.PHONY: report
-report: install ## evaluate the model against baselines
-	@$(BIN)/pulsegraph report $(ARGS)
 
 .PHONY: clean
 clean: ## remove caches and what runs left behind, but not .venv
