@@ -23,7 +23,7 @@ import msgspec
 
 from schemas.errors import ConfigError, Stop
 from streams.broker import wait_until_ready
-from streams.processes import Child, free_port, tail_of
+from streams.processes import Child, free_ports, tail_of
 
 KAFKA_VERSION: Final = "4.3.1"
 MIN_JAVA: Final = 17
@@ -257,7 +257,10 @@ class ApacheBroker:
             kept = [_Ports(port + n, p.internal, p.controller) for n, p in enumerate(layout.ports)]
             layout = _Layout(layout.cluster_id, kept)
         else:
-            ports = [_Ports(port + n if port else free_port(), free_port(), free_port()) for n in range(self.nodes)]
+            free = free_ports(3 * self.nodes)
+            ports = [
+                _Ports(port + n if port else free[3 * n], free[3 * n + 1], free[3 * n + 2]) for n in range(self.nodes)
+            ]
             cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
             # Kafka's command line takes an id that begins with a dash for an option.
             layout = _Layout("A" + cluster_id[1:], ports)

@@ -22,6 +22,18 @@ def free_port(host: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """Different TCP ports that nobody listens on: asked for one by one, the kernel may give the same one twice."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind((host, 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
 def tail_of(path: Path, lines: int = 12) -> str:
     """The last lines of a log, for error messages; empty where there is none."""
     try:

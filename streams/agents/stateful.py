@@ -347,7 +347,8 @@ class StatefulRole:
         await self._overrule(partition, store, owner, what.stale, {})
         meta = read_meta(store).partition
         core = self.open_core(partition, store, meta)
-        self._durable[partition] = core.next_offsets
+        # State may be ahead of the committed offsets; the first epoch commits what it accounts for, or lag would lie.
+        self._durable[partition] = {}
         self._metrics.restored(self.name, partition, what.records, what.size_bytes, what.seconds)
         logger.info(summary(f"{topic}-{partition}", what.records, what.size_bytes, what.seconds))
         return Held(store, core, owner)

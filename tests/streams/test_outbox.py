@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from schemas.errors import DeliveryFailed
-from streams.outbox import Outbox
+from streams.outbox import MAX_RECORD_BYTES, Outbox
 from streams.partitioning import partition_for
 
 PARTITIONS = 3
@@ -117,7 +117,7 @@ def test_an_oversized_record_is_refused_at_once_and_the_rest_arrives(outbox):
     async def main() -> None:
         outbox.send("outcomes", b"a", b"1")
         with pytest.raises(DeliveryFailed, match="outcomes"):
-            outbox.send("outcomes", b"a", bytes(2_000_000))
+            outbox.send("outcomes", b"a", bytes(MAX_RECORD_BYTES + 1))
         outbox.send("outcomes", b"a", b"2")
         await outbox.delivered(outbox.mark(), 20)
 
