@@ -138,12 +138,12 @@ class EncodeRole:
 
     async def _pump(self) -> None:
         """Keep the encoder busy while batches are ready; raises what encoding raised."""
+        self._metrics.encode_queue(len(self._batcher), self._batcher.coalesced - self._coalesced)
+        self._coalesced = self._batcher.coalesced
         if self._encoding is not None:
             if not self._encoding.done():
                 return
             await self._join()
-        self._metrics.encode_queue(len(self._batcher), self._batcher.coalesced - self._coalesced)
-        self._coalesced = self._batcher.coalesced
         if self._batcher.ready(self._clock_ms()):
             self._encoding = asyncio.create_task(self._encode())
 
@@ -161,7 +161,7 @@ class EncodeRole:
         """Batches back to back until none is ready; a batch is delivered while the next one is computed."""
         loop = asyncio.get_running_loop()
         delivering: asyncio.Task[None] | None = None
-        while not self._pausing and self._batcher.ready(self._clock_ms()):
+        while self._batcher.ready(self._clock_ms()):
             batch = self._batcher.take()
             started_ms = self._clock_ms()
             published = await loop.run_in_executor(self._thread, self._predict, [entry.snapshot for entry in batch])
@@ -171,6 +171,8 @@ class EncodeRole:
             if delivering is not None:
                 await delivering
             delivering = asyncio.create_task(self._deliver(batch, self._outbox.mark()))
+            if self._pausing:
+                break  # somebody waits; at least one batch was done, so whoever waits for room gets it
         if delivering is not None:
             await delivering
 
