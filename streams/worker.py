@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ from streams.state.rocks import RocksStore, block_cache
 ROLES: Final = ("ingest", "encode", "entities", "learn")
 _BLOCK_CACHE_BYTES: Final = 128 << 20
 _LAG_EVERY_S: Final = 5.0
+_SWITCH_S: Final = 0.0005
 
 logger: Final = logging.getLogger(__name__)
 
@@ -78,6 +80,9 @@ class Worker:
             logger.info("metrics on http://%s:%d/metrics", self.settings.metrics_host, server.port)
         lag = _LagWatcher(self._client, self.settings.kafka.prefix, self.metrics, self.apps)
         lag.start()
+        # The encoder's thread needs the interpreter lock for every tensor operation, and by default waits up to 5 ms
+        # each time while the event loop computes.
+        sys.setswitchinterval(_SWITCH_S)
         try:
             return run_worker(*self.apps)
         finally:

@@ -38,7 +38,7 @@ _QUIET_S: Final = 1.5
 _QUEUE_AIM: Final = 48
 _HEARTBEAT_MS: Final = 6 * 3_600_000
 _RATES: Final = (400.0, 20_000.0)
-_REPLAY_S: Final = 330.0  # fresh or not, the demo ends
+_REPLAY_S: Final = 400.0  # fresh or not, the demo ends
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
