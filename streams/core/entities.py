@@ -174,10 +174,6 @@ class Entities:
     def next_offsets(self) -> dict[str, int]:
         return {"graph-edges": self._next_offset}
 
-    @property
-    def pending_changes(self) -> int:
-        return len(self._dirty)
-
     def take(self, records: Sequence[Any]) -> list[Refused]:
         """Apply records of ``graph-edges`` in offset order; returns those that are no edges."""
         edges: list[GraphEdge] = []

@@ -148,11 +148,6 @@ class Ingest:
         """First offset of each source topic that has not been taken in; absent where none was."""
         return {SOURCES[rank]: offset for rank, offset in enumerate(self._next_offsets) if offset != _NO_OFFSET}
 
-    @property
-    def pending_changes(self) -> int:
-        """Customers touched since the last cut."""
-        return len(self._dirty)
-
     def take(self, rank: int, records: Sequence[Any], now_ms: int) -> list[Refused]:
         """Apply a batch of :class:`RawRecord` of one source topic, in offset order; returns the dead letters.
 
