@@ -39,6 +39,11 @@ def _wait_until_gone(pid: int, timeout_s: float = 10.0) -> None:
 def _create(bootstrap: str, topic: str) -> AdminClient:
     client = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     client.create_topics([NewTopic(topic, 1, -1)])[topic].result(10)
+    # A node of a cluster may answer for metadata before it has heard of the topic that another one created.
+    deadline = time.monotonic() + 10
+    while 0 not in client.list_topics(topic).topics[topic].partitions:
+        assert time.monotonic() < deadline, f"{topic} was created and is not to be seen"
+        time.sleep(0.05)
     return client
 
 
