@@ -290,7 +290,8 @@ def _await_leaders(admin: AdminClient, names: set[str], timeout_s: float) -> Non
         led = {
             name
             for name in names & listed.keys()
-            if listed[name].error is None and all(p.leader >= 0 for p in listed[name].partitions.values())
+            # A broker that has only just heard of a topic lists it without partitions.
+            if listed[name].partitions and all(p.leader >= 0 for p in listed[name].partitions.values())
         }
         if led == names:
             return

@@ -12,7 +12,7 @@ import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from schemas.catalog import CatalogEntry
-from schemas.errors import DeliveryFailed
+from schemas.errors import DeliveryFailed, TopicMismatch
 from streams.offsets import available
 
 logger: Final = logging.getLogger(__name__)
@@ -67,6 +67,8 @@ class CatalogFollower:
     def _follow(self) -> None:
         try:
             known = self._consumer.list_topics(self._topic, timeout=30.0).topics[self._topic].partitions
+            if not known:
+                raise TopicMismatch(f"there is no topic {self._topic}: run `pulsegraph topics create`")
             behind = set(known)
             self._consumer.assign([TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in known])
             while not self._stopping.is_set():

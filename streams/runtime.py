@@ -94,6 +94,9 @@ class RoleApp(faust.App):
     def _new_transport(self) -> BatchTransport:
         return BatchTransport(self.conf.broker_consumer, self)
 
+    def _create_directories(self) -> None:
+        """Nothing: Faust's folders are for its tables, and there are none."""
+
     async def on_start(self) -> None:
         await super().on_start()
         # The agent's channel is not a topic, so the conductor has to be told what to subscribe to.

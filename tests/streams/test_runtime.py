@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -307,20 +308,23 @@ class Ended(NamedTuple):
     out: str
     err: str
     offsets: dict[tuple[str, int], int]
+    left_behind: list[str]
 
 
 @pytest.fixture(scope="module")
-def ended(broker) -> Iterator[dict[str, Ended]]:
+def ended(broker, tmp_path_factory) -> Iterator[dict[str, Ended]]:
     """Three worker processes side by side, by role: one gets SIGTERM, one raises Stop, one has a bug."""
     prefix = "signals."
     client = admin.connect({"bootstrap.servers": broker.bootstrap})
     for created in client.create_topics([NewTopic(prefix + topic, 2, 1) for topic in TOPICS]).values():
         created.result()
     fill(broker, prefix, 300)
+    folder = tmp_path_factory.mktemp("started-here")
     workers = {
         name: subprocess.Popen(
             [sys.executable, "-c", WORKER, broker.bootstrap, prefix, name],
-            cwd=ROOT,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -339,7 +343,8 @@ def ended(broker) -> Iterator[dict[str, Ended]]:
         result = {}
         for name, worker in workers.items():
             rest, err = worker.communicate(timeout=40)
-            result[name] = Ended(worker.returncode, rest, err, committed(broker, prefix, name))
+            left_behind = [path.name for path in folder.iterdir()]
+            result[name] = Ended(worker.returncode, rest, err, committed(broker, prefix, name), left_behind)
         yield result
     finally:
         for worker in workers.values():
@@ -366,3 +371,7 @@ def test_another_error_ends_with_1_and_a_traceback_and_commits_nothing(ended):
     assert ended["crashing"].code == 1
     assert "ZeroDivisionError: a bug" in ended["crashing"].err and "Traceback" in ended["crashing"].err
     assert ended["crashing"].offsets == {}
+
+
+def test_nothing_is_written_where_a_worker_was_started(ended):
+    assert [worker.left_behind for worker in ended.values()] == [[], [], []]
