@@ -55,6 +55,10 @@ types: install ## mypy, strict
 faults: install ## kill workers and brokers, and compare with an undisturbed run (Apache Kafka: Java 17 and Maven)
 	@$(BIN)/pulsegraph faults $(ARGS)
 
+.PHONY: bench
+bench: install ## speed and memory against Faust, Quix Streams and Kafka Streams (about half an hour; Java 17 and Maven)
+	@$(BIN)/pulsegraph bench $(or $(ARGS),all)
+
 .PHONY: clean
 clean: ## remove caches and what runs left behind, but not .venv
 	@rm -rf .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

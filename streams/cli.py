@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from schemas.errors import PulsegraphError
 from streams.commands import (
     Subparsers,
+    bench,
     broker,
     customer,
     dead_letters,
@@ -61,6 +62,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     state,
     replay_to,
     faults,
+    bench,
     settings,
 )
 
