@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final, Literal
 
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 Say = Callable[[str], None]
 """Told what is being done, for stderr."""
@@ -61,7 +61,7 @@ class Target(Struct, frozen=True, kw_only=True):
         met = self.value <= self.target if self.at_most else self.value >= self.target
         if met != self.met:
             # The only field that follows from others; frozen structs are set once, here.
-            object.__setattr__(self, "met", met)
+            structs.force_setattr(self, "met", met)
 
 
 class Findings(Struct, frozen=True, kw_only=True):
@@ -136,7 +136,7 @@ def take_turns(
     """
     values: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds):
-        names = list(contenders) if number % 2 == 0 else list(reversed(contenders))
+        names = list(contenders)[:: 1 if number % 2 == 0 else -1]
         for name in names:
             value = contenders[name]()
             values[name].append(value)
