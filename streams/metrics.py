@@ -78,6 +78,7 @@ class Metrics:
     restored_bytes_total: Counter
     restore_seconds: Gauge
     restore_progress_ratio: Gauge
+    standby_behind_records: Gauge
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -185,6 +186,13 @@ class Metrics:
         self.restored_bytes_total.labels(role=role).inc(size_bytes)
         self.restore_seconds.labels(role=role, partition=str(partition)).set(seconds)
         self.restore_progress_ratio.labels(role=role, partition=str(partition)).set(1.0)
+
+    def standby(self, role: str, partition: int, behind: int | None) -> None:
+        """How far the local copy of another worker's partition is behind; None where it is kept no more."""
+        if behind is None:
+            self.standby_behind_records.remove_by_labels({"role": role, "partition": str(partition)})
+        else:
+            self.standby_behind_records.labels(role=role, partition=str(partition)).set(behind)
 
     def lag(self, role: str, lags: Iterable[Lag], prefix: str = "") -> None:
         """Set the lag of a role's group from :func:`streams.offsets.consumer_lag`."""

@@ -119,6 +119,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     decide: DecisionPolicy = DecisionPolicy()
     state_dir: Path = Path(".cache/state")
     """Folder of the local stores; one worker, one folder."""
+    standby: bool = False
+    """Keep local copies of the partitions that other workers own, to take them over without a restore."""
     model_dir: Path = Path(".cache/model")
     """Folder of the model to serve, as ``pulsegraph train`` writes it."""
     metrics_port: _Port | None = None

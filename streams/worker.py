@@ -133,6 +133,7 @@ class Worker:
             "set_aside": lambda partition: _set_aside(folder / f"p{partition:05d}"),
             "metrics": self.metrics,
             "clock_ms": now_ms,
+            "standby_partitions": self.settings.kafka.partitions if self.settings.standby else 0,
         }
 
     def _open_store(self, path: Path) -> KeyValue:

@@ -32,6 +32,7 @@ from streams.state.epochs import Epoch, changelog_records, local_batch, read_met
 from streams.state.ownership import Ownership, OwnershipLost
 from streams.state.progress import RestoreProgress, summary
 from streams.state.restore import Restored, read_range, restore
+from streams.state.standby import Standby
 
 logger: Final = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class StatefulRole:
         open_store: partition -> its local store.
         set_aside: called with a partition whose local store cannot be trusted; moves it out of the way.
         clock_ms: wall clock in ms; the only clock of the role.
+        standby_partitions: partitions there are, to keep copies of those that others own; 0 keeps none.
     """
 
     name: str
@@ -102,6 +104,7 @@ class StatefulRole:
         set_aside: Callable[[int], Path],
         metrics: Metrics,
         clock_ms: Callable[[], int],
+        standby_partitions: int = 0,
     ) -> None:
         self.held: dict[int, Held] = {}
         self._outbox = outbox
@@ -119,6 +122,8 @@ class StatefulRole:
         self._durable: dict[int, dict[str, int]] = {}
         self._committed_ms = self._cut_ms
         self._lost_ms: int | None = None
+        self._standby_partitions = standby_partitions
+        self._standby: Standby | None = None
 
     # What a subclass provides.
 
@@ -141,10 +146,25 @@ class StatefulRole:
 
     def bind(self, committer: Commit) -> None:
         self._committer = committer
+        if self._standby_partitions:
+            # Now and not with the first assignment: a worker beyond the number of partitions gets none, and waits.
+            self._standby = Standby(
+                self._client,
+                self._prefix + self.changelog,
+                open_store=self._open_store,
+                set_aside=self._set_aside,
+                due_ms=self.due_ms,
+                clock_ms=self._clock_ms,
+                behind=partial(self._metrics.standby, self.name),
+            )
+            self._standby.follow(range(self._standby_partitions))
+            self._standby.start()
 
     async def on_assigned(self, partitions: set[int]) -> Offsets:
         starts: dict[tuple[str, int], int] = {}
         for partition in sorted(partitions):
+            if self._standby is not None:
+                await asyncio.to_thread(self._standby.release, partition)
             held = await self._open_partition(partition)
             self.held[partition] = held
             known = held.core.next_offsets
@@ -175,11 +195,15 @@ class StatefulRole:
         await self._maybe_flush()
 
     async def idle(self) -> None:
+        if self._standby is not None and self._standby.failure is not None:
+            raise self._standby.failure
         if self._lost_ms is not None and self._clock_ms() - self._lost_ms > _LOST_PATIENCE_MS:
             raise OwnershipLost(f"{self.name} lost partitions and no rebalance came: a restart joins the group afresh")
         await self._maybe_flush()
 
     async def stop(self) -> None:
+        if self._standby is not None:
+            await asyncio.to_thread(self._standby.stop)
         if self._flushing is not None:
             # A write in its thread cannot be cancelled, and must not meet a closed store.
             await asyncio.wait([self._flushing], timeout=_STOP_TIMEOUT_S)
@@ -317,6 +341,8 @@ class StatefulRole:
     def _release(self, partition: int) -> None:
         self.held.pop(partition).store.close()
         self._metrics.released(self.name, partition)
+        if self._standby is not None:
+            self._standby.follow({partition})
 
     def _is_news(self, partition: int, epoch: Epoch) -> bool:
         """An epoch in which only the clock moved is not worth a write."""

@@ -23,6 +23,9 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--roles", default="ingest,encode,entities,learn", help="comma-separated (default: all four)")
     parser.add_argument("--model", type=Path, metavar="DIR", help="model directory (PULSEGRAPH_MODEL_DIR)")
     parser.add_argument("--state-dir", type=Path, metavar="DIR", help="folder of local stores (PULSEGRAPH_STATE_DIR)")
+    parser.add_argument(
+        "--standby", action="store_true", default=None, help="keep copies of partitions that other workers own"
+    )
     parser.add_argument("--metrics-port", type=int, metavar="PORT", help="serve /metrics there; 0 is a free port")
     parser.add_argument("--verbose", action="store_true", help="log what happens, not only what goes wrong")
     add_settings_options(parser)
@@ -36,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
         level=logging.INFO if args.verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    settings = settings_from(args, model_dir=args.model, state_dir=args.state_dir, metrics_port=args.metrics_port)
+    settings = settings_from(
+        args, model_dir=args.model, state_dir=args.state_dir, metrics_port=args.metrics_port, standby=args.standby
+    )
     roles = [role.strip() for role in args.roles.split(",") if role.strip()]
     return Worker(settings, roles).run()

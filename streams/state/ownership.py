@@ -49,7 +49,7 @@ class Accepted(NamedTuple):
     term: int
     """Highest term seen."""
     stale: set[bytes]
-    """Keys under which a writer of a lower term wrote after that term had begun."""
+    """Keys whose newest record is of a lower term than one before it: that record does not count."""
 
 
 def headers(term: int) -> list[tuple[str, str | bytes | None]]:
@@ -84,6 +84,7 @@ def accept(records: Iterable[ChangelogRecord], term: int) -> Accepted:
             stale.add(record.key)
             continue
         term = record.term
+        stale.discard(record.key)
         if record.key != keys.CLAIM:
             pairs.append((record.key, record.value))
     stale.discard(keys.CLAIM)

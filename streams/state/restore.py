@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
@@ -12,7 +12,7 @@ from schemas.errors import DeliveryFailed, StateCorrupt
 from streams.offsets import available, end_offsets
 from streams.state import ownership
 from streams.state.contract import KeyValue
-from streams.state.epochs import read_meta, restore_batch
+from streams.state.epochs import LocalMeta, read_meta, restore_batch
 
 _BATCH: Final = 5_000
 _POLL_S: Final = 0.5
@@ -37,6 +37,65 @@ class Restored(NamedTuple):
 
 class ChangelogBehind(StateCorrupt):
     """Local store and changelog do not continue each other: another cluster, or another life of the topic."""
+
+
+class Applier:
+    """Writes stretches of a changelog partition into its store.
+
+    While a record of a former owner is the newest of its key, the store says that it has read only up to there: whoever
+    opens it next, after a crash too, finds that record again and can overrule it.
+
+    Args:
+        store: what it holds is continued.
+        position: offset of the first record to come.
+        due_ms: reads a record's due time, to rebuild the timers.
+    """
+
+    def __init__(self, store: KeyValue, position: int, due_ms: Callable[[bytes], int]) -> None:
+        self.position = position
+        self.term = read_meta(store).term
+        self.stale: set[bytes] = set()
+        self._store = store
+        self._due_ms = due_ms
+        self._safe = (position, self.term)
+
+    def apply(self, records: Sequence[ownership.ChangelogRecord], reached: int, now_ms: int) -> None:
+        """Write what owners wrote.
+
+        Args:
+            records: in offset order, none below ``position``.
+            reached: offset after the last of them, or further where compaction took the rest.
+            now_ms: wall clock, written with them.
+        """
+        if not records and reached <= self.position:
+            return
+        if not self.stale:
+            self._safe = (self.position, self.term)
+        accepted = ownership.accept(records, self.term)
+        self.term = accepted.term
+        self.stale = (self.stale - {key for key, _ in accepted.pairs}) | accepted.stale
+        self.position = reached
+        offset, term = self._safe if self.stale else (reached, self.term)
+        self._store.write(restore_batch(self._store, accepted.pairs, offset, self._due_ms, term, now_ms))
+
+
+def check_continues(known: LocalMeta, where: str, low: int, now_ms: int) -> None:
+    """A store can be continued only by what follows in the same log.
+
+    Args:
+        known: of the store.
+        where: the changelog partition, for people.
+        low: first offset that the changelog has.
+        now_ms: wall clock; 0 trusts a store of any age.
+
+    Raises:
+        ChangelogBehind: deletions may have been missed.
+    """
+    local = known.changelog_offset
+    if local >= 0 and now_ms - known.written_ms > REST_MS and now_ms:
+        raise ChangelogBehind(f"the local store of {where} rested for so long that deletions are missed")
+    if 0 <= local < low:
+        raise ChangelogBehind(f"{where} begins at {low}, past {local}: deletions may have been missed")
 
 
 def restore(
@@ -83,16 +142,11 @@ def restore(
         high = end_offsets(client, [(topic, partition)], timeout_s=patience_s)[topic, partition]
         known = read_meta(store)
         local = known.changelog_offset
-        if local >= 0 and now_ms - known.written_ms > REST_MS and now_ms:
-            raise ChangelogBehind(
-                f"the local store of {topic}-{partition} rested for so long that deletions are missed"
-            )
+        check_continues(known, f"{topic}-{partition}", low, now_ms)
         if local > high:
             raise ChangelogBehind(f"{topic}-{partition} ends at {high}, the local store has read up to {local}")
-        if 0 <= local < low:
-            raise ChangelogBehind(f"{topic}-{partition} begins at {low}, past {local}: deletions may have been missed")
         if high <= max(low, local):
-            return Restored(0, 0, time.monotonic() - started, max(local, high), read_meta(store).term, set())
+            return Restored(0, 0, time.monotonic() - started, max(local, high), known.term, set())
         place.offset = local if local >= low else OFFSET_BEGINNING
         consumer.assign([place])
         return _read(consumer, store, (high, max(low, local)), due_ms, now_ms, patience_s, progress, started)
@@ -113,10 +167,9 @@ def _read(
     started: float,
 ) -> Restored:
     high, low = bounds
-    records, size, position, heard = 0, 0, low, time.monotonic()
-    before = read_meta(store).term
-    term, stale = before, set[bytes]()
-    while position < high:
+    records, size, heard = 0, 0, time.monotonic()
+    applier = Applier(store, low, due_ms)
+    while applier.position < high:
         messages = available(consumer, _BATCH, _POLL_S)
         found: list[ownership.ChangelogRecord] = []
         ended = False
@@ -130,25 +183,16 @@ def _read(
             record = ownership.read(message)
             found.append(record)
             size += len(record.key) + len(record.value or b"")
-            position = record.offset + 1
+        reached = found[-1].offset + 1 if found else applier.position
+        applier.apply(found, max(reached, high) if ended else reached, now_ms)
+        records += len(found)
         if found:
-            accepted = ownership.accept(found, term)
-            term, stale = accepted.term, (stale | accepted.stale) - {key for key, _ in accepted.pairs}
-            store.write(restore_batch(store, accepted.pairs, position, due_ms, term, now_ms))
-            records += len(found)
             progress(records, high - low)
-        if ended:
-            position = max(position, high)
         if messages:
             heard = time.monotonic()
         elif time.monotonic() - heard > patience_s:
             raise DeliveryFailed(f"no answer from the broker for {patience_s:g} s while restoring")
-    if stale:
-        # Until they are overruled, whoever opens this store must find them again.
-        store.write(restore_batch(store, [], low, due_ms, before, now_ms))
-    elif records == 0 or read_meta(store).changelog_offset < position:
-        store.write(restore_batch(store, [], position, due_ms, term, now_ms))
-    return Restored(records, size, time.monotonic() - started, position, term, stale)
+    return Restored(records, size, time.monotonic() - started, applier.position, applier.term, applier.stale)
 
 
 def read_range(

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.logs import CONFIG, NumberedLexicon, Sent, record
+from support.owners import batch, state, worker
 
-from schemas.events import CLICKSTREAM
-from streams.agents.ingest import IngestRole
-from streams.agents.stateful import EpochSettings
-from streams.core.quality import RefusalLimit
-from streams.metrics import Metrics
-from streams.outbox import Outbox
-from streams.roles import Batch
 from streams.state import keys
 from streams.state.epochs import read_meta
 from streams.state.memory import MemoryStore
@@ -49,7 +40,16 @@ def test_reading_in_two_parts_means_the_same(log: list[tuple[bytes, int]], cut: 
     second = accept(records[cut:], first.term)
     assert first.pairs + second.pairs == whole.pairs
     assert second.term == whole.term
-    assert first.stale | second.stale == whole.stale
+    assert (first.stale - {key for key, _ in second.pairs}) | second.stale == whole.stale
+
+
+@given(log=LOG)
+def test_stale_is_what_ends_with_a_record_that_does_not_count(log: list[tuple[bytes, int]]) -> None:
+    records = [ChangelogRecord(offset, key, b"%d" % offset, term) for offset, (key, term) in enumerate(log)]
+    accepted, newest = accept(records, 0), {record.key: record for record in records}
+    kept = dict(accepted.pairs)
+    ends_badly = {key for key, record in newest.items() if key != keys.CLAIM and kept.get(key) != record.value}
+    assert accepted.stale == ends_badly
 
 
 def test_an_owner_knows_the_offset_its_next_record_must_get() -> None:
@@ -60,62 +60,6 @@ def test_an_owner_knows_the_offset_its_next_record_must_get() -> None:
     assert owner.intruders([ChangelogRecord(14, b"ca", b"", 1), ChangelogRecord(15, b"cb", b"", 2)]) == {b"ca"}
     with pytest.raises(OwnershipLost):
         owner.intruders([ChangelogRecord(14, keys.CLAIM, b"", 3)])
-
-
-class Group:
-    """Commits of one member; refused once it is expelled."""
-
-    def __init__(self) -> None:
-        self.offsets: dict[tuple[str, int], int] = {}
-        self.expelled = False
-
-    async def commit(self, offsets: Mapping[tuple[str, int], int]) -> bool:
-        if not self.expelled:
-            self.offsets |= offsets
-        return not self.expelled
-
-
-def worker(bootstrap: str, prefix: str, stores: dict[int, MemoryStore]) -> tuple[IngestRole, Group, Outbox]:
-    client: dict[str, str | int | float | bool] = {"bootstrap.servers": bootstrap}
-    outbox = Outbox(bootstrap, prefix=prefix)
-    role = IngestRole(
-        config=CONFIG,
-        lexicon=NumberedLexicon(),
-        refusals=RefusalLimit(1.0, 1_000),
-        cache_bytes=1 << 24,
-        idle_ms=0,
-        outbox=outbox,
-        client=client,
-        prefix=prefix,
-        epochs=EpochSettings(epoch_ms=1 << 30, epoch_events=1 << 30),
-        open_store=lambda partition: stores.setdefault(partition, MemoryStore()),
-        set_aside=lambda partition: Path("unused"),
-        metrics=Metrics(),
-        clock_ms=lambda: 0,
-    )
-    group = Group()
-    role.bind(group)
-    return role, group, outbox
-
-
-def batch(first: int, last: int) -> Batch:
-    sent = [
-        Sent(
-            CLICKSTREAM,
-            f"c{number % 3}",
-            START + number,
-            {"event": "purchase", "event_ts_ms": START + number},
-        )
-        for number in range(first, last)
-    ]
-    return Batch("clickstream", 0, [record(one, first + place) for place, one in enumerate(sent)])
-
-
-START = 1_500_000_000_000
-
-
-def state(store: MemoryStore) -> dict[bytes, bytes]:
-    return dict(store.scan(keys.RECORD, keys.RECORDS_STOP))
 
 
 def test_a_paused_owner_neither_wins_nor_harms(broker: Any, make_topics: Any) -> None:

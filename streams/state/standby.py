@@ -1,0 +1,195 @@
+"""Standbys: local copies of partitions that other workers own, kept near the end of their changelogs.
+
+A worker that takes a partition over then restores the last second of its changelog instead of all of it. A standby only
+reads: it claims nothing and writes nothing but its own store, so it cannot disturb the owner, and what it holds is
+continued by :func:`streams.state.restore.restore` like any store that was left behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from schemas.errors import StateCorrupt
+from streams.offsets import available
+from streams.state import ownership
+from streams.state.contract import KeyValue
+from streams.state.epochs import read_meta
+from streams.state.restore import Applier, check_continues
+
+logger: Final = logging.getLogger(__name__)
+
+#: Hot customers are written again and again: of what gathers in between, only the newest record is applied.
+_EVERY_S: Final = 0.5
+_BATCH: Final = 20_000
+_ANSWER_S: Final = 10.0
+#: A rebalance takes all partitions away and gives most of them back.
+_SETTLE_S: Final = 3.0
+_STOP_S: Final = 10.0
+
+
+class Standby:
+    """Follows partitions of one changelog in a thread.
+
+    Args:
+        client: confluent-kafka settings of the cluster.
+        topic: full name of the changelog topic.
+        open_store: partition -> its local store.
+        set_aside: moves a local store that cannot be trusted out of the way.
+        due_ms: reads a record's due time, to keep the timers.
+        clock_ms: wall clock in ms.
+        behind: told (partition, records not applied yet); None for a partition that is not followed any more.
+    """
+
+    def __init__(
+        self,
+        client: Mapping[str, Any],
+        topic: str,
+        *,
+        open_store: Callable[[int], KeyValue],
+        set_aside: Callable[[int], Path],
+        due_ms: Callable[[bytes], int],
+        clock_ms: Callable[[], int],
+        behind: Callable[[int, int | None], None],
+    ) -> None:
+        self.failure: Exception | None = None
+        self._client = dict(client)
+        self._topic = topic
+        self._open_store = open_store
+        self._set_aside = set_aside
+        self._due_ms = due_ms
+        self._clock_ms = clock_ms
+        self._behind = behind
+        self._lock = threading.Lock()
+        self._wanted: dict[int, float] = {}  # partition -> when to begin
+        self._stores: dict[int, KeyValue] = {}
+        self._appliers: dict[int, Applier] = {}
+        self._assigned: set[int] = set()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"standby-{topic}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(_STOP_S)
+
+    def follow(self, partitions: Collection[int]) -> None:
+        """Keep copies of these from now on; their stores must be closed."""
+        with self._lock:
+            self._wanted |= dict.fromkeys(partitions, time.monotonic() + _SETTLE_S)
+
+    def release(self, partition: int) -> None:
+        """Stop following a partition; its store is closed when this returns."""
+        with self._lock:
+            self._wanted.pop(partition, None)
+            self._close(partition)
+
+    def _run(self) -> None:
+        consumer = Consumer(
+            {
+                "log_level": 0,
+                **self._client,
+                "group.id": "pulsegraph-standby",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "error",
+                "fetch.wait.max.ms": 20,
+            }
+        )
+        try:
+            while not self._stopping.wait(_EVERY_S):
+                with self._lock:
+                    self._open_what_is_due(consumer)
+                messages = available(consumer, _BATCH, 0.0) if self._assigned else []
+                with self._lock:
+                    self._apply(consumer, messages)
+        except Exception as error:  # noqa: BLE001 - raised in the role, see StatefulRole.idle
+            self.failure = error
+            logger.error("standbys of %s are not kept any more: %s", self._topic, error)
+        finally:
+            consumer.close()
+            with self._lock:
+                for partition in list(self._stores):
+                    self._close(partition)
+
+    def _open_what_is_due(self, consumer: Consumer) -> None:
+        now_s = time.monotonic()
+        for partition, begin_s in self._wanted.items():
+            if partition not in self._stores and now_s >= begin_s:
+                try:
+                    self._open(consumer, partition)
+                except KafkaException as error:
+                    logger.warning("standby of %s-%d waits for the broker: %s", self._topic, partition, error)
+                    return
+        if self._assigned != self._stores.keys():
+            self._assigned = set(self._stores)
+            consumer.assign(
+                [
+                    TopicPartition(self._topic, partition, applier.position or OFFSET_BEGINNING)
+                    for partition, applier in self._appliers.items()
+                ]
+            )
+
+    def _open(self, consumer: Consumer, partition: int) -> None:
+        low, _ = consumer.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=_ANSWER_S)
+        try:
+            store = self._open_store(partition)
+            try:
+                known = read_meta(store)
+                check_continues(known, f"{self._topic}-{partition}", low, self._clock_ms())
+            except StateCorrupt:
+                store.close()
+                raise
+        except StateCorrupt as error:
+            self._rebuild(partition, error)
+            return  # opened afresh in the next round
+        self._stores[partition] = store
+        self._appliers[partition] = Applier(store, max(known.changelog_offset, low), self._due_ms)
+
+    def _apply(self, consumer: Consumer, messages: Sequence[Message]) -> None:
+        found: dict[int, list[ownership.ChangelogRecord]] = {}
+        for message in messages:
+            partition, error = int(message.partition() or 0), message.error()
+            if partition not in self._appliers:
+                continue  # released meanwhile
+            if error is None:
+                found.setdefault(partition, []).append(ownership.read(message))
+            elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+                self._close(partition)
+                self._rebuild(partition, StateCorrupt(f"the changelog has not what would follow ({error.str()})"))
+                found.pop(partition, None)
+        for partition, records in found.items():
+            applier = self._appliers[partition]
+            # Assigning anew fetches again from a position that was applied meanwhile.
+            records = [record for record in records if record.offset >= applier.position]
+            if not records:
+                continue
+            try:
+                applier.apply(records, records[-1].offset + 1, self._clock_ms())
+            except StateCorrupt as broken:
+                self._close(partition)
+                self._rebuild(partition, broken)
+        for partition, applier in self._appliers.items():
+            _, high = consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
+            self._behind(partition, max(0, high - applier.position))
+
+    def _rebuild(self, partition: int, error: StateCorrupt) -> None:
+        aside = self._set_aside(partition)
+        logger.error("standby of %s-%d was set aside as %s and is rebuilt: %s", self._topic, partition, aside, error)
+
+    def _close(self, partition: int) -> None:
+        self._appliers.pop(partition, None)
+        store = self._stores.pop(partition, None)
+        if store is not None:
+            store.close()
+            self._assigned.discard(partition)
+            self._behind(partition, None)

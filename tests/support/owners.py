@@ -1,0 +1,74 @@
+"""Owners of partitions without a consumer group: ingest roles that tests drive by hand on a broker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from support.logs import CONFIG, NumberedLexicon, Sent, record
+
+from schemas.events import CLICKSTREAM
+from streams.agents.ingest import IngestRole
+from streams.agents.stateful import EpochSettings
+from streams.core.quality import RefusalLimit
+from streams.metrics import Metrics
+from streams.outbox import Outbox
+from streams.roles import Batch
+from streams.state import keys
+from streams.state.memory import MemoryStore
+
+START: Final = 1_500_000_000_000
+
+
+class Group:
+    """Commits of one member; refused once it is expelled."""
+
+    def __init__(self) -> None:
+        self.offsets: dict[tuple[str, int], int] = {}
+        self.expelled = False
+
+    async def commit(self, offsets: Mapping[tuple[str, int], int]) -> bool:
+        if not self.expelled:
+            self.offsets |= offsets
+        return not self.expelled
+
+
+def worker(bootstrap: str, prefix: str, stores: dict[int, MemoryStore]) -> tuple[IngestRole, Group, Outbox]:
+    client: dict[str, str | int | float | bool] = {"bootstrap.servers": bootstrap}
+    outbox = Outbox(bootstrap, prefix=prefix)
+    role = IngestRole(
+        config=CONFIG,
+        lexicon=NumberedLexicon(),
+        refusals=RefusalLimit(1.0, 1_000),
+        cache_bytes=1 << 24,
+        idle_ms=0,
+        outbox=outbox,
+        client=client,
+        prefix=prefix,
+        epochs=EpochSettings(epoch_ms=1 << 30, epoch_events=1 << 30),
+        open_store=lambda partition: stores.setdefault(partition, MemoryStore()),
+        set_aside=lambda partition: Path("unused"),
+        metrics=Metrics(),
+        clock_ms=lambda: 0,
+    )
+    group = Group()
+    role.bind(group)
+    return role, group, outbox
+
+
+def batch(first: int, last: int) -> Batch:
+    sent = [
+        Sent(
+            CLICKSTREAM,
+            f"c{number % 3}",
+            START + number,
+            {"event": "purchase", "event_ts_ms": START + number},
+        )
+        for number in range(first, last)
+    ]
+    return Batch("clickstream", 0, [record(one, first + place) for place, one in enumerate(sent)])
+
+
+def state(store: MemoryStore) -> dict[bytes, bytes]:
+    return dict(store.scan(keys.RECORD, keys.RECORDS_STOP))
