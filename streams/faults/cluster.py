@@ -96,6 +96,8 @@ def freeze_code(folder: Path) -> Path:
 class Fleet:
     """Worker processes of one prefix. Each has a folder; a replacement takes it over, or an empty one.
 
+    Every other folder's worker keeps standbys, so that partitions are taken over with and without them.
+
     Args:
         code: see :func:`freeze_code`.
     """
@@ -131,7 +133,11 @@ class Fleet:
         child = Child(
             self._argv,
             self._folder / f"{name}.log",
-            env=self._environment | {"PULSEGRAPH_STATE_DIR": str(self._folder / name)},
+            env=self._environment
+            | {
+                "PULSEGRAPH_STATE_DIR": str(self._folder / name),
+                "PULSEGRAPH_STANDBY": "true" if int(name.removeprefix("disk-")) % 2 else "false",
+            },
         )
         self.workers.append((name, child))
 
