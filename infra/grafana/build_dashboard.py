@@ -101,6 +101,13 @@ ROWS: Final[dict[str, list[tuple[str, str, list[tuple[str, str]]]]]] = {
                 ("min by (role) (pulsegraph_restore_progress_ratio)", "{{role}} restored, 0 to 1"),
             ],
         ),
+        (
+            "Standbys behind",
+            "short",
+            [
+                ("max by (role) (pulsegraph_standby_behind_records)", "{{role}}, records"),
+            ],
+        ),
     ],
     "Encode": [
         (
