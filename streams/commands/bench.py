@@ -17,7 +17,7 @@ def add(subparsers: Subparsers) -> None:
         "bench",
         "measure speed and memory against what people would use instead",
         "Each bench runs its contenders in turns and prints a table with medians, lowest and highest, and whether the "
-        "targets were met; with --json one line a bench. Run it on a machine that does nothing else. Needs Java 17 and "
+        "targets were met; with --json one line of JSON after each. Run it on a machine that does nothing else. Needs Java 17 and "
         "Maven for Apache Kafka and Kafka Streams; Quix Streams gets an environment of its own under .cache/bench.",
         "  pulsegraph bench delivery\n  pulsegraph bench all --json\n  pulsegraph bench state --scale 0.05 --rounds 1",
     )
@@ -30,7 +30,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--folder", type=Path, default=Path(".cache/bench"), metavar="DIR", help="for data (default .cache/bench)"
     )
-    parser.add_argument("--json", action="store_true", help="print one line of JSON a bench and nothing else on stdout")
+    parser.add_argument("--json", action="store_true", help="after each table, one line of JSON")
     parser.set_defaults(run=run)
 
 
@@ -58,9 +58,9 @@ def run(args: argparse.Namespace) -> int:
             date=report.now(),
             seconds=time.monotonic() - started_s,
         )
-        if not args.json:
-            print("\n".join(report.table(found)), flush=True)
-        print(json_encode(found).decode(), flush=True)
+        print("\n".join(report.table(found)), flush=True)
+        if args.json:
+            print(json_encode(found).decode(), flush=True)
     return 0
 
 

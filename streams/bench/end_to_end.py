@@ -1,0 +1,98 @@
+"""All roles in one worker beside the broker: how much it takes, and how fresh predictions are at a part of that."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, Final
+
+from streams.bench.deployment import Deployment, deployed, journey_events, model_for, publish, started_broker
+from streams.bench.report import Findings, Measured, Options, Say, Target, figure
+from streams.demo.collector import Collector, percentile
+
+ABOUT: Final = "events/s through all roles, and event to prediction at 50 % and 90 % of that"
+
+_WARM_UP: Final = 10_000
+_CAPACITY_EVENTS: Final = 40_000
+_STEADY_S: Final = 30.0
+_LOADS: Final = (0.5, 0.9)
+_PERCENTILES: Final = (0.5, 0.95, 0.99)
+
+
+def run(options: Options, say: Say) -> Findings:
+    """Capacity first, then both loads in every round."""
+    model = model_for(options, say)
+    journey, events = journey_events()
+    with started_broker(options) as (bootstrap, broker), deployed(options, bootstrap, "e2e.", model) as deployment:
+        publish(deployment, journey)
+        deployment.start_worker("all", "ingest,encode,entities,learn")
+        deployment.await_partitions(4)
+        collector = Collector(deployment.client, deployment.prefix, 4)
+        collector.start()
+        run = _Run(deployment, collector, events)
+        run.at_full_speed(options.scaled(_WARM_UP, 500))
+        capacities: list[float] = []
+        found: dict[tuple[float, float], list[float]] = {(load, p): [] for load in _LOADS for p in _PERCENTILES}
+        for number in range(options.rounds):
+            capacities.append(run.at_full_speed(options.scaled(_CAPACITY_EVENTS, 500)))
+            say(f"round {number + 1}: {figure(capacities[-1])} events/s")
+            for load in _LOADS:
+                # The median so far: one disturbed round must not set the load of the others.
+                capacity = sorted(capacities)[len(capacities) // 2]
+                fresh = run.at(load * capacity, max(2.0, _STEADY_S * options.scale))
+                for share in _PERCENTILES:
+                    found[load, share].append(percentile(fresh, share) or 0.0)
+                told = ", ".join(f"p{share * 100:.0f} {found[load, share][-1]:.0f} ms" for share in _PERCENTILES)
+                say(f"round {number + 1}: at {load:.0%}: {told} over {len(fresh):,} predictions")
+        collector.stop()
+    results = [
+        Measured(
+            name="all roles, one worker, two cores shared with the broker",
+            unit="events/s",
+            values=capacities,
+            note="until nothing waits; snapshots coalesce",
+        )
+    ]
+    results += [
+        Measured(name=f"event to prediction at {load:.0%}, p{share * 100:.0f}", unit="ms", values=values)
+        for (load, share), values in found.items()
+    ]
+    by_name = {result.name: result.median for result in results}
+    return Findings(
+        results=results,
+        targets=[
+            Target(name="p95 at 50 %, ms", value=by_name["event to prediction at 50%, p95"], target=250, at_most=True),
+            Target(
+                name="p99 at 50 %, ms", value=by_name["event to prediction at 50%, p99"], target=1_000, at_most=True
+            ),
+        ],
+        broker=broker,
+    )
+
+
+class _Run:
+    """Feeds one worker with what follows in the data."""
+
+    def __init__(self, deployment: Deployment, collector: Collector, events: Iterator[Any]) -> None:
+        self._deployment, self._collector, self._events = deployment, collector, events
+        self._sent = 0
+
+    def at_full_speed(self, count: int) -> float:
+        """Events/s from the first record produced until nothing waits any more."""
+        began = time.monotonic()
+        self._send(count, None)
+        self._deployment.await_done(self._sent)
+        return count / (time.monotonic() - began)
+
+    def at(self, rate: float, seconds: float) -> list[float]:
+        """Milliseconds from each live snapshot's newest event to its prediction, at a steady rate."""
+        self._collector.freshness_ms.clear()
+        self._send(int(rate * seconds), rate)
+        self._deployment.await_done(self._sent)
+        while time.monotonic() - self._collector.heard_s < 1.0:
+            time.sleep(0.1)
+        return list(self._collector.freshness_ms)
+
+    def _send(self, count: int, rate: float | None) -> None:
+        self._sent += self._deployment.send(islice(self._events, count), rate).events
