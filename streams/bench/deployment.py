@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from schemas.errors import Stop
 from streams import admin
@@ -124,7 +124,7 @@ class Deployment:
             if sum(one.events for one in known) >= events and waiting == 0:
                 return
             self._check(deadline, f"{sum(one.events for one in known)} of {events} events, {waiting} snapshots wait")
-            time.sleep(0.02)
+            time.sleep(0.1)  # a look costs the worker some milliseconds
 
     def stop_workers(self) -> None:
         for worker in self.workers:
@@ -138,18 +138,34 @@ class Deployment:
             raise Stop(f"{what}: {[tail_of(worker.log, 4) for worker in self.workers]}")
 
 
+class Broker(NamedTuple):
+    """A broker that runs for one bench."""
+
+    bootstrap: str
+    name: str
+    pid: int
+
+
 @contextmanager
-def started_broker(options: Options) -> Iterator[tuple[str, str]]:
-    """A broker for one bench: (bootstrap, its name with version)."""
+def started_broker(options: Options) -> Iterator[Broker]:
+    """A broker with nothing on it; what it keeps goes with it."""
     if options.broker == "embedded":
         with EmbeddedBroker() as embedded:
-            yield embedded.bootstrap, "embedded broker (Tansu)"
+            assert embedded.pid is not None
+            yield Broker(embedded.bootstrap, "embedded broker (Tansu)", embedded.pid)
         return
     data = options.folder / "kafka"
     shutil.rmtree(data, ignore_errors=True)
     with ApacheBroker(data_dir=data) as apache:
-        yield apache.bootstrap, f"Apache Kafka {KAFKA_VERSION}, one node"
+        yield Broker(apache.bootstrap, f"Apache Kafka {KAFKA_VERSION}, one node", apache.node(0).pid)
     shutil.rmtree(data, ignore_errors=True)
+
+
+def cpu_s(pid: int) -> float:
+    """Processor seconds of a process so far, all its threads, user and system (``/proc``)."""
+    # The command in parentheses may hold anything; the numbers begin after it.
+    numbers = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

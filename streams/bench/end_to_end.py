@@ -24,7 +24,7 @@ def run(options: Options, say: Say) -> Findings:
     """Capacity first, then both loads in every round."""
     model = model_for(options, say)
     journey, events = journey_events()
-    with started_broker(options) as (bootstrap, broker), deployed(options, bootstrap, "e2e.", model) as deployment:
+    with started_broker(options) as broker, deployed(options, broker.bootstrap, "e2e.", model) as deployment:
         publish(deployment, journey)
         deployment.start_worker("all", "ingest,encode,entities,learn")
         deployment.await_partitions(4)
@@ -67,7 +67,7 @@ def run(options: Options, say: Say) -> Findings:
                 name="p99 at 50 %, ms", value=by_name["event to prediction at 50%, p99"], target=1_000, at_most=True
             ),
         ],
-        broker=broker,
+        broker=broker.name,
     )
 
 
