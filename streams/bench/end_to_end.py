@@ -34,6 +34,7 @@ def run(options: Options, say: Say) -> Findings:
         run.at_full_speed(options.scaled(_WARM_UP, 500))
         capacities: list[float] = []
         found: dict[tuple[float, float], list[float]] = {(load, p): [] for load in _LOADS for p in _PERCENTILES}
+        encoded: list[float] = []
         for number in range(options.rounds):
             capacities.append(run.at_full_speed(options.scaled(_CAPACITY_EVENTS, 500)))
             say(f"round {number + 1}: {figure(capacities[-1])} events/s")
@@ -41,6 +42,8 @@ def run(options: Options, say: Say) -> Findings:
                 # The median so far: one disturbed round must not set the load of the others.
                 capacity = sorted(capacities)[len(capacities) // 2]
                 fresh = run.at(load * capacity, max(2.0, _STEADY_S * options.scale))
+                if load == _LOADS[0]:
+                    encoded.append(run.encoded_per_event)
                 for share in _PERCENTILES:
                     found[load, share].append(percentile(fresh, share) or 0.0)
                 told = ", ".join(f"p{share * 100:.0f} {found[load, share][-1]:.0f} ms" for share in _PERCENTILES)
@@ -58,6 +61,7 @@ def run(options: Options, say: Say) -> Findings:
         Measured(name=f"event to prediction at {load:.0%}, p{share * 100:.0f}", unit="ms", values=values)
         for (load, share), values in found.items()
     ]
+    results.append(Measured(name="snapshots encoded per event at 50%", unit="", values=encoded))
     by_name = {result.name: result.median for result in results}
     return Findings(
         results=results,
@@ -77,6 +81,8 @@ class _Run:
     def __init__(self, deployment: Deployment, collector: Collector, events: Iterator[Any]) -> None:
         self._deployment, self._collector, self._events = deployment, collector, events
         self._sent = 0
+        self.encoded_per_event = 0.0
+        """Of the newest steady load: live ones and those of horizons and sends."""
 
     def at_full_speed(self, count: int) -> float:
         """Events/s from the first record produced until nothing waits any more."""
@@ -88,8 +94,10 @@ class _Run:
     def at(self, rate: float, seconds: float) -> list[float]:
         """Milliseconds from each live snapshot's newest event to its prediction, at a steady rate."""
         self._collector.freshness_ms.clear()
+        encoded, sent = self._deployment.numbers()[0].encoded, self._sent
         self._send(int(rate * seconds), rate)
         self._deployment.await_done(self._sent)
+        self.encoded_per_event = (self._deployment.numbers()[0].encoded - encoded) / (self._sent - sent)
         while time.monotonic() - self._collector.heard_s < 1.0:
             time.sleep(0.1)
         return list(self._collector.freshness_ms)
