@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -40,6 +41,20 @@ def tail_of(path: Path, lines: int = 12) -> str:
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
     except OSError:
         return ""
+
+
+def worker_environment(settings: Mapping[str, object]) -> dict[str, str]:
+    """The environment of a worker that takes nothing from ours but these settings.
+
+    Args:
+        settings: by dotted name, as in ``pulsegraph settings``.
+
+    Example:
+        >>> worker_environment({"ingest.idle_ms": 0})["PULSEGRAPH_INGEST_IDLE_MS"]
+        '0'
+    """
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PULSEGRAPH_")}
+    return inherited | {f"PULSEGRAPH_{name.replace('.', '_').upper()}": str(value) for name, value in settings.items()}
 
 
 class Child:

@@ -21,7 +21,7 @@ from streams.datasets.record import SourceRecord
 from streams.demo.run import END_MS, SPLIT_MS, ensure_model
 from streams.demo.scrape import WorkerNumbers, scrape
 from streams.pacing import Pacer
-from streams.processes import Child, free_port, tail_of
+from streams.processes import Child, free_port, tail_of, worker_environment
 from streams.replay import OrderedProducer, ReplayReport, publish_catalog, replay
 
 PARTITIONS: Final = 4
@@ -69,24 +69,23 @@ class Deployment:
         admin.create_topics(admin.connect(self.client), prefix=prefix, partitions=PARTITIONS)
         self.producer = OrderedProducer(bootstrap, config={"log_level": 0})
 
-    def start_worker(self, name: str, roles: str, **settings: str) -> Running:
-        """Start a worker with a folder of its name; settings as in ``PULSEGRAPH_{NAME}``."""
+    def start_worker(self, name: str, roles: str) -> Running:
+        """Start a worker with a folder of its name."""
         port = free_port()
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("PULSEGRAPH_")} | {
-            "PULSEGRAPH_KAFKA_BOOTSTRAP": str(self.client["bootstrap.servers"]),
-            "PULSEGRAPH_KAFKA_PREFIX": self.prefix,
-            "PULSEGRAPH_KAFKA_PARTITIONS": str(PARTITIONS),
-            "PULSEGRAPH_KAFKA_SESSION_TIMEOUT_MS": "6000",
-            "PULSEGRAPH_STATE_DIR": str(self._folder / name),
-            "PULSEGRAPH_MODEL_DIR": str(self._model),
-            "PULSEGRAPH_METRICS_PORT": str(port),
-            "PULSEGRAPH_INGEST_IDLE_MS": "0",
-            "PULSEGRAPH_ENCODE_THREADS": "1",
-            **{f"PULSEGRAPH_{key}": value for key, value in settings.items()},
+        settings = {
+            "kafka.bootstrap": self.client["bootstrap.servers"],
+            "kafka.prefix": self.prefix,
+            "kafka.partitions": PARTITIONS,
+            "kafka.session_timeout_ms": 6_000,
+            "state_dir": self._folder / name,
+            "model_dir": self._model,
+            "metrics_port": port,
+            "ingest.idle_ms": 0,
+            "encode.threads": 1,
         }
         log = self._folder / f"{name}.log"
         argv = [sys.executable, "-m", "streams.cli", "worker", "--verbose", "--roles", roles]
-        running = Running(Child(argv, log, env=environment), port, log)
+        running = Running(Child(argv, log, env=worker_environment(settings)), port, log)
         self.workers.append(running)
         return running
 

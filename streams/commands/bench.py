@@ -17,8 +17,9 @@ def add(subparsers: Subparsers) -> None:
         "bench",
         "measure speed and memory against what people would use instead",
         "Each bench runs its contenders in turns and prints a table with medians, lowest and highest, and whether the "
-        "targets were met; with --json one line of JSON after each. Run it on a machine that does nothing else. Needs Java 17 and "
-        "Maven for Apache Kafka and Kafka Streams; Quix Streams gets an environment of its own under .cache/bench.",
+        "targets were met; with --json one line of JSON after each. Run it on a machine that does nothing else. Needs "
+        "Java 17 and Maven for Apache Kafka and Kafka Streams; Quix Streams gets an environment of its own under "
+        ".cache/bench.",
         "  pulsegraph bench delivery\n  pulsegraph bench all --json\n  pulsegraph bench state --scale 0.05 --rounds 1",
     )
     parser.add_argument("name", choices=(*NAMES, "all"), help="which one")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import threading
@@ -22,7 +21,7 @@ from streams.demo.collector import Collector, percentile
 from streams.demo.scrape import WorkerNumbers, scrape
 from streams.demo.view import View, open_view
 from streams.pacing import Pacer
-from streams.processes import Child, free_port, tail_of
+from streams.processes import Child, free_port, tail_of, worker_environment
 from streams.replay import OrderedProducer, ReplayReport, publish_catalog, replay
 
 SPLIT_MS: Final = 1_498_867_200_000  # 2017-07-01: trained on what came before, judged on what comes after
@@ -210,19 +209,21 @@ class DemoRun:
         shutil.rmtree(state, ignore_errors=True)
         log = self._cache / "worker.log"
         log.unlink(missing_ok=True)
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PULSEGRAPH_")} | {
-            "PULSEGRAPH_KAFKA_BOOTSTRAP": bootstrap,
-            "PULSEGRAPH_KAFKA_PARTITIONS": str(PARTITIONS),
-            "PULSEGRAPH_STATE_DIR": str(state),
-            "PULSEGRAPH_MODEL_DIR": str(self._model),
-            "PULSEGRAPH_METRICS_PORT": str(port),
+        settings = {
+            "kafka.bootstrap": bootstrap,
+            "kafka.partitions": PARTITIONS,
             # On the embedded broker a group forms in half the session timeout.
-            "PULSEGRAPH_KAFKA_SESSION_TIMEOUT_MS": "6000",
+            "kafka.session_timeout_ms": 6_000,
+            "state_dir": state,
+            "model_dir": self._model,
+            "metrics_port": port,
             # Heartbeats come from the replay: no topic is ever idle, and every run settles alike.
-            "PULSEGRAPH_INGEST_IDLE_MS": "0",
-            "PULSEGRAPH_ENCODE_THREADS": "1",
+            "ingest.idle_ms": 0,
+            "encode.threads": 1,
         }
-        child = Child([sys.executable, "-m", "streams.cli", "worker", "--verbose"], log, env=environment)
+        child = Child(
+            [sys.executable, "-m", "streams.cli", "worker", "--verbose"], log, env=worker_environment(settings)
+        )
         try:
             yield _WorkerProcess(child, log)
         finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import sys
@@ -19,7 +18,7 @@ from schemas.errors import ConfigError, Stop
 from streams.broker import EmbeddedBroker
 from streams.broker_apache import ApacheBroker
 from streams.faults.proxy import Proxy
-from streams.processes import Child, tail_of
+from streams.processes import Child, tail_of, worker_environment
 
 _POLL_S: Final = 0.1
 _IN_FLIGHT_S: Final = 0.5
@@ -109,16 +108,14 @@ class Fleet:
         program = f"import sys; sys.path.insert(0, {str(code)!r}); from streams.cli import main; sys.exit(main())"
         self._argv = [sys.executable, "-c", program, "worker", "--roles", roles]
         folder.mkdir(parents=True, exist_ok=True)
-        self._environment = {
-            name: value for name, value in os.environ.items() if not name.startswith("PULSEGRAPH_")
-        } | {
-            "PULSEGRAPH_KAFKA_BOOTSTRAP": bootstrap,
-            "PULSEGRAPH_KAFKA_PREFIX": prefix,
-            "PULSEGRAPH_KAFKA_PARTITIONS": str(partitions),
-            "PULSEGRAPH_MODEL_DIR": str(model),
+        self._settings: dict[str, object] = {
+            "kafka.bootstrap": bootstrap,
+            "kafka.prefix": prefix,
+            "kafka.partitions": partitions,
+            "model_dir": model,
             # What a partition does after a quiet time depends on the wall clock, which no two runs share.
-            "PULSEGRAPH_INGEST_IDLE_MS": "0",
-            "PULSEGRAPH_ENCODE_THREADS": "1",
+            "ingest.idle_ms": 0,
+            "encode.threads": 1,
         }
         self.workers: list[tuple[str, Child]] = []
         self.exits: list[str] = []
@@ -130,15 +127,8 @@ class Fleet:
         if name is None:
             name = f"disk-{self._disks}"
             self._disks += 1
-        child = Child(
-            self._argv,
-            self._folder / f"{name}.log",
-            env=self._environment
-            | {
-                "PULSEGRAPH_STATE_DIR": str(self._folder / name),
-                "PULSEGRAPH_STANDBY": "true" if int(name.removeprefix("disk-")) % 2 else "false",
-            },
-        )
+        own = {"state_dir": self._folder / name, "standby": int(name.removeprefix("disk-")) % 2 == 1}
+        child = Child(self._argv, self._folder / f"{name}.log", env=worker_environment(self._settings | own))
         self.workers.append((name, child))
 
     def take(self, index: int) -> tuple[str, Child]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
@@ -15,7 +14,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from schemas.snapshot import Outcome, Snapshot
 from streams import offsets
-from streams.processes import Child, tail_of
+from streams.processes import Child, tail_of, worker_environment
 from streams.state import keys
 from streams.state.rocks import RocksStore, block_cache
 
@@ -44,18 +43,17 @@ class Pipeline:
     ) -> None:
         self.prefix, self.partitions = prefix, partitions
         self.client: dict[str, str | int | float | bool] = {"bootstrap.servers": bootstrap, "log_level": 0}
-        self._environment = {
-            name: value for name, value in os.environ.items() if not name.startswith("PULSEGRAPH_")
-        } | {
-            "PULSEGRAPH_KAFKA_BOOTSTRAP": bootstrap,
-            "PULSEGRAPH_KAFKA_PREFIX": prefix,
-            "PULSEGRAPH_KAFKA_PARTITIONS": str(partitions),
-            "PULSEGRAPH_KAFKA_SESSION_TIMEOUT_MS": "6000",
-            "PULSEGRAPH_MODEL_DIR": str(model),
-            "PULSEGRAPH_INGEST_IDLE_MS": "0",
-            "PULSEGRAPH_ENCODE_THREADS": "1",
-            **(settings or {}),
-        }
+        self._environment = worker_environment(
+            {
+                "kafka.bootstrap": bootstrap,
+                "kafka.prefix": prefix,
+                "kafka.partitions": partitions,
+                "kafka.session_timeout_ms": 6_000,
+                "model_dir": model,
+                "ingest.idle_ms": 0,
+                "encode.threads": 1,
+            }
+        ) | dict(settings or {})
         self._folder = folder
         self.workers: list[Child] = []
 
