@@ -36,7 +36,8 @@ class Cluster:
         self._apache: ApacheBroker | None = None
         self._embedded: EmbeddedBroker | None = None
         if kind == "apache":
-            self._apache = ApacheBroker(nodes=nodes, data_dir=folder / "kafka")
+            # Three nodes that were killed recover their logs, and wait until they may register again.
+            self._apache = ApacheBroker(nodes=nodes, data_dir=folder / "kafka", timeout_s=240.0)
             self.proxy = Proxy([self._apache.client_address(node) for node in range(nodes)])
             self._apache.advertised = dict(enumerate(self.proxy.addresses))
         elif kind == "embedded":
