@@ -205,7 +205,6 @@ class Metrics:
         number = str(partition)
         for gauge in (self.state_bytes, self.restore_seconds, self.restore_progress_ratio):
             gauge.remove_by_labels({"role": role, "partition": number})
-        self.lag_records.remove_by_labels({"role": role, "partition": number})
         if role == "ingest":
             for gauge in (self.watermark_timestamp_ms, self.cache_customers, self.cache_bytes):
                 gauge.remove_by_labels({"partition": number})

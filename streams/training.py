@@ -8,14 +8,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from models import checkpoint, tokenizer
 from models.checkpoint import Card
 from models.tokenizer import FastLexicon
 from models.training import TrainSettings, train
 from schemas.catalog import CatalogEntry
+from schemas.errors import ConfigError
 from schemas.events import PROFILES, SOURCES, Body
 from schemas.snapshot import Outcome
-from streams.core.config import CoreConfig
+from streams.core.config import DAY_MS, CoreConfig
 from streams.core.timeline import event_ids
 from streams.offline import replay_cuts
 
@@ -81,7 +84,17 @@ def train_on_events(
     settings: TrainSettings,
     progress: Progress,
 ) -> Card:
-    """Train on everything that was known by ``until_ms`` and write the model directory."""
+    """Train on everything that was known by ``until_ms`` and write the model directory.
+
+    Raises:
+        ConfigError: the churn horizon is no whole number of days, or there is nothing to learn from.
+    """
+    horizon_days, rest_ms = divmod(config.churn_horizon_ms, DAY_MS)
+    if rest_ms:
+        raise ConfigError(
+            f"core.churn_horizon_ms is {config.churn_horizon_ms}: a model's horizon is a whole number of days, "
+            f"such as {max(1, horizon_days) * DAY_MS} ms"
+        )
     first, second = _SHARES
     progress(0.0, "building the vocabulary")
     lexicon = build_lexicon(events, catalog)
@@ -93,7 +106,7 @@ def train_on_events(
         catalog,
         lexicon,
         clock=time.monotonic,
-        settings=settings,
+        settings=msgspec.structs.replace(settings, horizon_days=horizon_days),
         progress=lambda share, text: progress(second + share * (1 - second), text),
     )
     return checkpoint.save(model, directory)

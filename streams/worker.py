@@ -15,7 +15,7 @@ from models.checkpoint import read_card
 from models.inference import Predictor, check
 from models.tokenizer import FastLexicon
 from schemas.deadletter import refuse
-from schemas.errors import ConfigError, DeliveryFailed, InvalidField, Retry
+from schemas.errors import ConfigError, DeliveryFailed, InvalidField, PulsegraphError
 from streams import admin, offsets
 from streams.agents.encode import EncodeRole
 from streams.agents.entities import EntitiesRole
@@ -24,6 +24,7 @@ from streams.agents.learn import LearnRole
 from streams.agents.stateful import EpochSettings
 from streams.catalog import CatalogFollower
 from streams.core.batching import MicroBatcher
+from streams.core.config import DAY_MS
 from streams.core.quality import RefusalLimit
 from streams.metrics import Metrics, serve
 from streams.outbox import Outbox
@@ -119,8 +120,16 @@ class Worker:
         return LearnRole(metrics=self.metrics, clock_ms=now_ms)
 
     def _lexicon(self) -> FastLexicon:
-        read_card(self.settings.model_dir)
+        self._check_horizon(read_card(self.settings.model_dir).horizon_days)
         return FastLexicon.load(self.settings.model_dir)
+
+    def _check_horizon(self, days: int) -> None:
+        if days * DAY_MS != self.settings.core.churn_horizon_ms:
+            raise ConfigError(
+                f"the model in {self.settings.model_dir} was trained for a churn horizon of {days} days, and "
+                f"core.churn_horizon_ms is {self.settings.core.churn_horizon_ms}: set it to {days * DAY_MS}, or train "
+                "another model with `pulsegraph train`"
+            )
 
     def _stateful(self, name: str) -> dict[str, Any]:
         ingest, folder = self.settings.ingest, self.settings.state_dir / name
@@ -151,6 +160,7 @@ class Worker:
             device=None if encode.device == "auto" else encode.device,
             threads=encode.threads or None,
         )
+        self._check_horizon(predictor.horizon_days)
         logger.info("model %s on %s in %s", predictor.version, predictor.device, predictor.dtype)
         outbox = self._outbox()
         letters = self._outbox()  # of its own: an outbox belongs to one thread, and this one to the follower's
@@ -204,7 +214,7 @@ class _LagWatcher:
                 try:
                     found = offsets.consumer_lag(self._client, app.conf.id, app.topic_names)
                     self._metrics.lag(role.name, found, self._prefix)
-                except Retry as error:
+                except PulsegraphError as error:
                     logger.warning("lag of %s is not known: %s", role.name, error)
 
 

@@ -22,6 +22,9 @@ def _quantile(share: float, metric: str, by: str = "") -> str:
 _HITS_AND_MISSES: Final = _rate("pulsegraph_cache_hits_total") + " + " + _rate("pulsegraph_cache_misses_total")
 
 # Row -> panels; a panel is a title, a unit of Grafana's, and (query, legend) pairs.
+#: Every worker tells the lag of its whole group: the maximum counts each partition once.
+_BEHIND: Final = "sum by (role) (max by (role, topic, partition) (pulsegraph_lag_records))"
+
 ROWS: Final[dict[str, list[tuple[str, str, list[tuple[str, str]]]]]] = {
     "Is it well?": [
         (
@@ -33,7 +36,7 @@ ROWS: Final[dict[str, list[tuple[str, str, list[tuple[str, str]]]]]] = {
                 (_quantile(0.99, "pulsegraph_freshness_seconds"), "p99"),
             ],
         ),
-        ("Records behind", "short", [("sum by (role) (pulsegraph_lag_records)", "{{role}}")]),
+        ("Records behind", "short", [(_BEHIND, "{{role}}")]),
         ("Dead letters", "cps", [(_rate("pulsegraph_dead_letters_total", "topic, reason"), "{{topic}} {{reason}}")]),
         ("Records in", "cps", [(_rate("pulsegraph_records_total", "topic"), "{{topic}}")]),
         ("Predictions out", "cps", [(_rate("pulsegraph_predictions_total", "topic"), "{{topic}}")]),

@@ -37,16 +37,18 @@ def add(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from models.training import TrainSettings
     from schemas.errors import ConfigError
-    from streams.console.bars import training_bar
-    from streams.sources import load_source
-    from streams.training import train_on_events
 
     settings = settings_from(args, model_dir=args.out)
     if args.budget <= 0:
         raise ConfigError(f"--budget {args.budget:g}: give seconds above 0")
     until_ms = day_ms(args.until)
+
+    from models.training import TrainSettings
+    from streams.console.bars import training_bar
+    from streams.sources import load_source
+    from streams.training import train_on_events
+
     source = load_source(args.data, seed=args.seed, customers=args.customers)
     if until_ms <= source.from_ms:
         raise ConfigError(f"{args.data} has no event before {args.until}: give a later --until")
