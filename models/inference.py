@@ -1,7 +1,7 @@
 """From snapshots to predictions: what the encode role runs, synchronous and without state but for its caches.
 
-A batch is sorted by length into sub-batches with little padding and put back in order. A customer's result does not
-depend on who else is in the batch, beyond the last bits of a float.
+A customer's result does not depend on who else is in the batch: with the encoder in C not at all, with torch beyond the
+last bits of a float.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from models import checkpoint, precision
 from models.candidates import CROSS_NAMES, Candidates
-from models.encoder import Sequences
+from models.embedding import Embedder, Remembering
 from models.model import Model
 from models.outcomes import features_of
 from models.reasons import TOP, churn_reasons, redemption_reasons
@@ -28,10 +28,9 @@ from schemas.errors import ConfigError, InvalidField
 from schemas.predictions import Reason
 from schemas.snapshot import Snapshot
 
-#: Padded tokens in one pass: small enough for a CPU's caches, large enough to fill a GPU.
-CPU_TOKENS: Final = 8_192
-GPU_TOKENS: Final = 131_072
 CACHED_CANDIDATES: Final = 8
+EMBEDDINGS_BYTES: Final = 32 << 20
+"""Of remembered embeddings: about 30,000 customers at the default size."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +114,8 @@ class Predictor:
         device: str | torch.device | None = None,
         threads: int | None = None,
         half: bool | None = None,
+        compiled: bool = True,
+        remembered_bytes: int = EMBEDDINGS_BYTES,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """
@@ -124,6 +125,8 @@ class Predictor:
             device: a torch device; CUDA where there is one, else the CPU, where absent.
             threads: threads of one operation on the CPU; torch's default where absent.
             half: bfloat16 in the encoder; where absent, if a short trial shows it faster and no less exact.
+            compiled: whether the encoder in C may be used, see :mod:`models.native`.
+            remembered_bytes: bound of remembered embeddings; 0 for none.
             clock: seconds, for the trial.
 
         Raises:
@@ -136,17 +139,24 @@ class Predictor:
         self.version = version
         self.fingerprint = model.lexicon.fingerprint
         self.horizon_days = model.horizon_days
-        self.vocabulary = model.encoder.words().num_embeddings
-        self._max_tokens = CPU_TOKENS if self.device.type == "cpu" else GPU_TOKENS
         self._cached: dict[tuple[object, tuple[str, ...]], Campaigns] = {}
         wide = model.churn.wide
         self.typical = typical(wide.mean.cpu().numpy())
         """Feature values of the average customer, (SIZE,)."""
         self._base = float(wide.bias * model.churn.scale + model.churn.shift)
-        self.dtype = torch.float32
-        if half or (half is None and precision.prefer_half(model, self.device, clock)):
-            self.model.encoder.to(torch.bfloat16)
-            self.dtype = torch.bfloat16
+        chosen = precision.choose(
+            model,
+            self.device,
+            half=half,
+            threads=threads or torch.get_num_threads(),
+            clock=clock,
+            compiled=compiled,
+        )
+        self.embed: Embedder = chosen
+        """Token ids to embeddings, as they are asked for by :meth:`encode`."""
+        if remembered_bytes:
+            self.embed = Remembering(chosen, model.encoder.positions, remembered_bytes)
+        self.dtype = chosen.dtype
 
     @classmethod
     def load(
@@ -181,7 +191,7 @@ class Predictor:
             tokens.append(snapshot.tokens if known else b"")
         raw = columns(features_of(snapshots))
         with torch.inference_mode():
-            embedding = self._embed(tokens)
+            embedding = self.embed(tokens)
             logits, parts = self.model.churn(embedding, torch.from_numpy(raw).to(self.device))
             parts = parts * self.model.churn.scale
             churn = torch.sigmoid(logits)
@@ -206,15 +216,6 @@ class Predictor:
         values = campaigns.candidates.cross([snapshot])[0, column]
         parts = redemptions.customer[row], redemptions.cross[row, column]
         return redemption_reasons(snapshot, *parts, values, self.typical, top)
-
-    def _embed(self, tokens: Sequence[bytes]) -> Tensor:
-        encoder = self.model.encoder
-        out = torch.zeros((len(tokens), encoder.hidden), device=self.device)
-        sequences = Sequences(tokens, encoder.positions, self.vocabulary)
-        for rows in sequences.batches(self._max_tokens):
-            ids, mask = sequences.padded(rows)
-            out[torch.from_numpy(rows)] = encoder(ids.to(self.device), mask.to(self.device))
-        return out
 
     def campaigns(self, catalog: Mapping[str, CatalogEntry], ids: Sequence[str], version: object = None) -> Campaigns:
         """Campaigns ready to be scored.

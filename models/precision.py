@@ -1,16 +1,19 @@
-"""bfloat16 or float32 for the encoder: measured once at start, on the machine that will serve."""
+"""Which way to embed, in bfloat16 or float32: measured once at start, on the machine that will serve."""
 
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from models.encoder import CustomerEncoder
+from models.embedding import Embedder, NativeEmbedder, TorchEmbedder
 from models.model import Model
+from models.native import Unavailable
 from models.tokenizer import SPECIALS
 
 ROWS: Final = 16
@@ -19,56 +22,95 @@ FASTER: Final = 1.2
 """How much faster bfloat16 must be to be worth its rounding."""
 AGREES: Final = 5e-4
 """How far a probability may move, between batch shapes and from float32: half of what replays are promised."""
+SAME: Final = 1e-3
+"""How far an embedding in C may be from transformers', both in float32; its numbers are about 1."""
+
+logger: Final = logging.getLogger(__name__)
 
 
-def prefer_half(model: Model, device: torch.device, clock: Callable[[], float]) -> bool:
-    """Whether bfloat16 is faster here, and a customer's churn is the same alone, in a batch, and in float32.
+def choose(
+    model: Model,
+    device: torch.device,
+    *,
+    half: bool | None,
+    threads: int,
+    clock: Callable[[], float],
+    compiled: bool = True,
+) -> Embedder:
+    """The fastest way to embed that is exact enough.
 
-    A worker that restarts may measure otherwise; the bound keeps its predictions where they were.
+    The encoder in C where it knows the model and the machine has a compiler, else torch. bfloat16 where it is faster
+    and a customer's churn is the same alone, in a batch, and in float32. A worker that restarts may choose otherwise;
+    the bound keeps its predictions where they were.
 
     Args:
-        model: on ``device``.
-        clock: seconds.
+        model: on ``device``, in float32. Its encoder becomes bfloat16 where torch is to run it so.
+        half: bfloat16 or not; None: as the trial says.
+        threads: customers at a time in C.
+        clock: seconds, for the trial.
+        compiled: whether C may be used.
     """
-    if not _native(device):
-        return False
+    plain = TorchEmbedder(model.encoder, device)
+    trial = _trial(model)
+    exact: Embedder = plain
+    rounded: Embedder | None = None
+    if compiled and device.type == "cpu":
+        try:
+            native = NativeEmbedder(model.encoder, torch.float32, threads)
+            apart = float((native(trial) - plain(trial)).abs().max())
+            if not apart < SAME:
+                raise Unavailable(f"its embeddings are {apart:g} from transformers'")
+            exact = native
+            rounded = NativeEmbedder(model.encoder, torch.bfloat16, threads)
+        except Unavailable as reason:
+            logger.info("not in C: %s", reason)
+    if half is False or (half is None and rounded is None and not _has_bfloat16(device)):
+        return exact
+    if rounded is None:
+        rounded = TorchEmbedder(copy.deepcopy(model.encoder).to(torch.bfloat16), device)
+    if half is None and not _worth(model, exact, rounded, trial, clock):
+        return exact
+    if isinstance(rounded, TorchEmbedder):
+        # In its place, so that the copy and the float32 weights can go.
+        rounded = TorchEmbedder(model.encoder.to(torch.bfloat16), device)
+    return rounded
+
+
+def _trial(model: Model) -> list[bytes]:
+    """Customers of arbitrary words, half of them half as long as can be."""
     vocabulary, length = model.encoder.words().num_embeddings, model.encoder.positions
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(len(SPECIALS), vocabulary, (ROWS, length), generator=generator).to(device)
-    mask = torch.ones_like(ids)
-    mask[: ROWS // 2, length // 2 :] = 0
-    half = copy.deepcopy(model.encoder).to(torch.bfloat16)
-    with torch.inference_mode():
-        full_s, half_s = _seconds(model.encoder, ids, mask, clock), _seconds(half, ids, mask, clock)
-        if half_s * FASTER > full_s:
-            return False
-        together = _churn(model, half(ids, mask))[: ROWS // 2]
-        exact = _churn(model, model.encoder(ids, mask))[: ROWS // 2]
-        alone = torch.cat(
-            [half(ids[i : i + 1, : length // 2], mask[i : i + 1, : length // 2]) for i in range(ROWS // 2)]
-        )
-        moved = max(float((other - together).abs().max()) for other in (_churn(model, alone), exact))
-        return moved < AGREES
+    ids = np.random.default_rng(0).integers(len(SPECIALS), max(vocabulary, len(SPECIALS) + 1), (ROWS, length), "<u2")
+    return [row[: length // (2 if at < ROWS // 2 else 1)].tobytes() for at, row in enumerate(ids)]
 
 
-def _native(device: torch.device) -> bool:
+def _worth(model: Model, exact: Embedder, rounded: Embedder, tokens: list[bytes], clock: Callable[[], float]) -> bool:
+    if _seconds(rounded, tokens, clock) * FASTER > _seconds(exact, tokens, clock):
+        return False
+    together = _churn(model, rounded(tokens))
+    alone = _churn(model, torch.cat([rounded([one]) for one in tokens]))
+    moved = max(float((other - together).abs().max()) for other in (alone, _churn(model, exact(tokens))))
+    return moved < AGREES
+
+
+def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # On a CPU without the instructions bfloat16 is emulated, and slower.
     return device.type == "cpu" and "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
-def _seconds(encoder: CustomerEncoder, ids: Tensor, mask: Tensor, clock: Callable[[], float]) -> float:
+def _seconds(embedder: Embedder, tokens: list[bytes], clock: Callable[[], float]) -> float:
     best = float("inf")
-    encoder(ids, mask)
+    embedder(tokens)
     for _ in range(REPEATS):
         begin_s = clock()
-        float(encoder(ids, mask).sum())  # reading the number waits for the device
+        float(embedder(tokens).sum())  # reading the number waits for the device
         best = min(best, clock() - begin_s)
     return best
 
 
 def _churn(model: Model, embedding: Tensor) -> Tensor:
-    unknown = torch.full((len(embedding), len(model.churn.wide.mean)), float("nan"), device=embedding.device)
-    logits, _ = model.churn(embedding, unknown)
-    return torch.sigmoid(logits)
+    with torch.inference_mode():
+        unknown = torch.full((len(embedding), len(model.churn.wide.mean)), float("nan"), device=embedding.device)
+        logits, _ = model.churn(embedding, unknown)
+        return torch.sigmoid(logits)

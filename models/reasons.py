@@ -10,7 +10,7 @@ Decayed sums are told as rates: a steady rate r per day gives a sum of ``r * hal
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -59,8 +59,14 @@ CROSS_FAMILIES: Final[dict[str, tuple[str, ...]]] = {
     "CAMPAIGN": ("items", "offers", "window_days", "price"),
 }
 
-_MEMBERS: Final = {code: [features.INDEX[name] for name in names] for code, names in FAMILIES.items()}
-_CROSS_MEMBERS: Final = {code: [CROSS_NAMES.index(name) for name in names] for code, names in CROSS_FAMILIES.items()}
+
+def _membership(families: Mapping[str, tuple[str, ...]], names: Sequence[str]) -> Floats:
+    """(names, families) of 0 and 1, so that the shares of all families are one product."""
+    return np.array([[name in members for members in families.values()] for name in names], dtype=np.float32)
+
+
+_MEMBERS: Final = _membership(FAMILIES, features.NAMES)
+_CROSS_MEMBERS: Final = _membership(CROSS_FAMILIES, CROSS_NAMES)
 _RATES: Final = {
     "FREQUENCY": ("orders", "orders"),
     "VALUE": ("value", "spent"),
@@ -82,7 +88,7 @@ def churn_reasons(snapshot: Snapshot, contributions: Floats, typical: Floats, to
         typical: feature values of the average customer, (SIZE,); ``Predictor.typical``.
         top: how many at most.
     """
-    shares = {code: float(contributions[members].sum()) for code, members in _MEMBERS.items()}
+    shares = dict(zip(FAMILIES, (contributions @ _MEMBERS).tolist(), strict=True))
     values = np.frombuffer(snapshot.features, dtype="<f4")
     return [
         Reason(*_told(code, values, typical, share), weight=round(share, 4)) for code, share in _strongest(shares, top)
@@ -101,8 +107,8 @@ def redemption_reasons(
         cross_values: the pair's raw cross features, (CROSS_SIZE,).
         typical: as in :func:`churn_reasons`.
     """
-    shares = {code: float(customer[members].sum()) for code, members in _MEMBERS.items()}
-    shares |= {code: float(cross[members].sum()) for code, members in _CROSS_MEMBERS.items()}
+    shares = dict(zip(FAMILIES, (customer @ _MEMBERS).tolist(), strict=True))
+    shares |= zip(CROSS_FAMILIES, (cross @ _CROSS_MEMBERS).tolist(), strict=True)
     values = np.frombuffer(snapshot.features, dtype="<f4")
     told: list[Reason] = []
     for code, share in _strongest(shares, top):
