@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -23,7 +23,7 @@ _decode_body: Final[tuple[Callable[[bytes], Body], ...]] = tuple(
 _MAX_ID: Final = 128
 
 
-class DecodedEvent(NamedTuple):
+class DecodedEvent(msgspec.Struct, frozen=True, gc=False):
     """A valid event. ``body`` is None for the erasure of a customer."""
 
     customer_id: str

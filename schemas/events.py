@@ -20,7 +20,7 @@ CLICKSTREAM_EVENTS: Final = frozenset(
 SEND_EVENTS: Final = ("send", "delivered", "open", "click", "bounce", "unsubscribe", "complaint")
 
 
-class Clickstream(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Clickstream(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One action of a customer on a site, in an app or in a shop.
 
     Example:
@@ -49,7 +49,7 @@ class Clickstream(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     properties: Properties | None = None
 
 
-class CampaignSend(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class CampaignSend(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One step in the life of one message to one customer."""
 
     event: Word
@@ -71,7 +71,7 @@ class CampaignSend(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
             raise ValueError(f"event is {self.event!r}; campaign-sends takes one of {', '.join(SEND_EVENTS)}")
 
 
-class Redemption(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Redemption(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """An offer was used."""
 
     event_ts_ms: TimestampMs
@@ -83,7 +83,7 @@ class Redemption(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     value: Money | None = None
 
 
-class Profile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Profile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What is known about a customer. A record replaces the one before; a null value erases the customer."""
 
     event_ts_ms: TimestampMs

@@ -12,7 +12,7 @@ GRAPH_EDGE_VERSION: Final = 1
 ERASED: Final = "erased"
 
 
-class GraphEdge(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+class GraphEdge(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
     """``customer_id --type--> entity`` at ``event_ts_ms``; msgpack on ``graph-edges``, keyed ``kind:id``.
 
     ``source`` is the event's topic, partition and offset. Edges of one source partition arrive in the order

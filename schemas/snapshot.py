@@ -13,7 +13,7 @@ Head = Literal["churn", "redemption"]
 SnapshotKind = Literal["event", "horizon", "send"]
 
 
-class Candidate(msgspec.Struct, frozen=True, array_like=True):
+class Candidate(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The campaign side of a (customer, campaign) pair: what a send named."""
 
     campaign_id: str
@@ -22,7 +22,7 @@ class Candidate(msgspec.Struct, frozen=True, array_like=True):
     channel: str | None = None
 
 
-class SendCount(msgspec.Struct, frozen=True, array_like=True):
+class SendCount(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Recent sends on one channel, newest last, for caps that are set where decisions are made."""
 
     channel: str
@@ -31,7 +31,7 @@ class SendCount(msgspec.Struct, frozen=True, array_like=True):
     """What each of them was, in the same order."""
 
 
-class Snapshot(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+class Snapshot(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
     """A customer as seen at one point of event time; the only input of the encoder and of every head.
 
     ``applied`` makes it reproducible: the events up to those offsets that are not younger than
@@ -66,7 +66,7 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Set on ``send`` snapshots: what the redemption outcome is about."""
 
 
-class Outcome(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+class Outcome(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
     """A past snapshot and the label it got."""
 
     version: int = OUTCOME_VERSION

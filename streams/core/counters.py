@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import Final
 
 from schemas import features
@@ -10,7 +11,7 @@ from streams.core.config import DAY_MS
 from streams.core.decay import factor
 
 _HALF_LIVES_MS: Final = tuple(days * DAY_MS for days in features.HALF_LIFE_DAYS)
-_ZEROS: Final = (0.0,) * len(_HALF_LIVES_MS)
+_ZEROS: Final = (0.0, 0.0, 0.0)
 
 #: Last touch in ms, then one decayed sum per half-life, as of that touch.
 Counter = tuple[int, float, float, float]
@@ -26,22 +27,19 @@ def add(counters: dict[str, Counter], name: str, ts_ms: int, amount: float) -> N
         return
     last_ms, short, middle, long = counter
     if last_ms != ts_ms:
-        short *= factor(last_ms, ts_ms, _HALF_LIVES_MS[0])
-        middle *= factor(last_ms, ts_ms, _HALF_LIVES_MS[1])
-        long *= factor(last_ms, ts_ms, _HALF_LIVES_MS[2])
+        of_short, of_middle, of_long = _left(last_ms, ts_ms)
+        short, middle, long = short * of_short, middle * of_middle, long * of_long
     counters[name] = (ts_ms, short + amount, middle + amount, long + amount)
 
 
-def sums(counters: dict[str, Counter], name: str, as_of_ms: int) -> tuple[float, ...]:
+def sums(counters: dict[str, Counter], name: str, as_of_ms: int) -> tuple[float, float, float]:
     """Decayed sums of ``name`` as of a time, one per half-life."""
     counter = counters.get(name)
     if counter is None:
         return _ZEROS
-    last_ms = counter[0]
-    return tuple(
-        value * factor(last_ms, as_of_ms, half_life_ms)
-        for value, half_life_ms in zip(counter[1:], _HALF_LIVES_MS, strict=True)
-    )
+    last_ms, short, middle, long = counter
+    of_short, of_middle, of_long = _left(last_ms, as_of_ms)
+    return short * of_short, middle * of_middle, long * of_long
 
 
 def pack(scalars: list[float], counters: dict[str, Counter], as_of_ms: int) -> bytes:
@@ -54,3 +52,10 @@ def pack(scalars: list[float], counters: dict[str, Counter], as_of_ms: int) -> b
     for name in features.COUNTED:
         values += sums(counters, name, as_of_ms)
     return _PACK(*values)
+
+
+@lru_cache(maxsize=4_096)
+def _left(from_ms: int, to_ms: int) -> tuple[float, float, float]:
+    """What is left of one unit, per half-life: a customer's counters were mostly touched by the same few events."""
+    short_ms, middle_ms, long_ms = _HALF_LIVES_MS
+    return factor(from_ms, to_ms, short_ms), factor(from_ms, to_ms, middle_ms), factor(from_ms, to_ms, long_ms)

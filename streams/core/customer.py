@@ -27,7 +27,7 @@ _order = attrgetter("order")
 _time = attrgetter("ts_ms")
 
 
-class CustomerRecord(msgspec.Struct, array_like=True):
+class CustomerRecord(msgspec.Struct, array_like=True, gc=False):
     """The stored form, msgpack. The version comes first, so that an old worker can refuse a new record."""
 
     version: int
@@ -80,9 +80,9 @@ class Customer:
     """
 
     __slots__ = (
+        "_known",
         "_view",
         "_view_effects",
-        "_waiting",
         "applied",
         "context",
         "erased_ms",
@@ -105,7 +105,7 @@ class Customer:
         self.late_profile: tuple[int, tuple[str, ...]] = (0, ())
         self.tail: list[Event] = []
         self.settled = Folded()
-        self._waiting: set[int] = set()  # ids of the tail
+        self._known: set[int] | None = None
         self._view: Folded | None = None
         self._view_effects: list[Effect] = []
 
@@ -129,16 +129,14 @@ class Customer:
         customer.opt_outs, customer.late_profile = stored.opt_outs, stored.late_profile
         customer.erased_ms, customer.indexed_ms = stored.erased_ms, stored.due_ms
         customer.tail = [restore(event) for event in stored.tail]
-        customer._waiting = {event.uid for event in customer.tail}
         return customer
 
     def encode(self) -> bytes:
         """The stored form; equal states give equal bytes."""
-        due_ms = self.due_ms()
         return _encode(
             CustomerRecord(
                 RECORD_VERSION,
-                -1 if due_ms is None else due_ms,
+                self.due_or_never_ms(),
                 self.erased_ms,
                 self.applied,
                 dict(sorted(self.late.items())),
@@ -151,13 +149,17 @@ class Customer:
 
     def knows(self, event: Event) -> bool:
         """Whether an event with this id is in the tail or among the last settled ones."""
-        return event.uid in self._waiting or event.uid in self.settled.recent
+        if self._known is None:
+            self._known = {event.uid for event in self.tail}
+            self._known.update(self.settled.recent)
+        return event.uid in self._known
 
     def insert(self, event: Event) -> None:
         """Put a punctual event in its place; in order it costs one fold step, out of order a refold of the tail."""
         tail = self.tail
-        self._waiting.add(event.uid)
-        if not tail or _order(tail[-1]) <= _order(event):
+        if self._known is not None:
+            self._known.add(event.uid)
+        if not tail or tail[-1].ts_ms < event.ts_ms or _order(tail[-1]) <= _order(event):
             tail.append(event)
             if self._view is not None:
                 fold(self._view, event, self.context, self._view_effects)
@@ -202,13 +204,18 @@ class Customer:
         self.late, self.opt_outs, self.late_profile = {}, {}, (0, ())
         self.settled = Folded()
         self.tail = [event for event in self.tail if event.ts_ms > at_ms]
-        self._waiting = {event.uid for event in self.tail}
+        self._known = None
         self._forget_view()
 
     @property
     def is_grave(self) -> bool:
         """Whether nothing but the memory of an erasure is left."""
         return self.erased_ms >= 0 and not self.tail and not self.settled.events
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether no event waits to be settled and no session is open."""
+        return not self.tail and not self.settled.timeline.events
 
     def view(self) -> Folded:
         """Settled state with the tail folded on top. Not to be changed by the caller."""
@@ -226,6 +233,7 @@ class Customer:
 
         Effects are what folding made known, in order, each exactly once over any sequence of calls.
         """
+        self._known = None  # settling forgets the oldest ids
         tail = self.tail
         ready = len(tail) if tail and tail[-1].ts_ms < until_ms else bisect_left(tail, until_ms, key=_time)
         self._settle_first(ready, effects)
@@ -243,6 +251,7 @@ class Customer:
         excess = len(self.tail) - limit
         if excess <= 0:
             return 0
+        self._known = None
         self._settle_first(excess, effects)
         return excess
 
@@ -250,6 +259,11 @@ class Customer:
     def settled_ms(self) -> int:
         """Newest settled event: nothing older can be put in its place any more."""
         return self.settled.last_ms
+
+    def due_or_never_ms(self) -> int:
+        """As the timer index has it: :meth:`due_ms`, -1 for never."""
+        due_ms = self.due_ms()
+        return -1 if due_ms is None else due_ms
 
     def due_ms(self) -> int | None:
         """When event time next changes the settled state; None where nothing waits."""
@@ -265,7 +279,7 @@ class Customer:
         """What the encoder should see: the customer at the newest event; None where nothing is known.
 
         Taken after :meth:`settle` and before :meth:`let_pass`, so that it does not depend on how far event
-        time had come when it was taken.
+        time had come when it was taken; of a customer with late opt-outs once more when the session has ended.
         """
         seen = self.view()
         if not seen.events:
@@ -279,13 +293,12 @@ class Customer:
         if count == len(self.tail) and self._view is not None:
             self.settled = self._view  # already folded: take it over instead of folding twice
             effects += self._view_effects
-            self.tail, self._waiting = [], set()
+            self.tail = []
             self._forget_view()
             return
         before = len(effects)
         for event in self.tail[:count]:
             fold(self.settled, event, self.context, effects)
-            self._waiting.discard(event.uid)
         del self.tail[:count]
         if not self.tail:
             self._forget_view()

@@ -9,6 +9,7 @@ absolute, so decaying in many small steps equals one large step but for rounding
 from __future__ import annotations
 
 from decimal import Context, Decimal
+from functools import lru_cache
 from math import ldexp
 from typing import Final
 
@@ -21,6 +22,7 @@ LANDMARK_MS: Final = 1_893_456_000_000
 MIN_FORWARD_HALF_LIFE_MS: Final = 27 * 86_400_000
 
 
+@lru_cache(maxsize=4_096)
 def power(ticks: int) -> float:
     """``2 ** (ticks / 256)``, zero where that is too small for a double."""
     return ldexp(_POWERS[ticks & 255], ticks >> 8)

@@ -12,7 +12,7 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_body: Final = tuple(msgspec.msgpack.Decoder(type_by_source[source]).decode for source in SOURCES)
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """One decoded event with its place in the log.
 
     Order is event time, then topic, then event id: it depends on what was said and not on how it
@@ -33,7 +33,7 @@ class Event(msgspec.Struct, frozen=True):
         return self.ts_ms, self.rank, self.event_id
 
 
-class StoredEvent(msgspec.Struct, array_like=True):
+class StoredEvent(msgspec.Struct, array_like=True, gc=False):
     """The same inside a stored record; the body's type follows from the rank."""
 
     ts_ms: int

@@ -7,7 +7,8 @@ gives the same bytes, whatever the batches were.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 from zlib import crc32
 
 import msgspec
@@ -16,7 +17,6 @@ from schemas import ids
 from schemas.events import (
     CAMPAIGN_SENDS,
     CLICKSTREAM,
-    PROFILES,
     REDEMPTIONS,
     Body,
     CampaignSend,
@@ -26,12 +26,12 @@ from schemas.events import (
 )
 from schemas.snapshot import Outcome, Snapshot
 from schemas.words import Lexicon
-from streams.core import counters, graph, labels
+from streams.core import counters, labels
 from streams.core.config import DAY_MS, CoreConfig
 from streams.core.counters import Counter
 from streams.core.decay import factor, forward_weight
 from streams.core.event import Event, consent_of
-from streams.core.graph import Edges
+from streams.core.graph import Edges, edges_of, touch
 from streams.core.labels import Pending
 from streams.core.snapshots import snapshot_of
 from streams.core.timeline import Timeline
@@ -41,7 +41,7 @@ OPT_OUTS: Final = ("unsubscribe", "complaint")
 _CHANNELS_KEPT: Final = 16  # a producer that invents channel names must not blow up the state
 
 
-class Folded(msgspec.Struct, array_like=True):
+class Folded(msgspec.Struct, array_like=True, gc=False):
     """Everything that is remembered of a customer's settled past. Bounded, whatever the history's length."""
 
     first_ms: int = 0
@@ -93,7 +93,7 @@ class Folded(msgspec.Struct, array_like=True):
         return twin
 
 
-class Context(msgspec.Struct, frozen=True):
+class Context(msgspec.Struct, frozen=True, gc=False):
     """What the fold needs besides state and event."""
 
     config: CoreConfig
@@ -109,23 +109,15 @@ Effect = Snapshot | Outcome
 def fold(state: Folded, event: Event, context: Context, effects: list[Effect]) -> None:
     """Take one event in. Events come in :attr:`Event.order`; what falls due before it fires first."""
     ts_ms, rank, body = event.ts_ms, event.rank, event.body
-    advance(state, ts_ms, context, effects)
-    if not state.first_ms:
-        state.first_ms = ts_ms
-    if rank == CLICKSTREAM:
-        assert isinstance(body, Clickstream)
-        _clickstream(state, ts_ms, body, context, effects)
-    elif rank == CAMPAIGN_SENDS:
-        assert isinstance(body, CampaignSend)
-        _campaign_send(state, ts_ms, body, context, effects)
-    elif rank == REDEMPTIONS:
-        assert isinstance(body, Redemption)
-        _redemption(state, ts_ms, body, context, effects)
-    elif rank == PROFILES:
-        assert isinstance(body, Profile)
-        state.consent, state.consent_ms, state.timezone = consent_of(body), ts_ms, body.timezone
-        state.attributes = body.attributes or {}
-    _draw_edges(state, event, context)
+    config = context.config
+    if ts_ms != state.last_ms:  # the lines of one order share an instant, and nothing falls due within it
+        advance(state, ts_ms, context, effects)
+        if not state.first_ms:
+            state.first_ms = ts_ms
+    _TAKE_IN[rank](state, ts_ms, body, context, effects)
+    edges, weight, limit = state.edges, forward_weight(ts_ms, config.edge_half_life_ms), config.edges_per_type
+    for edge_type, entity_id in edges_of(rank, body):
+        touch(edges, edge_type, entity_id, ts_ms, weight, limit)
     state.events += 1
     state.last_ms = ts_ms
     state.source = (rank, event.offset, event.ingest_ms)
@@ -133,7 +125,7 @@ def fold(state: Folded, event: Event, context: Context, effects: list[Effect]) -
         state.applied[rank] = event.offset
     recent = state.recent
     recent.append(event.uid)
-    if len(recent) > context.config.recent_ids:
+    if len(recent) > config.recent_ids:
         del recent[0]
 
 
@@ -144,13 +136,13 @@ def is_opt_out(body: Body | None) -> bool:
 
 def next_due_ms(state: Folded, config: CoreConfig) -> int | None:
     """When event time alone changes this state next; None where nothing is waiting."""
-    dues = [pending.due_ms for pending in state.pending]
-    if state.next_horizon_ms:
-        dues.append(state.next_horizon_ms)
-    ends_ms = state.timeline.ends_ms(config.session_gap_ms)
-    if ends_ms is not None:
-        dues.append(ends_ms)
-    return min(dues, default=None)
+    due_ms = state.timeline.ends_ms(config.session_gap_ms)
+    if state.next_horizon_ms and (due_ms is None or state.next_horizon_ms < due_ms):
+        due_ms = state.next_horizon_ms
+    for pending in state.pending:
+        if due_ms is None or pending.due_ms < due_ms:
+            due_ms = pending.due_ms
+    return due_ms
 
 
 def advance(state: Folded, now_ms: int, context: Context, effects: list[Effect]) -> None:
@@ -189,20 +181,22 @@ def first_horizon_ms(customer_id: str, after_ms: int, every_ms: int) -> int:
 
 
 def _clickstream(state: Folded, ts_ms: int, body: Clickstream, context: Context, effects: list[Effect]) -> None:
-    config, name = context.config, body.event
+    config, name, counts = context.config, body.event, state.counters
     state.timeline.act(ts_ms, CLICKSTREAM, body, context.lexicon, config.timeline_tokens)
     if name == "purchase":
-        counters.add(state.counters, "purchases", ts_ms, 1.0)
-        if body.order_id is None or body.order_id != state.last_order:
-            counters.add(state.counters, "orders", ts_ms, 1.0)
-            state.last_order = body.order_id or ""
-        value = body.value if body.value is not None else (body.price or 0.0) * (body.quantity or 1.0)
+        counters.add(counts, "purchases", ts_ms, 1.0)
+        order_id, value = body.order_id, body.value
+        if order_id is None or order_id != state.last_order:
+            counters.add(counts, "orders", ts_ms, 1.0)
+            state.last_order = order_id or ""
+        if value is None:
+            value = (body.price or 0.0) * (body.quantity or 1.0)
         if value:
-            counters.add(state.counters, "value", ts_ms, value)
+            counters.add(counts, "value", ts_ms, value)
     elif name in ("item_view", "page_view", "search"):
-        counters.add(state.counters, "views", ts_ms, 1.0)
+        counters.add(counts, "views", ts_ms, 1.0)
     elif name == "add_to_cart":
-        counters.add(state.counters, "carts", ts_ms, 1.0)
+        counters.add(counts, "carts", ts_ms, 1.0)
     if name in config.activity_events:
         _activity(state, ts_ms, context, effects)
     _count_hour(state, ts_ms, body.channel or "site")
@@ -210,6 +204,8 @@ def _clickstream(state: Folded, ts_ms: int, body: Clickstream, context: Context,
 
 def _activity(state: Folded, ts_ms: int, context: Context, effects: list[Effect]) -> None:
     last_ms = state.activity_ms
+    if last_ms == ts_ms:
+        return
     if not last_ms or last_ms // DAY_MS != ts_ms // DAY_MS:
         state.active_days += 1
         if last_ms:
@@ -217,7 +213,8 @@ def _activity(state: Folded, ts_ms: int, context: Context, effects: list[Effect]
             state.gap_weight = state.gap_weight * left + 1.0
             state.gap_sum_days = state.gap_sum_days * left + (ts_ms - last_ms) / DAY_MS
     state.activity_ms = ts_ms
-    effects += labels.active(state.pending, ts_ms)
+    if state.pending:
+        effects += labels.active(state.pending, ts_ms)
     if not state.next_horizon_ms:
         state.next_horizon_ms = first_horizon_ms(context.customer_id, ts_ms, context.config.horizon_every_ms)
 
@@ -273,11 +270,18 @@ def _redemption(state: Folded, ts_ms: int, body: Redemption, context: Context, e
     state.timeline.note(ts_ms, REDEMPTIONS, body, context.lexicon, context.config.timeline_tokens)
 
 
-def _draw_edges(state: Folded, event: Event, context: Context) -> None:
-    config = context.config
-    weight = forward_weight(event.ts_ms, config.edge_half_life_ms)
-    for edge_type, entity_id in graph.edges_of(event.rank, event.body):
-        graph.touch(state.edges, edge_type, entity_id, event.ts_ms, weight, config.edges_per_type)
+def _profile(state: Folded, ts_ms: int, body: Profile, context: Context, effects: list[Effect]) -> None:
+    state.consent, state.consent_ms, state.timezone = consent_of(body), ts_ms, body.timezone
+    state.attributes = body.attributes or {}
+
+
+_TAKE_IN: Final[tuple[Callable[[Folded, int, Any, Context, list[Effect]], None], ...]] = (
+    _clickstream,
+    _campaign_send,
+    _redemption,
+    _profile,
+)
+"""By the topic's rank."""
 
 
 def _count_hour(state: Folded, ts_ms: int, channel: str) -> None:

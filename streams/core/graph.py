@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -52,6 +51,11 @@ EDGE_TYPES: Final = (
 ENTITY_KINDS: Final = frozenset({"item", "campaign", "template", "offer", "channel"})
 """Kinds whose in-edges the entities role keeps; categories and pages live on the customer's side only."""
 
+ENTITY_OF: Final = {
+    edge_type: f"{kind}:" for edge_type in EDGE_TYPES if (kind := edge_type.partition(">")[2]) in ENTITY_KINDS
+}
+"""Edge type -> what the names of its entities begin with, for those whose in-edges are kept."""
+
 
 class Neighbour(msgspec.Struct, frozen=True):
     """One edge as seen at a time; ``weight`` is decayed to that time."""
@@ -63,7 +67,7 @@ class Neighbour(msgspec.Struct, frozen=True):
     last_ms: int
 
 
-def edges_of(rank: int, body: Body) -> Iterator[tuple[str, str]]:
+def edges_of(rank: int, body: Body) -> list[tuple[str, str]]:
     """(edge type, entity id) of each edge that an event draws."""
     if rank == CLICKSTREAM:
         rules = _CLICK_EDGES.get(body.event, _CUSTOM_EDGES)  # type: ignore[union-attr]
@@ -75,21 +79,19 @@ def edges_of(rank: int, body: Body) -> Iterator[tuple[str, str]]:
         rules, channel, channel_edge = _REDEMPTION_EDGES, None, ""
     else:
         assert rank == PROFILES
-        return
-    for edge_type, field in rules:
-        entity_id = getattr(body, field)
-        if entity_id is not None:
-            yield edge_type, entity_id
+        return []
+    drawn = [(edge_type, entity_id) for edge_type, field in rules if (entity_id := getattr(body, field)) is not None]
     if channel is not None and channel_edge:
-        yield channel_edge, channel
+        drawn.append((channel_edge, channel))
+    return drawn
 
 
 def known_entities(edges: Edges) -> set[str]:
     """``kind:id`` of every entity that a customer's graph still leads to and whose side keeps its neighbours."""
     return {
-        f"{kind}:{entity_id}"
+        f"{ENTITY_OF[edge_type]}{entity_id}"
         for edge_type, of_type in edges.items()
-        if (kind := edge_type.partition(">")[2]) in ENTITY_KINDS
+        if edge_type in ENTITY_OF
         for entity_id in of_type
     }
 
@@ -109,12 +111,13 @@ def touch(edges: Edges, edge_type: str, entity_id: str, ts_ms: int, weight: floa
         return
     of_type[entity_id] = (1, weight, ts_ms, ts_ms)
     if len(of_type) > limit:
-        kept = sorted(of_type.items(), key=_by_weight, reverse=True)[: max(1, limit * 2 // 3)]
-        edges[edge_type] = dict(sorted(kept))
+        kept = _ranked(of_type)[: max(1, limit * 2 // 3)]
+        edges[edge_type] = {entity_id: of_type[entity_id] for entity_id in sorted([name for _, name in kept])}
 
 
-def _by_weight(item: tuple[str, Edge]) -> tuple[float, str]:
-    return item[1][1], item[0]
+def _ranked(of_type: dict[str, Edge]) -> list[tuple[float, str]]:
+    """(forward weight, entity id), heaviest first; ties go by entity id."""
+    return sorted([(edge[1], entity_id) for entity_id, edge in of_type.items()], reverse=True)
 
 
 def heaviest(
@@ -124,9 +127,8 @@ def heaviest(
     of_type = edges.get(edge_type)
     if not of_type:
         return ()
-    ranked = sorted(((edge[1], entity_id) for entity_id, edge in of_type.items()), reverse=True)[:count]
     scale = present_weight(1.0, as_of_ms, half_life_ms)
-    return tuple((entity_id, weight * scale) for weight, entity_id in ranked)
+    return tuple([(entity_id, weight * scale) for weight, entity_id in _ranked(of_type)[:count]])
 
 
 def neighbours(edges: Edges, edge_type: str, as_of_ms: int, half_life_ms: int) -> list[Neighbour]:

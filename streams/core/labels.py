@@ -13,7 +13,7 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(Snapshot).decode
 
 
-class Pending(msgspec.Struct, array_like=True, frozen=True):
+class Pending(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A label that event time or an event will bring. The snapshot stays encoded: it is only passed on."""
 
     head: Head
@@ -62,10 +62,9 @@ def pop_due(pending: list[Pending], due_ms: int) -> Outcome | None:
 
 def active(pending: list[Pending], ts_ms: int) -> list[Outcome]:
     """Activity at ``ts_ms`` settles every open churn question: the customer came back."""
-    if not any(entry.head == "churn" for entry in pending):
-        return []
     known = [entry.outcome(label=0, resolved_ms=ts_ms) for entry in pending if entry.head == "churn"]
-    pending[:] = [entry for entry in pending if entry.head != "churn"]
+    if known:
+        pending[:] = [entry for entry in pending if entry.head != "churn"]
     return known
 
 

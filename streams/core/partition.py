@@ -9,25 +9,27 @@ before the next one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
 from schemas import codec, heartbeat, ids
+from schemas.codec import DecodedEvent
 from schemas.deadletter import Refused, refuse
 from schemas.errors import ConfigError, DeadLetter, OutOfTime, StateCorrupt
 from schemas.events import SOURCES
 from schemas.graph import ERASED, GraphEdge
+from schemas.heartbeat import HEARTBEAT_KEY
 from schemas.predictions import Erasure
 from schemas.snapshot import Outcome, Snapshot
 from schemas.words import Lexicon
 from streams.core.cache import CustomerCache
 from streams.core.config import CoreConfig
-from streams.core.customer import Customer, due_of
+from streams.core.customer import Customer
 from streams.core.event import Event
 from streams.core.fold import Context, Effect, is_opt_out
-from streams.core.graph import ENTITY_KINDS, edges_of, known_entities
+from streams.core.graph import ENTITY_OF, edges_of, known_entities
 from streams.core.watermark import UNHEARD_MS, Watermark
 
 META_VERSION: Final = 1
@@ -159,18 +161,26 @@ class Ingest:
             records = [record for record in records if record.offset >= next_offset]
         if not records:
             return []
-        decoded, refused = self._decode(rank, records)
-        self._load({entry.customer_id for _, entry in decoded if entry is not None})
-        observe, newest = self.watermark.observe, UNHEARD_MS
-        for record, entry in decoded:
+        entries, refused = self._decode(rank, records)
+        customers = self._load(dict.fromkeys([entry.customer_id for entry in entries if type(entry) is DecodedEvent]))
+        newest_ms, lateness_ms = UNHEARD_MS, self.config.lateness_ms
+        punctual_from_ms = self.watermark.punctual_from_ms(rank)
+        for record, entry in zip(records, entries, strict=True):
             if entry is None:
-                newest = heartbeat.event_ts_ms(record.value)
-                observe(rank, newest, now_ms)
+                continue
+            if isinstance(entry, int):
+                heard_ms = entry
                 self.counts["heartbeats"] += 1
             else:
-                self._apply(rank, record, entry)
-                if entry.body is not None:
-                    observe(rank, entry.event_ts_ms, now_ms)
+                heard_ms = entry.event_ts_ms
+                self._apply(rank, record, entry, customers, late=heard_ms < punctual_from_ms)
+                if entry.body is None:
+                    continue
+            if heard_ms > newest_ms:
+                newest_ms = heard_ms
+                punctual_from_ms = max(punctual_from_ms, newest_ms - lateness_ms)
+        if newest_ms != UNHEARD_MS:
+            self.watermark.observe(rank, newest_ms, now_ms)
         self._next_offsets[rank] = records[-1].offset + 1
         return refused
 
@@ -186,7 +196,11 @@ class Ingest:
             self.counts["tail_overflow"] += customer.shorten(self.config.tail_limit, self._effects)
             if customer_id in self._seen and (snapshot := customer.snapshot()) is not None:
                 snapshots.append(snapshot)
+            was_open = customer.settled.timeline.events > 0
             customer.let_pass(until_ms, self._effects)
+            if customer.fewer and was_open and customer.is_at_rest and (snapshot := customer.snapshot()) is not None:
+                # A late opt-out that comes from now on is told with the session ended: so it must be if it came before.
+                snapshots.append(snapshot)
             if customer_id in self._graves and customer_id not in touched and until_ms > customer.erased_ms:
                 changes.append(self._bury(customer_id, customer))
             else:
@@ -224,22 +238,22 @@ class Ingest:
         self._load({customer_id})
         return self.cache.get(customer_id)
 
-    def _decode(
-        self, rank: int, records: Sequence[Any]
-    ) -> tuple[list[tuple[Any, codec.DecodedEvent | None]], list[Refused]]:
-        decoded: list[tuple[Any, codec.DecodedEvent | None]] = []
+    def _decode(self, rank: int, records: Sequence[Any]) -> tuple[list[DecodedEvent | int | None], list[Refused]]:
+        """For every record its event, the time of a heartbeat, or None for what is refused."""
+        entries: list[DecodedEvent | int | None] = []
         refused: list[Refused] = []
         max_future_ms, decode = self.config.max_future_ms, codec.decode_event
         for record in records:
             try:
-                if record.key == heartbeat.HEARTBEAT_KEY:
-                    if heartbeat.event_ts_ms(record.value) > record.timestamp + max_future_ms:
-                        raise OutOfTime("a heartbeat from the future would make every event late")
-                    decoded.append((record, None))
+                key, timestamp = record.key, record.timestamp
+                if key != HEARTBEAT_KEY:
+                    entries.append(decode(rank, key, record.value, record.headers, timestamp, max_future_ms))
+                elif (heard_ms := heartbeat.event_ts_ms(record.value)) <= timestamp + max_future_ms:
+                    entries.append(heard_ms)
                 else:
-                    entry = decode(rank, record.key, record.value, record.headers, record.timestamp, max_future_ms)
-                    decoded.append((record, entry))
+                    raise OutOfTime("a heartbeat from the future would make every event late")
             except DeadLetter as error:
+                entries.append(None)
                 refused.append(
                     refuse(
                         error,
@@ -253,94 +267,105 @@ class Ingest:
                     )
                 )
         self.counts["dead_lettered"] += len(refused)
-        return decoded, refused
+        return entries, refused
 
-    def _load(self, wanted: set[str]) -> None:
-        missing = sorted(customer_id for customer_id in wanted if self.cache.get(customer_id) is None)
+    def _load(self, wanted: Collection[str]) -> dict[str, Customer]:
+        """Those of the wanted customers that exist, now in the cache."""
+        found: dict[str, Customer] = {}
+        missing: list[str] = []
+        for customer_id in wanted:
+            known = self.cache.get(customer_id)
+            if known is None:
+                missing.append(customer_id)
+            else:
+                found[customer_id] = known
         self.counts["cache_misses"] += len(missing)
-        self.counts["cache_hits"] += len(wanted) - len(missing)
-        if not missing:
-            return
-        for customer_id, record in zip(missing, self._records.load(missing), strict=True):
+        self.counts["cache_hits"] += len(found)
+        missing.sort()
+        for customer_id, record in zip(missing, self._records.load(missing) if missing else (), strict=True):
             if record is not None:
-                customer = Customer.decode(self._context(customer_id), record)
+                found[customer_id] = customer = Customer.decode(self._context(customer_id), record)
                 self.cache.put(customer_id, customer, len(record))
+        return found
 
     def _context(self, customer_id: str) -> Context:
         return Context(self.config, self._lexicon, self.partition, customer_id)
 
-    def _apply(self, rank: int, record: Any, entry: codec.DecodedEvent) -> None:
-        customer_id, offset = entry.customer_id, record.offset
-        customer = self.cache.get(customer_id)
+    def _apply(
+        self, rank: int, record: Any, entry: DecodedEvent, customers: dict[str, Customer], *, late: bool
+    ) -> None:
+        customer_id, ts_ms, event_id, body = entry.customer_id, entry.event_ts_ms, entry.event_id, entry.body
+        offset, customer = record.offset, customers.get(customer_id)
         heard = customer is not None and customer.applied[rank] >= 0
-        late = entry.body is not None and self.watermark.is_late(rank, entry.event_ts_ms)
-        if late and not heard and not is_opt_out(entry.body):
+        if late and body is not None and not heard and not is_opt_out(body):
             # Too late to begin with; whether another topic knows the customer depends on how the topics were read.
             # What takes consent back is remembered even of a stranger.
             self.counts["applied"] += 1
             self.counts["late"] += 1
             return
         if customer is None:
-            customer = Customer(self._context(customer_id))
+            customers[customer_id] = customer = Customer(self._context(customer_id))
             self.cache.put(customer_id, customer, 0)
         elif offset <= customer.applied[rank]:
             self.counts["replayed"] += 1
             return
         customer.applied[rank] = offset
         self._dirty[customer_id] = customer
-        if entry.body is None:
-            self._erase(customer_id, customer, rank, offset, entry.event_ts_ms)
+        if body is None:
+            self._erase(customer_id, customer, rank, offset, ts_ms)
             return
-        event_id = entry.event_id or f"{SOURCES[rank]}-{self.partition}-{offset:020d}"
-        event = Event(
-            entry.event_ts_ms, rank, event_id, ids.event_uid(rank, event_id), offset, record.timestamp, entry.body
-        )
+        if event_id is None:
+            event_id = f"{SOURCES[rank]}-{self.partition}-{offset:020d}"
+        event = Event(ts_ms, rank, event_id, ids.event_uid(rank, event_id), offset, record.timestamp, body)
         if customer.knows(event):
             self.counts["duplicates"] += 1
             return
         self.counts["applied"] += 1
-        if event.ts_ms <= customer.erased_ms:
+        if ts_ms <= customer.erased_ms:
             self.counts["erased"] += 1
-        elif late or event.ts_ms <= customer.settled_ms:
+        elif late or ts_ms <= customer.settled.last_ms:
             self.counts["late"] += 1
             customer.count_late(SOURCES[rank])
-            customer.opt_out_late(entry.body, event.ts_ms)
+            customer.opt_out_late(body, ts_ms)
             if customer.fewer:
                 self._seen.add(customer_id)  # whoever decides must hear of it
         else:
             customer.insert(event)
             self._seen.add(customer_id)
-            self._draw(rank, event, customer_id)
+            self._draw(event, customer_id)
 
-    def _draw(self, rank: int, event: Event, customer_id: str) -> None:
+    def _draw(self, event: Event, customer_id: str) -> None:
         """Edges towards the entities' side, in the order of the log."""
-        for edge_type, entity_id in edges_of(rank, event.body):
-            kind = edge_type.partition(">")[2]
-            if kind in ENTITY_KINDS:
+        source = (SOURCES[event.rank], self.partition, event.offset)
+        for edge_type, entity_id in edges_of(event.rank, event.body):
+            if (prefix := ENTITY_OF.get(edge_type)) is not None:
                 self._edges.append(
                     GraphEdge(
                         customer_id=customer_id,
                         type=edge_type,
-                        entity=f"{kind}:{entity_id}",
+                        entity=prefix + entity_id,
                         event_ts_ms=event.ts_ms,
-                        source=(SOURCES[rank], self.partition, event.offset),
+                        source=source,
                     )
                 )
 
     def _erase(self, customer_id: str, customer: Customer, rank: int, offset: int, at_ms: int) -> None:
-        self.counts["applied"] += 1
-        for entity in sorted(known_entities(customer.view().edges)):
-            self._edges.append(
-                GraphEdge(
-                    customer_id=customer_id,
-                    type=ERASED,
-                    entity=entity,
-                    event_ts_ms=max(at_ms, customer.view().last_ms),
-                    source=(SOURCES[rank], self.partition, offset),
+        if at_ms <= customer.erased_ms:
+            self.counts["duplicates"] += 1  # said twice: what came after it stays, and there is a receipt again
+        else:
+            self.counts["applied"] += 1
+            until_ms = max(at_ms, customer.settled.last_ms)  # events of the tail that are newer stay
+            for entity in sorted(known_entities(customer.view().edges)):
+                self._edges.append(
+                    GraphEdge(
+                        customer_id=customer_id,
+                        type=ERASED,
+                        entity=entity,
+                        event_ts_ms=until_ms,
+                        source=(SOURCES[rank], self.partition, offset),
+                    )
                 )
-            )
-        customer.erase(at_ms)
-        self._seen.discard(customer_id)
+            customer.erase(at_ms)
         self._erasures.append(
             Erasure(
                 receipt_id=ids.receipt_id(customer_id, at_ms),
@@ -386,7 +411,7 @@ class Ingest:
             self.counts["questions_dropped"] += 1
             record = customer.encode()
         self.cache.resize(customer_id, len(record))
-        old_due_ms, new_due_ms = customer.indexed_ms, due_of(record).due_ms
+        old_due_ms, new_due_ms = customer.indexed_ms, customer.due_or_never_ms()
         customer.indexed_ms = new_due_ms
         return RecordChange(customer_id, record, old_due_ms, new_due_ms)
 

@@ -63,7 +63,7 @@ def snapshot_of(
 
 def in_holdout(customer_id: str, percent: int) -> bool:
     """Whether a customer belongs to the share that is never contacted; fixed for the customer's life."""
-    return crc32(b"holdout:" + customer_id.encode("utf-8", "surrogatepass")) % 100 < percent
+    return percent > 0 and crc32(b"holdout:" + customer_id.encode("utf-8", "surrogatepass")) % 100 < percent
 
 
 def _days(from_ms: int, as_of_ms: int) -> float:
@@ -100,7 +100,7 @@ def _features(state: Folded, as_of_ms: int) -> bytes:
 
 
 def _distinct(edges: graph.Edges, kind: str) -> int:
-    return sum(len(of_type) for edge_type, of_type in edges.items() if edge_type.endswith(kind))
+    return sum([len(of_type) for edge_type, of_type in edges.items() if edge_type.endswith(kind)])
 
 
 def _sends(state: Folded) -> tuple[SendCount, ...]:

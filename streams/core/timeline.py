@@ -26,7 +26,7 @@ from schemas.words import Lexicon
 _ID_BYTES: Final = 2
 
 
-class Timeline(msgspec.Struct, array_like=True):
+class Timeline(msgspec.Struct, array_like=True, gc=False):
     """The last sessions of one customer."""
 
     closed: list[tuple[int, int, bytes]] = []
@@ -96,10 +96,9 @@ class Timeline(msgspec.Struct, array_like=True):
         self.events, self.ids, self.said = 0, b"", ""
 
     def _say(self, rank: int, body: Body, lexicon: Lexicon, limit: int) -> None:
-        self.ids += event_ids(rank, body, lexicon, self.said)
+        ids = self.ids + event_ids(rank, body, lexicon, self.said)
+        self.ids = ids if len(ids) <= 2 * limit * _ID_BYTES else ids[-limit * _ID_BYTES :]
         self.said = name_of(rank, body)
-        if len(self.ids) > 2 * limit * _ID_BYTES:
-            self.ids = self.ids[-limit * _ID_BYTES :]
 
     def _keep(self, session: tuple[int, int, bytes], limit: int) -> None:
         self.closed.append(session)
@@ -123,15 +122,12 @@ def name_of(rank: int, body: Body) -> str:
 
 def event_ids(rank: int, body: Body, lexicon: Lexicon, said: str) -> bytes:
     """Token ids of one event; the event's own word is left out where ``said`` is the same."""
-    name = name_of(rank, body)
-    parts: list[bytes] = []
-    word = lexicon.word
-    if name != said:
-        parts.append(word(f"evt:{name}") or word(words.CUSTOM_EVENT) or b"")
+    name, word = name_of(rank, body), lexicon.word
+    ids = b"" if name == said else word(f"evt:{name}") or word(words.CUSTOM_EVENT) or b""
     if rank == CLICKSTREAM:
         assert isinstance(body, Clickstream)
-        _clickstream_ids(body, lexicon, parts)
-    elif rank == CAMPAIGN_SENDS:
+        return ids + _clickstream_ids(body, lexicon)
+    if rank == CAMPAIGN_SENDS:
         assert isinstance(body, CampaignSend)
         for field, value in (
             ("camp", body.campaign_id),
@@ -140,35 +136,36 @@ def event_ids(rank: int, body: Body, lexicon: Lexicon, said: str) -> bytes:
             ("chan", body.channel),
         ):
             if value is not None:
-                parts.append(word(f"{field}:{value}") or b"")
+                ids += word(f"{field}:{value}") or b""
     elif rank == REDEMPTIONS:
         assert isinstance(body, Redemption)
         if body.campaign_id is not None:
-            parts.append(word(f"camp:{body.campaign_id}") or b"")
-        parts.append(word(f"offer:{body.offer_id}") or b"")
-    return b"".join(parts)
+            ids += word(f"camp:{body.campaign_id}") or b""
+        ids += word(f"offer:{body.offer_id}") or b""
+    return ids
 
 
-def _clickstream_ids(body: Clickstream, lexicon: Lexicon, parts: list[bytes]) -> None:
-    word = lexicon.word
-    if body.category is not None:
-        parts.append(word(f"cat:{body.category}") or lexicon.text(body.category))
-    if body.item_id is not None:
-        known = word(f"item:{body.item_id}")
+def _clickstream_ids(body: Clickstream, lexicon: Lexicon) -> bytes:
+    ids, word = b"", lexicon.word
+    if (category := body.category) is not None:
+        ids += word(f"cat:{category}") or lexicon.text(category)
+    if (item_id := body.item_id) is not None:
+        known = word(f"item:{item_id}")
         if known is not None:
-            parts.append(known)
+            ids += known
         elif body.title is not None:
             # An item the vocabulary has not seen still has its words, besides category and price.
-            parts.append(lexicon.text(body.title))
+            ids += lexicon.text(body.title)
     amount = body.price if body.price is not None else body.value
     if amount is not None:
-        parts.append(word(words.price_word(amount)) or b"")
-    if body.page is not None:
-        parts.append(word(f"page:{body.page}") or b"")
-    if body.query is not None:
-        parts.append(lexicon.text(body.query))
-    if body.channel is not None:
-        parts.append(word(f"chan:{body.channel}") or b"")
+        ids += word(words.price_word(amount)) or b""
+    if (page := body.page) is not None:
+        ids += word(f"page:{page}") or b""
+    if (query := body.query) is not None:
+        ids += lexicon.text(query)
+    if (channel := body.channel) is not None:
+        ids += word(f"chan:{channel}") or b""
+    return ids
 
 
 def _markers(lexicon: Lexicon, *markers: str) -> bytes:

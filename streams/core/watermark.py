@@ -34,7 +34,11 @@ class Watermark:
         Judged against its own topic first, because that verdict is in the log and the same in every run;
         against the partition second, for events that a topic brings after it was declared idle.
         """
-        return event_ts_ms < self.newest_ms[topic] - self._lateness_ms or event_ts_ms < self.value_ms
+        return event_ts_ms < self.punctual_from_ms(topic)
+
+    def punctual_from_ms(self, topic: int) -> int:
+        """The oldest time at which an event of a topic is not late now."""
+        return max(self.newest_ms[topic] - self._lateness_ms, self.value_ms)
 
     def observe(self, topic: int, event_ts_ms: int, now_ms: int) -> None:
         """An event or heartbeat came on a topic."""
