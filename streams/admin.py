@@ -12,18 +12,13 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
-from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import (
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    NewTopic,
-    ResourceType,
-)
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from schemas.errors import ConfigError, Retry, TopicMismatch
 from schemas.topics import TOPICS, Topic
+from streams import clients
+from streams.clients import AdminClient, ClientConfig
 from streams.offsets import Lag, consumer_lag
 
 __all__ = [
@@ -57,9 +52,9 @@ class TopicState(msgspec.Struct, frozen=True, kw_only=True):
     """What the broker reports; the embedded one reports only what was set."""
 
 
-def connect(client_config: Mapping[str, str | int | float | bool]) -> AdminClient:
+def connect(client_config: ClientConfig) -> AdminClient:
     """An admin client from confluent-kafka settings (``{"bootstrap.servers": ...}``)."""
-    return AdminClient({"log_level": 0, **client_config})
+    return AdminClient(client_config)
 
 
 def topic_name(prefix: str, name: str) -> str:
@@ -102,7 +97,7 @@ def create_topics(
             never changed, since that would move customers.
 
     Raises:
-        ConfigError: the prefix or the count cannot be used.
+        ConfigError: the prefix or the count cannot be used, or the broker refused the login.
         TopicMismatch: the broker refused a topic.
         Retry: the broker did not answer.
     """
@@ -150,6 +145,7 @@ def check_topics(
 
     Raises:
         TopicMismatch: names every difference and the command to run.
+        ConfigError: the broker refused the login.
         Retry: the broker did not answer.
     """
     wanted = {topic_name(prefix, topic.name): topic for topic in topics}
@@ -187,19 +183,18 @@ def describe(
     timeout_s: float = _TIMEOUT_S,
 ) -> list[TopicState]:
     """The contract's topics that exist, in the contract's order."""
-    present = _metadata(admin, timeout_s)
-    names = [name for name in (topic_name(prefix, topic.name) for topic in topics) if name in present]
-    resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+    present = _present(admin, prefix, topics, timeout_s)
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in present]
     configs: dict[str, dict[str, str]] = {}
-    for resource, future in (admin.describe_configs(resources, request_timeout=timeout_s) if names else {}).items():
+    for resource, future in (admin.describe_configs(resources, request_timeout=timeout_s) if present else {}).items():
         try:
             entries = future.result(timeout_s + 5)
         except KafkaException as error:
             raise _foreign(f"reading the settings of topic {resource.name}", error.args[0]) from error
         configs[resource.name] = {name: entry.value for name, entry in entries.items() if entry.value is not None}
     return [
-        TopicState(name=name, partitions=present[name][0], replicas=present[name][1], config=configs[name])
-        for name in names
+        TopicState(name=name, partitions=partitions, replicas=replicas, config=configs[name])
+        for name, (partitions, replicas) in present.items()
     ]
 
 
@@ -211,8 +206,7 @@ def delete(
     timeout_s: float = _TIMEOUT_S,
 ) -> list[str]:
     """Delete the contract's topics under the prefix, with all their records; return the names deleted."""
-    present = _metadata(admin, timeout_s)
-    names = [name for name in (topic_name(prefix, topic.name) for topic in topics) if name in present]
+    names = list(_present(admin, prefix, topics, timeout_s))
     for name, future in (admin.delete_topics(names, operation_timeout=timeout_s) if names else {}).items():
         try:
             future.result(timeout_s + 5)
@@ -272,10 +266,7 @@ def _alter(admin: AdminClient, prefix: str, topics: list[Topic], timeout_s: floa
 
 def _metadata(admin: AdminClient, timeout_s: float) -> dict[str, tuple[int, int]]:
     """Topic -> (partitions, replicas of the least replicated one); topics in error are left out."""
-    try:
-        listed = admin.list_topics(timeout=timeout_s)
-    except KafkaException as error:
-        raise _foreign("reading the list of topics", error.args[0]) from error
+    listed = clients.metadata(admin, timeout_s=timeout_s)
     return {
         name: (len(topic.partitions), min((len(p.replicas) for p in topic.partitions.values()), default=0))
         for name, topic in listed.topics.items()
@@ -283,26 +274,49 @@ def _metadata(admin: AdminClient, timeout_s: float) -> dict[str, tuple[int, int]
     }
 
 
+def _present(admin: AdminClient, prefix: str, topics: Iterable[Topic], timeout_s: float) -> dict[str, tuple[int, int]]:
+    """As :func:`_metadata`, of the contract's topics alone and in its order."""
+    present = _metadata(admin, timeout_s)
+    names = (topic_name(prefix, topic.name) for topic in topics)
+    return {name: present[name] for name in names if name in present}
+
+
 def _await_leaders(admin: AdminClient, names: set[str], timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while True:
-        listed = admin.list_topics(timeout=timeout_s).topics
+        listed = clients.metadata(admin, timeout_s=timeout_s).topics
         led = {
             name
             for name in names & listed.keys()
             # A broker that has only just heard of a topic lists it without partitions.
             if listed[name].partitions and all(p.leader >= 0 for p in listed[name].partitions.values())
         }
-        if led == names:
+        places = [TopicPartition(name, number) for name in sorted(led) for number in listed[name].partitions]
+        if led == names and _serving(admin, places, timeout_s):
             return
         if time.monotonic() > deadline:
             raise Retry(f"topics have no leader after {timeout_s:.0f} s: {_some(sorted(names - led))}")
         time.sleep(0.05)
 
 
+def _serving(admin: AdminClient, places: list[TopicPartition], timeout_s: float) -> bool:
+    """Whether every leader knows that it is one: metadata may name it before it does."""
+    earliest = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+    answers = admin.list_offsets(dict.fromkeys(places, earliest), request_timeout=timeout_s)
+    for place, future in answers.items():
+        try:
+            future.result(timeout_s + 5)
+        except KafkaException as error:
+            unknown = error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+            if not (unknown or clients.may_pass(error.args[0])):
+                raise _foreign(f"asking for {place.topic}[{place.partition}]", error.args[0]) from error
+            return False
+    return True
+
+
 def _foreign(doing: str, error: KafkaError) -> Retry | TopicMismatch:
     """A Kafka error as one of ours: what may pass is retried, what the broker refused stops the worker."""
-    if error.retriable() or error.code() < 0:
+    if clients.may_pass(error):
         return Retry(f"{doing}: the broker does not answer ({error.str()}); `pulsegraph broker` starts one")
     return TopicMismatch(f"{doing}: the broker refused ({error.str()})")
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
 from schemas.catalog import CatalogEntry
-from schemas.errors import DeliveryFailed, TopicMismatch
-from streams.offsets import available
+from schemas.errors import DeliveryFailed, Stop, TopicMismatch
+from streams import clients
+from streams.clients import ClientConfig
+from streams.offsets import available, committed_offsets, end_offsets
 
 logger: Final = logging.getLogger(__name__)
 
 _decode: Final = msgspec.json.Decoder(CatalogEntry).decode
 _POLL_S: Final = 0.2
+_TIMEOUT_S: Final = 30.0
 
 
 class CatalogFollower:
@@ -26,27 +29,40 @@ class CatalogFollower:
 
     The version changes with every change, so that what was computed from the catalog can be kept until then.
 
+    The topic is read from its beginning at every start, and a record that is no entry stays in it until it is
+    overwritten. How far refusals were told is therefore committed, by topic, for all workers and their next starts.
+
     Args:
         client: confluent-kafka settings.
         topic: full name of the catalog topic.
         refused: told of each record that is no catalog entry; the record is then ignored.
+        delivered: returns when everything that ``refused`` made of it is safe; raises where it is not. Where None,
+            nothing is committed, and every start tells of all.
     """
 
     def __init__(
         self,
-        client: Mapping[str, Any],
+        client: ClientConfig,
         topic: str,
         refused: Callable[[int, int, bytes | None, bytes | None, Exception], None],
+        delivered: Callable[[], None] | None = None,
     ) -> None:
         self.current: tuple[dict[str, CatalogEntry], int] = {}, 0
         """Entries and version, replaced together: readers are on other threads."""
         self.failure: Exception | None = None
+        self._client = client
         self._topic = topic
         self._refused = refused
+        self._delivered = delivered
+        self._told: dict[int, int] = {}
+        """Partition -> offset up to which refusals were told before this start."""
+        self._new: dict[int, int] = {}
+        """The same, not committed yet."""
         self._stopping = threading.Event()
         self._caught_up = threading.Event()
-        self._consumer = Consumer(
-            {**client, "group.id": "pulsegraph-catalog", "enable.auto.commit": False, "enable.partition.eof": True}
+        group = topic.removesuffix("catalog") + "pulsegraph-catalog"
+        self._consumer = clients.Consumer(
+            {**client, "group.id": group, "enable.auto.commit": False, "enable.partition.eof": True}
         )
         self._thread = threading.Thread(target=self._follow, name="catalog", daemon=True)
 
@@ -55,9 +71,13 @@ class CatalogFollower:
 
         Raises:
             DeliveryFailed: the broker did not answer in time.
+            Stop: it refused the login, or there is no such topic.
         """
         self._thread.start()
-        if not self._caught_up.wait(timeout_s) or self.failure is not None:
+        caught_up = self._caught_up.wait(timeout_s)
+        if isinstance(self.failure, Stop):
+            raise self.failure
+        if not caught_up or self.failure is not None:
             raise DeliveryFailed(f"the catalog topic {self._topic} could not be read: {self.failure or 'no answer'}")
 
     def stop(self) -> None:
@@ -66,10 +86,12 @@ class CatalogFollower:
 
     def _follow(self) -> None:
         try:
-            known = self._consumer.list_topics(self._topic, timeout=30.0).topics[self._topic].partitions
+            known = clients.metadata(self._consumer, self._topic, timeout_s=_TIMEOUT_S).topics[self._topic].partitions
             if not known:
                 raise TopicMismatch(f"there is no topic {self._topic}: run `pulsegraph topics create`")
             behind = set(known)
+            if self._delivered is not None:
+                self._told = self._told_before([(self._topic, number) for number in known])
             self._consumer.assign([TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in known])
             while not self._stopping.is_set():
                 self._read(behind)
@@ -90,7 +112,7 @@ class CatalogFollower:
                 self._take(message, changed)
             elif error.code() == KafkaError._PARTITION_EOF:
                 behind.discard(message.partition() or 0)
-            elif error.retriable():
+            elif clients.may_pass(error):
                 time.sleep(_POLL_S)
             else:
                 raise KafkaException(error)
@@ -98,6 +120,26 @@ class CatalogFollower:
             entries, version = self.current
             merged = entries | changed
             self.current = {key: entry for key, entry in merged.items() if entry is not None}, version + 1
+        if self._new and self._delivered is not None:
+            self._delivered()
+            self._commit([TopicPartition(self._topic, partition, offset) for partition, offset in self._new.items()])
+            self._new = {}
+
+    def _told_before(self, places: list[tuple[str, int]]) -> dict[int, int]:
+        try:
+            told = committed_offsets(self._consumer, places, _TIMEOUT_S)
+        except KafkaException as error:
+            logger.warning("what the catalog refused may be told again: %s", error)
+            return {}
+        ends = end_offsets(self._client, told, timeout_s=_TIMEOUT_S)
+        # What lies past the end is of an earlier topic of this name.
+        return {place[1]: offset for place, offset in told.items() if offset <= ends[place]}
+
+    def _commit(self, offsets: list[TopicPartition]) -> None:
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            logger.warning("what the catalog refused will be told again at the next start: %s", error)
 
     def _take(self, message: Any, changed: dict[str, CatalogEntry | None]) -> None:
         key, value = message.key(), message.value()
@@ -113,4 +155,7 @@ class CatalogFollower:
                 raise ValueError(f"the key {name!r} and the body {entry.key!r} disagree")
             changed[name] = entry
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
-            self._refused(message.partition(), message.offset(), key, value, error)
+            partition, offset = message.partition(), message.offset()
+            if offset >= self._told.get(partition, 0):
+                self._refused(partition, offset, key, value, error)
+                self._new[partition] = offset + 1

@@ -9,23 +9,19 @@ fetch.)
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 
+import confluent_kafka
 import msgspec
-from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_END, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.errors import Retry, TopicMismatch
-
-ClientConfig = Mapping[str, str | int | float | bool]
+from streams import clients
+from streams.clients import ClientConfig, Consumer
 
 _TIMEOUT_S: Final = 30.0
-_MOVING: Final = (
-    KafkaError.NOT_COORDINATOR,
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-    KafkaError._WAIT_COORD,
-)
+_AGAIN_S: Final = 0.1
 
 
 class Lag(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +43,7 @@ def end_offsets(
 
     Raises:
         TopicMismatch: a partition does not exist.
+        ConfigError: the broker refused the login.
         Retry: the broker did not answer.
     """
     wanted = list(dict.fromkeys(partitions))
@@ -64,17 +61,18 @@ def consumer_lag(
 
     Raises:
         TopicMismatch: a topic does not exist.
+        ConfigError: the broker refused the login.
         Retry: the broker did not answer.
     """
     consumer = _consumer(client_config, group)
     try:
-        known = consumer.list_topics(timeout=timeout_s).topics
+        known = clients.metadata(consumer, timeout_s=timeout_s).topics
         names = list(topics)
         missing = [name for name in names if name not in known or known[name].error is not None]
         if missing:
             raise TopicMismatch(f"there is no topic {', '.join(missing)}: run `pulsegraph topics create`")
         wanted = [(name, partition) for name in names for partition in sorted(known[name].partitions)]
-        committed = _committed(consumer, wanted, timeout_s)
+        committed = committed_offsets(consumer, wanted, timeout_s)
         ends = _ends(consumer, wanted, timeout_s)
         lags = []
         for pair in wanted:
@@ -92,7 +90,23 @@ def consumer_lag(
         consumer.close()
 
 
-def available(consumer: Consumer, most: int, timeout_s: float) -> list[Message]:
+def first_offset(consumer: confluent_kafka.Consumer, place: TopicPartition, *, timeout_s: float = _TIMEOUT_S) -> int:
+    """First offset that a partition still has. It is asked again while the partition's leader moves.
+
+    Raises:
+        KafkaException: no answer in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return int(consumer.get_watermark_offsets(place, timeout=max(0.1, deadline - time.monotonic()))[0])
+        except KafkaException as error:
+            if not clients.may_pass(error.args[0]) or time.monotonic() > deadline:
+                raise
+            time.sleep(_AGAIN_S)
+
+
+def available(consumer: confluent_kafka.Consumer, most: int, timeout_s: float) -> list[Message]:
     """What has arrived, after waiting for the first message alone; ``consume`` would wait for a full batch."""
     first = consumer.poll(timeout_s)
     return [] if first is None else [first, *consumer.consume(most - 1, timeout=0)]
@@ -101,7 +115,6 @@ def available(consumer: Consumer, most: int, timeout_s: float) -> list[Message]:
 def _consumer(client_config: ClientConfig, group: str) -> Consumer:
     return Consumer(
         {
-            "log_level": 0,
             **client_config,
             "group.id": group,
             "enable.auto.commit": False,
@@ -112,7 +125,10 @@ def _consumer(client_config: ClientConfig, group: str) -> Consumer:
     )
 
 
-def _committed(consumer: Consumer, wanted: list[tuple[str, int]], timeout_s: float) -> dict[tuple[str, int], int]:
+def committed_offsets(
+    consumer: Consumer, wanted: list[tuple[str, int]], timeout_s: float
+) -> dict[tuple[str, int], int]:
+    """What the consumer's group has committed, by ``(topic, partition)``; a KafkaException where nobody says."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:
@@ -120,7 +136,7 @@ def _committed(consumer: Consumer, wanted: list[tuple[str, int]], timeout_s: flo
             return {(entry.topic, entry.partition): entry.offset for entry in entries if entry.offset >= 0}
         except KafkaException as error:
             # A broker that has just started, or lost a neighbour, is still moving its coordinators.
-            if error.args[0].code() not in _MOVING or time.monotonic() > deadline:
+            if not clients.may_pass(error.args[0]) or time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
 
@@ -135,7 +151,10 @@ def _ends(consumer: Consumer, wanted: list[tuple[str, int]], timeout_s: float) -
         while len(found) < len(wanted):
             if time.monotonic() > deadline:
                 raise Retry(f"no end offset for {sorted(set(wanted) - found.keys())[:4]} within {timeout_s:.0f} s")
-            for message in available(consumer, 1_000, 0.2):
+            messages = available(consumer, 1_000, 0.2)
+            if not messages and not found:
+                consumer.refusal.check()
+            for message in messages:
                 error = message.error()
                 if error is None:
                     continue

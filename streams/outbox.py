@@ -18,9 +18,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Final, cast
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from schemas.errors import DeliveryFailed
+from streams.clients import Producer
 
 Headers = Sequence[tuple[str, str | bytes | None]]
 
@@ -112,7 +113,6 @@ class Outbox:
             "queue.buffering.max.kbytes": max(1, queue_bytes // 1024),
             "message.timeout.ms": delivery_timeout_ms,
             "error_cb": self._on_client_error,  # type: ignore[dict-item]
-            "log_level": 0,  # the same errors come through error_cb
             **(config or {}),
         }
         self._producer = Producer(settings)
@@ -180,6 +180,7 @@ class Outbox:
 
         Raises:
             DeliveryFailed: a record of this outbox failed, or the time is over.
+            ConfigError: the same, since the broker refuses the login or the certificate by now.
         """
         if self._settled(mark):
             return
@@ -193,6 +194,7 @@ class Outbox:
                     await event.wait()
                     event.clear()
         except TimeoutError as exc:
+            self._producer.refusal.check()
             missing = sum(span.sent - span.acked for span in self._spans if span.index <= mark)
             raise DeliveryFailed(f"{missing} records were not acknowledged within {timeout_s:g} s") from exc
         finally:
@@ -228,6 +230,7 @@ class Outbox:
 
     def _settled(self, mark: int) -> bool:
         if self._failure is not None:
+            self._producer.refusal.check()
             raise DeliveryFailed(self._failure)
         spans = self._spans
         while spans[0].closed and spans[0].acked == spans[0].sent:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException
 
 from schemas import cloudevents, heartbeat
 from schemas.catalog import CatalogEntry
 from schemas.errors import DeliveryFailed, TopicMismatch
 from schemas.events import SOURCES
+from streams import clients
 from streams.datasets.record import RawRecord, SourceRecord
 from streams.pacing import Pacer
 from streams.partitioning import partition_for
@@ -80,7 +81,7 @@ class OrderedProducer:
         *,
         timeout_s: float = 60.0,
         config: Mapping[str, str | int | float | bool] | None = None,
-        transport: Callable[[dict[str, Any]], Transport] = Producer,
+        transport: Callable[[dict[str, Any]], Transport] = clients.Producer,
     ) -> None:
         self._timeout_s = timeout_s
         self._failures: list[str] = []
@@ -94,7 +95,6 @@ class OrderedProducer:
                 "linger.ms": 20,
                 "batch.size": 1 << 20,
                 "message.timeout.ms": int(timeout_s * 1000),
-                "log_level": 0,  # what matters comes back as DeliveryFailed
                 "delivery.report.only.error": True,
                 "on_delivery": self._on_failure,
                 **(config or {}),
@@ -150,6 +150,7 @@ class OrderedProducer:
         left = self._producer.flush(self._timeout_s)
         self._check()
         if left:
+            self._check_refusal()
             raise DeliveryFailed(f"{left} records were not acknowledged within {self._timeout_s:g} s")
 
     def partitions(self, prefix: str = "") -> int:
@@ -157,11 +158,11 @@ class OrderedProducer:
 
         Raises:
             TopicMismatch: a topic is absent or the numbers differ.
+            ConfigError: the broker refused the login.
+            Retry: no broker answered.
         """
-        try:
-            topics = self._producer.list_topics(timeout=self._timeout_s).topics  # type: ignore[attr-defined]
-        except KafkaException as error:
-            raise DeliveryFailed(f"no broker answers: {error}") from error
+        assert isinstance(self._producer, clients.Producer), "a double has no topics"
+        topics = clients.metadata(self._producer, timeout_s=self._timeout_s).topics
         counts = {
             prefix + name: len(topics[prefix + name].partitions) if prefix + name in topics else 0 for name in SOURCES
         }
@@ -177,7 +178,12 @@ class OrderedProducer:
 
     def _check(self) -> None:
         if self._failures:
+            self._check_refusal()
             raise DeliveryFailed(f"{len(self._failures)} records were refused, the first with {self._failures[0]}")
+
+    def _check_refusal(self) -> None:
+        if isinstance(self._producer, clients.Producer):
+            self._producer.refusal.check()
 
 
 def replay(

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, Message, TopicPartition
 
 from schemas.errors import Retry, TopicMismatch
-from streams.offsets import ClientConfig, available, end_offsets
+from streams import clients
+from streams.clients import ClientConfig
+from streams.offsets import available, end_offsets
 
 _BATCH: Final = 5_000
 _POLL_S: Final = 0.2
@@ -33,9 +35,8 @@ class TopicReader:
         self._client_config = client_config
         self._timeout_s = timeout_s
         self._closed = False
-        self._consumer = Consumer(
+        self._consumer = clients.Consumer(
             {
-                "log_level": 0,
                 **client_config,
                 "group.id": "pulsegraph-reader",
                 "enable.auto.commit": False,
@@ -62,13 +63,10 @@ class TopicReader:
 
         Raises:
             TopicMismatch: there is no such topic.
+            ConfigError: the broker refused the login.
             Retry: the broker did not answer.
         """
-        try:
-            known = self._consumer.list_topics(topic, timeout=self._timeout_s).topics[topic]
-        except KafkaException as error:
-            bootstrap = self._client_config["bootstrap.servers"]
-            raise Retry(f"no broker answers on {bootstrap} ({error.args[0].str()}): is it running?") from error
+        known = clients.metadata(self._consumer, topic, timeout_s=self._timeout_s).topics[topic]
         if known.error is not None or not known.partitions:
             raise TopicMismatch(f"there is no topic {topic}: run `pulsegraph topics create`")
         return len(known.partitions)
@@ -98,6 +96,7 @@ class TopicReader:
                 if messages:
                     heard_s = time.monotonic()
                 elif time.monotonic() - heard_s > self._timeout_s:
+                    self._consumer.refusal.check()
                     raise Retry(
                         f"no answer from the broker for {self._timeout_s:g} s while reading {topic}[{partition}]"
                     )

@@ -1,51 +1,52 @@
 """Fixtures shared by all tests: a broker for the session, topics of one's own.
 
-``PULSEGRAPH_TEST_BROKER`` chooses the broker: ``embedded`` (the default), ``apache``, or the ``host:port`` of one that
-runs already.
+``PULSEGRAPH_TEST_BROKER`` chooses the broker: ``apache``, ``docker``, ``embedded``, the ``host:port`` of one that runs
+already, or ``auto`` (the default): Apache Kafka where Java and Maven are, else in Docker, else the embedded one.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import uuid
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import pytest
+from support import brokers
+from support.brokers import Choice, HasBootstrap
 
 from streams import admin
-from streams.broker import EmbeddedBroker
-from streams.broker_apache import ApacheBroker, missing_tools
-
-
-class HasBootstrap(Protocol):
-    @property
-    def bootstrap(self) -> str: ...
-
-
-class RunningElsewhere(NamedTuple):
-    bootstrap: str
+from streams.broker_apache import missing_tools
 
 
 class MakeTopics(Protocol):
     def __call__(self, partitions: int = ...) -> str: ...
 
 
+_CHOICE = pytest.StashKey[Choice]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    lacking = missing_tools()
+    try:
+        config.stash[_CHOICE] = brokers.choose(
+            os.environ.get(brokers.VARIABLE, ""),
+            apache_lacks=lacking,
+            docker=lacking is not None and brokers.docker_answers(),
+        )
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"broker: {config.stash[_CHOICE]}"
+
+
 @pytest.fixture(scope="session")
-def broker() -> Iterator[HasBootstrap]:
+def broker(pytestconfig: pytest.Config) -> Iterator[HasBootstrap]:
     """A running broker; its address is ``.bootstrap``."""
-    choice = os.environ.get("PULSEGRAPH_TEST_BROKER", "embedded")
-    if choice == "embedded":
-        with EmbeddedBroker() as embedded:
-            yield embedded
-    elif choice == "apache":
-        with ApacheBroker() as apache:
-            yield apache
-    elif re.fullmatch(r"[^\s:]+:\d+(,[^\s:]+:\d+)*", choice):
-        yield RunningElsewhere(choice)
-    else:
-        raise pytest.UsageError(f"PULSEGRAPH_TEST_BROKER={choice!r}: use embedded, apache or host:port")
+    with brokers.started(pytestconfig.stash[_CHOICE]) as running:
+        yield running
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from streams.commands import Subparsers, add_settings_options, new_parser, settings_from
 
 if TYPE_CHECKING:
-    from confluent_kafka.admin import AdminClient
-
+    from streams.clients import AdminClient
     from streams.settings import Settings
 
 

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaException, TopicPartition
 
 from schemas import codec
 from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPrediction
 from schemas.snapshot import Outcome
+from streams.clients import Consumer
 from streams.core.scoring import LiveScore
 from streams.offsets import available
 

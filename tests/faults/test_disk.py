@@ -28,9 +28,9 @@ from streams.state import keys
 from streams.state.contract import WriteBatch
 from streams.state.epochs import StoredRecords, local_batch
 from streams.state.memory import MemoryStore
-from streams.state.rocks import RocksStore, block_cache
+from streams.state.rocks import RocksStore, shared_memory
 
-CACHE = block_cache(8 << 20)
+CACHE = shared_memory(8 << 20)
 PARTITIONS = 2
 
 

@@ -1,4 +1,8 @@
-"""A worker that is stopped or killed halfway leaves no trace: not in state, not in outcomes, not in predictions."""
+"""A worker that is stopped or killed halfway leaves no trace: not in state, not in outcomes, not in predictions.
+
+On the broker of the session, which is Apache Kafka where it can be; and once on the embedded one, which has to give the
+same bytes.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.brokers import HasBootstrap
 from support.pipeline import Pipeline, stored
 
 from models.training import TrainSettings
+from streams import admin
+from streams.broker import EmbeddedBroker
 from streams.core.config import CoreConfig
 from streams.datasets.complete_journey import CompleteJourney
 from streams.pacing import Pacer
@@ -70,20 +77,18 @@ class Run:
         self.state = stored([pipeline.state_dir()])
 
 
+Go = Callable[[str, str, Callable[[Pipeline], None]], Run]
+
+
 @pytest.fixture(scope="module")
-def go(
-    broker: Any, journey: CompleteJourney, events: list[Any], model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str, Callable[[Pipeline], None]], Run]:
-    from streams import admin
-
-    client = admin.connect({"bootstrap.servers": broker.bootstrap})
-
-    def run(name: str, disturb: Callable[[Pipeline], None]) -> Run:
+def go(journey: CompleteJourney, events: list[Any], model: Path, tmp_path_factory: pytest.TempPathFactory) -> Go:
+    def run(bootstrap: str, name: str, disturb: Callable[[Pipeline], None]) -> Run:
+        client = admin.connect({"bootstrap.servers": bootstrap})
         prefix = f"restart-{name}."
         admin.create_topics(client, prefix=prefix, partitions=PARTITIONS)
-        producer = OrderedProducer(broker.bootstrap)
+        producer = OrderedProducer(bootstrap)
         publish_catalog(journey.catalog(min_sold=100), producer, partitions=PARTITIONS, prefix=prefix)
-        pipeline = Pipeline(broker.bootstrap, prefix, PARTITIONS, model, tmp_path_factory.mktemp(name))
+        pipeline = Pipeline(bootstrap, prefix, PARTITIONS, model, tmp_path_factory.mktemp(name))
         try:
             pipeline.start_worker()
             replaying = threading.Thread(
@@ -111,8 +116,8 @@ def go(
 
 
 @pytest.fixture(scope="module")
-def undisturbed(go: Callable[[str, Callable[[Pipeline], None]], Run]) -> Run:
-    return go("never", lambda pipeline: None)
+def undisturbed(broker: HasBootstrap, go: Go) -> Run:
+    return go(broker.bootstrap, "never", lambda pipeline: None)
 
 
 def stop_halfway(pipeline: Pipeline) -> None:
@@ -142,12 +147,17 @@ def lose_the_disk(pipeline: Pipeline) -> None:
     ("name", "disturb"), [("sigterm", stop_halfway), ("sigkill", kill_halfway), ("new-disk", lose_the_disk)]
 )
 def test_a_worker_that_ends_halfway_changes_nothing(
-    name: str,
-    disturb: Callable[[Pipeline], None],
-    go: Callable[[str, Callable[[Pipeline], None]], Run],
-    undisturbed: Run,
+    name: str, disturb: Callable[[Pipeline], None], broker: HasBootstrap, go: Go, undisturbed: Run
 ) -> None:
-    disturbed = go(name, disturb)
+    assert_equal(go(broker.bootstrap, name, disturb), undisturbed)
+
+
+def test_a_worker_killed_on_the_embedded_broker_leaves_the_same(go: Go, undisturbed: Run) -> None:
+    with EmbeddedBroker() as embedded:
+        assert_equal(go(embedded.bootstrap, "embedded", lose_the_disk), undisturbed)
+
+
+def assert_equal(disturbed: Run, undisturbed: Run) -> None:
     assert disturbed.state == undisturbed.state
     assert len(undisturbed.state) > 1_000
     assert disturbed.outcomes == undisturbed.outcomes

@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
 from schemas.errors import ConfigError, Retry, TopicMismatch
 from schemas.topics import TOPICS
 from streams import admin
+from streams.clients import AdminClient
 from streams.offsets import end_offsets
 from streams.processes import free_port
 

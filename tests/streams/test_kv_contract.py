@@ -16,9 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from streams.state import keys
 from streams.state.contract import KeyValue, WriteBatch
 from streams.state.memory import MemoryStore
-from streams.state.rocks import RocksStore, block_cache
+from streams.state.rocks import RocksStore, shared_memory
 
-CACHE: Final = block_cache(8 << 20)
+CACHE: Final = shared_memory(8 << 20)
 STORES: Final[dict[str, Callable[[Path], KeyValue]]] = {
     "memory": lambda _path: MemoryStore(),
     "rocks": lambda path: RocksStore(path / "db", CACHE),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.owners import batch, state, worker
+from support.owners import batch, fill, state, worker
 
 from streams.state import keys
 from streams.state.epochs import read_meta
@@ -64,6 +64,7 @@ def test_an_owner_knows_the_offset_its_next_record_must_get() -> None:
 
 def test_a_paused_owner_neither_wins_nor_harms(broker: Any, make_topics: Any) -> None:
     prefix = make_topics(partitions=1)
+    fill(broker.bootstrap, prefix, 30)
 
     async def story() -> None:
         old_disk: dict[int, MemoryStore] = {}

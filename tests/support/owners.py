@@ -57,6 +57,14 @@ def worker(bootstrap: str, prefix: str, stores: dict[int, MemoryStore]) -> tuple
     return role, group, outbox
 
 
+def fill(bootstrap: str, prefix: str, records: int) -> None:
+    """Give clickstream the records that batches only pretend to come from: a role looks whether they exist."""
+    outbox = Outbox(bootstrap, prefix=prefix)
+    for _ in range(records):
+        outbox.send("clickstream", b"c0", b"{}", partition=0)
+    outbox.close(30)
+
+
 def batch(first: int, last: int) -> Batch:
     sent = [
         Sent(

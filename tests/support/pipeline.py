@@ -16,7 +16,7 @@ from schemas.snapshot import Outcome, Snapshot
 from streams import offsets
 from streams.processes import Child, tail_of, worker_environment
 from streams.state import keys
-from streams.state.rocks import RocksStore, block_cache
+from streams.state.rocks import RocksStore, shared_memory
 
 GROUPS: Final = {
     "ingest": ("clickstream", "campaign-sends", "redemptions", "profiles"),
@@ -153,7 +153,7 @@ def stored(folders: Iterable[Path]) -> dict[tuple[str, str, bytes], bytes]:
     found: dict[tuple[str, str, bytes], bytes] = {}
     for folder in folders:
         for path in sorted(folder.glob("*/p?????")):
-            store = RocksStore(path, block_cache(8 << 20))
+            store = RocksStore(path, shared_memory(8 << 20))
             for key, value in store.scan(b"", b"\xff"):
                 if key != keys.META:
                     found[path.parent.name, path.name, key] = value

@@ -13,7 +13,7 @@ from streams.core.config import DAY_MS
 from streams.state import dump, keys
 from streams.state.contract import WriteBatch
 from streams.state.epochs import LocalMeta, _encode, read_meta
-from streams.state.rocks import RocksStore, block_cache
+from streams.state.rocks import RocksStore, shared_memory
 
 START_MS = 1_500_000_000_000
 
@@ -59,7 +59,7 @@ def test_lines_are_the_same_however_customers_are_spread():
 
 
 def _folder(path, worker: Worker, reached: int):
-    store = RocksStore(path / "ingest" / "p00003", block_cache(8 << 20))
+    store = RocksStore(path / "ingest" / "p00003", shared_memory(8 << 20))
     batch = WriteBatch()
     for key, value in worker.store.scan(b"", b"\xff"):
         batch.put(key, value)

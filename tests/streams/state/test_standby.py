@@ -11,7 +11,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from support.owners import batch, state, worker
+from support.owners import batch, fill, state, worker
 
 from streams.core.customer import due_of
 from streams.state import keys
@@ -93,6 +93,7 @@ def await_true(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
 
 def test_it_follows_the_owner_and_hands_over(broker: Any, make_topics: Any) -> None:
     prefix = make_topics(partitions=2)
+    fill(broker.bootstrap, prefix, 3_000)
 
     async def story() -> None:
         disk: dict[int, MemoryStore] = {}
