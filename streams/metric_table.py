@@ -97,6 +97,9 @@ METRICS: Final[dict[str, Metric]] = {
         _counter("restored_bytes_total", "bytes", "Bytes read back from the changelog.", "role"),
         _gauge("restore_seconds", "seconds", "How long the last restore took.", "role", "partition"),
         _gauge("restore_progress_ratio", "0 to 1", "How far the restore of a partition has come.", "role", "partition"),
+        _counter(
+            "missed_records_total", "records", "Records that retention removed before they were read.", "role", "topic"
+        ),
         _gauge(
             "standby_behind_records",
             "records",

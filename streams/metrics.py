@@ -79,6 +79,7 @@ class Metrics:
     restore_seconds: Gauge
     restore_progress_ratio: Gauge
     standby_behind_records: Gauge
+    missed_records_total: Counter
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -193,6 +194,10 @@ class Metrics:
             self.standby_behind_records.remove_by_labels({"role": role, "partition": str(partition)})
         else:
             self.standby_behind_records.labels(role=role, partition=str(partition)).set(behind)
+
+    def missed(self, role: str, topic: str, records: int) -> None:
+        """Retention removed records before a role had read them; ``topic`` is the logical name."""
+        self.missed_records_total.labels(role=role, topic=topic).inc(records)
 
     def lag(self, role: str, lags: Iterable[Lag], prefix: str = "") -> None:
         """Set the lag of a role's group from :func:`streams.offsets.consumer_lag`."""

@@ -92,7 +92,7 @@ class Role(Protocol):
         """Apply a batch. Records after it wait, so a slow call slows the worker down and costs no memory."""
 
     async def idle(self) -> None:
-        """Called about every tick while partitions are held, between batches: epochs and timers."""
+        """Called about every tick, between batches: epochs, timers, and whether all is well."""
 
     async def stop(self) -> None:
         """Let go of resources, last of all. Nothing may be committed here."""
@@ -228,11 +228,11 @@ class RoleRunner:
                 self._room.set()
 
     async def tick_for_ever(self, tick_s: float) -> None:
-        """Call ``idle`` about every ``tick_s``; after the batch in work where one is."""
+        """Call ``idle`` about every ``tick_s``, with partitions or without; after the batch in work where one is."""
         while not self._stopping and self.failure is None:
             await asyncio.sleep(tick_s)
             async with self._lock:
-                if self._held and not self._stopping and self.failure is None:
+                if not self._stopping and self.failure is None:
                     with self._guarded():
                         await self.role.idle()
 

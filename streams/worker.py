@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shutil
 import sys
@@ -33,12 +34,13 @@ from streams.roles import Role
 from streams.runtime import RoleApp, build_app, run_worker
 from streams.settings import Settings, broker_credentials, kafka_client_config
 from streams.state.contract import KeyValue
-from streams.state.rocks import RocksStore, block_cache
+from streams.state.rocks import RocksStore, shared_memory
 
 ROLES: Final = ("ingest", "encode", "entities", "learn")
-_BLOCK_CACHE_BYTES: Final = 128 << 20
+_ROCKSDB_BYTES: Final = 128 << 20
 _LAG_EVERY_S: Final = 5.0
 _SWITCH_S: Final = 0.0005
+_LETTERS_S: Final = 60.0
 
 logger: Final = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ class Worker:
         self.settings = settings
         self.metrics = Metrics()
         self._client = kafka_client_config(settings)
-        self._cache = block_cache(_BLOCK_CACHE_BYTES)
+        self._memory = shared_memory(_ROCKSDB_BYTES)
         self._closing: list[Any] = []
         admin.check_topics(
             admin.connect(self._client), prefix=settings.kafka.prefix, partitions=settings.kafka.partitions
@@ -146,7 +148,7 @@ class Worker:
         }
 
     def _open_store(self, path: Path) -> KeyValue:
-        return RocksStore(path, self._cache)
+        return RocksStore(path, self._memory)
 
     def _outbox(self) -> Outbox:
         outbox = Outbox(self.settings.kafka.bootstrap, prefix=self.settings.kafka.prefix, config=self._client)
@@ -171,7 +173,10 @@ class Worker:
             letters.send("dead-letter", letter.key, letter.value, headers=letter.headers)
             self.metrics.dead_letter("catalog", letter.reason)
 
-        catalog = CatalogFollower(self._client, topic, refused)
+        def delivered() -> None:
+            asyncio.run(letters.delivered(letters.mark(), _LETTERS_S))
+
+        catalog = CatalogFollower(self._client, topic, refused, delivered)
 
         def healthy() -> None:
             if catalog.failure is not None:

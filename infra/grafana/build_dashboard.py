@@ -38,6 +38,11 @@ ROWS: Final[dict[str, list[tuple[str, str, list[tuple[str, str]]]]]] = {
         ),
         ("Records behind", "short", [(_BEHIND, "{{role}}")]),
         ("Dead letters", "cps", [(_rate("pulsegraph_dead_letters_total", "topic, reason"), "{{topic}} {{reason}}")]),
+        (
+            "Records missed",
+            "short",
+            [("sum by (role, topic) (increase(pulsegraph_missed_records_total[1h]))", "{{role}} {{topic}}")],
+        ),
         ("Records in", "cps", [(_rate("pulsegraph_records_total", "topic"), "{{topic}}")]),
         ("Predictions out", "cps", [(_rate("pulsegraph_predictions_total", "topic"), "{{topic}}")]),
         ("AUC on known outcomes", "percentunit", [("pulsegraph_live_auc_ratio", "{{head}}")]),

@@ -195,9 +195,9 @@ class EncodeRole:
             floor = self._batcher.floor(partition)
             offset = position if floor is None else floor
             if offset != self._committed.get(partition):
-                offsets[self.topics[0], partition] = self._committed[partition] = offset
+                offsets[self.topics[0], partition] = offset
         if self._refused:
             await self._outbox.delivered(self._outbox.mark(), _DELIVERY_TIMEOUT_S)
             self._refused = False
-        if offsets and self._committer is not None:
-            await self._committer.commit(offsets)
+        if offsets and self._committer is not None and await self._committer.commit(offsets):
+            self._committed |= {partition: offset for (_, partition), offset in offsets.items()}

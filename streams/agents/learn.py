@@ -53,6 +53,7 @@ class LearnRole:
 
     async def on_assigned(self, partitions: set[int]) -> dict[tuple[str, int], int]:
         self.scores = {head: LiveScore() for head in get_args(Head)}
+        self._newest_ms = 0
         return {(topic, partition): 0 for topic in self.topics for partition in partitions}
 
     async def on_revoked(self, partitions: set[int]) -> None:

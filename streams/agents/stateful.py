@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from schemas.deadletter import Refused
 from schemas.errors import StateCorrupt
+from streams.agents.positions import missed_records
 from streams.metrics import Metrics
 from streams.outbox import Outbox
 from streams.roles import Batch, Commit, Offsets
@@ -170,9 +171,20 @@ class StatefulRole:
             known = held.core.next_offsets
             # State, not the committed offset, says where to go on: whoever has no state begins at the beginning.
             starts |= {(topic, partition): known.get(topic, 0) for topic in self.topics}
+        await self._check_positions(starts)
         self._cut_ms, self._events = self._clock_ms(), 0
         self._committed_ms, self._lost_ms = self._cut_ms, None
         return starts
+
+    async def _check_positions(self, starts: Offsets) -> None:
+        places = {(self._prefix + topic, partition): start for (topic, partition), start in starts.items()}
+        missed = await asyncio.to_thread(missed_records, self._client, places)
+        for (name, partition), records in missed.items():
+            logger.error(
+                "%s-%d: retention removed %d records before they were read; state and predictions go on without them",
+                name, partition, records,
+            )  # fmt: skip
+            self._metrics.missed(self.name, name.removeprefix(self._prefix), records)
 
     async def on_revoked(self, partitions: set[int]) -> None:
         await self._join()
@@ -363,7 +375,9 @@ class StatefulRole:
             assert reached is not None
             if owner.reached(reached, 1) is None:
                 break
-            again = await asyncio.to_thread(restore, store, self._client, topic, partition, self.due_ms)
+            again = await asyncio.to_thread(
+                restore, store, self._client, topic, partition, self.due_ms, now_ms=self._clock_ms()
+            )
             what = again._replace(stale=what.stale | again.stale, term=max(what.term, again.term))
         else:
             raise OwnershipLost(f"{topic}-{partition} could not be claimed: others keep writing to it")

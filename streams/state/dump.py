@@ -29,7 +29,7 @@ from streams.state import keys
 from streams.state.contract import KeyValue
 from streams.state.epochs import read_meta
 from streams.state.restore import restore
-from streams.state.rocks import RocksStore, block_cache
+from streams.state.rocks import RocksStore, shared_memory
 from streams.topic_reader import TopicReader
 
 #: Roles that own state, in the order of the dump, and their changelogs.
@@ -73,7 +73,7 @@ def opened_folders(folders: Sequence[Path]) -> Iterator[list[Part]]:
         ConfigError: a folder is no state folder, or a running worker holds it.
     """
     newest: dict[tuple[str, int], Part] = {}
-    cache = block_cache(_BLOCK_CACHE_BYTES)
+    cache = shared_memory(_BLOCK_CACHE_BYTES)
     opened: list[KeyValue] = []
     try:
         for folder in folders:
@@ -100,7 +100,7 @@ def opened_changelogs(client: Mapping[str, Any], prefix: str) -> Iterator[list[P
         TopicMismatch: there are no such topics.
         DeliveryFailed: the broker does not answer.
     """
-    cache = block_cache(_BLOCK_CACHE_BYTES)
+    cache = shared_memory(_BLOCK_CACHE_BYTES)
     parts: list[Part] = []
     with tempfile.TemporaryDirectory(prefix="pulsegraph-dump-") as scratch, contextlib.ExitStack() as closing:
         with TopicReader(client) as reader:

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.errors import DeliveryFailed, StateCorrupt
-from streams.offsets import available, end_offsets
+from streams.offsets import available, end_offsets, first_offset
 from streams.state import ownership
 from streams.state.contract import KeyValue
 from streams.state.epochs import LocalMeta, read_meta, restore_batch
@@ -137,7 +137,7 @@ def restore(
     )
     try:
         place = TopicPartition(topic, partition)
-        low, _ = consumer.get_watermark_offsets(place, timeout=patience_s)
+        low = first_offset(consumer, place, timeout_s=patience_s)
         # Not the high watermark from there: the embedded broker understates it, a fetch tells the truth.
         high = end_offsets(client, [(topic, partition)], timeout_s=patience_s)[topic, partition]
         known = read_meta(store)
@@ -178,7 +178,8 @@ def _read(
             if error is not None:
                 if error.code() != KafkaError._PARTITION_EOF:
                     raise KafkaException(error)
-                ended = True  # compaction may have removed the very last offsets
+                # Compaction may have removed the very last offsets. A leader that is new may not know the end yet.
+                ended = ended or (end_of(message) >= high)
                 continue
             record = ownership.read(message)
             found.append(record)
@@ -195,6 +196,11 @@ def _read(
     return Restored(records, size, time.monotonic() - started, applier.position, applier.term, applier.stale)
 
 
+def end_of(message: Message) -> int:
+    """Where a partition ended, of a message that says so."""
+    return int(message.offset() or 0)
+
+
 def read_range(
     client: Mapping[str, Any], topic: str, partition: int, begin: int, end: int, *, patience_s: float = 30.0
 ) -> list[ownership.ChangelogRecord]:
@@ -204,7 +210,13 @@ def read_range(
         DeliveryFailed: the broker did not answer in time.
     """
     consumer = Consumer(
-        {**client, "group.id": "pulsegraph-restore", "enable.auto.commit": False, "enable.partition.eof": True}
+        {
+            **client,
+            "group.id": "pulsegraph-restore",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "error",
+        }
     )
     found: list[ownership.ChangelogRecord] = []
     deadline = time.monotonic() + patience_s
@@ -218,7 +230,9 @@ def read_range(
                     found.append(ownership.read(message))
                     reached = found[-1].offset + 1
                 elif error.code() == KafkaError._PARTITION_EOF:
-                    reached = end  # what is not there any more was compacted
+                    reached = max(reached, end_of(message))  # what is not there any more was compacted
+                else:
+                    raise DeliveryFailed(f"{topic}-{partition} cannot be read: {error.str()}")
             if time.monotonic() > deadline:
                 raise DeliveryFailed(f"{topic}-{partition} could not be read from {begin} to {end}")
     finally:

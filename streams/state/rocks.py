@@ -7,9 +7,18 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, RdictIter, ReadOptions
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    DBCompressionType,
+    Options,
+    Rdict,
+    RdictIter,
+    ReadOptions,
+    WriteBufferManager,
+)
 from rocksdict import WriteBatch as RocksBatch
 
 from schemas.errors import ConfigError, DiskFailed, PulsegraphError, StateCorrupt
@@ -26,9 +35,20 @@ _LOST: Final = re.compile(r"No such file or directory")
 logger: Final = logging.getLogger(__name__)
 
 
-def block_cache(budget_bytes: int) -> Cache:
-    """One block cache for all partitions of a process: a bound per process, not per partition."""
-    return Cache(budget_bytes)
+class Memory(NamedTuple):
+    """What all databases of a process share: a bound per process, not per partition."""
+
+    blocks: Cache
+    buffers: WriteBufferManager
+
+
+def shared_memory(budget_bytes: int) -> Memory:
+    """A block cache of so many bytes; writes that are not in a file yet take at most half of it."""
+    blocks = Cache(budget_bytes)
+    return Memory(
+        blocks,
+        WriteBufferManager.new_write_buffer_manager_with_cache(budget_bytes // 2, allow_stall=False, cache=blocks),
+    )
 
 
 class RocksStore:
@@ -36,7 +56,7 @@ class RocksStore:
 
     Args:
         path: folder, created where absent.
-        cache: see :func:`block_cache`.
+        memory: see :func:`shared_memory`.
 
     Raises:
         ConfigError: another process holds the folder.
@@ -44,7 +64,7 @@ class RocksStore:
         StateCorrupt: what is in the folder cannot be trusted. Once a read said so, the folder stays refused.
     """
 
-    def __init__(self, path: Path, cache: Cache) -> None:
+    def __init__(self, path: Path, memory: Memory) -> None:
         self.path = path
         self._db: Rdict | None = None
         try:
@@ -54,7 +74,7 @@ class RocksStore:
         if (path / _CORRUPT).exists():
             raise StateCorrupt(f"{path} was found corrupt while it was in use")
         with self._mapped("opened"):
-            self._db = Rdict(str(path), _options(cache))
+            self._db = Rdict(str(path), _options(memory))
 
     @property
     def _open(self) -> Rdict:
@@ -136,9 +156,9 @@ class RocksStore:
             raise StateCorrupt(f"{self.path} cannot be {done}: {text}") from error
 
 
-def _options(cache: Cache) -> Options:
+def _options(memory: Memory) -> Options:
     table = BlockBasedOptions()
-    table.set_block_cache(cache)
+    table.set_block_cache(memory.blocks)
     table.set_block_size(_BLOCK_BYTES)
     table.set_bloom_filter(_BLOOM_BITS_PER_KEY, False)
     table.set_cache_index_and_filter_blocks(True)
@@ -147,6 +167,7 @@ def _options(cache: Cache) -> Options:
     options.create_if_missing(True)
     options.set_block_based_table_factory(table)
     options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
+    options.set_write_buffer_manager(memory.buffers)
     options.set_max_write_buffer_number(3)
     options.set_compression_type(DBCompressionType.lz4())
     options.set_level_compaction_dynamic_level_bytes(True)

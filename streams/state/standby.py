@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ from schemas.errors import StateCorrupt
 from streams.offsets import available
 from streams.state import ownership
 from streams.state.contract import KeyValue
-from streams.state.epochs import read_meta
+from streams.state.epochs import LocalMeta, read_meta
 from streams.state.restore import Applier, check_continues
 
 logger: Final = logging.getLogger(__name__)
@@ -28,7 +29,8 @@ logger: Final = logging.getLogger(__name__)
 #: Hot customers are written again and again: of what gathers in between, only the newest record is applied.
 _EVERY_S: Final = 0.5
 _BATCH: Final = 20_000
-_ANSWER_S: Final = 10.0
+_ANSWER_S: Final = 2.0
+_AGAIN_S: Final = 10.0
 #: A rebalance takes all partitions away and gives most of them back.
 _SETTLE_S: Final = 3.0
 _STOP_S: Final = 10.0
@@ -70,7 +72,7 @@ class Standby:
         self._wanted: dict[int, float] = {}  # partition -> when to begin
         self._stores: dict[int, KeyValue] = {}
         self._appliers: dict[int, Applier] = {}
-        self._assigned: set[int] = set()
+        self._reassign = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"standby-{topic}", daemon=True)
 
@@ -83,9 +85,8 @@ class Standby:
             self._thread.join(_STOP_S)
 
     def follow(self, partitions: Collection[int]) -> None:
-        """Keep copies of these from now on; their stores must be closed."""
-        with self._lock:
-            self._wanted |= dict.fromkeys(partitions, time.monotonic() + _SETTLE_S)
+        """Keep copies of these from now on; their stores must be closed. Called on the event loop: it never waits."""
+        self._wanted.update(dict.fromkeys(partitions, time.monotonic() + _SETTLE_S))
 
     def release(self, partition: int) -> None:
         """Stop following a partition; its store is closed when this returns."""
@@ -94,58 +95,72 @@ class Standby:
             self._close(partition)
 
     def _run(self) -> None:
-        consumer = Consumer(
-            {
-                "log_level": 0,
-                **self._client,
-                "group.id": "pulsegraph-standby",
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "auto.offset.reset": "error",
-                "fetch.wait.max.ms": 20,
-            }
-        )
         try:
-            while not self._stopping.wait(_EVERY_S):
-                with self._lock:
-                    self._open_what_is_due(consumer)
-                messages = available(consumer, _BATCH, 0.0) if self._assigned else []
-                with self._lock:
-                    self._apply(consumer, messages)
+            consumer = Consumer(
+                {
+                    "log_level": 0,
+                    **self._client,
+                    "group.id": "pulsegraph-standby",
+                    "enable.auto.commit": False,
+                    "auto.offset.reset": "error",
+                    "fetch.wait.max.ms": 20,
+                }
+            )
+            try:
+                self._follow(consumer)
+            finally:
+                consumer.close()
         except Exception as error:  # noqa: BLE001 - raised in the role, see StatefulRole.idle
             self.failure = error
             logger.error("standbys of %s are not kept any more: %s", self._topic, error)
         finally:
-            consumer.close()
             with self._lock:
                 for partition in list(self._stores):
                     self._close(partition)
 
-    def _open_what_is_due(self, consumer: Consumer) -> None:
-        now_s = time.monotonic()
-        for partition, begin_s in self._wanted.items():
-            if partition not in self._stores and now_s >= begin_s:
-                try:
-                    self._open(consumer, partition)
-                except KafkaException as error:
-                    logger.warning("standby of %s-%d waits for the broker: %s", self._topic, partition, error)
-                    return
-        if self._assigned != self._stores.keys():
-            self._assigned = set(self._stores)
-            consumer.assign(
-                [
-                    TopicPartition(self._topic, partition, applier.position or OFFSET_BEGINNING)
-                    for partition, applier in self._appliers.items()
-                ]
-            )
+    def _follow(self, consumer: Consumer) -> None:
+        behind = False
+        while not self._stopping.wait(0.0 if behind else _EVERY_S):
+            self._open_what_is_due(consumer)
+            with self._lock:
+                if self._reassign:
+                    self._reassign = False
+                    # Leftovers of the former assignment are dropped inside the call, or a gap would open in _apply.
+                    consumer.assign(
+                        [
+                            TopicPartition(self._topic, partition, applier.position or OFFSET_BEGINNING)
+                            for partition, applier in self._appliers.items()
+                        ]
+                    )
+                followed = bool(self._appliers)
+            messages = available(consumer, _BATCH, 0.0) if followed else []
+            with self._lock:
+                self._apply(consumer, messages)
+            behind = len(messages) == _BATCH
 
-    def _open(self, consumer: Consumer, partition: int) -> None:
-        low, _ = consumer.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=_ANSWER_S)
+    def _open_what_is_due(self, consumer: Consumer) -> None:
+        for partition, begin_s in list(self._wanted.items()):
+            if partition in self._stores or time.monotonic() < begin_s or self._stopping.is_set():
+                continue
+            try:
+                # Without the lock: whoever takes a partition over must not wait for a broker that is away.
+                low, _ = consumer.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=_ANSWER_S)
+            except KafkaException as error:
+                logger.warning("standby of %s-%d waits for the broker: %s", self._topic, partition, error)
+                with self._lock:
+                    if partition in self._wanted:
+                        self._wanted[partition] = time.monotonic() + _AGAIN_S
+                continue
+            with self._lock:
+                if self._wanted.get(partition, inf) <= time.monotonic():
+                    self._open(partition, low)
+
+    def _open(self, partition: int, low: int) -> None:
         try:
             store = self._open_store(partition)
             try:
                 known = read_meta(store)
-                check_continues(known, f"{self._topic}-{partition}", low, self._clock_ms())
+                self._check(known, partition, low)
             except StateCorrupt:
                 store.close()
                 raise
@@ -154,6 +169,7 @@ class Standby:
             return  # opened afresh in the next round
         self._stores[partition] = store
         self._appliers[partition] = Applier(store, max(known.changelog_offset, low), self._due_ms)
+        self._reassign = True
 
     def _apply(self, consumer: Consumer, messages: Sequence[Message]) -> None:
         found: dict[int, list[ownership.ChangelogRecord]] = {}
@@ -174,13 +190,19 @@ class Standby:
             if not records:
                 continue
             try:
+                # A machine that slept for a day may have missed deletions, with the store open all the time.
+                self._check(read_meta(self._stores[partition]), partition, 0)
                 applier.apply(records, records[-1].offset + 1, self._clock_ms())
             except StateCorrupt as broken:
                 self._close(partition)
                 self._rebuild(partition, broken)
         for partition, applier in self._appliers.items():
             _, high = consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
-            self._behind(partition, max(0, high - applier.position))
+            if high >= 0:  # known once something was fetched
+                self._behind(partition, max(0, high - applier.position))
+
+    def _check(self, known: LocalMeta, partition: int, low: int) -> None:
+        check_continues(known, f"{self._topic}-{partition}", low, self._clock_ms())
 
     def _rebuild(self, partition: int, error: StateCorrupt) -> None:
         aside = self._set_aside(partition)
@@ -191,5 +213,5 @@ class Standby:
         store = self._stores.pop(partition, None)
         if store is not None:
             store.close()
-            self._assigned.discard(partition)
+            self._reassign = True
             self._behind(partition, None)
