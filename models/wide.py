@@ -1,7 +1,7 @@
 """The wide part: a logistic regression on transformed features whose contributions are exact.
 
 **Transform.** Amounts, counts and days are compressed with a signed ``log1p`` and also enter squared (on Complete
-Journey, churn AUC 0.845 → 0.847, as good as boosted trees); hour and weekday become sine and cosine. Then every column
+Journey, churn AUC 0.845 → 0.847); hour and weekday become sine and cosine. Then every column
 is standardised with the training set's mean and deviation and clipped to ±6, so that one absurd value cannot move a
 probability without bound.
 

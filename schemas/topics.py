@@ -31,7 +31,6 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
     retention_ms: int | None
     """None: for ever (compacted)."""
     purpose: str
-    customer_keyed: bool = True
 
 
 def _topic(
@@ -52,7 +51,6 @@ def _topic(
         cleanup=cleanup,
         retention_ms=None if cleanup == "compact" or days is None else days * DAY_MS,
         purpose=purpose,
-        customer_keyed=key == "customer_id",
     )
 
 

@@ -20,8 +20,6 @@ from msgspec import Meta
 
 from schemas.errors import ConfigError
 
-MISSING: Final = object()
-
 
 class Secret:
     """Text that is never shown by accident: ``repr``, ``str``, logging and describing give ``***``."""

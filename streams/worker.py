@@ -163,7 +163,7 @@ class Worker:
             threads=encode.threads or None,
         )
         self._check_horizon(predictor.horizon_days)
-        logger.info("model %s on %s in %s", predictor.version, predictor.device, predictor.dtype)
+        logger.info("model %s on %s: %s", predictor.version, predictor.device, predictor.embed.name)
         outbox = self._outbox()
         letters = self._outbox()  # of its own: an outbox belongs to one thread, and this one to the follower's
         topic = self.settings.kafka.prefix + "catalog"

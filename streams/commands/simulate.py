@@ -14,7 +14,6 @@ from streams.commands import Subparsers, add_settings_options, day_ms, new_parse
 if TYPE_CHECKING:
     from streams.simulate import Simulator
 
-_DAY_MS = 86_400_000
 _MALFORMED = 0.01
 
 

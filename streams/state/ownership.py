@@ -25,7 +25,6 @@ from schemas.errors import Retry, StateCorrupt
 from streams.state import keys
 
 TERM_HEADER: Final = "term"
-NO_TERM: Final = 0
 
 
 class OwnershipLost(Retry):
