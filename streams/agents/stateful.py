@@ -298,7 +298,8 @@ class StatefulRole:
         try:
             stale = await self._intruders(partition, owner, sent)
             # Overruled first: once the local store is past a former owner's records, nobody looks at them again.
-            await self._overrule(partition, store, owner, stale, dict(changelog_records(epoch)))
+            if stale:
+                await self._overrule(partition, store, owner, stale, dict(changelog_records(epoch)))
             batch = local_batch(epoch, owner.next_offset, owner.term, self._clock_ms())
             await asyncio.to_thread(store.write, batch)
         except OwnershipLost as lost:

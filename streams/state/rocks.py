@@ -24,7 +24,7 @@ from rocksdict import WriteBatch as RocksBatch
 from schemas.errors import ConfigError, DiskFailed, PulsegraphError, StateCorrupt
 from streams.state.contract import WriteBatch
 
-_BLOCK_BYTES = 16 * 1024
+_BLOCK_BYTES = 4 * 1024  # a read of one cold customer unpacks a whole block
 _WRITE_BUFFER_BYTES = 32 * 1024 * 1024
 _BLOOM_BITS_PER_KEY = 10
 _CORRUPT: Final = "FOUND-CORRUPT"
