@@ -15,9 +15,12 @@ import msgspec
 
 from schemas import catalog, events, features, limits, predictions, topics
 from streams import configuration, metric_table, settings
+from streams.bench import report, sizing
 from streams.core import graph
 
 PAGES: Final = Path(__file__).parent
+#: One line of JSON a bench, as ``pulsegraph bench all --json`` prints them.
+BENCHMARKS: Final = PAGES / "benchmarks.jsonl"
 _BLOCK: Final = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 _KINDS: Final[tuple[tuple[Any, str], ...]] = (
@@ -239,7 +242,17 @@ def _maker(struct: type[msgspec.Struct]) -> Callable[[], str]:
     return lambda: struct_table(struct)
 
 
+def _benchmarks() -> str:
+    return "\n".join(line for found in sizing.read(BENCHMARKS) for line in report.table(found))
+
+
+def _scaling() -> str:
+    return "\n".join(sizing.tables(sizing.read(BENCHMARKS))) + "\n"
+
+
 TABLES: Final[dict[str, Callable[[], str]]] = {
+    "benchmarks": _benchmarks,
+    "scaling": _scaling,
     "topics": _topics,
     "settings": _settings,
     "metrics": _metrics,

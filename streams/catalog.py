@@ -24,6 +24,27 @@ _POLL_S: Final = 0.2
 _TIMEOUT_S: Final = 30.0
 
 
+#: What :func:`read_entry` raises for a record that is no entry.
+UNREADABLE: Final = (msgspec.DecodeError, ValueError, RecursionError)
+
+
+def read_entry(key: bytes | None, value: bytes | None) -> tuple[str, CatalogEntry | None]:
+    """Name and entry of a catalog record; None for one that was taken out.
+
+    Raises:
+        ValueError, msgspec.DecodeError, RecursionError: it is none, see :data:`UNREADABLE`.
+    """
+    if key is None:
+        raise ValueError("a catalog record needs a key kind:id")
+    name = key.decode()
+    if value is None:
+        return name, None
+    entry = _decode(value)
+    if entry.key != name:
+        raise ValueError(f"the key {name!r} and the body {entry.key!r} disagree")
+    return name, entry
+
+
 class CatalogFollower:
     """All entries by ``kind:id``, kept current by a thread.
 
@@ -144,17 +165,9 @@ class CatalogFollower:
     def _take(self, message: Any, changed: dict[str, CatalogEntry | None]) -> None:
         key, value = message.key(), message.value()
         try:
-            if key is None:
-                raise ValueError("a catalog record needs a key kind:id")
-            name = key.decode()
-            if value is None:
-                changed[name] = None
-                return
-            entry = _decode(value)
-            if entry.key != name:
-                raise ValueError(f"the key {name!r} and the body {entry.key!r} disagree")
-            changed[name] = entry
-        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            name, changed_to = read_entry(key, value)
+            changed[name] = changed_to
+        except UNREADABLE as error:
             partition, offset = message.partition(), message.offset()
             if offset >= self._told.get(partition, 0):
                 self._refused(partition, offset, key, value, error)

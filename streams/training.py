@@ -89,24 +89,58 @@ def train_on_events(
     Raises:
         ConfigError: the churn horizon is no whole number of days, or there is nothing to learn from.
     """
-    horizon_days, rest_ms = divmod(config.churn_horizon_ms, DAY_MS)
-    if rest_ms:
-        raise ConfigError(
-            f"core.churn_horizon_ms is {config.churn_horizon_ms}: a model's horizon is a whole number of days, "
-            f"such as {max(1, horizon_days) * DAY_MS} ms"
-        )
+    _horizon_days(config)
     first, second = _SHARES
     progress(0.0, "building the vocabulary")
     lexicon = build_lexicon(events, catalog)
     found = outcomes_of(
         events, config, lexicon, until_ms, lambda share, text: progress(first + share * (second - first), text)
     )
+    return train_on_outcomes(
+        found,
+        catalog,
+        lexicon,
+        directory,
+        config=config,
+        settings=settings,
+        progress=lambda share, text: progress(second + share * (1 - second), text),
+    )
+
+
+def train_on_outcomes(
+    found: Sequence[Outcome],
+    catalog: Mapping[str, CatalogEntry],
+    lexicon: FastLexicon,
+    directory: Path,
+    *,
+    config: CoreConfig,
+    settings: TrainSettings,
+    progress: Progress,
+) -> Card:
+    """Train on labelled snapshots and write the model directory.
+
+    Args:
+        lexicon: the one that the snapshots were written with.
+
+    Raises:
+        ConfigError: the churn horizon is no whole number of days, or there is nothing to learn from.
+    """
     model = train(
         found,
         catalog,
         lexicon,
         clock=time.monotonic,
-        settings=msgspec.structs.replace(settings, horizon_days=horizon_days),
-        progress=lambda share, text: progress(second + share * (1 - second), text),
+        settings=msgspec.structs.replace(settings, horizon_days=_horizon_days(config)),
+        progress=progress,
     )
     return checkpoint.save(model, directory)
+
+
+def _horizon_days(config: CoreConfig) -> int:
+    days, rest_ms = divmod(config.churn_horizon_ms, DAY_MS)
+    if rest_ms:
+        raise ConfigError(
+            f"core.churn_horizon_ms is {config.churn_horizon_ms}: a model's horizon is a whole number of days, "
+            f"such as {max(1, days) * DAY_MS} ms"
+        )
+    return days

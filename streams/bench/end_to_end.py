@@ -7,7 +7,15 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Final
 
-from streams.bench.deployment import Deployment, deployed, journey_events, model_for, publish, started_broker
+from streams.bench.deployment import (
+    Deployment,
+    cpu_s,
+    deployed,
+    journey_events,
+    model_for,
+    publish,
+    started_broker,
+)
 from streams.bench.report import Findings, Measured, Options, Say, Target, figure
 from streams.demo.collector import Collector, percentile
 
@@ -35,6 +43,7 @@ def run(options: Options, say: Say) -> Findings:
         capacities: list[float] = []
         found: dict[tuple[float, float], list[float]] = {(load, p): [] for load in _LOADS for p in _PERCENTILES}
         encoded: list[float] = []
+        costs: list[float] = []
         for number in range(options.rounds):
             capacities.append(run.at_full_speed(options.scaled(_CAPACITY_EVENTS, 500)))
             say(f"round {number + 1}: {figure(capacities[-1])} events/s")
@@ -44,6 +53,7 @@ def run(options: Options, say: Say) -> Findings:
                 fresh = run.at(load * capacity, max(2.0, _STEADY_S * options.scale))
                 if load == _LOADS[0]:
                     encoded.append(run.encoded_per_event)
+                    costs.append(run.us_per_event)
                 for share in _PERCENTILES:
                     found[load, share].append(percentile(fresh, share) or 0.0)
                 told = ", ".join(f"p{share * 100:.0f} {found[load, share][-1]:.0f} ms" for share in _PERCENTILES)
@@ -61,7 +71,10 @@ def run(options: Options, say: Say) -> Findings:
         Measured(name=f"event to prediction at {load:.0%}, p{share * 100:.0f}", unit="ms", values=values)
         for (load, share), values in found.items()
     ]
-    results.append(Measured(name="snapshots encoded per event at 50%", unit="", values=encoded))
+    results += [
+        Measured(name="snapshots encoded per event at 50%", unit="", values=encoded),
+        Measured(name="processor time of the worker at 50%, all roles", unit="µs/event", values=costs),
+    ]
     by_name = {result.name: result.median for result in results}
     return Findings(
         results=results,
@@ -83,6 +96,7 @@ class _Run:
         self._sent = 0
         self.encoded_per_event = 0.0
         """Of the newest steady load: live ones and those of horizons and sends."""
+        self.us_per_event = 0.0
 
     def at_full_speed(self, count: int) -> float:
         """Events/s from the first record produced until nothing waits any more."""
@@ -94,10 +108,12 @@ class _Run:
     def at(self, rate: float, seconds: float) -> list[float]:
         """Milliseconds from each live snapshot's newest event to its prediction, at a steady rate."""
         self._collector.freshness_ms.clear()
-        encoded, sent = self._deployment.numbers()[0].encoded, self._sent
+        worker = self._deployment.workers[0]
+        encoded, sent, spent_s = worker.numbers().encoded, self._sent, cpu_s(worker.child.pid)
         self._send(int(rate * seconds), rate)
         self._deployment.await_done(self._sent)
-        self.encoded_per_event = (self._deployment.numbers()[0].encoded - encoded) / (self._sent - sent)
+        self.encoded_per_event = (worker.numbers().encoded - encoded) / (self._sent - sent)
+        self.us_per_event = (cpu_s(worker.child.pid) - spent_s) / (self._sent - sent) * 1e6
         while time.monotonic() - self._collector.heard_s < 1.0:
             time.sleep(0.1)
         return list(self._collector.freshness_ms)

@@ -12,6 +12,10 @@ from streams.commands import Subparsers, add_settings_options, add_source_option
 if TYPE_CHECKING:
     from models.checkpoint import Card
     from models.metrics import Score
+    from streams.settings import Settings
+
+
+_READING = 0.2  # of the progress bar
 
 
 def add(subparsers: Subparsers) -> None:
@@ -20,13 +24,24 @@ def add(subparsers: Subparsers) -> None:
         "train",
         "train a model and write its directory",
         "Events before --until go through the same code that serves: it makes snapshots and, as event time passes, "
-        "their labels. Training reads those labelled snapshots and nothing else. Needs no Kafka.",
+        "their labels. Training reads those labelled snapshots and nothing else. With --from-topics it reads the ones "
+        "that a running deployment has written to its outcomes topic, and its catalog; otherwise it needs no Kafka.",
         "  pulsegraph train --data complete-journey --until 2017-07-01 --out .cache/model\n"
-        "  pulsegraph train --data simulation --customers 500 --budget 20 --out .cache/toy",
+        "  pulsegraph train --data simulation --customers 500 --budget 20 --out .cache/toy\n"
+        "  pulsegraph train --from-topics --base .cache/model --out .cache/model-2",
     )
     add_source_options(parser)
     parser.add_argument(
         "--until", default="2017-07-01", metavar="DAY", help="use events before this day, UTC (default 2017-07-01)"
+    )
+    parser.add_argument(
+        "--from-topics", action="store_true", help="learn from the outcomes of a deployment, in the words of --base"
+    )
+    parser.add_argument(
+        "--base",
+        type=Path,
+        metavar="DIR",
+        help="model whose words the outcomes are written in (default: PULSEGRAPH_MODEL_DIR)",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="model directory (PULSEGRAPH_MODEL_DIR)")
     parser.add_argument(
@@ -43,8 +58,47 @@ def run(args: argparse.Namespace) -> int:
     if args.budget <= 0:
         raise ConfigError(f"--budget {args.budget:g}: give seconds above 0")
     until_ms = day_ms(args.until)
+    card = _from_topics(args, settings) if args.from_topics else _from_events(args, settings, until_ms)
+    print(f"model {card.model_version} written to {settings.model_dir}")
+    for line in summary(card):
+        print(f"  {line}")
+    return 0
 
+
+def _from_topics(args: argparse.Namespace, settings: Settings) -> Card:
+    from models.tokenizer import FastLexicon
     from models.training import TrainSettings
+    from streams.console.bars import training_bar
+    from streams.recorded import read_recorded
+    from streams.settings import kafka_client_config
+    from streams.topic_reader import TopicReader
+    from streams.training import train_on_outcomes
+
+    lexicon = FastLexicon.load(args.base or settings_from(args).model_dir)
+    with training_bar() as progress:
+        with TopicReader(kafka_client_config(settings)) as reader:
+            found = read_recorded(
+                reader,
+                settings.kafka.prefix,
+                lexicon.fingerprint,
+                lambda share, text: progress(share * _READING, text),
+            )
+        left_out = f"{found.repeated:,} repeated, {found.foreign:,} in other words, {found.refused:,} of the catalog"
+        progress(_READING, f"{len(found.outcomes):,} outcomes, {len(found.catalog):,} entries; left out: {left_out}")
+        return train_on_outcomes(
+            found.outcomes,
+            found.catalog,
+            lexicon,
+            settings.model_dir,
+            config=settings.core,
+            settings=TrainSettings(budget_s=args.budget, seed=args.seed),
+            progress=lambda share, text: progress(_READING + share * (1 - _READING), text),
+        )
+
+
+def _from_events(args: argparse.Namespace, settings: Settings, until_ms: int) -> Card:
+    from models.training import TrainSettings
+    from schemas.errors import ConfigError
     from streams.console.bars import training_bar
     from streams.sources import load_source
     from streams.training import train_on_events
@@ -54,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{args.data} has no event before {args.until}: give a later --until")
     with training_bar() as progress:
         progress(0.0, "reading events")
-        card = train_on_events(
+        return train_on_events(
             source.history(until_ms),
             source.catalog(),
             settings.model_dir,
@@ -63,10 +117,6 @@ def run(args: argparse.Namespace) -> int:
             settings=TrainSettings(budget_s=args.budget, seed=args.seed),
             progress=progress,
         )
-    print(f"model {card.model_version} written to {settings.model_dir}")
-    for line in summary(card):
-        print(f"  {line}")
-    return 0
 
 
 def summary(card: Card) -> Iterator[str]:

@@ -13,8 +13,7 @@ COSTS = Costs(
     ingest_cores=1.0,
     broker_us=20.0,
     producer_us=5.0,
-    encode_us=1_000.0,
-    snapshots_per_event=0.3,
+    others_us=300.0,
     disk_bytes=2_000.0,
     restored_per_s=40_000.0,
     takeover_s=13.0,
@@ -53,7 +52,7 @@ def test_no_worker_is_too_busy_and_none_is_wasted(load: float) -> None:
     assert need.partitions >= need.ingest_workers
     if need.ingest_workers > 10:
         assert need.busiest > 0.55
-    assert need.encode_cores >= load * COSTS.snapshots_per_event * COSTS.encode_us / 1e6
+    assert need.other_cores >= load * COSTS.others_us / 1e6
 
 
 def test_more_load_needs_no_less() -> None:
