@@ -81,8 +81,8 @@ class IngestSettings(msgspec.Struct, frozen=True, kw_only=True):
     """State, outputs and offsets are written together at least this often (wall clock)."""
     epoch_events: _Count = 20_000
     """An epoch also ends after this many events."""
-    cache_bytes: Annotated[int, Meta(ge=1 << 20)] = 256 << 20
-    """Memory for decoded customers, in bytes, per partition."""
+    cache_bytes: Annotated[int, Meta(ge=1 << 20)] = 96 << 20
+    """Memory for decoded customers, in bytes, of the whole worker."""
     idle_ms: _Millis = 30_000
     """Wall clock after which a quiet topic stops holding event time back; 0 is never."""
     refused_share: Annotated[float, Meta(ge=0, le=1)] = 0.5

@@ -17,7 +17,7 @@ from streams.core.config import CoreConfig
 from streams.core.customer import due_of
 from streams.core.partition import Cut, Ingest
 from streams.core.quality import RefusalLimit
-from streams.roles import Batch
+from streams.roles import Batch, Offsets
 from streams.state.contract import KeyValue
 from streams.state.epochs import Epoch, StoredRecords
 
@@ -26,7 +26,11 @@ _offset: Final = attrgetter("offset")
 
 
 class IngestRole(StatefulRole):
-    """One writer per customer: all four source topics of a partition go through one :class:`Ingest`."""
+    """One writer per customer: all four source topics of a partition go through one :class:`Ingest`.
+
+    Args:
+        cache_bytes: for decoded customers of all partitions together, in equal parts.
+    """
 
     name = "ingest"
     topics = SOURCES
@@ -49,6 +53,12 @@ class IngestRole(StatefulRole):
         self._idle_ms = idle_ms
         self._refusals = refusals
         self._counted: dict[int, dict[str, int]] = {}
+
+    async def on_assigned(self, partitions: set[int]) -> Offsets:
+        starts = await super().on_assigned(partitions)
+        for held in self.held.values():
+            held.core.cache.budget_bytes = self._cache_bytes // len(self.held)
+        return starts
 
     def open_core(self, partition: int, store: KeyValue, meta: bytes | None) -> Ingest:
         self._counted.pop(partition, None)

@@ -83,9 +83,9 @@ def run(options: Options, say: Say) -> Findings:
             ),
         ],
         left_out=[
-            f"One partition with the default cache of {_mib(cache_bytes)} for decoded customers, and "
-            f"{_mib(ROCKSDB_BYTES)} for RocksDB; every further partition of a worker may hold as many decoded "
-            "customers again. The Kafka clients' buffers and the model's vocabulary are not in the process.",
+            f"One partition with a worker's cache of {_mib(cache_bytes)} for decoded customers, which several "
+            f"partitions would share, and {_mib(ROCKSDB_BYTES)} for RocksDB. The Kafka clients' buffers and the model's "
+            "vocabulary are not in the process.",
         ],
     )
 
