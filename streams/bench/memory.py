@@ -84,8 +84,8 @@ def run(options: Options, say: Say) -> Findings:
         ],
         left_out=[
             f"One partition with a worker's cache of {_mib(cache_bytes)} for decoded customers, which several "
-            f"partitions would share, and {_mib(ROCKSDB_BYTES)} for RocksDB. The Kafka clients' buffers and the model's "
-            "vocabulary are not in the process.",
+            f"partitions would share, and {_mib(ROCKSDB_BYTES)} for RocksDB. The Kafka clients' buffers and the "
+            "model's vocabulary are not in the process.",
         ],
     )
 
