@@ -133,7 +133,7 @@ def test_broker_runs_until_a_signal(number: signal.Signals, code: int) -> None:
         try:
             assert process.stdout.readline().startswith("127.0.0.1:")
             process.send_signal(number)
-            assert process.wait(10) == code
+            assert process.wait(60) == code
             assert "Traceback" not in process.stderr.read()
         finally:
             with contextlib.suppress(ProcessLookupError):
