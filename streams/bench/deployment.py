@@ -102,7 +102,11 @@ class Deployment:
     def send(
         self, events: Iterable[SourceRecord], rate: float | None = None, until_ms: int | None = None
     ) -> ReplayReport:
-        """Replay events, with heartbeats."""
+        """Replay events with heartbeats, at a steady rate."""
+        return self.replay(events, Pacer(rate), until_ms)
+
+    def replay(self, events: Iterable[SourceRecord], pacer: Pacer, until_ms: int | None = None) -> ReplayReport:
+        """The same at a rate that may change."""
         return replay(
             events,
             self.producer,
@@ -110,7 +114,7 @@ class Deployment:
             prefix=self.prefix,
             heartbeat_ms=HEARTBEAT_MS,
             until_ms=until_ms,
-            pacer=Pacer(rate),
+            pacer=pacer,
         )
 
     def await_done(self, events: int, timeout_s: float = 900.0) -> None:

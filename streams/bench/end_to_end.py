@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -18,11 +19,17 @@ from streams.bench.deployment import (
 )
 from streams.bench.report import Findings, Measured, Options, Say, Target, figure
 from streams.demo.collector import Collector, percentile
+from streams.pacing import Pacer
 
 ABOUT: Final = "events/s through all roles, and event to prediction at 50 % and 90 % of that"
 
 _WARM_UP: Final = 10_000
-_CAPACITY_EVENTS: Final = 40_000
+_SEARCH_S: Final = 45.0
+_COUNTED_S: Final = 25.0
+_FIRST_RATE: Final = 2_000.0
+_WAITING: Final = 256
+"""Snapshots that may wait: four batches of the encoder."""
+_LOOK_S: Final = 0.25
 _STEADY_S: Final = 30.0
 _LOADS: Final = (0.5, 0.9)
 _PERCENTILES: Final = (0.5, 0.95, 0.99)
@@ -39,13 +46,13 @@ def run(options: Options, say: Say) -> Findings:
         collector = Collector(deployment.client, deployment.prefix, 4)
         collector.start()
         run = _Run(deployment, collector, events)
-        run.at_full_speed(options.scaled(_WARM_UP, 500))
+        run.warm_up(options.scaled(_WARM_UP, 500))
         capacities: list[float] = []
         found: dict[tuple[float, float], list[float]] = {(load, p): [] for load in _LOADS for p in _PERCENTILES}
         encoded: list[float] = []
         costs: list[float] = []
         for number in range(options.rounds):
-            capacities.append(run.at_full_speed(options.scaled(_CAPACITY_EVENTS, 500)))
+            capacities.append(run.capacity(options.scale))
             say(f"round {number + 1}: {figure(capacities[-1])} events/s")
             for load in _LOADS:
                 # The median so far: one disturbed round must not set the load of the others.
@@ -64,7 +71,7 @@ def run(options: Options, say: Say) -> Findings:
             name="all roles, one worker, two cores shared with the broker",
             unit="events/s",
             values=capacities,
-            note="until nothing waits; snapshots coalesce",
+            note="the steady rate at which no more than four batches of snapshots wait",
         )
     ]
     results += [
@@ -93,17 +100,56 @@ class _Run:
 
     def __init__(self, deployment: Deployment, collector: Collector, events: Iterator[Any]) -> None:
         self._deployment, self._collector, self._events = deployment, collector, events
-        self._sent = 0
+        self._sent = self._produced = 0
         self.encoded_per_event = 0.0
         """Of the newest steady load: live ones and those of horizons and sends."""
         self.us_per_event = 0.0
 
-    def at_full_speed(self, count: int) -> float:
-        """Events/s from the first record produced until nothing waits any more."""
-        began = time.monotonic()
+    def warm_up(self, count: int) -> None:
+        """So many events as fast as they go, until nothing waits any more."""
         self._send(count, None)
         self._deployment.await_done(self._sent)
-        return count / (time.monotonic() - began)
+
+    def capacity(self, scale: float) -> float:
+        """Events/s with a rate that goes up while predictions keep up, and down when they fall behind.
+
+        What a backlog is caught up with would be a higher number, and say nothing: there, most snapshots of a customer
+        are replaced by newer ones before the encoder sees them.
+        """
+        pacer, worker = Pacer(_FIRST_RATE), self._deployment.workers[0]
+        search_s, counted_s = max(4.0, _SEARCH_S * scale), max(2.0, _COUNTED_S * scale)
+        ended, counted = threading.Event(), list[tuple[float, int]]()
+        began, before = time.monotonic(), worker.numbers().events
+
+        def steer() -> None:
+            rate = _FIRST_RATE
+            while (now := time.monotonic()) < began + search_s:
+                known = worker.numbers()
+                counted.append((now, known.events))
+                lag = self._produced - (known.events - before)
+                behind = known.snapshots_waiting > _WAITING or lag > rate
+                pacer.rate = rate = rate * (0.85 if behind else 1.05)
+                time.sleep(_LOOK_S)
+            ended.set()
+
+        self._produced = 0
+        steering = threading.Thread(target=steer, name="steer", daemon=True)
+        steering.start()
+        self._sent += self._deployment.replay(self._until(ended), pacer).events
+        steering.join()
+        self._deployment.await_done(self._sent)
+        (since_s, first), (until_s, last) = (
+            next(c for c in counted if c[0] >= began + search_s - counted_s),
+            counted[-1],
+        )
+        return (last - first) / (until_s - since_s)
+
+    def _until(self, ended: threading.Event) -> Iterator[Any]:
+        for event in self._events:
+            yield event
+            self._produced += 1
+            if ended.is_set():
+                return
 
     def at(self, rate: float, seconds: float) -> list[float]:
         """Milliseconds from each live snapshot's newest event to its prediction, at a steady rate."""
