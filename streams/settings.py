@@ -77,7 +77,7 @@ class SecuritySettings(msgspec.Struct, frozen=True, kw_only=True):
 class IngestSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Commit epochs and memory of the ingest role."""
 
-    epoch_ms: Annotated[int, Meta(ge=1)] = 100
+    epoch_ms: Annotated[int, Meta(ge=1)] = 50
     """State, outputs and offsets are written together at least this often (wall clock)."""
     epoch_events: _Count = 20_000
     """An epoch also ends after this many events."""
@@ -96,7 +96,7 @@ class EncodeSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     batch_size: _Count = 64
     """Most snapshots in one run of the model."""
-    batch_age_ms: _Millis = 50
+    batch_age_ms: _Millis = 10
     """A snapshot waits at most this long for others (wall clock)."""
     threads: _Millis = 0
     """CPU threads of the model; 0 leaves it to torch."""
