@@ -37,8 +37,8 @@ _TAKEOVER_S: Final = 13.2
 #: Of 200,000 records, docs/log.md. The small state of the bench ``scale`` is restored in little more than the time that
 #: asking for offsets takes.
 _RESTORED_PER_S: Final = 38_000
-#: Of all roles for one event more, docs/log.md: a worker at 1,928 and at 5,380 events/s. Besides, it takes 0.6 of a core
-#: whatever comes, which is within the two cores that a worker is given.
+#: Of all roles for one event more, docs/log.md: a worker at 1,928 and at 5,380 events/s. Besides, it takes 0.6 of a
+#: core whatever comes, which is within the two cores that a worker is given.
 _ALL_ROLES_US: Final = 125.0
 
 
