@@ -181,6 +181,8 @@ def table(found: Report) -> Iterator[str]:
         yield ""
         yield f"Left out: {line}"
     yield ""
+    yield f"Versions: {', '.join(f'{name} {version}' for name, version in found.versions.items())}."
+    yield ""
 
 
 def now() -> str:
