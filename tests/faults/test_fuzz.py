@@ -160,6 +160,7 @@ def test_the_same_seed_gives_the_same_payloads() -> None:
 
 
 PRODUCED = 2_000
+ENDS = ("applied", "duplicates", "heartbeats", "dead_lettered")
 
 
 @pytest.fixture(scope="module")
@@ -187,12 +188,15 @@ def test_a_worker_lives_through_it(broker: Any, make_topics: Callable[..., str],
             produced += 1
         producer.deliver()
         pipeline.await_taken(produced)
-        counts = scraped(settings["PULSEGRAPH_METRICS_PORT"])
+        # Metrics are told right after the commit.
+        deadline = time.monotonic() + 30
+        while sum((counts := scraped(settings["PULSEGRAPH_METRICS_PORT"])).get(name, 0) for name in ENDS) < produced:
+            assert time.monotonic() < deadline, counts
+            time.sleep(0.05)
         letters = list(dead_letters.read(pipeline.client, prefix))
         assert worker.running
         assert counts["dead_lettered"] == len(letters) > PRODUCED * 0.2
-        ended = {name: counts[name] for name in ("applied", "duplicates", "heartbeats", "dead_lettered")}
-        assert sum(ended.values()) == produced, ended
+        assert sum(counts[name] for name in ENDS) == produced, counts
         assert counts["applied"] > PRODUCED * 0.3
     finally:
         pipeline.stop()
