@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import threading
+import time
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -44,12 +44,11 @@ def run(args: argparse.Namespace) -> int:
 
     if not 0 <= args.port <= 65_535:
         raise ConfigError(f"--port {args.port}: use a number from 0 to 65535")
-    ended = threading.Event()
     received: list[int] = []
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
+        # No threading.Event: set here, it would wait for the lock that a wait interrupted by this very signal holds.
         received.append(number)
-        ended.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
@@ -58,8 +57,9 @@ def run(args: argparse.Namespace) -> int:
         broker.start()
         print(broker.bootstrap, flush=True)
         print(f"broker ready; stop it with Ctrl-C; log: {broker.log_path}", file=sys.stderr)
-        while not ended.wait(0.5):
-            if not _alive(broker):
+        while not received:
+            time.sleep(0.1)
+            if not received and not _alive(broker):
                 raise Stop(f"the broker ended by itself; see {broker.log_path}")
     finally:
         broker.stop()

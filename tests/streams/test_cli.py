@@ -99,12 +99,12 @@ def test_settings_are_listed_and_written_back(
 ) -> None:
     monkeypatch.setenv("PULSEGRAPH_INGEST_EPOCH_MS", "250")
     assert cli.main(["settings", "--changed"]) == 0
-    assert capsys.readouterr().out.splitlines()[0] == "PULSEGRAPH_INGEST_EPOCH_MS=250  (default 100)"
+    assert capsys.readouterr().out.splitlines()[0] == "PULSEGRAPH_INGEST_EPOCH_MS=250  (default 50)"
     assert cli.main(["settings", "--toml"]) == 0
     text = capsys.readouterr().out
     assert tomllib.loads(text)["ingest"]["epoch_ms"] == 250
     file = tmp_path / "p.toml"
-    file.write_text(text.replace("epoch_ms = 250", "epoch_ms = 100"))
+    file.write_text(text.replace("epoch_ms = 250", "epoch_ms = 50"))
     assert load(file, env={}) == Settings()
 
 
