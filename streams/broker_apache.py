@@ -22,11 +22,13 @@ from typing import Final, Literal, Self
 import msgspec
 
 from schemas.errors import ConfigError, Stop
+from streams import maven
 from streams.broker import wait_until_ready
 from streams.processes import Child, free_ports, tail_of
 
 KAFKA_VERSION: Final = "4.3.1"
 MIN_JAVA: Final = 17
+_JARS: Final = tuple(f"{name}-{KAFKA_VERSION}.jar" for name in ("kafka_2.13", "kafka-server"))
 POM: Final = Path(__file__).resolve().parent.parent / "infra" / "kafka" / "pom.xml"
 
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
@@ -54,7 +56,7 @@ def missing_tools() -> str | None:
     found = re.search(r'version "(\d+)', shown)
     if found is None or int(found[1]) < MIN_JAVA:
         return f"Apache Kafka needs Java {MIN_JAVA} or newer; `java -version` says: {shown.splitlines()[:1]}"
-    if not _complete(jar_dir()) and shutil.which("mvn") is None:
+    if not maven.complete(jar_dir(), _JARS) and shutil.which("mvn") is None:
         return (
             f"Apache Kafka's jars are not in {jar_dir()} yet, and there is no `mvn` (Maven) on the PATH to fetch them"
         )
@@ -68,7 +70,7 @@ def jar_dir() -> Path:
 
 def jars_present() -> bool:
     """Whether the jars are cached, so that neither Maven nor a network is needed."""
-    return _complete(jar_dir())
+    return maven.complete(jar_dir(), _JARS)
 
 
 def fetch_jars() -> Path:
@@ -80,47 +82,7 @@ def fetch_jars() -> Path:
     lacking = missing_tools()
     if lacking is not None:
         raise ConfigError(f"{lacking}. Install it, or use the embedded broker (`pulsegraph broker`)")
-    target = jar_dir()
-    if _complete(target):
-        return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".kafka-", dir=target.parent))
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write to {target.parent} ({error}); set PULSEGRAPH_CACHE to another folder"
-        ) from error
-    try:
-        # The pom is copied, since Maven leaves a `target` folder beside the one it reads.
-        shutil.copy(POM, scratch / "pom.xml")
-        jars = scratch / "jars"
-        argv = [
-            "mvn",
-            "-q",
-            "-B",
-            "-f",
-            str(scratch / "pom.xml"),
-            "dependency:copy-dependencies",
-            f"-DoutputDirectory={jars}",
-        ]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
-        if done.returncode != 0 or not _complete(jars):
-            said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-            raise ConfigError(f"Maven could not fetch Apache Kafka {KAFKA_VERSION}: " + "\n".join(said[:6]))
-        if not _complete(target):
-            shutil.rmtree(target, ignore_errors=True)
-            try:
-                jars.rename(target)
-            except OSError:
-                if not _complete(target):  # another process was faster
-                    raise
-        return target
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _complete(folder: Path) -> bool:
-    return all((folder / f"{jar}-{KAFKA_VERSION}.jar").is_file() for jar in ("kafka_2.13", "kafka-server"))
+    return maven.fetch(POM, jar_dir(), _JARS, f"Apache Kafka {KAFKA_VERSION}")
 
 
 class ApacheBroker:

@@ -88,8 +88,8 @@ class Refusal:
         raise ConfigError(f"no TLS connection to the broker ({said}): check {settings}")
 
 
-class AdminClient(kafka_admin.AdminClient):
-    """confluent-kafka's, which remembers a refusal.
+class _Remembering:
+    """A client that remembers a refusal; comes before confluent-kafka's class.
 
     Raises:
         ConfigError: the settings make no client, for example a certificate that cannot be read.
@@ -98,31 +98,21 @@ class AdminClient(kafka_admin.AdminClient):
     def __init__(self, config: ClientConfig) -> None:
         settings, self.refusal = _watched(config)
         try:
-            super().__init__(settings)
+            super().__init__(settings)  # type: ignore[call-arg]
         except KafkaException as error:
             raise _unusable(error) from error
 
 
-class Consumer(confluent_kafka.Consumer):
-    """As :class:`AdminClient`."""
-
-    def __init__(self, config: ClientConfig) -> None:
-        settings, self.refusal = _watched(config)
-        try:
-            super().__init__(settings)
-        except KafkaException as error:
-            raise _unusable(error) from error
+class AdminClient(_Remembering, kafka_admin.AdminClient):
+    """confluent-kafka's, see :class:`_Remembering`."""
 
 
-class Producer(confluent_kafka.Producer):
-    """As :class:`AdminClient`."""
+class Consumer(_Remembering, confluent_kafka.Consumer):
+    """confluent-kafka's, see :class:`_Remembering`."""
 
-    def __init__(self, config: ClientConfig) -> None:
-        settings, self.refusal = _watched(config)
-        try:
-            super().__init__(settings)
-        except KafkaException as error:
-            raise _unusable(error) from error
+
+class Producer(_Remembering, confluent_kafka.Producer):
+    """confluent-kafka's, see :class:`_Remembering`."""
 
 
 def metadata(

@@ -34,10 +34,9 @@ from streams.roles import Role
 from streams.runtime import RoleApp, build_app, run_worker
 from streams.settings import Settings, broker_credentials, kafka_client_config
 from streams.state.contract import KeyValue
-from streams.state.rocks import RocksStore, shared_memory
+from streams.state.rocks import WORKER_BYTES, RocksStore, shared_memory
 
 ROLES: Final = ("ingest", "encode", "entities", "learn")
-_ROCKSDB_BYTES: Final = 128 << 20
 _LAG_EVERY_S: Final = 5.0
 _SWITCH_S: Final = 0.0005
 _LETTERS_S: Final = 60.0
@@ -69,7 +68,7 @@ class Worker:
         self.settings = settings
         self.metrics = Metrics()
         self._client = kafka_client_config(settings)
-        self._memory = shared_memory(_ROCKSDB_BYTES)
+        self._memory = shared_memory(WORKER_BYTES)
         self._closing: list[Any] = []
         admin.check_topics(
             admin.connect(self._client), prefix=settings.kafka.prefix, partitions=settings.kafka.partitions

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -99,13 +99,11 @@ class Deployment:
             self._check(deadline, "the workers do not share the partitions")
             time.sleep(0.1)
 
-    def send(
-        self, events: Iterable[SourceRecord], rate: float | None = None, until_ms: int | None = None
-    ) -> ReplayReport:
+    def send(self, events: Iterable[SourceRecord], rate: float | None = None) -> ReplayReport:
         """Replay events with heartbeats, at a steady rate."""
-        return self.replay(events, Pacer(rate), until_ms)
+        return self.replay(events, Pacer(rate))
 
-    def replay(self, events: Iterable[SourceRecord], pacer: Pacer, until_ms: int | None = None) -> ReplayReport:
+    def replay(self, events: Iterable[SourceRecord], pacer: Pacer) -> ReplayReport:
         """The same at a rate that may change."""
         return replay(
             events,
@@ -113,7 +111,6 @@ class Deployment:
             partitions=PARTITIONS,
             prefix=self.prefix,
             heartbeat_ms=HEARTBEAT_MS,
-            until_ms=until_ms,
             pacer=pacer,
         )
 
@@ -150,8 +147,12 @@ class Broker(NamedTuple):
 
 
 @contextmanager
-def started_broker(options: Options) -> Iterator[Broker]:
-    """A broker with nothing on it; what it keeps goes with it."""
+def started_broker(options: Options, properties: Mapping[str, str] | None = None) -> Iterator[Broker]:
+    """A broker with nothing on it; what it keeps goes with it.
+
+    Args:
+        properties: of Apache Kafka's server, on top of ours.
+    """
     if options.broker == "embedded":
         with EmbeddedBroker() as embedded:
             assert embedded.pid is not None
@@ -159,9 +160,11 @@ def started_broker(options: Options) -> Iterator[Broker]:
         return
     data = options.folder / "kafka"
     shutil.rmtree(data, ignore_errors=True)
-    with ApacheBroker(data_dir=data) as apache:
-        yield Broker(apache.bootstrap, f"Apache Kafka {KAFKA_VERSION}, one node", apache.node(0).pid)
-    shutil.rmtree(data, ignore_errors=True)
+    try:
+        with ApacheBroker(data_dir=data, properties=properties) as apache:
+            yield Broker(apache.bootstrap, f"Apache Kafka {KAFKA_VERSION}, one node", apache.node(0).pid)
+    finally:
+        shutil.rmtree(data, ignore_errors=True)
 
 
 def cpu_s(pid: int) -> float:

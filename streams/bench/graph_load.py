@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -11,10 +10,11 @@ from confluent_kafka.admin import NewTopic
 
 from schemas.errors import ConfigError
 from streams import admin
+from streams.bench.deployment import started_broker
 from streams.bench.graph_data import PARTITIONS, GraphEvent, customer_id, partition_of, stored_record
 from streams.bench.graph_role import changelog_of
 from streams.bench.report import Options
-from streams.broker_apache import KAFKA_VERSION, ApacheBroker
+from streams.broker_apache import KAFKA_VERSION
 from streams.replay import OrderedProducer
 from streams.state import keys, ownership
 
@@ -32,13 +32,8 @@ def apache(options: Options, name: str) -> Iterator[str]:
     """
     if options.broker != "apache":
         raise ConfigError(f"bench {name} compares with clients that need Apache Kafka: leave --broker out")
-    folder = options.folder / f"kafka-{name}"
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        with ApacheBroker(data_dir=folder, properties={"log.cleaner.enable": "false"}) as broker:
-            yield broker.bootstrap
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with started_broker(options, {"log.cleaner.enable": "false"}) as broker:
+        yield broker.bootstrap
 
 
 class Load:

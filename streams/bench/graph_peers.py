@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Final
 
 from schemas.errors import ConfigError
+from streams import maven
 from streams.broker_apache import KAFKA_VERSION, jar_dir
 
 QUIX_VERSION: Final = "3.28.1"
@@ -45,20 +45,10 @@ def streams_jars() -> Path:
         ConfigError: Maven is missing or could not fetch them.
     """
     target = jar_dir().with_name(f"kafka-streams-{KAFKA_VERSION}")
-    if (target / f"kafka-streams-{KAFKA_VERSION}.jar").exists():
-        return target
-    if shutil.which("mvn") is None:
+    jars = (f"kafka-streams-{KAFKA_VERSION}.jar",)
+    if not maven.complete(target, jars) and shutil.which("mvn") is None:
         raise ConfigError(f"Kafka Streams' jars are not in {target} yet, and there is no `mvn` (Maven) to fetch them")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".kafka-streams-", dir=target.parent) as scratch:
-        # The pom is copied, since Maven leaves a `target` folder beside the one it reads.
-        shutil.copy(_POM, Path(scratch) / "pom.xml")
-        jars = Path(scratch) / "jars"
-        argv = ["mvn", "-q", "-B", "-f", f"{scratch}/pom.xml", "dependency:copy-dependencies"]
-        _run([*argv, f"-DoutputDirectory={jars}"], "Kafka Streams")
-        shutil.rmtree(target, ignore_errors=True)
-        jars.rename(target)
-    return target
+    return maven.fetch(_POM, target, jars, f"Kafka Streams {KAFKA_VERSION}")
 
 
 def _run(argv: list[str], what: str) -> None:

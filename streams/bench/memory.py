@@ -21,10 +21,11 @@ from typing import Final
 import msgspec
 
 from streams.bench.report import Findings, Measured, Options, Say, Target
-from streams.bench.visits import BUYING, ROCKSDB_BYTES, START_MS, Partition, fill, open_store
+from streams.bench.visits import BUYING, START_MS, Partition, fill, open_store
 from streams.core.config import HOUR_MS, MINUTE_MS
 from streams.runtime import GC_THRESHOLDS
 from streams.settings import IngestSettings
+from streams.state.rocks import WORKER_BYTES
 
 ABOUT: Final = "resident memory and disk per customer at 100,000 and 1,000,000 customers"
 
@@ -84,7 +85,7 @@ def run(options: Options, say: Say) -> Findings:
         ],
         left_out=[
             f"One partition with a worker's cache of {_mib(cache_bytes)} for decoded customers, which several "
-            f"partitions would share, and {_mib(ROCKSDB_BYTES)} for RocksDB. The Kafka clients' buffers and the "
+            f"partitions would share, and {_mib(WORKER_BYTES)} for RocksDB. The Kafka clients' buffers and the "
             "model's vocabulary are not in the process.",
         ],
     )

@@ -150,7 +150,6 @@ def size(costs: Costs, events_per_s: float, customers: int, *, seed: int = 0) ->
     # The partitions of the lost worker go to others, one or two to each; with one worker, to its replacement.
     taken_over = moved if workers == 1 else -(-moved // (workers - 1))
     after = busiest if workers == 1 else busiest * (1 + taken_over / moved)
-    backlog_s = costs.takeover_s
     spare = max(1e-9, 1 - after)
     return Need(
         events_per_s=events_per_s,
@@ -162,7 +161,7 @@ def size(costs: Costs, events_per_s: float, customers: int, *, seed: int = 0) ->
         broker_cores=_cores(events_per_s * costs.broker_us),
         state_gib=customers * costs.disk_bytes / 2**30,
         restore_s=customers / partitions * taken_over / costs.restored_per_s,
-        catch_up_s=costs.takeover_s + backlog_s * after / spare,
+        catch_up_s=costs.takeover_s * (1 + after / spare),
     )
 
 
@@ -185,7 +184,7 @@ def _round_up(partitions: int) -> int:
     return -(-partitions // step) * step
 
 
-def costs_from(reports: Iterable[Report], takeover_s: float) -> Costs:
+def costs_from(reports: Iterable[Report]) -> Costs:
     """Medians of the benches ``scale`` and ``memory``, and what docs/log.md has."""
     found = {(one.bench, row.name): row.median for one in reports for row in one.results}
     rate = found["scale", "one worker"]
@@ -198,13 +197,13 @@ def costs_from(reports: Iterable[Report], takeover_s: float) -> Costs:
         others_us=_ALL_ROLES_US - ingest_us,
         disk_bytes=[value for (bench, row), value in found.items() if bench == "memory" and row.endswith(", disk")][-1],
         restored_per_s=_RESTORED_PER_S,
-        takeover_s=takeover_s,
+        takeover_s=_TAKEOVER_S,
     )
 
 
 def tables(reports: Sequence[Report]) -> Iterator[str]:
     """The tables of docs/scaling.md."""
-    costs = costs_from(reports, _TAKEOVER_S)
+    costs = costs_from(reports)
     measured = {row.name: row.median for one in reports if one.bench == "scale" for row in one.results}
     yield from _checks(costs, measured)
     yield ""

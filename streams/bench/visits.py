@@ -17,11 +17,9 @@ from streams.core.customer import due_of
 from streams.offline import LogRecord, OfflineIngest
 from streams.state import keys
 from streams.state.contract import KeyValue, WriteBatch
-from streams.state.rocks import RocksStore, shared_memory
+from streams.state.rocks import WORKER_BYTES, RocksStore, shared_memory
 
 START_MS: Final = 1_500_000_000_000
-#: What :mod:`streams.worker` gives RocksDB.
-ROCKSDB_BYTES: Final = 128 << 20
 _ITEMS: Final = 5_000
 _CATEGORIES: Final = 200
 _STEP_MS: Final = MINUTE_MS
@@ -49,7 +47,7 @@ def customer_id(number: int) -> str:
 
 def open_store(folder: Path) -> RocksStore:
     """RocksDB with the memory that a worker gives it."""
-    return RocksStore(folder, shared_memory(ROCKSDB_BYTES))
+    return RocksStore(folder, shared_memory(WORKER_BYTES))
 
 
 class Partition:

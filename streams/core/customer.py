@@ -255,11 +255,6 @@ class Customer:
         self._settle_first(excess, effects)
         return excess
 
-    @property
-    def settled_ms(self) -> int:
-        """Newest settled event: nothing older can be put in its place any more."""
-        return self.settled.last_ms
-
     def due_or_never_ms(self) -> int:
         """As the timer index has it: :meth:`due_ms`, -1 for never."""
         due_ms = self.due_ms()

@@ -27,6 +27,8 @@ from streams.state.contract import WriteBatch
 _BLOCK_BYTES = 4 * 1024  # a read of one cold customer unpacks a whole block
 _WRITE_BUFFER_BYTES = 32 * 1024 * 1024
 _BLOOM_BITS_PER_KEY = 10
+#: What a worker gives all its databases together.
+WORKER_BYTES: Final = 128 << 20
 _CORRUPT: Final = "FOUND-CORRUPT"
 _LOCKED: Final = re.compile(r"lock hold by current process|Resource temporarily unavailable")
 _DISK: Final = re.compile(r"^IO error|\(os error \d+\)")

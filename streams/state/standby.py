@@ -18,7 +18,7 @@ from typing import Any, Final
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.errors import StateCorrupt
-from streams.offsets import available
+from streams.offsets import available, first_offset
 from streams.state import ownership
 from streams.state.contract import KeyValue
 from streams.state.epochs import LocalMeta, read_meta
@@ -144,7 +144,7 @@ class Standby:
                 continue
             try:
                 # Without the lock: whoever takes a partition over must not wait for a broker that is away.
-                low, _ = consumer.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=_ANSWER_S)
+                low = first_offset(consumer, TopicPartition(self._topic, partition), timeout_s=_ANSWER_S)
             except KafkaException as error:
                 logger.warning("standby of %s-%d waits for the broker: %s", self._topic, partition, error)
                 with self._lock:
