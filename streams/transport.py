@@ -38,8 +38,11 @@ KEEPALIVE_S: Final = 5.0
 COMMIT_TIMEOUT_S: Final = 30.0
 #: Faust asks the broker to hold an empty fetch for 1.5 s; a partition that resumes waits for that answer first.
 #: The embedded broker looks for new records only when a fetch's wait is over, so a long wait is latency there. Apache
-#: Kafka answers as soon as there is something, and a short wait costs a few empty answers a second.
+#: Kafka answers as soon as there are FETCH_MIN_BYTES, and a short wait costs a few empty answers a second.
 FETCH_MAX_WAIT_MS: Final = 20
+#: A fetch for every few records costs more than the records: at 500 events/s on Apache Kafka a worker of all roles took
+#: 0.73 of a core with 1 byte here and 0.53 with many, for 15 ms of latency.
+FETCH_MIN_BYTES: Final = 1 << 16
 
 #: By aiokafka ``TopicPartition``; the lists hold its ``ConsumerRecord``.
 Records = dict[Any, list[Any]]
@@ -87,6 +90,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
             max_partition_fetch_bytes=conf.consumer_max_fetch_size,
             fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
+            fetch_min_bytes=FETCH_MIN_BYTES,
             request_timeout_ms=int(conf.broker_request_timeout * 1000),
             check_crcs=conf.broker_check_crcs,
             session_timeout_ms=int(conf.broker_session_timeout * 1000),
