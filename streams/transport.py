@@ -31,9 +31,11 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode.types import ServiceT
 
+from streams.fetched import tolerate
+
 #: Upper bound in seconds of one wait for records; also how long a stop may go unnoticed.
 FETCH_TIMEOUT_S: Final = 0.5
-#: aiokafka leaves the group when nobody fetched for ``broker_max_poll_interval``; a restore reports in this often.
+#: aiokafka leaves the group when nobody fetched for ``broker_max_poll_interval``; the drain loop reports in this often.
 KEEPALIVE_S: Final = 5.0
 COMMIT_TIMEOUT_S: Final = 30.0
 #: Faust asks the broker to hold an empty fetch for 1.5 s; a partition that resumes waits for that answer first.
@@ -77,6 +79,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         # Faust falls back to round robin for an app without tables, which splits co-partitioned topics. Its own
         # assignor gives partition p of all equally partitioned topics to one member, and is sticky.
         self._assignor = self.app.assignor
+        tolerate()
         conf = self.app.conf
         return aiokafka.AIOKafkaConsumer(
             client_id=conf.broker_client_id,
@@ -150,7 +153,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
                 consumer.seek(driver.ensure_aiokafka_TP(partition), offset)
 
     async def keepalive(self) -> None:
-        """Count as having polled, so that a long restore does not cost the membership."""
+        """Count as having polled, so that a pause between fetches does not cost the membership."""
         await self.call_thread(self._keepalive_poll)
 
     async def _keepalive_poll(self) -> None:
@@ -233,6 +236,9 @@ class BatchConsumer(driver.Consumer):
         """Nothing: Faust's livelock detector looks for per-record stream events, which do not exist here."""
 
     async def _drain_messages(self, fetcher: ServiceT) -> None:
+        # As long as this loop turns, and not only while it fetches: a member without partitions waits to take over, a
+        # restore takes minutes, a slow role holds fetching up. aiokafka would leave the group and never come back.
+        alive = asyncio.create_task(self._report_in())
         try:
             while not (self.should_stop or fetcher.should_stop):
                 if not self.flow_active:
@@ -247,19 +253,17 @@ class BatchConsumer(driver.Consumer):
             if not self.app.should_stop:
                 raise
             self.log.info("Consumer stopped while shutting down.")
+        finally:
+            alive.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await alive
 
     async def _take_over(self, partitions: set[TP]) -> None:
         rebalances, token = self._rebalances, self.announced[0]
         self._pending = None
         if not partitions:
             return
-        alive = asyncio.create_task(self._report_in())
-        try:
-            starts = await self._handler.assigned(partitions)
-        finally:
-            alive.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await alive
+        starts = await self._handler.assigned(partitions)
         if starts and rebalances == self._rebalances:
             await self._thread.seek_within(token, starts)
         if rebalances == self._rebalances:

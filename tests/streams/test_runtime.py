@@ -17,7 +17,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, Producer
 from confluent_kafka.admin import NewTopic
 
 from schemas.errors import StateCorrupt
-from streams import admin
+from streams import admin, transport
 from streams.runtime import build_app, serve
 
 ROOT = Path(__file__).parents[2]
@@ -206,6 +206,50 @@ def test_a_batch_longer_than_the_session_timeout_costs_no_membership(broker, mak
         assert [name for name, _ in role.events] == ["assigned", "revoked", "stop"]
         assert role.committed == [True]
         assert role.in_order()
+
+    asyncio.run(main())
+
+
+def test_a_worker_without_partitions_waits_and_takes_over(broker, make_topics, monkeypatch):
+    monkeypatch.setattr(transport, "KEEPALIVE_S", 1.0)
+    prefix = make_topics(partitions=1)
+    fill(broker, prefix, 50)
+
+    async def main() -> None:
+        ledgers = Ledger("pair"), Ledger("pair")
+        runs = [Run(broker, prefix, ledger, max_poll_interval_ms=4_000) for ledger in ledgers]
+        await runs[0].until(lambda: max(len(ledger.seen) for ledger in ledgers) == 50)
+        await asyncio.sleep(8)  # nobody may fetch for longer than the interval and stay, if he does not report in
+        owner = 0 if ledgers[0].events and ledgers[0].events[-1][0] == "assigned" else 1
+        spare = 1 - owner
+        assert await runs[owner].end() == 0
+        fill(broker, prefix, 50, first=50)
+        await runs[spare].until(lambda: len(ledgers[spare].seen) >= 50, timeout_s=20)
+        assert await runs[spare].end() == 0
+        assert len(set(ledgers[0].seen + ledgers[1].seen)) == 100
+
+    asyncio.run(main())
+
+
+def test_a_batch_longer_than_the_poll_interval_costs_no_membership(broker, make_topics, monkeypatch):
+    monkeypatch.setattr(transport, "KEEPALIVE_S", 1.0)
+    prefix = make_topics(partitions=1)
+    fill(broker, prefix, 100)
+
+    class Slow(Ledger):
+        async def process(self, batch: Any) -> None:
+            if not self.seen:
+                await asyncio.sleep(7)  # as waiting for the encoder does
+            await super().process(batch)
+
+    async def main() -> None:
+        slow = Slow("slow")
+        run = Run(broker, prefix, slow, max_poll_interval_ms=4_000, max_poll_records=50)
+        await run.until(lambda: len(slow.seen) == 100)
+        fill(broker, prefix, 10, first=100)
+        await run.until(lambda: len(slow.seen) == 110)
+        assert await run.end() == 0
+        assert [event for event, _ in slow.events] == ["assigned", "revoked", "stop"]
 
     asyncio.run(main())
 
