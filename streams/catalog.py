@@ -83,7 +83,14 @@ class CatalogFollower:
         self._caught_up = threading.Event()
         group = topic.removesuffix("catalog") + "pulsegraph-catalog"
         self._consumer = clients.Consumer(
-            {**client, "group.id": group, "enable.auto.commit": False, "enable.partition.eof": True}
+            {
+                **client,
+                "group.id": group,
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                # A topic that was made anew must not be skipped to its end, which is the default: start again instead.
+                "auto.offset.reset": "error",
+            }
         )
         self._thread = threading.Thread(target=self._follow, name="catalog", daemon=True)
 
@@ -133,6 +140,10 @@ class CatalogFollower:
                 self._take(message, changed)
             elif error.code() == KafkaError._PARTITION_EOF:
                 behind.discard(message.partition() or 0)
+            elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+                raise TopicMismatch(
+                    f"{self._topic} was made anew under this worker: a restart reads it from its beginning"
+                )
             elif clients.may_pass(error):
                 time.sleep(_POLL_S)
             else:

@@ -1,4 +1,7 @@
-"""Changelogs that were compacted, cut, emptied or end in something that is no record: a restore ends all the same."""
+"""Changelogs that were compacted, cut, emptied or end in something that is no record: a restore ends all the same.
+
+And the catalog, where it is made anew under who follows it.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ import pytest
 from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import NewTopic
 
+from schemas.errors import TopicMismatch
 from streams import admin, offsets
 from streams.broker_apache import ApacheBroker
+from streams.catalog import CatalogFollower
 from streams.state import keys, ownership
 from streams.state.contract import KeyValue
 from streams.state.epochs import read_meta
@@ -165,18 +170,37 @@ def test_a_topic_that_began_a_new_life_is_noticed(kafka: ApacheBroker) -> None:
     log.write(RECORDS)
     store = MemoryStore()
     log.restore(store)
+    again = _made_anew(log, kafka)
+    again.write(10)
+    with pytest.raises(ChangelogBehind, match="ends at 10, the local store has read up to 3000"):
+        again.restore(store)
+
+
+def test_a_catalog_that_began_a_new_life_ends_its_follower(kafka: ApacheBroker) -> None:
+    log = Changelog(kafka, "reborn.catalog")
+    log.write(100)
+    follower = CatalogFollower(log.client, log.name, lambda *refused: None)
+    follower.start()
+    again = _made_anew(log, kafka)
+    again.write(10)
+    deadline = time.monotonic() + 30
+    while follower.failure is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    follower.stop()
+    assert isinstance(follower.failure, TopicMismatch)
+    assert "a restart reads it afresh" in str(follower.failure)
+
+
+def _made_anew(log: Changelog, kafka: ApacheBroker) -> Changelog:
     log.admin.delete_topics([log.name])[log.name].result(30)
     deadline = time.monotonic() + 30
     while True:
         try:
-            again = Changelog(kafka, "reborn")
-            break
+            return Changelog(kafka, log.name)
         except KafkaException:  # deletion takes a moment
             assert time.monotonic() < deadline
             time.sleep(0.2)
-    again.write(10)
-    with pytest.raises(ChangelogBehind, match="ends at 10, the local store has read up to 3000"):
-        again.restore(store)
 
 
 def test_progress_is_told_and_logged_now_and_then(kafka: ApacheBroker, caplog: pytest.LogCaptureFixture) -> None:
