@@ -13,7 +13,8 @@ from schemas import codec
 from schemas.events import SOURCES, Body
 from schemas.words import Lexicon
 from streams.core.config import CoreConfig
-from streams.core.partition import Cut, Ingest
+from streams.core.durable import Cut
+from streams.core.partition import Ingest
 from streams.state.contract import KeyValue
 from streams.state.epochs import StoredRecords, local_batch, read_meta
 from streams.state.memory import MemoryStore

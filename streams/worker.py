@@ -28,6 +28,7 @@ from streams.core.batching import MicroBatcher
 from streams.core.config import DAY_MS
 from streams.core.quality import RefusalLimit
 from streams.metrics import Metrics, serve
+from streams.offline import LogRecord
 from streams.outbox import Outbox
 from streams.predict import Predictions
 from streams.roles import Role
@@ -168,7 +169,8 @@ class Worker:
         topic = self.settings.kafka.prefix + "catalog"
 
         def refused(partition: int, offset: int, key: bytes | None, value: bytes | None, error: Exception) -> None:
-            letter = refuse(InvalidField(str(error)), "catalog", partition, offset, now_ms(), key, value, ())
+            record = LogRecord(offset, key, value, (), now_ms())
+            letter = refuse(InvalidField(str(error)), "catalog", partition, record)
             letters.send("dead-letter", letter.key, letter.value, headers=letter.headers)
             self.metrics.dead_letter("catalog", letter.reason)
 

@@ -32,7 +32,15 @@ class Published(NamedTuple):
     headers: list[tuple[str, bytes]]
 
 
-Predict = Callable[[list[Snapshot]], list[Published]]
+class Predicted(NamedTuple):
+    """What became of a batch."""
+
+    records: list[Published]
+    foreign: int
+    """Snapshots judged on their features alone: another tokeniser made their tokens."""
+
+
+Predict = Callable[[list[Snapshot]], Predicted]
 """Snapshots to records, called in a thread; see :class:`streams.predict.Predictions`."""
 
 
@@ -96,16 +104,7 @@ class EncodeRole:
             try:
                 self._batcher.add(self._read(record.value), batch.partition, record.offset, now_ms)
             except DeadLetter as error:
-                refused = refuse(
-                    error,
-                    batch.topic,
-                    batch.partition,
-                    record.offset,
-                    record.timestamp,
-                    record.key,
-                    record.value,
-                    record.headers,
-                )
+                refused = refuse(error, batch.topic, batch.partition, record)
                 self._outbox.send("dead-letter", refused.key, refused.value, headers=refused.headers)
                 self._refused = True
                 self._metrics.dead_letter(batch.topic, refused.reason)
@@ -164,10 +163,10 @@ class EncodeRole:
         while self._batcher.ready(self._clock_ms()):
             batch = self._batcher.take()
             started_ms = self._clock_ms()
-            published = await loop.run_in_executor(self._thread, self._predict, [entry.snapshot for entry in batch])
-            for record in published:
+            predicted = await loop.run_in_executor(self._thread, self._predict, [entry.snapshot for entry in batch])
+            for record in predicted.records:
                 self._outbox.send(record.topic, record.key, record.value, headers=record.headers)
-            self._observe(batch, published, started_ms)
+            self._observe(batch, predicted, started_ms)
             if delivering is not None:
                 await delivering
             delivering = asyncio.create_task(self._deliver(batch, self._outbox.mark()))
@@ -180,10 +179,11 @@ class EncodeRole:
         await self._outbox.delivered(mark, _DELIVERY_TIMEOUT_S)
         self._batcher.done(batch)
 
-    def _observe(self, batch: list[Waiting], published: list[Published], started_ms: int) -> None:
+    def _observe(self, batch: list[Waiting], predicted: Predicted, started_ms: int) -> None:
         now_ms = self._clock_ms()
         fresh_ms = [now_ms - entry.snapshot.ingest_ts_ms for entry in batch if entry.snapshot.kind == "event"]
-        self._metrics.encoded(len(batch), (now_ms - started_ms) / 1000, fresh_ms, published)
+        seconds = (now_ms - started_ms) / 1000
+        self._metrics.encoded(len(batch), seconds, fresh_ms, predicted.records, predicted.foreign)
 
     async def _commit(self, force: bool = False) -> None:
         now_ms = self._clock_ms()

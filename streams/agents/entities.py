@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from schemas.deadletter import Refused
-from streams.agents.stateful import Output, StatefulRole
+from streams.agents.epoch_writer import Output
+from streams.agents.stateful import StatefulRole
 from streams.core.entities import Entities
 from streams.roles import Batch
 from streams.state.contract import KeyValue

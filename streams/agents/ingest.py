@@ -12,10 +12,12 @@ from schemas.deadletter import Refused, origin_offset
 from schemas.errors import TopicUnfit
 from schemas.events import SOURCES
 from schemas.words import Lexicon
-from streams.agents.stateful import Output, StatefulRole
+from streams.agents.epoch_writer import Output
+from streams.agents.stateful import StatefulRole
 from streams.core.config import CoreConfig
 from streams.core.customer import due_of
-from streams.core.partition import Cut, Ingest
+from streams.core.durable import Cut
+from streams.core.partition import Ingest
 from streams.core.quality import RefusalLimit
 from streams.roles import Batch, Offsets
 from streams.state.contract import KeyValue

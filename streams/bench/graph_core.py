@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from streams.core.cache import CustomerCache
-from streams.core.partition import RecordChange
+from streams.core.durable import RecordChange
 
 HALF_LIFE_MS: Final = 28 * 86_400_000
 DECAY_PER_MS: Final = log(2) / HALF_LIFE_MS

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from schemas.deadletter import Refused
-from streams.agents.stateful import EpochSettings, Output, StatefulRole
+from streams.agents.epoch_writer import Output
+from streams.agents.stateful import EpochSettings, StatefulRole
 from streams.bench.graph_core import Graph, GraphPartition
 from streams.bench.graph_data import PARTITIONS, Totals, add_up
 from streams.bench.graph_job import Job, Outcome

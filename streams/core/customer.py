@@ -13,9 +13,9 @@ from typing import Final
 
 import msgspec
 
-from schemas.errors import StateCorrupt
 from schemas.events import Body, Profile
 from schemas.snapshot import Snapshot
+from streams.core import stored
 from streams.core.event import Event, StoredEvent, consent_of, restore, store
 from streams.core.fold import Context, Effect, Folded, advance, fold, is_opt_out, next_due_ms
 from streams.core.snapshots import snapshot_of
@@ -23,6 +23,7 @@ from streams.core.snapshots import snapshot_of
 RECORD_VERSION: Final = 1
 _EVERYTHING: Final = "*"
 _OPT_OUTS_KEPT: Final = 32
+_CALLED: Final = "the stored state of a customer"
 _order = attrgetter("order")
 _time = attrgetter("ts_ms")
 
@@ -67,10 +68,7 @@ def due_of(record: bytes) -> RecordHead:
     Raises:
         StateCorrupt: it cannot be read.
     """
-    try:
-        return _decode_head(record)
-    except msgspec.DecodeError as error:
-        raise StateCorrupt(f"the stored state of a customer cannot be read: {error}") from error
+    return stored.read(_decode_head, record, _CALLED)
 
 
 class Customer:
@@ -116,19 +114,14 @@ class Customer:
         Raises:
             StateCorrupt: not a record of a version this code knows.
         """
-        try:
-            stored = _decode(record)
-        except msgspec.DecodeError as error:
-            raise StateCorrupt(f"the stored state of a customer cannot be read: {error}") from error
-        if stored.version != RECORD_VERSION:
-            raise StateCorrupt(
-                f"stored state has version {stored.version}, this worker knows {RECORD_VERSION}: run the newer release"
-            )
+        known = stored.read_version(
+            _decode, record, RECORD_VERSION, _CALLED, written_as="stored state", advice=": run the newer release"
+        )
         customer = Customer(context)
-        customer.applied, customer.late, customer.settled = stored.applied, stored.late, stored.settled
-        customer.opt_outs, customer.late_profile = stored.opt_outs, stored.late_profile
-        customer.erased_ms, customer.indexed_ms = stored.erased_ms, stored.due_ms
-        customer.tail = [restore(event) for event in stored.tail]
+        customer.applied, customer.late, customer.settled = known.applied, known.late, known.settled
+        customer.opt_outs, customer.late_profile = known.opt_outs, known.late_profile
+        customer.erased_ms, customer.indexed_ms = known.erased_ms, known.due_ms
+        customer.tail = [restore(event) for event in known.tail]
         return customer
 
     def encode(self) -> bytes:

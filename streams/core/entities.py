@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from schemas.codec import decoder
 from schemas.deadletter import Refused, refuse
-from schemas.errors import Malformed, StateCorrupt
+from schemas.errors import Malformed
 from schemas.graph import ERASED, GRAPH_EDGE_VERSION, GraphEdge
+from schemas.records import RawRecord
+from streams.core import stored
 from streams.core.config import DAY_MS
 from streams.core.decay import factor
-from streams.core.partition import RecordChange, Records
+from streams.core.durable import RecordChange, Records
 
 ENTITY_VERSION: Final = 1
 DAYS_KEPT: Final = 90
@@ -50,6 +52,7 @@ class Entity(msgspec.Struct, array_like=True):
 
 _pack: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(Entity).decode
+_decode_meta: Final = msgspec.msgpack.Decoder(int).decode
 _decode_edge: Final = decoder(GraphEdge)
 
 
@@ -130,20 +133,15 @@ def decode_entity(record: bytes) -> Entity:
     Raises:
         StateCorrupt: not a record of a version this code knows.
     """
-    try:
-        entity = _decode(record)
-    except msgspec.DecodeError as error:
-        raise StateCorrupt(f"the stored state of an entity cannot be read: {error}") from error
-    if entity.version != ENTITY_VERSION:
-        raise StateCorrupt(f"stored entity has version {entity.version}, this worker knows {ENTITY_VERSION}")
-    return entity
+    return stored.read_version(
+        _decode, record, ENTITY_VERSION, "the stored state of an entity", written_as="stored entity"
+    )
 
 
 def _read_meta(meta: bytes | None) -> int:
-    try:
-        return msgspec.msgpack.decode(meta, type=int) if meta is not None else 0
-    except msgspec.DecodeError as error:
-        raise StateCorrupt(f"the stored meta record of a partition of entities cannot be read: {error}") from error
+    return (
+        stored.read(_decode_meta, meta, "the stored meta record of a partition of entities") if meta is not None else 0
+    )
 
 
 class EntityCut(NamedTuple):
@@ -174,7 +172,7 @@ class Entities:
     def next_offsets(self) -> dict[str, int]:
         return {"graph-edges": self._next_offset}
 
-    def take(self, records: Sequence[Any]) -> list[Refused]:
+    def take(self, records: Sequence[RawRecord]) -> list[Refused]:
         """Apply records of ``graph-edges`` in offset order; returns those that are no edges."""
         edges: list[GraphEdge] = []
         refused: list[Refused] = []
@@ -221,15 +219,6 @@ class Entities:
         for name, record in zip(missing, self._records.load(missing) if missing else [], strict=True):
             self._cache[name] = decode_entity(record) if record is not None else Entity()
 
-    def _refuse(self, record: Any, error: Exception) -> Refused:
+    def _refuse(self, record: RawRecord, error: Exception) -> Refused:
         wrong = error if isinstance(error, Malformed) else Malformed(f"no graph edge: {error}")
-        return refuse(
-            wrong,
-            "graph-edges",
-            self.partition,
-            record.offset,
-            record.timestamp,
-            record.key,
-            record.value,
-            record.headers,
-        )
+        return refuse(wrong, "graph-edges", self.partition, record)

@@ -102,8 +102,8 @@ class Context(msgspec.Struct, frozen=True, gc=False):
     customer_id: str
 
 
-Effect = Snapshot | Outcome
-"""What folding makes known: a snapshot to be judged, or a label."""
+Effect = Snapshot | Outcome | Pending
+"""What folding makes known: a snapshot to be judged, a label, or a question that was dropped to make room."""
 
 
 def fold(state: Folded, event: Event, context: Context, effects: list[Effect]) -> None:
@@ -169,9 +169,7 @@ def _horizon(state: Folded, due_ms: int, context: Context, effects: list[Effect]
     snapshot = snapshot_of(state, "horizon", due_ms, context)
     effects.append(snapshot)
     outcome_id = ids.prediction_id("churn", snapshot)
-    labels.add(
-        state.pending, Pending.of("churn", outcome_id, due_ms + config.churn_horizon_ms, snapshot), config.pending_limit
-    )
+    _ask(state, Pending.of("churn", outcome_id, due_ms + config.churn_horizon_ms, snapshot), context, effects)
 
 
 def first_horizon_ms(customer_id: str, after_ms: int, every_ms: int) -> int:
@@ -257,8 +255,12 @@ def _judge_send(state: Folded, ts_ms: int, body: CampaignSend, context: Context,
     due_ms = body.window_end_ms or ts_ms + context.config.redemption_window_ms
     if due_ms > ts_ms:
         outcome_id = ids.prediction_id("redemption", snapshot, body.campaign_id)
-        pending = Pending.of("redemption", outcome_id, due_ms, snapshot, body)
-        labels.add(state.pending, pending, context.config.pending_limit)
+        _ask(state, Pending.of("redemption", outcome_id, due_ms, snapshot, body), context, effects)
+
+
+def _ask(state: Folded, question: Pending, context: Context, effects: list[Effect]) -> None:
+    if (dropped := labels.add(state.pending, question, context.config.pending_limit)) is not None:
+        effects.append(dropped)
 
 
 def _redemption(state: Folded, ts_ms: int, body: Redemption, context: Context, effects: list[Effect]) -> None:

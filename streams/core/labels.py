@@ -44,11 +44,10 @@ def candidate_of(send: CampaignSend) -> Candidate:
     return Candidate(send.campaign_id, send.offer_id, send.template_id, send.channel)
 
 
-def add(pending: list[Pending], entry: Pending, limit: int) -> None:
-    """Remember one more; the oldest is forgotten, unlabelled, beyond the limit."""
+def add(pending: list[Pending], entry: Pending, limit: int) -> Pending | None:
+    """Remember one more; beyond the limit the oldest is forgotten, unlabelled, and returned."""
     pending.append(entry)
-    if len(pending) > limit:
-        del pending[0]
+    return pending.pop(0) if len(pending) > limit else None
 
 
 def pop_due(pending: list[Pending], due_ms: int) -> Outcome | None:

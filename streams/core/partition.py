@@ -1,100 +1,40 @@
 """The ingest of one partition: raw records in, at the end of an epoch everything that has to be written.
 
-Pure but for the two questions it asks a :class:`Records`: what is stored of these customers, and who is
-due. :class:`Ingest` never writes; :meth:`Ingest.cut` ends an epoch and returns a :class:`Cut` with
-changed records, timers, outputs and the offsets they account for. The caller makes the cut durable
-before the next one.
+Pure but for the two questions it asks a :class:`streams.core.durable.Records`: what is stored of these
+customers, and who is due. :class:`Ingest` never writes; :meth:`Ingest.cut` ends an epoch and returns a
+:class:`streams.core.durable.Cut` with changed records, timers, outputs and the offsets they account for.
+The caller makes the cut durable before the next one.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final
 
-import msgspec
-
-from schemas import codec, heartbeat, ids
+from schemas import ids
 from schemas.codec import DecodedEvent
-from schemas.deadletter import Refused, refuse
-from schemas.errors import ConfigError, DeadLetter, OutOfTime, StateCorrupt
+from schemas.deadletter import Refused
+from schemas.errors import ConfigError
 from schemas.events import SOURCES
-from schemas.graph import ERASED, GraphEdge
-from schemas.heartbeat import HEARTBEAT_KEY
+from schemas.graph import GraphEdge
 from schemas.predictions import Erasure
+from schemas.records import RawRecord
 from schemas.snapshot import Outcome, Snapshot
 from schemas.words import Lexicon
 from streams.core.cache import CustomerCache
 from streams.core.config import CoreConfig
 from streams.core.customer import Customer
+from streams.core.durable import NO_OFFSET, Cut, PartitionMeta, RecordChange, Records
+from streams.core.entries import read_entries
 from streams.core.event import Event
 from streams.core.fold import Context, Effect, is_opt_out
-from streams.core.graph import ENTITY_OF, edges_of, known_entities
+from streams.core.graph import known_entities
+from streams.core.labels import Pending
+from streams.core.outward import drawn_edges, erased_edges
 from streams.core.watermark import UNHEARD_MS, Watermark
 
-META_VERSION: Final = 1
-_NO_OFFSET: Final = -1
 _MAX_RECORD_BYTES: Final = 4 << 20
-
-
-class RawRecord(Protocol):
-    """A consumed record, as Faust's consumer gives it."""
-
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
-    timestamp: int
-
-
-class Records(Protocol):
-    """What is durable of this partition."""
-
-    def load(self, identities: Sequence[str]) -> list[bytes | None]: ...
-
-    def due(self, from_ms: int, until_ms: int, limit: int) -> list[tuple[int, str]]:
-        """(due ms, id) of timers with ``from_ms <= due <= until_ms``, earliest first.
-
-        Ends after ``limit`` timers, but never between two of the same due time.
-        """
-        ...
-
-
-class PartitionMeta(msgspec.Struct, array_like=True):
-    """What is known about a partition as a whole; written with every epoch."""
-
-    version: int = META_VERSION
-    next_offsets: list[int] = msgspec.field(default_factory=lambda: [_NO_OFFSET] * len(SOURCES))
-    newest_ms: list[int] = msgspec.field(default_factory=lambda: [UNHEARD_MS] * len(SOURCES))
-    watermark_ms: int = 0
-    vocabulary: str = ""
-    """Fingerprint of the lexicon that made the token ids in the partition's records."""
-
-
-_encode_meta: Final = msgspec.msgpack.Encoder().encode
-_decode_meta: Final = msgspec.msgpack.Decoder(PartitionMeta).decode
-
-
-class RecordChange(NamedTuple):
-    """One customer's new stored form (None: delete) and its timer before and after (-1: none)."""
-
-    identity: str
-    record: bytes | None
-    old_due_ms: int
-    new_due_ms: int
-
-
-class Cut(NamedTuple):
-    """Everything one epoch leaves to be made durable."""
-
-    changes: list[RecordChange]
-    judged: list[Snapshot]
-    outcomes: list[Outcome]
-    snapshots: list[Snapshot]
-    edges: list[GraphEdge]
-    erasures: list[Erasure]
-    meta: bytes
-    next_offsets: dict[str, int]
 
 
 class Ingest:
@@ -122,7 +62,7 @@ class Ingest:
         now_ms: int,
         timers_per_cut: int = 20_000,
     ) -> None:
-        known = _read_meta(meta)
+        known = PartitionMeta.decode(meta)
         if known.vocabulary not in ("", lexicon.fingerprint):
             raise ConfigError(
                 f"the state was written with vocabulary {known.vocabulary}, this model's is {lexicon.fingerprint}: "
@@ -148,10 +88,10 @@ class Ingest:
     @property
     def next_offsets(self) -> dict[str, int]:
         """First offset of each source topic that has not been taken in; absent where none was."""
-        return {SOURCES[rank]: offset for rank, offset in enumerate(self._next_offsets) if offset != _NO_OFFSET}
+        return {SOURCES[rank]: offset for rank, offset in enumerate(self._next_offsets) if offset != NO_OFFSET}
 
-    def take(self, rank: int, records: Sequence[Any], now_ms: int) -> list[Refused]:
-        """Apply a batch of :class:`RawRecord` of one source topic, in offset order; returns the dead letters.
+    def take(self, rank: int, records: Sequence[RawRecord], now_ms: int) -> list[Refused]:
+        """Apply a batch of one source topic, in offset order; returns the dead letters.
 
         Records that were taken in before are skipped, so any suffix of the log may be replayed.
         """
@@ -161,7 +101,8 @@ class Ingest:
             records = [record for record in records if record.offset >= next_offset]
         if not records:
             return []
-        entries, refused = self._decode(rank, records)
+        entries, refused = read_entries(rank, self.partition, records, self.config.max_future_ms)
+        self.counts["dead_lettered"] += len(refused)
         customers = self._load(dict.fromkeys([entry.customer_id for entry in entries if type(entry) is DecodedEvent]))
         newest_ms, lateness_ms = UNHEARD_MS, self.config.lateness_ms
         punctual_from_ms = self.watermark.punctual_from_ms(rank)
@@ -205,16 +146,14 @@ class Ingest:
                 changes.append(self._bury(customer_id, customer))
             else:
                 changes.append(self._change(customer_id, customer))
-        meta = _encode_meta(
-            PartitionMeta(
-                META_VERSION,
-                self._next_offsets,
-                self.watermark.newest_ms,
-                self.watermark.value_ms,
-                self._lexicon.fingerprint,
-            )
+        meta = PartitionMeta(
+            next_offsets=self._next_offsets,
+            newest_ms=self.watermark.newest_ms,
+            watermark_ms=self.watermark.value_ms,
+            vocabulary=self._lexicon.fingerprint,
         )
         effects = self._effects
+        self.counts["questions_dropped"] += sum(isinstance(effect, Pending) for effect in effects)
         done = Cut(
             changes,
             [effect for effect in effects if isinstance(effect, Snapshot)],
@@ -222,7 +161,7 @@ class Ingest:
             snapshots,
             self._edges,
             self._erasures,
-            meta,
+            meta.encode(),
             self.next_offsets,
         )
         self._dirty, self._seen = {}, set()
@@ -237,37 +176,6 @@ class Ingest:
         """The customer as known now, None where there is none."""
         self._load({customer_id})
         return self.cache.get(customer_id)
-
-    def _decode(self, rank: int, records: Sequence[Any]) -> tuple[list[DecodedEvent | int | None], list[Refused]]:
-        """For every record its event, the time of a heartbeat, or None for what is refused."""
-        entries: list[DecodedEvent | int | None] = []
-        refused: list[Refused] = []
-        max_future_ms, decode = self.config.max_future_ms, codec.decode_event
-        for record in records:
-            try:
-                key, timestamp = record.key, record.timestamp
-                if key != HEARTBEAT_KEY:
-                    entries.append(decode(rank, key, record.value, record.headers, timestamp, max_future_ms))
-                elif (heard_ms := heartbeat.event_ts_ms(record.value)) <= timestamp + max_future_ms:
-                    entries.append(heard_ms)
-                else:
-                    raise OutOfTime("a heartbeat from the future would make every event late")
-            except DeadLetter as error:
-                entries.append(None)
-                refused.append(
-                    refuse(
-                        error,
-                        SOURCES[rank],
-                        self.partition,
-                        record.offset,
-                        record.timestamp,
-                        record.key,
-                        record.value,
-                        record.headers,
-                    )
-                )
-        self.counts["dead_lettered"] += len(refused)
-        return entries, refused
 
     def _load(self, wanted: Collection[str]) -> dict[str, Customer]:
         """Those of the wanted customers that exist, now in the cache."""
@@ -292,7 +200,7 @@ class Ingest:
         return Context(self.config, self._lexicon, self.partition, customer_id)
 
     def _apply(
-        self, rank: int, record: Any, entry: DecodedEvent, customers: dict[str, Customer], *, late: bool
+        self, rank: int, record: RawRecord, entry: DecodedEvent, customers: dict[str, Customer], *, late: bool
     ) -> None:
         customer_id, ts_ms, event_id, body = entry.customer_id, entry.event_ts_ms, entry.event_id, entry.body
         offset, customer = record.offset, customers.get(customer_id)
@@ -332,46 +240,23 @@ class Ingest:
         else:
             customer.insert(event)
             self._seen.add(customer_id)
-            self._draw(event, customer_id)
-
-    def _draw(self, event: Event, customer_id: str) -> None:
-        """Edges towards the entities' side, in the order of the log."""
-        source = (SOURCES[event.rank], self.partition, event.offset)
-        for edge_type, entity_id in edges_of(event.rank, event.body):
-            if (prefix := ENTITY_OF.get(edge_type)) is not None:
-                self._edges.append(
-                    GraphEdge(
-                        customer_id=customer_id,
-                        type=edge_type,
-                        entity=prefix + entity_id,
-                        event_ts_ms=event.ts_ms,
-                        source=source,
-                    )
-                )
+            self._edges += drawn_edges(event, customer_id, self.partition)
 
     def _erase(self, customer_id: str, customer: Customer, rank: int, offset: int, at_ms: int) -> None:
+        source = (SOURCES[rank], self.partition, offset)
         if at_ms <= customer.erased_ms:
             self.counts["duplicates"] += 1  # said twice: what came after it stays, and there is a receipt again
         else:
             self.counts["applied"] += 1
             until_ms = max(at_ms, customer.settled.last_ms)  # events of the tail that are newer stay
-            for entity in sorted(known_entities(customer.view().edges)):
-                self._edges.append(
-                    GraphEdge(
-                        customer_id=customer_id,
-                        type=ERASED,
-                        entity=entity,
-                        event_ts_ms=until_ms,
-                        source=(SOURCES[rank], self.partition, offset),
-                    )
-                )
+            self._edges += erased_edges(known_entities(customer.view().edges), customer_id, until_ms, source)
             customer.erase(at_ms)
         self._erasures.append(
             Erasure(
                 receipt_id=ids.receipt_id(customer_id, at_ms),
                 customer_id=customer_id,
                 erased_ms=at_ms,
-                source=(SOURCES[rank], self.partition, offset),
+                source=source,
             )
         )
 
@@ -407,8 +292,7 @@ class Ingest:
             self.counts["tail_overflow"] += customer.shorten(len(customer.tail) // 2, self._effects)
             record = customer.encode()
         while len(record) > _MAX_RECORD_BYTES and customer.settled.pending:
-            del customer.settled.pending[0]
-            self.counts["questions_dropped"] += 1
+            self._effects.append(customer.settled.pending.pop(0))
             record = customer.encode()
         self.cache.resize(customer_id, len(record))
         old_due_ms, new_due_ms = customer.indexed_ms, customer.due_or_never_ms()
@@ -424,15 +308,3 @@ class Ingest:
         del self._graves[customer_id]
         self.cache.remove(customer_id)
         return RecordChange(customer_id, None, customer.indexed_ms, -1)
-
-
-def _read_meta(meta: bytes | None) -> PartitionMeta:
-    if meta is None:
-        return PartitionMeta()
-    try:
-        known = _decode_meta(meta)
-    except msgspec.DecodeError as error:
-        raise StateCorrupt(f"the stored meta record of a partition cannot be read: {error}") from error
-    if known.version != META_VERSION:
-        raise StateCorrupt(f"the store has version {known.version}, this worker knows {META_VERSION}")
-    return known

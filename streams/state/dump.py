@@ -23,8 +23,8 @@ import msgspec
 from schemas.errors import ConfigError, StateCorrupt
 from schemas.events import SOURCES
 from streams.core.customer import CustomerRecord
+from streams.core.durable import PartitionMeta
 from streams.core.entities import decode_entity
-from streams.core.partition import PartitionMeta
 from streams.state import keys
 from streams.state.contract import KeyValue
 from streams.state.epochs import read_meta

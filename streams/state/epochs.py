@@ -11,8 +11,8 @@ from typing import Final, Protocol
 
 import msgspec
 
-from schemas.errors import StateCorrupt
-from streams.core.partition import RecordChange
+from streams.core import stored
+from streams.core.durable import RecordChange
 from streams.state import keys
 from streams.state.contract import KeyValue, WriteBatch
 
@@ -51,7 +51,7 @@ _decode: Final = msgspec.msgpack.Decoder(LocalMeta).decode
 
 
 class StoredRecords:
-    """The :class:`streams.core.partition.Records` of one partition's store."""
+    """The :class:`streams.core.durable.Records` of one partition's store."""
 
     def __init__(self, store: KeyValue) -> None:
         self._store = store
@@ -80,13 +80,7 @@ def read_meta(store: KeyValue) -> LocalMeta:
     raw = store.get(keys.META)
     if raw is None:
         return LocalMeta(LOCAL_VERSION, -1, None)
-    try:
-        meta = _decode(raw)
-    except msgspec.DecodeError as error:
-        raise StateCorrupt(f"the store's meta record cannot be read: {error}") from error
-    if meta.version != LOCAL_VERSION:
-        raise StateCorrupt(f"the store has version {meta.version}, this worker knows {LOCAL_VERSION}")
-    return meta
+    return stored.read_version(_decode, raw, LOCAL_VERSION, "the store's meta record", written_as="the store")
 
 
 def changelog_records(cut: Epoch) -> Iterator[tuple[bytes, bytes | None]]:

@@ -25,8 +25,9 @@ from schemas.snapshot import Outcome, Snapshot
 from streams import admin, dead_letters
 from streams.agents.ingest import IngestRole
 from streams.core.customer import Customer
+from streams.core.durable import Cut
 from streams.core.fold import Context
-from streams.core.partition import Cut, Ingest
+from streams.core.partition import Ingest
 from streams.offline import LogRecord
 from streams.partitioning import partition_for
 from streams.processes import free_port

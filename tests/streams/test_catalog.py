@@ -15,6 +15,7 @@ from schemas.deadletter import refuse
 from schemas.errors import InvalidField, TopicMismatch
 from streams import dead_letters
 from streams.catalog import CatalogFollower
+from streams.offline import LogRecord
 from streams.outbox import Outbox
 from streams.replay import OrderedProducer
 from streams.topic_reader import TopicReader
@@ -106,7 +107,7 @@ def test_letters_are_acknowledged_before_they_count_as_told(catalog: Catalog) ->
     letters = Outbox(catalog.client["bootstrap.servers"], prefix=prefix)
 
     def refused(partition: int, offset: int, key: bytes | None, value: bytes | None, error: Exception) -> None:
-        letter = refuse(InvalidField(str(error)), "catalog", partition, offset, 0, key, value, ())
+        letter = refuse(InvalidField(str(error)), "catalog", partition, LogRecord(offset, key, value, (), 0))
         letters.send("dead-letter", letter.key, letter.value, headers=letter.headers)
 
     for _ in range(2):

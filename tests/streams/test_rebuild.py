@@ -12,7 +12,7 @@ from schemas.snapshot import Snapshot
 from streams import admin
 from streams.broker import EmbeddedBroker
 from streams.core.config import DAY_MS, CoreConfig
-from streams.core.partition import Cut
+from streams.core.durable import Cut
 from streams.rebuild import LogRecord, check, rebuild
 from streams.replay import OrderedProducer
 from streams.topic_reader import TopicReader

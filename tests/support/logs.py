@@ -13,7 +13,8 @@ from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, REDEMPTIONS, S
 from schemas.snapshot import Outcome, Snapshot
 from streams.core.config import DAY_MS, MINUTE_MS, CoreConfig
 from streams.core.customer import CustomerRecord
-from streams.core.partition import Cut, Ingest
+from streams.core.durable import Cut
+from streams.core.partition import Ingest
 from streams.offline import LogRecord
 from streams.state import keys
 from streams.state.contract import KeyValue

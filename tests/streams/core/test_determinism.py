@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.logs import (
@@ -21,6 +22,8 @@ from support.logs import (
 )
 
 from streams.core.config import DAY_MS
+from streams.core.durable import Cut
+from streams.state import keys
 
 UNTIL_MS = st.sampled_from([START_MS, START_MS + 3 * DAY_MS, START_MS + 100 * DAY_MS])
 
@@ -128,6 +131,39 @@ def test_erasures_hold_whatever_arrives_when(events: list[Sent], data: st.DataOb
     expected.cut()
     erased = {sent.customer for sent in events if sent.body is None}
     assert without_positions(worker.state(), erased) == without_positions(expected.state(), erased)
+
+
+class Questions(Worker):  # type: ignore[misc]  # tests/support is found by pytest alone
+    """Counts the questions that were asked and answered; holds two of each customer."""
+
+    def __init__(self) -> None:
+        self.asked = self.answered = 0
+        super().__init__(msgspec.structs.replace(CONFIG, pending_limit=2))
+
+    def deliver(self, done: Cut) -> None:
+        super().deliver(done)
+        self.asked += len(done.judged)
+        self.answered += len(done.outcomes)
+
+    def open(self) -> int:
+        customers = {sent.decode()[1:] for sent, _ in self.store.scan(keys.RECORD, keys.RECORDS_STOP)}
+        return sum(
+            len(known.settled.pending) for name in customers if (known := self.ingest.customer(name)) is not None
+        )
+
+
+@settings(max_examples=150, deadline=None)
+@given(events=sent_events(), data=st.data())
+def test_a_question_is_answered_open_or_counted_as_dropped(events: list[Sent], data: st.DataObject) -> None:
+    """Once, although a tail is folded again and again, and what was folded for show may be taken over."""
+    worker = Questions()
+    for rank, batch in arrivals(data.draw, log_of(events, events[-1].ts_ms + CONFIG.lateness_ms + 1)):
+        worker.take(rank, batch)
+        if data.draw(st.booleans(), "cut"):
+            worker.cut()
+    worker.cut()
+    worker.cut()
+    assert worker.asked == worker.answered + worker.open() + worker.ingest.counts["questions_dropped"]
 
 
 @settings(max_examples=60, deadline=None)

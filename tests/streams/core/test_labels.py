@@ -258,6 +258,7 @@ def test_the_oldest_question_is_forgotten_beyond_the_limit() -> None:
     life.until(START_MS + 10 * DAY_MS)
     assert life.redemption_labels() == [("t2", 0), ("t3", 0), ("t4", 0)]
     assert len(life.judged("send")) == 5
+    assert [effect.send_id for effect in life.effects if isinstance(effect, Pending)] == ["s0", "s1"]
 
 
 def pending(head: str, due_ms: int) -> Pending:

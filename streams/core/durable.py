@@ -1,0 +1,84 @@
+"""What is durable of one partition: what the core may ask of it, and what an epoch adds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+
+from schemas.events import SOURCES
+from schemas.graph import GraphEdge
+from schemas.predictions import Erasure
+from schemas.snapshot import Outcome, Snapshot
+from streams.core import stored
+from streams.core.watermark import UNHEARD_MS
+
+META_VERSION: Final = 1
+NO_OFFSET: Final = -1
+
+
+class Records(Protocol):
+    """What is durable of this partition."""
+
+    def load(self, identities: Sequence[str]) -> list[bytes | None]: ...
+
+    def due(self, from_ms: int, until_ms: int, limit: int) -> list[tuple[int, str]]:
+        """(due ms, id) of timers with ``from_ms <= due <= until_ms``, earliest first.
+
+        Ends after ``limit`` timers, but never between two of the same due time.
+        """
+        ...
+
+
+class PartitionMeta(msgspec.Struct, array_like=True):
+    """What is known about a partition as a whole; written with every epoch."""
+
+    version: int = META_VERSION
+    next_offsets: list[int] = msgspec.field(default_factory=lambda: [NO_OFFSET] * len(SOURCES))
+    newest_ms: list[int] = msgspec.field(default_factory=lambda: [UNHEARD_MS] * len(SOURCES))
+    watermark_ms: int = 0
+    vocabulary: str = ""
+    """Fingerprint of the lexicon that made the token ids in the partition's records."""
+
+    @staticmethod
+    def decode(raw: bytes | None) -> PartitionMeta:
+        """Read the stored form; None is of a partition that was never written.
+
+        Raises:
+            StateCorrupt: it cannot be read, or another version wrote it.
+        """
+        if raw is None:
+            return PartitionMeta()
+        return stored.read_version(
+            _decode_meta, raw, META_VERSION, "the stored meta record of a partition", written_as="the store"
+        )
+
+    def encode(self) -> bytes:
+        return _encode_meta(self)
+
+
+_encode_meta: Final = msgspec.msgpack.Encoder().encode
+_decode_meta: Final = msgspec.msgpack.Decoder(PartitionMeta).decode
+
+
+class RecordChange(NamedTuple):
+    """One customer's new stored form (None: delete) and its timer before and after (-1: none)."""
+
+    identity: str
+    record: bytes | None
+    old_due_ms: int
+    new_due_ms: int
+
+
+class Cut(NamedTuple):
+    """Everything one epoch of ingest leaves to be made durable."""
+
+    changes: list[RecordChange]
+    judged: list[Snapshot]
+    outcomes: list[Outcome]
+    snapshots: list[Snapshot]
+    edges: list[GraphEdge]
+    erasures: list[Erasure]
+    meta: bytes
+    next_offsets: dict[str, int]

@@ -1,0 +1,46 @@
+"""What the records of a batch are: events, heartbeats, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from schemas import codec, heartbeat
+from schemas.codec import DecodedEvent
+from schemas.deadletter import Refused, refuse
+from schemas.errors import DeadLetter, OutOfTime
+from schemas.events import SOURCES
+from schemas.heartbeat import HEARTBEAT_KEY
+from schemas.records import RawRecord
+
+Entry = DecodedEvent | int | None
+"""A record's event, the time of a heartbeat in ms, or None for what is refused."""
+
+
+def read_entries(
+    rank: int, partition: int, records: Sequence[RawRecord], max_future_ms: int
+) -> tuple[list[Entry], list[Refused]]:
+    """Decode records of one source topic.
+
+    Args:
+        rank: position of the topic in :data:`schemas.events.SOURCES`.
+        max_future_ms: how far an event time may be past its record's timestamp.
+
+    Returns:
+        An entry for every record, and the dead letters of those that have none.
+    """
+    entries: list[Entry] = []
+    refused: list[Refused] = []
+    decode = codec.decode_event
+    for record in records:
+        try:
+            key, timestamp = record.key, record.timestamp
+            if key != HEARTBEAT_KEY:
+                entries.append(decode(rank, key, record.value, record.headers, timestamp, max_future_ms))
+            elif (heard_ms := heartbeat.event_ts_ms(record.value)) <= timestamp + max_future_ms:
+                entries.append(heard_ms)
+            else:
+                raise OutOfTime("a heartbeat from the future would make every event late")
+        except DeadLetter as error:
+            entries.append(None)
+            refused.append(refuse(error, SOURCES[rank], partition, record))
+    return entries, refused

@@ -1,0 +1,37 @@
+"""What one customer's events tell the entities' side of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from schemas.events import SOURCES
+from schemas.graph import ERASED, GraphEdge
+from streams.core.event import Event
+from streams.core.graph import ENTITY_OF, edges_of
+
+Source = tuple[str, int, int]
+"""(topic, partition, offset) of the event that an edge comes from."""
+
+
+def drawn_edges(event: Event, customer_id: str, partition: int) -> list[GraphEdge]:
+    """The edges of an event, as far as the entities' side keeps them."""
+    source = (SOURCES[event.rank], partition, event.offset)
+    return [
+        GraphEdge(
+            customer_id=customer_id,
+            type=edge_type,
+            entity=prefix + entity_id,
+            event_ts_ms=event.ts_ms,
+            source=source,
+        )
+        for edge_type, entity_id in edges_of(event.rank, event.body)
+        if (prefix := ENTITY_OF.get(edge_type)) is not None
+    ]
+
+
+def erased_edges(entities: Collection[str], customer_id: str, until_ms: int, source: Source) -> list[GraphEdge]:
+    """To each entity: forget the customer's edges up to a time."""
+    return [
+        GraphEdge(customer_id=customer_id, type=ERASED, entity=entity, event_ts_ms=until_ms, source=source)
+        for entity in sorted(entities)
+    ]

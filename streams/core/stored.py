@@ -1,0 +1,66 @@
+"""Reading stored records: what cannot be read, or what another version wrote, must never pass for state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from schemas.errors import StateCorrupt
+
+
+class Versioned(Protocol):
+    """A record that says which version of the code wrote it."""
+
+    @property
+    def version(self) -> int: ...
+
+
+_Record = TypeVar("_Record")
+_VersionedRecord = TypeVar("_VersionedRecord", bound=Versioned)
+
+
+def read(decode: Callable[[bytes], _Record], raw: bytes, what: str) -> _Record:
+    """Decode a stored record.
+
+    Args:
+        what: the record in an error's words, for people: ``the stored state of a customer``.
+
+    Raises:
+        StateCorrupt: it cannot be read.
+
+    Example:
+        >>> read(msgspec.json.Decoder(int).decode, b"7", "the number")
+        7
+    """
+    try:
+        return decode(raw)
+    except msgspec.DecodeError as error:
+        raise StateCorrupt(f"{what} cannot be read: {error}") from error
+
+
+def read_version(
+    decode: Callable[[bytes], _VersionedRecord],
+    raw: bytes,
+    version: int,
+    what: str,
+    *,
+    written_as: str,
+    advice: str = "",
+) -> _VersionedRecord:
+    """Decode a stored record of one version.
+
+    Args:
+        version: the one that this code writes.
+        what: as for :func:`read`.
+        written_as: what has another version, in that error's words: ``stored state``.
+        advice: the end of that error: what to do.
+
+    Raises:
+        StateCorrupt: it cannot be read, or another version wrote it.
+    """
+    record = read(decode, raw, what)
+    if record.version != version:
+        raise StateCorrupt(f"{written_as} has version {record.version}, this worker knows {version}{advice}")
+    return record

@@ -1,0 +1,72 @@
+"""Every kind of stored record is refused alike: what cannot be read, and what another version wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import pytest
+from support.logs import CONFIG, NumberedLexicon
+
+from schemas.errors import StateCorrupt
+from streams.core.customer import Customer, due_of
+from streams.core.durable import PartitionMeta
+from streams.core.entities import Entities, Entity, decode_entity, encode_entity
+from streams.core.fold import Context
+from streams.state import keys
+from streams.state.contract import WriteBatch
+from streams.state.epochs import LocalMeta, StoredRecords, read_meta
+from streams.state.memory import MemoryStore
+
+CONTEXT: Final = Context(CONFIG, NumberedLexicon(), 0, "c1")
+
+
+def read_customer(raw: bytes) -> Customer:
+    return Customer.decode(CONTEXT, raw)
+
+
+def read_entities_meta(raw: bytes) -> Entities:
+    return Entities(0, StoredRecords(MemoryStore()), raw)
+
+
+def read_local_meta(raw: bytes) -> LocalMeta:
+    store, batch = MemoryStore(), WriteBatch()
+    batch.put(keys.META, raw)
+    store.write(batch)
+    return read_meta(store)
+
+
+UNREADABLE: Final[dict[Callable[[bytes], Any], str]] = {
+    read_customer: "the stored state of a customer cannot be read: ",
+    due_of: "the stored state of a customer cannot be read: ",
+    decode_entity: "the stored state of an entity cannot be read: ",
+    PartitionMeta.decode: "the stored meta record of a partition cannot be read: ",
+    read_entities_meta: "the stored meta record of a partition of entities cannot be read: ",
+    read_local_meta: "the store's meta record cannot be read: ",
+}
+VERSIONED: Final[dict[Callable[[bytes], Any], tuple[bytes, str]]] = {
+    read_customer: (
+        Customer(CONTEXT).encode(),
+        "stored state has version 7, this worker knows 1: run the newer release",
+    ),
+    decode_entity: (encode_entity(Entity()), "stored entity has version 7, this worker knows 1"),
+    PartitionMeta.decode: (PartitionMeta().encode(), "the store has version 7, this worker knows 1"),
+    read_local_meta: (msgspec.msgpack.encode(LocalMeta(1, 5, None)), "the store has version 7, this worker knows 1"),
+}
+
+
+@pytest.mark.parametrize(("read", "message"), UNREADABLE.items())
+@pytest.mark.parametrize("raw", [b"", b"\xc1", b"\x93\x01", b"\xa3abc"])
+def test_what_cannot_be_read_is_refused(read: Callable[[bytes], Any], message: str, raw: bytes) -> None:
+    with pytest.raises(StateCorrupt) as refused:
+        read(raw)
+    assert str(refused.value).startswith(message)
+
+
+@pytest.mark.parametrize(("read", "raw", "message"), [(read, *known) for read, known in VERSIONED.items()])
+def test_another_version_is_refused(read: Callable[[bytes], Any], raw: bytes, message: str) -> None:
+    read(raw)
+    with pytest.raises(StateCorrupt) as refused:
+        read(msgspec.msgpack.encode([7, *msgspec.msgpack.decode(raw)[1:]]))
+    assert str(refused.value) == message
