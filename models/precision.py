@@ -9,14 +9,16 @@ from typing import Final
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from models.candidates import CROSS_SIZE, MAX_WORDS
 from models.embedding import Embedder, NativeEmbedder, TorchEmbedder
 from models.model import Model
 from models.native import Unavailable
 from models.tokenizer import SPECIALS
 
 ROWS: Final = 16
+CAMPAIGNS: Final = 8
 REPEATS: Final = 3
 FASTER: Final = 1.2
 """How much faster bfloat16 must be to be worth its rounding."""
@@ -40,8 +42,8 @@ def choose(
     """The fastest way to embed that is exact enough.
 
     The encoder in C where it knows the model and the machine has a compiler, else torch. bfloat16 where it is faster
-    and a customer's churn is the same alone, in a batch, and in float32. A worker that restarts may choose otherwise;
-    the bound keeps its predictions where they were.
+    and what every head says of a customer is the same alone, in a batch, and in float32. A worker that restarts may
+    choose otherwise; the bound keeps its predictions where they were.
 
     Args:
         model: on ``device``, in float32. Its encoder becomes bfloat16 where torch is to run it so.
@@ -86,10 +88,13 @@ def _trial(model: Model) -> list[bytes]:
 def _worth(model: Model, exact: Embedder, rounded: Embedder, tokens: list[bytes], clock: Callable[[], float]) -> bool:
     if _seconds(rounded, tokens, clock) * FASTER > _seconds(exact, tokens, clock):
         return False
-    together = _churn(model, rounded(tokens))
-    alone = _churn(model, torch.cat([rounded([one]) for one in tokens]))
-    moved = max(float((other - together).abs().max()) for other in (alone, _churn(model, exact(tokens))))
-    return moved < AGREES
+    words = model.encoder.words()
+    # In torch the whole encoder is rounded, and campaigns are made of its words.
+    served = copy.deepcopy(words).to(rounded.dtype) if isinstance(rounded, TorchEmbedder) else words
+    together = _logits(model, rounded(tokens), served)
+    alone = _logits(model, torch.cat([rounded([one]) for one in tokens]), served)
+    moved = max(float((other - together).abs().max()) for other in (alone, _logits(model, exact(tokens), words)))
+    return moved / 4 < AGREES  # no probability moves by more than a quarter of its logit
 
 
 def _has_bfloat16(device: torch.device) -> bool:
@@ -109,8 +114,14 @@ def _seconds(embedder: Embedder, tokens: list[bytes], clock: Callable[[], float]
     return best
 
 
-def _churn(model: Model, embedding: Tensor) -> Tensor:
+def _logits(model: Model, embedding: Tensor, words: nn.Embedding) -> Tensor:
+    """Of every head, for customers of whom nothing else is known: (B, 1 + CAMPAIGNS)."""
+    device = embedding.device
+    ids = np.random.default_rng(1).integers(1, max(words.num_embeddings, 2), (CAMPAIGNS, MAX_WORDS))
+    columns = torch.full((len(embedding), len(model.churn.wide.mean)), float("nan"), device=device)
+    cross = torch.full((len(embedding), CAMPAIGNS, CROSS_SIZE), float("nan"), device=device)
     with torch.inference_mode():
-        unknown = torch.full((len(embedding), len(model.churn.wide.mean)), float("nan"), device=embedding.device)
-        logits, _ = model.churn(embedding, unknown)
-        return torch.sigmoid(logits)
+        churn, _ = model.churn(embedding, columns)
+        vectors = model.redemption.tower(torch.from_numpy(ids).to(device), words)
+        redemption, _, _ = model.redemption(embedding, columns, cross, vectors)
+    return torch.cat([churn[:, None], redemption], dim=1)

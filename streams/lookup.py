@@ -17,6 +17,7 @@ from schemas.errors import ConfigError, StateCorrupt
 from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPrediction
 from schemas.snapshot import Head, Snapshot
 from schemas.words import Lexicon
+from streams.catalog import UNREADABLE, read_entry
 from streams.core import entities, graph
 from streams.core.config import CoreConfig
 from streams.core.customer import Customer
@@ -315,8 +316,9 @@ def _predictions(found: Mapping[str, Message | None], customer_id: str) -> dict[
 
 def _catalog_entry(found: Mapping[str, Message | None]) -> CatalogEntry | None:
     message = found["catalog"]
-    value = message.value() if message is not None else None
+    if message is None:
+        return None
     try:
-        return msgspec.json.decode(value, type=CatalogEntry) if value is not None else None
-    except msgspec.DecodeError:
-        return None  # what producers put into the catalog is not ours to trust
+        return read_entry(message.key(), message.value())[1]
+    except UNREADABLE:
+        return None  # what producers put into the catalog is not ours to trust, and encode refuses it, too

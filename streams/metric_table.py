@@ -81,6 +81,9 @@ METRICS: Final[dict[str, Metric]] = {
         _counter("outcomes_total", "outcomes", "Labelled snapshots emitted.", "head", "label"),
         _counter("erasures_total", "customers", "Customers erased."),
         _counter("tail_overflow_total", "events", "Events settled before the lateness bound, for want of room."),
+        _counter(
+            "questions_dropped_total", "questions", "Open questions forgotten without an outcome, for want of room."
+        ),
         _histogram("encode_batch_snapshots", "snapshots", "Snapshots in one run of the model.", buckets=_SIZES),
         _histogram("encode_seconds", "seconds", "One run of encoder and heads."),
         _gauge("encode_queue_snapshots", "snapshots", "Snapshots waiting for the model."),
@@ -91,8 +94,18 @@ METRICS: Final[dict[str, Metric]] = {
             buckets=_FRESHNESS,
         ),
         _counter("predictions_total", "predictions", "Predictions emitted.", "topic"),
+        _counter(
+            "foreign_snapshots_total",
+            "snapshots",
+            "Snapshots with tokens of another vocabulary than the model's: judged on their features alone.",
+        ),
         _gauge("live_auc_ratio", "0 to 1", "AUC of emitted predictions whose outcome is known.", "head"),
-        _gauge("live_auc_pairs", "predictions", "Predictions that the live AUC rests on.", "head"),
+        _gauge(
+            "live_auc_pairs",
+            "predictions",
+            "Predictions that the live AUC rests on: of many, the newest of an even sample.",
+            "head",
+        ),
         _counter("restored_records_total", "records", "State records read back from the changelog.", "role"),
         _counter("restored_bytes_total", "bytes", "Bytes read back from the changelog.", "role"),
         _gauge("restore_seconds", "seconds", "How long the last restore took.", "role", "partition"),

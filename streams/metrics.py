@@ -15,7 +15,7 @@ from streams.offsets import Lag
 from streams.state.epochs import Epoch
 
 #: Names in a core's counts -> the counter that they are exported as.
-_CORE_COUNTERS: Final = ("timers_fired", "cache_hits", "cache_misses", "tail_overflow")
+_CORE_COUNTERS: Final = ("timers_fired", "cache_hits", "cache_misses", "tail_overflow", "questions_dropped")
 _CORE_OUTCOMES: Final = ("applied", "duplicates", "replayed", "dead_lettered", "heartbeats", "late", "erased")
 
 
@@ -67,11 +67,13 @@ class Metrics:
     outcomes_total: Counter
     erasures_total: Counter
     tail_overflow_total: Counter
+    questions_dropped_total: Counter
     encode_batch_snapshots: Histogram
     encode_seconds: Histogram
     encode_queue_snapshots: Gauge
     freshness_seconds: Histogram
     predictions_total: Counter
+    foreign_snapshots_total: Counter
     live_auc_ratio: Gauge
     live_auc_pairs: Gauge
     restored_records_total: Counter
@@ -107,7 +109,12 @@ class Metrics:
         self.snapshots_coalesced_total.inc(coalesced)
 
     def encoded(
-        self, snapshots: int, seconds: float, fresh_ms: Iterable[float], published: Iterable[Published]
+        self,
+        snapshots: int,
+        seconds: float,
+        fresh_ms: Iterable[float],
+        published: Iterable[Published],
+        foreign: int = 0,
     ) -> None:
         """The model ran, and its predictions were delivered.
 
@@ -116,9 +123,11 @@ class Metrics:
             seconds: of the run.
             fresh_ms: per live snapshot, from its newest event's record timestamp to now.
             published: the predictions; only their topics (logical names) are read.
+            foreign: snapshots whose tokens could not be read.
         """
         self.encode_batch_snapshots.observe(snapshots)
         self.encode_seconds.observe(seconds)
+        self.foreign_snapshots_total.inc(foreign)
         for age_ms in fresh_ms:
             self.freshness_seconds.observe(max(0.0, age_ms) / 1000)
         for prediction in published:

@@ -13,7 +13,7 @@ from schemas.catalog import CatalogEntry
 from schemas.codec import json_encode
 from schemas.predictions import ChurnPrediction, NextBestAction, Prediction, RedemptionPrediction
 from schemas.snapshot import Snapshot
-from streams.agents.encode import Published
+from streams.agents.encode import Predicted, Published
 from streams.core.config import DAY_MS
 from streams.core.decisions import DecisionPolicy, Scored, active_campaigns, decide
 from streams.core.reasons import decision_reasons
@@ -44,13 +44,13 @@ class Predictions:
         self._policy = policy
         self._clock_ms = clock_ms
 
-    def __call__(self, snapshots: list[Snapshot]) -> list[Published]:
+    def __call__(self, snapshots: list[Snapshot]) -> Predicted:
         encoded = self._predictor.encode(snapshots)
         published: list[Published] = []
         self._churn(snapshots, encoded, published)
         self._actions(snapshots, encoded, published)
         self._sends(snapshots, encoded, published)
-        return published
+        return Predicted(published, encoded.foreign)
 
     def _churn(self, snapshots: Sequence[Snapshot], encoded: Encoded, published: list[Published]) -> None:
         now_ms, typical = self._clock_ms(), self._predictor.typical

@@ -72,11 +72,12 @@ ROWS: Final[dict[str, list[tuple[str, str, list[tuple[str, str]]]]]] = {
         ),
         ("Outcomes", "cps", [(_rate("pulsegraph_outcomes_total", "head, label"), "{{head}} = {{label}}")]),
         (
-            "Erased customers, events settled early",
+            "Erased customers, events settled early, questions dropped",
             "cps",
             [
                 (_rate("pulsegraph_erasures_total"), "erased"),
                 (_rate("pulsegraph_tail_overflow_total"), "settled early"),
+                (_rate("pulsegraph_questions_dropped_total"), "questions dropped"),
             ],
         ),
     ],
@@ -134,6 +135,7 @@ ROWS: Final[dict[str, list[tuple[str, str, list[tuple[str, str]]]]]] = {
             [
                 (_rate("pulsegraph_snapshots_total", "kind"), "{{kind}}"),
                 (_rate("pulsegraph_snapshots_coalesced_total"), "coalesced"),
+                (_rate("pulsegraph_foreign_snapshots_total"), "of another vocabulary"),
             ],
         ),
     ],

@@ -3,19 +3,24 @@
 A customer who comes back early answers "no churn" at once, one who churns only after the full horizon.
 Scoring answers as they come would see only the first kind among recent questions, so a pair counts when
 event time has passed the end of its horizon, whatever the answer was.
+
+For the same reason what is remembered must not be bounded by forgetting the oldest: whoever waits longest is
+who churns. It is bounded by an even sample of the questions, which says nothing about who waits.
 """
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
 from collections.abc import Iterable
-from heapq import heappop, heappush
-from typing import Final, TypeVar
+from hashlib import blake2b
+from heapq import heapify, heappop, heappush
+from typing import Final, NamedTuple
 
-Value = TypeVar("Value")
+from streams.core.config import DAY_MS
 
 _KEPT: Final = 200_000
+_DISORDER_MS: Final = 7 * DAY_MS
+"""How far the times of one partition's predictions, or of its outcomes, may be out of order in the log."""
 
 
 def auc(pairs: Iterable[tuple[float, int]]) -> float | None:
@@ -43,63 +48,185 @@ def auc(pairs: Iterable[tuple[float, int]]) -> float | None:
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
 
 
+class _Waiting(NamedTuple):
+    """A prediction without its outcome."""
+
+    probability: float
+    asked_ms: int | None
+
+
+class _Answer(NamedTuple):
+    """An outcome without its prediction."""
+
+    label: int
+    due_ms: int
+    asked_ms: int | None
+
+
+class _Pair(NamedTuple):
+    """Both; sorts by the end of the question."""
+
+    due_ms: int
+    key: int
+    probability: float
+    label: int
+
+
 class LiveScore:
     """Joins predictions with outcomes of one head by id, in either order of arrival.
 
+    Memory is bounded by adaptive sampling (after Wegman; Flajolet, "On adaptive sampling", 1990). A question is in
+    the sample where a hash of its id is below a threshold, which starts above every hash; when more than ``kept``
+    questions are open, it is halved, and everything at or above it is forgotten, the pairs that count too. So:
+
+    - whether a question is in the sample depends on its id and the threshold: not on label, probability, or the order
+      of arrival. Prediction and outcome of one question are both in it, or neither is;
+    - below the bound, everything is in it;
+    - the threshold never rises again: what was forgotten stays out, so all pairs that count have the same chance.
+
+    A question counts once, whatever is repeated, in whatever order. Its id is remembered while it is open or among the
+    ``window`` pairs that count. Those leave in the order in which their questions ended, so beyond that one mark will
+    do: an outcome whose question ended at or before the mark is refused. That rests on a repeated outcome saying the
+    same ``due_ms`` as the first. The first word on a question counts.
+
+    What can no longer be joined would fill the sample: outcomes are kept for longer than predictions, and who is
+    erased never answers. Where the time of the question is given, such halves go before the threshold is halved.
+
     Args:
         window: newest answered questions that count; None for all.
+        kept: questions that are remembered besides those: predicted, answered, or waiting for their end; at least 1.
     """
 
-    def __init__(self, window: int | None = 20_000) -> None:
-        self._predicted: OrderedDict[str, float] = OrderedDict()
-        self._answered: OrderedDict[str, tuple[int, int]] = OrderedDict()
-        self._maturing: list[tuple[int, str, float, int]] = []
-        self._pairs: deque[tuple[float, int]] = deque(maxlen=window)
-        self._scored: OrderedDict[str, None] = OrderedDict()
+    def __init__(self, window: int | None = 20_000, *, kept: int = _KEPT) -> None:
+        self._window = window
+        self._kept = kept
+        self._below = 1 << 64
+        self._predicted: dict[int, _Waiting] = {}
+        self._answered: dict[int, _Answer] = {}
+        self._maturing: list[_Pair] = []
+        self._pairs: list[_Pair] = []  # sorted
+        self._joined: set[int] = set()  # keys of the two above
+        self._left: tuple[int, int] = (-1, -1)  # (due ms, key) of the newest pair that left the window
+        self._now_ms = -1
+        self._newest_asked_ms = -1
+        self._longest_ms = 0
 
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def predicted(self, prediction_id: str, probability: float) -> None:
-        """A prediction that will be judged. A repeated one changes nothing."""
-        if prediction_id in self._scored:
-            return
-        answer = self._answered.pop(prediction_id, None)
-        if answer is not None:
-            self._pair(prediction_id, probability, *answer)
-        elif prediction_id not in self._predicted:
-            _remember(self._predicted, prediction_id, probability)
+    def predicted(self, prediction_id: str, probability: float, asked_ms: int | None = None) -> None:
+        """A prediction that will be judged. A repeated one changes nothing.
 
-    def answered(self, outcome_id: str, label: int, due_ms: int) -> None:
-        """An outcome; ``due_ms`` ends the question's horizon."""
-        if outcome_id in self._scored:
+        Args:
+            asked_ms: event time of the question, where known; about ascending over the calls.
+        """
+        if asked_ms is not None:
+            self._newest_asked_ms = max(self._newest_asked_ms, asked_ms)
+        key = _key(prediction_id)
+        if key >= self._below or key in self._joined:
             return
-        probability = self._predicted.pop(outcome_id, None)
-        if probability is not None:
-            self._pair(outcome_id, probability, label, due_ms)
-        elif outcome_id not in self._answered:
-            _remember(self._answered, outcome_id, (label, due_ms))
+        answer = self._answered.pop(key, None)
+        if answer is not None:
+            self._join(key, probability, answer)
+        elif key not in self._predicted:
+            self._predicted[key] = _Waiting(probability, asked_ms)
+            self._shrink()
+
+    def answered(self, outcome_id: str, label: int, due_ms: int, asked_ms: int | None = None) -> None:
+        """An outcome; ``due_ms`` ends the question's horizon, which began at ``asked_ms``."""
+        if asked_ms is not None:
+            self._longest_ms = max(self._longest_ms, due_ms - asked_ms)
+        key = _key(outcome_id)
+        if key >= self._below or key in self._joined:
+            return
+        if (due_ms, key) <= self._left:
+            self._predicted.pop(key, None)
+            return
+        answer = _Answer(label, due_ms, asked_ms)
+        waiting = self._predicted.pop(key, None)
+        if waiting is not None:
+            self._join(key, waiting.probability, answer)
+        elif key not in self._answered:
+            self._answered[key] = answer
+            self._shrink()
 
     def pass_time(self, now_ms: int) -> None:
         """Event time has come to ``now_ms``: questions that ended by then count."""
-        while self._maturing and self._maturing[0][0] <= now_ms:
-            _, _, probability, label = heappop(self._maturing)
-            self._pairs.append((probability, label))
+        self._now_ms = max(self._now_ms, now_ms)
+        matured = False
+        while self._maturing and self._maturing[0].due_ms <= now_ms:
+            self._pairs.append(heappop(self._maturing))
+            matured = True
+        if matured:
+            self._pairs.sort()
+            self._close_window()
+
+    def resize(self, window: int | None) -> None:
+        """Let another number of answered questions count; more of them come with time only."""
+        self._window = window
+        self._close_window()
 
     def auc(self) -> float | None:
-        return auc(self._pairs)
+        return auc(self.pairs)
 
     @property
     def pairs(self) -> list[tuple[float, int]]:
-        """(probability, label) of the questions that count."""
-        return list(self._pairs)
+        """(probability, label) of the questions that count, in the order in which they ended."""
+        return [(pair.probability, pair.label) for pair in self._pairs]
 
-    def _pair(self, prediction_id: str, probability: float, label: int, due_ms: int) -> None:
-        _remember(self._scored, prediction_id, None)
-        heappush(self._maturing, (due_ms, prediction_id, probability, label))
+    @property
+    def open(self) -> int:
+        """Questions remembered that do not count yet."""
+        return len(self._predicted) + len(self._answered) + len(self._maturing)
+
+    @property
+    def share(self) -> float:
+        """Of all questions, those in the sample: 1, 1/2, 1/4, ..."""
+        return self._below / (1 << 64)
+
+    def _join(self, key: int, probability: float, answer: _Answer) -> None:
+        # One half less waits, one pair more: nothing has grown.
+        self._joined.add(key)
+        heappush(self._maturing, _Pair(answer.due_ms, key, probability, answer.label))
+
+    def _close_window(self) -> None:
+        if self._window is None or len(self._pairs) <= self._window:
+            return
+        leaving = self._pairs[: len(self._pairs) - self._window]
+        del self._pairs[: len(leaving)]
+        self._joined.difference_update(pair.key for pair in leaving)
+        self._left = max(self._left, (leaving[-1].due_ms, leaving[-1].key))
+
+    def _shrink(self) -> None:
+        if self.open <= self._kept:
+            return
+        self._forget_halves()
+        # Room for many, or every further question would look through all of them again.
+        while self.open > max(1, self._kept * 3 // 4):
+            self._halve()
+
+    def _forget_halves(self) -> None:
+        """What can no longer be joined: told by how far the log of the other half has come, so by no clock."""
+        ended_ms = self._now_ms - self._longest_ms - _DISORDER_MS
+        self._predicted = {
+            key: half for key, half in self._predicted.items() if half.asked_ms is None or half.asked_ms >= ended_ms
+        }
+        read_ms = self._newest_asked_ms - _DISORDER_MS
+        self._answered = {
+            key: half for key, half in self._answered.items() if half.asked_ms is None or half.asked_ms >= read_ms
+        }
+
+    def _halve(self) -> None:
+        self._below >>= 1
+        below = self._below
+        self._predicted = {key: half for key, half in self._predicted.items() if key < below}
+        self._answered = {key: half for key, half in self._answered.items() if key < below}
+        self._maturing = [pair for pair in self._maturing if pair.key < below]
+        heapify(self._maturing)
+        self._pairs = [pair for pair in self._pairs if pair.key < below]
+        self._joined = {key for key in self._joined if key < below}
 
 
-def _remember(where: OrderedDict[str, Value], key: str, value: Value) -> None:
-    where[key] = value
-    if len(where) > _KEPT:
-        where.popitem(last=False)
+def _key(identity: str) -> int:
+    """64 even bits of any id. Ours are hashes already, but the sample must not rest on how an id was made."""
+    return int.from_bytes(blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")

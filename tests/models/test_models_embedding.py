@@ -20,6 +20,7 @@ from models.embedding import ENTRY_BYTES, Embedder, NativeEmbedder, Remembering,
 from models.encoder import CustomerEncoder, EncoderSize, default_config, pool
 from models.model import Model
 from models.tokenizer import CLS_ID, UNK_ID
+from schemas.snapshot import Head
 
 VOCABULARY = 300
 CPU = torch.device("cpu")
@@ -163,6 +164,48 @@ def test_bfloat16_is_taken_where_it_is_faster(rounded_s: float, wanted: torch.dt
         return now_s
 
     assert precision.choose(model, CPU, half=None, threads=1, clock=clock).dtype == wanted
+
+
+class Shifted:
+    """An embedder whose numbers are off by a little; it takes no time at all."""
+
+    name = "shifted"
+    dtype = torch.bfloat16
+
+    def __init__(self, by: float) -> None:
+        self._by = by
+
+    def __call__(self, tokens: Sequence[bytes]) -> Tensor:
+        return torch.full((len(tokens), SIZES["small"].hidden), self._by)
+
+
+@pytest.mark.parametrize("head", ["churn", "redemption"])
+def test_rounding_is_judged_by_every_head(head: Head) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        model = Model(default_config(worlds.lexicon().size, SIZES["small"]), worlds.lexicon()).eval()
+        for last in (model.churn.deep[-1], model.redemption.candidate[-1]):
+            assert isinstance(last, torch.nn.Linear)
+            torch.nn.init.normal_(last.weight, std=1.0)
+    for shut in (model.churn, model.redemption):
+        shut.gate.zero_()
+
+    def worth(by: float) -> bool:
+        return precision._worth(model, Shifted(0.0), Shifted(by), [b"\x07\x00"] * 4, clock)
+
+    spans = itertools.cycle([0.5] * precision.REPEATS + [1.0] * precision.REPEATS)
+    now_s, begins = 0.0, itertools.cycle([True, False])
+
+    def clock() -> float:
+        nonlocal now_s
+        if not next(begins):
+            now_s += next(spans)
+        return now_s
+
+    assert worth(0.1), "neither head looks at the embedding"
+    model.head(head).gate.fill_(1.0)
+    assert not worth(0.1)
+    assert worth(1e-5)
 
 
 class Counting:

@@ -155,6 +155,7 @@ def prefix(broker: Any, lexicon: FastLexicon) -> Iterator[str]:
         send(topic, customer.encode(), codec.json_encode(prediction))
     entry = CatalogEntry(kind="item", id="i0", title="dark beans")
     send("catalog", entry.key.encode(), codec.json_encode(entry))
+    send("catalog", b"campaign:c18", codec.json_encode(entry))  # of another name than its key
     for number in range(3):
         send("clickstream", b"anna", codec.json_encode(PURCHASES[number] | {"event_ts_ms": START_MS}))
     send("clickstream", b"\x00heartbeat", b'{"event_ts_ms":1498867200000}', by=b"anna")
@@ -237,7 +238,7 @@ def test_an_entity(reader: TopicReader, prefix: str) -> None:
     assert 1.8 < edges.popularity < 2
     before = lookup.entity(reader, prefix, "item:i0", CONFIG, START_MS + DAY_MS)
     assert before.edges[0].newest == [("anna", START_MS)]
-    assert lookup.entity(reader, prefix, "campaign:c18", CONFIG).catalog is None
+    assert lookup.entity(reader, prefix, "campaign:c18", CONFIG).catalog is None, "encode refuses that one, too"
 
 
 def test_entities_that_are_none(reader: TopicReader, prefix: str) -> None:

@@ -70,7 +70,7 @@ def test_ingest_epochs_add_up_over_reopened_partitions() -> None:
     metrics = Metrics()
     store = SimpleNamespace(size_bytes=lambda: 1000)
     counted: dict[int, dict[str, int]] = {}
-    held = {0: SimpleNamespace(core=_core(applied=4, duplicates=1, timers_fired=2), store=store)}
+    held = {0: SimpleNamespace(core=_core(applied=4, duplicates=1, timers_fired=2, questions_dropped=3), store=store)}
     metrics.ingest_epoch({0: _epoch()}, held, counted, 0.01)
     held[0].core.counts["applied"] = 9
     metrics.ingest_epoch({0: _epoch()}, held, counted, 0.01)
@@ -80,6 +80,7 @@ def test_ingest_epochs_add_up_over_reopened_partitions() -> None:
     assert metrics.value("events_total", role="ingest", outcome="applied") == 10
     assert metrics.value("events_total", role="ingest", outcome="duplicates") == 1
     assert metrics.value("timers_fired_total") == 2
+    assert metrics.value("questions_dropped_total") == 3
     assert metrics.value("changelog_bytes_total", role="ingest") == 24
     assert metrics.value("snapshots_total", kind="horizon") == 3
     assert metrics.value("outcomes_total", head="churn", label="1") == 3
@@ -111,7 +112,7 @@ def test_a_partition_that_left_leaves_no_gauge() -> None:
 
 def test_scraped_over_http() -> None:
     metrics = Metrics()
-    metrics.encoded(3, 0.02, [7.0, -1.0], [SimpleNamespace(topic="predictions.churn")])
+    metrics.encoded(3, 0.02, [7.0, -1.0], [SimpleNamespace(topic="predictions.churn")], foreign=2)
     metrics.encode_queue(5, 2)
     metrics.dead_letter("clickstream", "malformed")
     server = module.serve(metrics, 0)
@@ -126,6 +127,7 @@ def test_scraped_over_http() -> None:
     assert 'pulsegraph_predictions_total{topic="predictions.churn"} 1.0' in text
     assert 'pulsegraph_freshness_seconds_bucket{le="0.01"} 2.0' in text
     assert "pulsegraph_snapshots_coalesced_total 2.0" in text
+    assert "pulsegraph_foreign_snapshots_total 2.0" in text
     assert 'pulsegraph_dead_letters_total{reason="malformed",topic="clickstream"} 1.0' in text
     with socket.socket() as again:
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

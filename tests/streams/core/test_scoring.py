@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.core import scoring
+from streams.core.config import DAY_MS
 from streams.core.scoring import LiveScore, auc
 
 PAIRS = st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 1.0]), st.integers(0, 1)), max_size=30)
@@ -113,15 +115,175 @@ def test_the_window_holds_the_newest_questions() -> None:
     assert score.pairs == [(0.7, 1), (0.8, 0), (0.9, 1)]
 
 
-def test_what_is_never_joined_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streams.core.scoring._KEPT", 5)
-    score = LiveScore()
-    for at in range(20):
+def test_a_question_that_left_the_window_does_not_come_back() -> None:
+    score = LiveScore(window=2)
+
+    def ask(at: int) -> None:
+        score.predicted(f"q{at}", at / 10)
+        score.answered(f"q{at}", at % 2, due_ms=at)
+        score.pass_time(at)
+
+    for at in range(5):
+        ask(at)
+    kept = [(0.3, 1), (0.4, 0)]
+    assert score.pairs == kept
+    for at in range(5):
+        ask(at)
+    assert score.pairs == kept
+    assert score.open == 0, "nothing waits for an outcome that was refused"
+    ask(5)
+    assert score.pairs == [(0.4, 0), (0.5, 1)]
+
+
+@given(
+    calls=st.lists(st.tuples(st.sampled_from(["predicted", "answered", "pass", "resize"]), st.integers(0, 9))),
+    window=st.integers(0, 4),
+    kept=st.integers(1, 12),
+)
+def test_no_question_counts_twice(calls: list[tuple[str, int]], window: int, kept: int) -> None:
+    score = LiveScore(window=window, kept=kept)
+    ever: set[tuple[float, int]] = set()
+    before: set[tuple[float, int]] = set()
+    for kind, at in calls:
+        if kind == "predicted":
+            score.predicted(f"q{at}", at / 10)
+        elif kind == "answered":
+            score.answered(f"q{at}", at % 2, due_ms=at // 2)
+        elif kind == "pass":
+            score.pass_time(at)
+        else:
+            score.resize(at)
+        now = set(score.pairs)
+        assert len(now) == len(score) and score.open <= kept
+        assert not (now - before) & ever, "who left does not come back"
+        before, ever = now, ever | now
+
+
+def test_the_window_may_be_resized() -> None:
+    score = LiveScore(window=None)
+    for at in range(6):
+        score.predicted(f"q{at}", at / 10)
+        score.answered(f"q{at}", 0, due_ms=at)
+    score.pass_time(5)
+    assert len(score) == 6
+    score.resize(2)
+    assert score.pairs == [(0.4, 0), (0.5, 0)]
+    score.resize(4)
+    score.predicted("q0", 0.9)
+    score.answered("q0", 1, due_ms=0)
+    score.predicted("q6", 0.6)
+    score.answered("q6", 0, due_ms=6)
+    score.pass_time(6)
+    assert score.pairs == [(0.4, 0), (0.5, 0), (0.6, 0)], "what left stays out"
+
+
+Said = tuple[str, int]
+"""(predicted or answered, question)"""
+
+
+def say(score: LiveScore, said: Said, names: Sequence[str]) -> None:
+    kind, at = said
+    if kind == "predicted":
+        score.predicted(names[at], at / len(names))
+    else:
+        score.answered(names[at], at % 2, due_ms=at)
+
+
+IDS = st.one_of(
+    st.uuids().map(lambda one: one.hex),
+    st.text(max_size=8),
+    st.integers(0, 10**6).map(lambda number: f"{number:032d}"),
+    st.text(st.characters(categories=["Cs"]), max_size=2),
+)
+"""Ours are hex and even; others' may be anything."""
+
+
+@given(names=st.lists(IDS, unique=True, max_size=40), kept=st.integers(1, 8), data=st.data())
+def test_a_pair_is_in_or_out_whatever_came_first(names: list[str], kept: int, data: st.DataObject) -> None:
+    every = [(kind, at) for at in range(len(names)) for kind in ("predicted", "answered")]
+    score = LiveScore(window=None, kept=kept)
+    again = data.draw(st.lists(st.sampled_from(every), max_size=10), "again") if every else []
+    for said in data.draw(st.permutations([*every, *again]), "arriving"):
+        say(score, said, names)
+        assert score.open <= kept, "the bound holds at any time"
+        if data.draw(st.booleans(), "look"):
+            score.pass_time(len(names) // 2)
+    score.pass_time(len(names))
+    assert score.open == 0, "everything was said, so no half is left alone"
+    inside = [at for at in range(len(names)) if scoring._key(names[at]) < score.share * 2**64]
+    assert score.pairs == [(at / len(names), at % 2) for at in inside]
+
+
+@given(names=st.lists(IDS, unique=True, max_size=30), data=st.data())
+def test_below_the_bound_nothing_is_sampled(names: list[str], data: st.DataObject) -> None:
+    every = [(kind, at) for at in range(len(names)) for kind in ("predicted", "answered")]
+    bounded, unbounded = LiveScore(window=None, kept=max(1, len(names))), LiveScore(window=None, kept=10**9)
+    for said in data.draw(st.permutations(every)):
+        say(bounded, said, names)
+        say(unbounded, said, names)
+    for score in (bounded, unbounded):
+        score.pass_time(len(names))
+    assert bounded.share == 1
+    assert bounded.pairs == unbounded.pairs
+    assert bounded.auc() == unbounded.auc() == auc([(at / len(names), at % 2) for at in range(len(names))])
+
+
+@pytest.mark.parametrize("mature", ["at the end", "as time passes"])
+@pytest.mark.parametrize("first", ["predicted", "answered", "either"])
+def test_the_sample_tells_what_all_would(first: str, mature: str) -> None:
+    """Labels follow the scores, and who churns is answered last, as in life: the sample must not care."""
+    even, count, day = random.Random(7), 100_000, DAY_MS
+    said: list[tuple[float, str, int]] = []
+    pairs: list[tuple[float, int]] = []
+    for at in range(count):
+        asked = at * 100 * day / count
+        probability = even.random()
+        label = int(even.random() < probability)
+        pairs.append((probability, label))
+        resolved = asked + (28 if label else 28 * even.random()) * day
+        predicted = {"predicted": asked, "answered": resolved + 1}.get(first, even.choice([asked, resolved + 1]))
+        said += [(predicted, "predicted", at), (resolved, "answered", at)]
+    score = LiveScore(window=None if mature == "at the end" else 2_000, kept=2_000)
+    for now, kind, at in sorted(said):
+        due_ms = int((at * 100 / count + 28) * day)
+        if mature == "as time passes":
+            score.pass_time(int(now))
+        if kind == "predicted":
+            score.predicted(f"{at:032x}", pairs[at][0])
+        else:
+            score.answered(f"{at:032x}", pairs[at][1], due_ms)
+    score.pass_time(1000 * day)
+    true, found = auc(pairs), score.auc()
+    assert true is not None and found is not None
+    assert 500 < len(score) <= 2_000
+    assert score.share <= 0.25
+    assert found == pytest.approx(true, abs=0.05)
+    churned = sum(label for _, label in score.pairs) / len(score)
+    assert churned == pytest.approx(0.5, abs=0.06), "neither label is preferred"
+
+
+def test_what_can_no_longer_be_joined_does_not_fill_the_sample() -> None:
+    """Outcomes whose predictions retention took, and predictions of those who never answer."""
+    score = LiveScore(kept=100)
+    for at in range(100):
+        score.answered(f"old {at}", 0, due_ms=at + 28 * DAY_MS, asked_ms=at)
+    score.predicted("new", 0.5, asked_ms=300 * DAY_MS)
+    assert (score.open, score.share) == (1, 1.0)
+    for at in range(99):
+        score.predicted(f"erased {at}", 0.5, asked_ms=300 * DAY_MS + at)
+    score.pass_time(336 * DAY_MS)
+    score.answered("new", 1, due_ms=328 * DAY_MS, asked_ms=300 * DAY_MS)
+    score.predicted("newer", 0.5, asked_ms=336 * DAY_MS)
+    assert (score.open, score.share) == (2, 1.0)
+    score.pass_time(336 * DAY_MS)
+    assert score.pairs == [(0.5, 1)]
+
+
+def test_without_times_halves_are_sampled() -> None:
+    score = LiveScore(kept=50)
+    for at in range(10_000):
         score.predicted(f"p{at}", 0.5)
         score.answered(f"a{at}", 1, 0)
-    score.predicted("a0", 0.5)
-    score.answered("p0", 1, 0)
-    score.predicted("a19", 0.5)
-    score.answered("p19", 1, 0)
-    score.pass_time(0)
-    assert len(score) == 2, "the oldest halves are forgotten, the newest still join"
+        assert score.open <= 50
+    assert score.open > 10
+    assert len(score) == 0
