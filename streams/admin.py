@@ -15,6 +15,7 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
+from schemas.deadletter import MAX_LETTER_BYTES
 from schemas.errors import ConfigError, Retry, TopicMismatch
 from schemas.topics import TOPICS, Topic
 from streams import clients
@@ -31,12 +32,11 @@ _PREFIX: Final = re.compile(r"[A-Za-z0-9._-]{0,100}")
 _CREATE: Final = "`pulsegraph topics create`"
 _UPDATE: Final = "`pulsegraph topics create --update`"
 
-# Room for a refused record of Kafka's default maximum plus the headers that say why, and for the state of a customer
-# whose tail is full.
 _COMPACTION_LAG_MS: Final = 3_600_000
 _DELETE_RETENTION_MS: Final = 86_400_000
+# Room for a refused record, and for the state of a customer whose tail is full.
 _MAX_BYTES: Final[Mapping[str, int]] = {
-    "dead-letter": 2 << 20,
+    "dead-letter": MAX_LETTER_BYTES,
     "ingest-changelog": 8 << 20,
     "entities-changelog": 8 << 20,
 }

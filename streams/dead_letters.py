@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from schemas.codec import Headers
-from schemas.deadletter import ATTEMPT, ORIGINAL, REPLAYED_FROM, attempts
+from schemas.deadletter import ATTEMPT, CUT, ORIGINAL, REPLAYED_FROM, attempts
 from schemas.events import PROFILES, SOURCES
 from schemas.limits import MAX_EVENT_TS_MS, MIN_EVENT_TS_MS
 from streams.partitioning import partition_for
@@ -45,6 +45,8 @@ class Letter(NamedTuple):
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...]
     """As they came, without ours."""
+    cut: str | None = None
+    """Sizes of what came, where it was too large to be kept whole."""
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +104,7 @@ def parse(key: bytes | None, value: bytes | None, headers: Headers) -> Letter | 
         key,
         value,
         tuple((name.removeprefix(ORIGINAL), raw) for name, raw in headers if name.startswith(ORIGINAL)),
+        text(CUT) or None,
     )
 
 
@@ -188,6 +191,8 @@ def send(letters: Sequence[Letter], producer: OrderedProducer, *, partitions: in
 def _why_not(letter: Letter, newer: str | None, max_attempts: int) -> str | None:
     if letter.topic not in SOURCES:
         return f"{letter.topic} keeps what came last, so an old record could undo a newer one: produce a corrected one"
+    if letter.cut is not None:
+        return f"is the beginning of a record ({letter.cut}) that lies at its origin while Kafka keeps it there"
     if newer is not None:
         return f"was replayed before and refused again as {newer}"
     if letter.attempt >= max_attempts:

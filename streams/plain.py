@@ -18,10 +18,10 @@ from schemas.snapshot import Snapshot
 from schemas.topics import TOPICS
 from streams.core import entities
 from streams.core.customer import CustomerRecord
+from streams.core.durable import PartitionMeta
 from streams.core.event import StoredEvent
 from streams.core.event import restore as restore_event
 from streams.core.labels import Pending
-from streams.core.partition import PartitionMeta
 from streams.core.timeline import Timeline
 from streams.state import keys
 
@@ -66,6 +66,7 @@ def refused_value(value: bytes | None, headers: Headers) -> dict[str, Any]:
         "reason": named.get("dl_reason"),
         "error": named.get("dl_error"),
         "message": named.get("dl_message"),
+        "cut": named.get("dl_cut"),
         "origin": {name: named.get(f"dl_{name}") for name in ("topic", "partition", "offset", "record_ts_ms")},
         "headers": {name.removeprefix("orig_"): text for name, text in named.items() if name.startswith("orig_")},
         "value": None if value is None else _text(value),

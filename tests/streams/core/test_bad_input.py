@@ -16,6 +16,7 @@ from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, REDEMPTIONS, S
 from schemas.limits import MAX_EVENT_TS_MS, MAX_HEADERS_BYTES, MAX_KEY_BYTES, MAX_PAYLOAD_BYTES, MAX_PROPERTIES
 from streams.core.config import DAY_MS
 from streams.core.graph import neighbours
+from streams.dead_letters import Filter, choose, parse
 from streams.offline import LogRecord
 
 Headers = Sequence[tuple[str, bytes]]
@@ -179,6 +180,32 @@ def test_refused_with_its_class_and_its_bytes(name: str) -> None:
     assert worker.ingest.next_offsets == {SOURCES[bad.rank]: 1}
     assert worker.ingest.counts["dead_lettered"] == 1
     _good_one_is_applied(worker, 1)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Bad(errors.Oversized, b"x" * (3 << 20)),
+        Bad(errors.InvalidKey, raw(CLICK), key=b"k" * (3 << 20)),
+        Bad(errors.Oversized, raw(CLICK), headers=[("a", b"1"), ("b", b"x" * (3 << 20)), ("c", b"2")]),
+        Bad(errors.Oversized, raw(CLICK), headers=[("n" * (3 << 20), b"1")]),
+        Bad(errors.Oversized, raw(CLICK), headers=[(f"h{number}", b"") for number in range(400_000)]),
+    ],
+    ids=["value", "key", "header", "header name", "headers"],
+)
+def test_what_is_too_large_for_a_letter_is_cut(bad: Bad) -> None:
+    worker = Worker()
+    (letter,) = _take(worker, bad.rank, 0, bad.key, bad.value, bad.headers)
+    size = sum(len(name) + len(content or b"") for name, content in letter.headers)
+    assert size + len(letter.key or b"") + len(letter.value or b"") < 300_000
+    found = parse(letter.key, letter.value, letter.headers)
+    assert found is not None and (found.error, found.letter_id) == (bad.error.__name__, "clickstream-0-0")
+    sent = bad.headers
+    assert found.cut == f"key {len(bad.key or b'')}, value {len(bad.value or b'')}, headers {len(sent)}"
+    assert (bad.value or b"").startswith(found.value or b"") and (bad.key or b"").startswith(found.key or b"")
+    assert found.headers == tuple(sent[: len(found.headers)])
+    (_, why) = choose([found], Filter()).kept[0]
+    assert "the beginning of a record" in why
 
 
 def test_every_class_has_a_case() -> None:
