@@ -20,7 +20,7 @@ _CORE_OUTCOMES: Final = ("applied", "duplicates", "replayed", "dead_lettered", "
 
 
 class Held(Protocol):
-    """An open partition, as :class:`streams.agents.stateful.Held` is."""
+    """An open partition, as :class:`streams.agents.epoch_writer.Held` is."""
 
     @property
     def core(self) -> Any: ...

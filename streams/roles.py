@@ -5,37 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 from faust.types import TP
 
 from schemas.errors import TopicMismatch
+from schemas.records import RawRecord
 
 Offsets = Mapping[tuple[str, int], int]
 """(logical topic, partition) -> next offset to read."""
 
 logger: Final = logging.getLogger(__name__)
-
-
-class Record(Protocol):
-    """What an aiokafka ``ConsumerRecord`` has."""
-
-    @property
-    def offset(self) -> int: ...
-
-    @property
-    def key(self) -> bytes | None: ...
-
-    @property
-    def value(self) -> bytes | None: ...
-
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes]]: ...
-
-    @property
-    def timestamp(self) -> int:
-        """Milliseconds since the epoch."""
 
 
 class Batch(NamedTuple):
@@ -44,7 +26,7 @@ class Batch(NamedTuple):
     topic: str
     """Logical name: without the deployment's prefix."""
     partition: int
-    records: list[Record]
+    records: list[RawRecord]
 
 
 class Commit(Protocol):
@@ -56,6 +38,9 @@ class Commit(Protocol):
         Returns:
             False where some of them are no longer this worker's to commit; their records will be read again.
         """
+
+    def is_read(self, topic: str, partition: int) -> bool:
+        """Whether the role has had every record there is; False where that is not known."""
 
 
 class Role(Protocol):
@@ -137,6 +122,7 @@ class RoleRunner:
         self._delivered = 0
         self._handled = 0
         self._waiting_records = 0
+        self._waiting: Counter[TP] = Counter()
         self._stopping = False
         self._stopped = False
 
@@ -146,6 +132,7 @@ class RoleRunner:
     def _restart_count(self) -> None:
         self._epoch += 1
         self._delivered = self._handled = self._waiting_records = 0
+        self._waiting.clear()
         self._room.set()
 
     async def assigned(self, partitions: set[TP]) -> Mapping[TP, int]:
@@ -202,12 +189,17 @@ class RoleRunner:
             return False
         return not self._stopping and self.failure is None
 
-    def deliver(self, partition: TP, records: list[Record]) -> None:
+    def deliver(self, partition: TP, records: list[RawRecord]) -> None:
         """Queue a partition's records for the agent."""
         topic, number = self._logical(partition)
         self._waiting_records += len(records)
+        self._waiting[partition] += 1
         self._offer(_Unit(self._epoch, self._delivered, Batch(topic, number, records)))
         self._delivered += 1
+
+    def waits(self, partition: TP) -> bool:
+        """Whether records of it were delivered and are not handled yet."""
+        return self._waiting[partition] > 0
 
     async def handle(self, unit: _Unit) -> None:
         """Run the role on one delivered unit, unless it was fetched before the last rebalance."""
@@ -224,6 +216,7 @@ class RoleRunner:
                 return  # a rebalance began meanwhile and waits for the lock; its counts start over
             self._handled += 1
             self._waiting_records -= len(unit.batch.records)
+            self._waiting[TP(self._prefix + unit.batch.topic, unit.batch.partition)] -= 1
             if self._waiting_records < self._prefetch_records:
                 self._room.set()
 

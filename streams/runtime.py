@@ -21,10 +21,10 @@ from faust.types.auth import CredentialsT
 from mode.utils.queues import ThrowableQueue
 
 from schemas.errors import PulsegraphError, Retry, Stop
-from streams.roles import Batch, Commit, Offsets, Record, Role, RoleRunner
+from streams.roles import Batch, Commit, Offsets, Role, RoleRunner
 from streams.transport import BatchConsumer, BatchTransport
 
-__all__ = ["Batch", "Commit", "Committer", "Offsets", "Record", "Role", "RoleApp", "build_app", "run_worker", "serve"]
+__all__ = ["Batch", "Commit", "Committer", "Offsets", "Role", "RoleApp", "build_app", "run_worker", "serve"]
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
@@ -49,6 +49,10 @@ class Committer:
         return await consumer.commit_positions(
             {TP(prefix + topic, partition): offset for (topic, partition), offset in offsets.items()}
         )
+
+    def is_read(self, topic: str, partition: int) -> bool:
+        place = TP(self._app.topic_prefix + topic, partition)
+        return not self._app.runner.waits(place) and cast(BatchConsumer, self._app.consumer).is_read_to_end(place)
 
 
 class BatchChannel(Channel[Any]):

@@ -84,7 +84,7 @@ class IngestSettings(msgspec.Struct, frozen=True, kw_only=True):
     cache_bytes: Annotated[int, Meta(ge=1 << 20)] = 96 << 20
     """Memory for decoded customers, in bytes, of the whole worker."""
     idle_ms: _Millis = 30_000
-    """Wall clock after which a quiet topic stops holding event time back; 0 is never."""
+    """A topic that was read to its end and then is quiet for so long stops holding event time back; 0 is never."""
     refused_share: Annotated[float, Meta(ge=0, le=1)] = 0.5
     """The worker stops when more than this share of a source topic's newest records was refused; 1 is never."""
     refused_min: _Count = 1_000

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Protocol, cast
 
@@ -38,6 +39,8 @@ FETCH_TIMEOUT_S: Final = 0.5
 #: aiokafka leaves the group when nobody fetched for ``broker_max_poll_interval``; the drain loop reports in this often.
 KEEPALIVE_S: Final = 5.0
 COMMIT_TIMEOUT_S: Final = 30.0
+#: How old a broker's word on where a partition ends may be. Every fetch says it, and is answered after milliseconds.
+CURRENT_S: Final = 2.0
 #: Faust asks the broker to hold an empty fetch for 1.5 s; a partition that resumes waits for that answer first.
 #: The embedded broker looks for new records only when a fetch's wait is over, so a long wait is latency there. Apache
 #: Kafka answers as soon as there are FETCH_MIN_BYTES, and a short wait costs a few empty answers a second.
@@ -224,6 +227,19 @@ class BatchConsumer(driver.Consumer):
         # A thread that crashed answers no more.
         outcome = await self.wait(self._thread.commit_within(self._generation, offsets))
         return bool(outcome.result)
+
+    def is_read_to_end(self, partition: TP) -> bool:
+        """Whether the broker said within the last :data:`CURRENT_S` that nothing lies behind what was fetched."""
+        aio = self._thread._consumer
+        assignment = aio._subscription.subscription.assignment if aio is not None and self._live is not None else None
+        state = assignment.state_value(driver.ensure_aiokafka_TP(partition)) if assignment is not None else None
+        return (
+            state is not None
+            and state.has_valid_position
+            and state.highwater is not None
+            and state.position >= state.highwater
+            and time.time() - state.timestamp / 1000 < CURRENT_S
+        )
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Never: offsets move by :meth:`commit_positions` alone (trap 1: acks out of order commit too much)."""

@@ -50,6 +50,11 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def even_ms() -> int:
+    """A clock that nobody sets, in milliseconds since some moment."""
+    return time.monotonic_ns() // 1_000_000
+
+
 class Worker:
     """The roles of one process and what they share.
 
@@ -119,7 +124,7 @@ class Worker:
             return EntitiesRole(**self._stateful(name))
         if name == "encode":
             return self._encode()
-        return LearnRole(metrics=self.metrics, clock_ms=now_ms)
+        return LearnRole(metrics=self.metrics, clock_ms=even_ms)
 
     def _lexicon(self) -> FastLexicon:
         self._check_horizon(read_card(self.settings.model_dir).horizon_days)
@@ -143,7 +148,8 @@ class Worker:
             "open_store": lambda partition: self._open_store(folder / f"p{partition:05d}"),
             "set_aside": lambda partition: _set_aside(folder / f"p{partition:05d}"),
             "metrics": self.metrics,
-            "clock_ms": now_ms,
+            "clock_ms": even_ms,
+            "wall_ms": now_ms,
             "standby_partitions": self.settings.kafka.partitions if self.settings.standby else 0,
         }
 
@@ -192,8 +198,9 @@ class Worker:
             batcher=MicroBatcher(encode.batch_size, encode.batch_age_ms, encode.coalesce),
             outbox=outbox,
             metrics=self.metrics,
-            clock_ms=now_ms,
-            queue_bound=encode.queue_bound,
+            clock_ms=even_ms,
+            wall_ms=now_ms,
+            queue_bound=max(encode.queue_bound, encode.batch_size),
         )
 
 

@@ -49,6 +49,8 @@ class EncodeRole:
 
     Args:
         check: raises InvalidField for a snapshot the model cannot read.
+        clock_ms: a clock in ms that goes on evenly.
+        wall_ms: wall clock in ms, for how fresh predictions are.
         healthy: raises what has broken beside the model; asked every tick.
         queue_bound: fetching pauses while this many snapshots wait.
     """
@@ -65,6 +67,7 @@ class EncodeRole:
         outbox: Outbox,
         metrics: Metrics,
         clock_ms: Callable[[], int],
+        wall_ms: Callable[[], int],
         healthy: Callable[[], None] = lambda: None,
         queue_bound: int = 20_000,
     ) -> None:
@@ -74,6 +77,7 @@ class EncodeRole:
         self._outbox = outbox
         self._metrics = metrics
         self._clock_ms = clock_ms
+        self._wall_ms = wall_ms
         self._healthy = healthy
         self._queue_bound = queue_bound
         self._pausing = False
@@ -180,9 +184,8 @@ class EncodeRole:
         self._batcher.done(batch)
 
     def _observe(self, batch: list[Waiting], predicted: Predicted, started_ms: int) -> None:
-        now_ms = self._clock_ms()
-        fresh_ms = [now_ms - entry.snapshot.ingest_ts_ms for entry in batch if entry.snapshot.kind == "event"]
-        seconds = (now_ms - started_ms) / 1000
+        seconds, wall_ms = (self._clock_ms() - started_ms) / 1000, self._wall_ms()
+        fresh_ms = [wall_ms - entry.snapshot.ingest_ts_ms for entry in batch if entry.snapshot.kind == "event"]
         self._metrics.encoded(len(batch), seconds, fresh_ms, predicted.records, predicted.foreign)
 
     async def _commit(self, force: bool = False) -> None:

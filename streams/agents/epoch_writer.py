@@ -27,6 +27,9 @@ from streams.state.ownership import OwnershipLost
 logger: Final = logging.getLogger(__name__)
 
 _PROBE_AFTER_MS: Final = 2_000
+#: A quiet partition is written this often: it shows that the store is kept, and what a former owner wrote behind our
+#: back is overruled before compaction takes our version away, see COMPACTION_LAG_MS in :mod:`streams.admin`.
+_REFRESH_MS: Final = 20 * 60_000
 
 
 class Output(NamedTuple):
@@ -54,7 +57,8 @@ class EpochWriter:
         held: partitions that are open now; looked at, never changed.
         outputs: what leaves with an epoch.
         lost: called with each partition that turns out to be somebody else's; it is not held any more afterwards.
-        clock_ms: wall clock in ms.
+        clock_ms: a clock in ms that goes on evenly.
+        wall_ms: wall clock in ms, for the store's own record.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class EpochWriter:
         outputs: Callable[[Any], Iterable[Output]],
         lost: Callable[[int], None],
         clock_ms: Callable[[], int],
+        wall_ms: Callable[[], int],
     ) -> None:
         self._role = role
         self._held = held
@@ -74,14 +79,17 @@ class EpochWriter:
         self._outputs = outputs
         self._lost = lost
         self._clock_ms = clock_ms
+        self._wall_ms = wall_ms
         self._committer = committer
-        self._durable: dict[int, dict[str, int]] = {}
+        self._durable: dict[int, Mapping[str, int]] = {}
+        self._written_ms: dict[int, int] = {}
         self._committed_ms = clock_ms()
 
-    def opened(self, partitions: Iterable[int]) -> None:
-        """These were opened just now."""
-        # State may be ahead of the committed offsets; the first epoch commits what it accounts for, or lag would lie.
-        self._durable |= {partition: {} for partition in partitions}
+    def opened(self, partition: int, next_offsets: Mapping[str, int]) -> None:
+        """It was opened just now, with a state that accounts for what comes before these offsets."""
+        self._durable[partition] = next_offsets
+        # State may be ahead of the committed offsets: the first epoch commits whatever it holds, or lag would lie.
+        self._written_ms.pop(partition, None)
         self._committed_ms = self._clock_ms()
 
     async def write(self, epochs: Mapping[int, Epoch]) -> dict[int, Epoch]:
@@ -116,6 +124,7 @@ class EpochWriter:
             self._committed_ms = self._clock_ms()
         for partition, epoch in kept.items():
             self._durable[partition] = epoch.next_offsets
+            self._written_ms[partition] = self._clock_ms()
             self._held[partition].core.written()
         return epochs
 
@@ -132,15 +141,19 @@ class EpochWriter:
             # Overruled first: once the local store is past a former owner's records, nobody looks at them again.
             if stale:
                 await log.overrule(store, stale, dict(changelog_records(epoch)))
-            batch = local_batch(epoch, log.owner.next_offset, log.owner.term, self._clock_ms())
+            batch = local_batch(epoch, log.owner.next_offset, log.owner.term, self._wall_ms())
             await asyncio.to_thread(store.write, batch)
         except OwnershipLost as lost:
             logger.error("%s belongs to another worker now: %s", log.where, lost)
             self._lost(partition)
 
     def _is_news(self, partition: int, epoch: Epoch) -> bool:
-        """An epoch in which only the clock moved is not worth a write."""
-        return bool(epoch.changes) or self._durable.get(partition) != epoch.next_offsets
+        """An epoch in which only the clock moved is worth a write now and then, and the first one of a known state."""
+        written_ms = self._written_ms.get(partition)
+        if epoch.changes or self._durable.get(partition) != epoch.next_offsets:
+            return True
+        is_due = written_ms is None or self._clock_ms() - written_ms > _REFRESH_MS
+        return is_due and bool(epoch.next_offsets)
 
 
 def _by_place(offsets: Mapping[int, Mapping[str, int]]) -> Offsets:

@@ -90,6 +90,12 @@ class IngestRole(StatefulRole):
             raise
         return refused
 
+    def cut(self, partition: int, core: Ingest, now_ms: int) -> Cut:
+        for rank, topic in enumerate(SOURCES):
+            if not self._committer.is_read(topic, partition):
+                core.watermark.heard(rank, now_ms)
+        return core.cut(now_ms)
+
     def outputs(self, epoch: Cut) -> Iterator[Output]:
         encode = codec.msgpack_encode
         for edge in epoch.edges:

@@ -54,7 +54,7 @@ class LearnRole:
     partition is a hash of the customer, it says nothing about scores and labels, so no weights are needed.
 
     Args:
-        clock_ms: wall clock in ms, for how often the metric is set.
+        clock_ms: a clock in ms that goes on evenly, for how often the metric is set.
     """
 
     name = "learn"

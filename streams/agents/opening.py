@@ -40,7 +40,7 @@ class Opening:
         open_store: partition -> its local store.
         set_aside: moves a local store that cannot be trusted out of the way.
         due_ms: reads a record's due time, to rebuild the timers.
-        clock_ms: wall clock in ms.
+        wall_ms: wall clock in ms.
         restoring: told (partition, records read, records at most to be read); called from threads.
     """
 
@@ -54,7 +54,7 @@ class Opening:
         open_store: Callable[[int], KeyValue],
         set_aside: Callable[[int], Path],
         due_ms: Callable[[bytes], int],
-        clock_ms: Callable[[], int],
+        wall_ms: Callable[[], int],
         restoring: Callable[[int, int, int], None],
     ) -> None:
         self._outbox = outbox
@@ -64,7 +64,7 @@ class Opening:
         self._open_store = open_store
         self._set_aside = set_aside
         self._due_ms = due_ms
-        self._clock_ms = clock_ms
+        self._wall_ms = wall_ms
         self._restoring = restoring
 
     async def open(self, partition: int) -> Opened:
@@ -114,6 +114,6 @@ class Opening:
             self._prefix + self._changelog,
             partition,
             self._due_ms,
-            now_ms=self._clock_ms(),
+            now_ms=self._wall_ms(),
             progress=RestoreProgress(self.name(partition), partial(self._restoring, partition)),
         )

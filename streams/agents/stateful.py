@@ -58,7 +58,8 @@ class StatefulRole:
     Args:
         open_store: partition -> its local store.
         set_aside: called with a partition whose local store cannot be trusted; moves it out of the way.
-        clock_ms: wall clock in ms; the only clock of the role.
+        clock_ms: a clock in ms that goes on evenly, whatever is done to the wall clock: for all that lasts.
+        wall_ms: wall clock in ms, for what is compared with other workers' times.
         standby_partitions: partitions there are, to keep copies of those that others own; 0 keeps none.
     """
 
@@ -79,6 +80,7 @@ class StatefulRole:
         set_aside: Callable[[int], Path],
         metrics: Metrics,
         clock_ms: Callable[[], int],
+        wall_ms: Callable[[], int],
         standby_partitions: int = 0,
     ) -> None:
         self.held: dict[int, Held] = {}
@@ -90,6 +92,7 @@ class StatefulRole:
         self._set_aside = set_aside
         self._metrics = metrics
         self._clock_ms = clock_ms
+        self._wall_ms = wall_ms
         self._opening = Opening(
             outbox,
             client,
@@ -98,7 +101,7 @@ class StatefulRole:
             open_store=open_store,
             set_aside=set_aside,
             due_ms=self.due_ms,
-            clock_ms=clock_ms,
+            wall_ms=wall_ms,
             restoring=partial(metrics.restoring, self.name),
         )
         self._flushing: asyncio.Task[None] | None = None
@@ -116,6 +119,10 @@ class StatefulRole:
     def take(self, core: Any, batch: Batch) -> list[Refused]:
         raise NotImplementedError
 
+    def cut(self, partition: int, core: Any, now_ms: int) -> Any:
+        """End an epoch of a partition."""
+        return core.cut(now_ms)
+
     def outputs(self, epoch: Any) -> Iterable[Output]:
         raise NotImplementedError
 
@@ -128,6 +135,7 @@ class StatefulRole:
     # The runtime's side.
 
     def bind(self, committer: Commit) -> None:
+        self._committer = committer
         self._writer = EpochWriter(
             self.name,
             self.held,
@@ -136,6 +144,7 @@ class StatefulRole:
             outputs=self.outputs,
             lost=self._lose,
             clock_ms=self._clock_ms,
+            wall_ms=self._wall_ms,
         )
         if self._standby_partitions:
             # Now and not with the first assignment: a worker beyond the number of partitions gets none, and waits.
@@ -145,7 +154,7 @@ class StatefulRole:
                 open_store=self._open_store,
                 set_aside=self._set_aside,
                 due_ms=self.due_ms,
-                clock_ms=self._clock_ms,
+                wall_ms=self._wall_ms,
                 behind=partial(self._metrics.standby, self.name),
             )
             self._standby.follow(range(self._standby_partitions))
@@ -157,11 +166,11 @@ class StatefulRole:
             if self._standby is not None:
                 await asyncio.to_thread(self._standby.release, partition)
             known = (await self._open(partition)).next_offsets
+            self._writer.opened(partition, {topic: known.get(topic, 0) for topic in self.topics})
             # State, not the committed offset, says where to go on: whoever has no state begins at the beginning.
             starts |= {(topic, partition): known.get(topic, 0) for topic in self.topics}
         await self._check_positions(starts)
         self._cut_ms, self._events, self._lost_ms = self._clock_ms(), 0, None
-        self._writer.opened(partitions)
         return starts
 
     async def _open(self, partition: int) -> Core:
@@ -185,6 +194,7 @@ class StatefulRole:
 
     async def on_revoked(self, partitions: set[int]) -> None:
         await self._join()
+        self._lost_ms = None  # this is the rebalance that was waited for
         if await self._writer.still_owner():
             await self._flush(self._cut(partitions & self.held.keys()))
         for partition in partitions & self.held.keys():
@@ -242,7 +252,7 @@ class StatefulRole:
     def _cut(self, partitions: Iterable[int]) -> dict[int, Epoch]:
         now_ms = self._clock_ms()
         self._cut_ms, self._events = now_ms, 0
-        return {partition: self.held[partition].core.cut(now_ms) for partition in partitions}
+        return {partition: self.cut(partition, self.held[partition].core, now_ms) for partition in partitions}
 
     async def _flush(self, epochs: Mapping[int, Epoch]) -> None:
         started_ms = self._clock_ms()

@@ -119,6 +119,10 @@ class Stopwatch:
             self._stop()
         return accepted
 
+    def is_read(self, topic: str, partition: int) -> bool:
+        assert self._committer is not None
+        return self._committer.is_read(topic, partition)
+
     async def on_assigned(self, partitions: set[int]) -> Offsets | None:
         return await self._role.on_assigned(partitions)
 
@@ -176,7 +180,8 @@ def graph_role(job: Job, outbox: Outbox) -> GraphRole:
         open_store=lambda partition: RocksStore(_path(folder, partition), memory),
         set_aside=_refuse,
         metrics=Metrics(),
-        clock_ms=lambda: time.time_ns() // 1_000_000,
+        clock_ms=lambda: time.monotonic_ns() // 1_000_000,
+        wall_ms=lambda: time.time_ns() // 1_000_000,
     )
 
 

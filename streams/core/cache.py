@@ -47,12 +47,15 @@ class CustomerCache:
 
     def shrink(self, keep: Container[str]) -> None:
         """Evict down to the budget, sparing ``keep``; may stay above it when those alone are larger."""
-        if self.used_bytes <= self.budget_bytes:
-            return
-        for customer_id in list(self._customers):
-            if customer_id in keep:
-                continue
-            self.remove(customer_id)
-            self.evicted += 1
-            if self.used_bytes <= self.budget_bytes:
-                return
+        excess_bytes, cost = self.used_bytes - self.budget_bytes, self._cost
+        leaving: list[str] = []
+        for customer_id in self._customers if excess_bytes > 0 else ():
+            if customer_id not in keep:
+                leaving.append(customer_id)
+                excess_bytes -= cost[customer_id]
+                if excess_bytes <= 0:
+                    break
+        for customer_id in leaving:
+            del self._customers[customer_id]
+            self.used_bytes -= cost.pop(customer_id)
+        self.evicted += len(leaving)

@@ -45,7 +45,7 @@ class Ingest:
         meta: stored :class:`PartitionMeta`, None for a partition that was never written.
         cache_bytes: bound of decoded customers.
         idle_ms: see :class:`Watermark`.
-        now_ms: wall clock.
+        now_ms: clock of :class:`Watermark`.
         timers_per_cut: bound of customers woken by event time in one epoch; the rest wait for the next.
     """
 
@@ -127,7 +127,7 @@ class Ingest:
 
     def cut(self, now_ms: int) -> Cut:
         """End the epoch: let event time pass, settle, and hand over everything that changed."""
-        touched = frozenset(self._dirty) if self._graves else frozenset()
+        touched = frozenset(self._dirty)
         until_ms = self._wake(self.watermark.target_ms(now_ms))
         self.watermark.advance(until_ms)
         changes: list[RecordChange] = []
@@ -142,7 +142,7 @@ class Ingest:
             if customer.fewer and was_open and customer.is_at_rest and (snapshot := customer.snapshot()) is not None:
                 # A late opt-out that comes from now on is told with the session ended: so it must be if it came before.
                 snapshots.append(snapshot)
-            if customer_id in self._graves and customer_id not in touched and until_ms > customer.erased_ms:
+            if customer.is_grave and customer_id not in touched and until_ms > customer.erased_ms:
                 changes.append(self._bury(customer_id, customer))
             else:
                 changes.append(self._change(customer_id, customer))
@@ -305,6 +305,6 @@ class Ingest:
         Records that were dropped because of the erasure were committed in an earlier epoch, and older events
         are late by now: nothing can bring the customer back.
         """
-        del self._graves[customer_id]
+        self._graves.pop(customer_id, None)
         self.cache.remove(customer_id)
         return RecordChange(customer_id, None, customer.indexed_ms, -1)

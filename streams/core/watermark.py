@@ -10,15 +10,17 @@ UNHEARD_MS: Final = -1
 class Watermark:
     """The least of the topics' newest event times, less the lateness bound; never goes back.
 
-    A topic that says nothing holds event time back, until it has been quiet for ``idle_ms`` of wall
-    clock. When all of them are quiet, event time goes on at the speed of the wall clock. Heartbeats count
-    as being heard, so a source that sends them is never declared idle and every run sees the same.
+    A topic that says nothing holds event time back, until it has been quiet for ``idle_ms``. When all of
+    them are quiet, event time goes on at the speed of the clock. Heartbeats count as being heard, so a
+    source that sends them is never declared idle and every run sees the same. Quiet is said of the source
+    and not of the reader: a topic in which unread records may lie has to be told as :meth:`heard`, or a
+    worker that was away would find them late.
 
     Args:
         newest_ms: newest event time per topic so far, :data:`UNHEARD_MS` for none.
         lateness_ms: how far behind its topic's newest an event may come.
-        idle_ms: wall-clock quiet after which a topic stops counting; 0 for never.
-        now_ms: wall clock at the start.
+        idle_ms: quiet after which a topic stops counting; 0 for never.
+        now_ms: any clock that goes on evenly, at the start; the same one in every call.
     """
 
     def __init__(self, newest_ms: list[int], lateness_ms: int, idle_ms: int, now_ms: int, floor_ms: int = 0) -> None:
@@ -44,6 +46,10 @@ class Watermark:
         """An event or heartbeat came on a topic."""
         if event_ts_ms > self.newest_ms[topic]:
             self.newest_ms[topic] = event_ts_ms
+        self._heard_ms[topic] = now_ms
+
+    def heard(self, topic: int, now_ms: int) -> None:
+        """A topic is not quiet: nothing new came of it, but there may be something."""
         self._heard_ms[topic] = now_ms
 
     def target_ms(self, now_ms: int) -> int:

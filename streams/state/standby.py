@@ -45,7 +45,7 @@ class Standby:
         open_store: partition -> its local store.
         set_aside: moves a local store that cannot be trusted out of the way.
         due_ms: reads a record's due time, to keep the timers.
-        clock_ms: wall clock in ms.
+        wall_ms: wall clock in ms.
         behind: told (partition, records not applied yet); None for a partition that is not followed any more.
     """
 
@@ -57,7 +57,7 @@ class Standby:
         open_store: Callable[[int], KeyValue],
         set_aside: Callable[[int], Path],
         due_ms: Callable[[bytes], int],
-        clock_ms: Callable[[], int],
+        wall_ms: Callable[[], int],
         behind: Callable[[int, int | None], None],
     ) -> None:
         self.failure: Exception | None = None
@@ -66,7 +66,7 @@ class Standby:
         self._open_store = open_store
         self._set_aside = set_aside
         self._due_ms = due_ms
-        self._clock_ms = clock_ms
+        self._wall_ms = wall_ms
         self._behind = behind
         self._lock = threading.Lock()
         self._wanted: dict[int, float] = {}  # partition -> when to begin
@@ -192,7 +192,7 @@ class Standby:
             try:
                 # A machine that slept for a day may have missed deletions, with the store open all the time.
                 self._check(read_meta(self._stores[partition]), partition, 0)
-                applier.apply(records, records[-1].offset + 1, self._clock_ms())
+                applier.apply(records, records[-1].offset + 1, self._wall_ms())
             except StateCorrupt as broken:
                 self._close(partition)
                 self._rebuild(partition, broken)
@@ -202,7 +202,7 @@ class Standby:
                 self._behind(partition, max(0, high - applier.position))
 
     def _check(self, known: LocalMeta, partition: int, low: int) -> None:
-        check_continues(known, f"{self._topic}-{partition}", low, self._clock_ms())
+        check_continues(known, f"{self._topic}-{partition}", low, self._wall_ms())
 
     def _rebuild(self, partition: int, error: StateCorrupt) -> None:
         aside = self._set_aside(partition)

@@ -68,7 +68,8 @@ def test_the_role_tells_of_them() -> None:
         batcher=MicroBatcher(2, 0),
         outbox=told,
         metrics=metrics,
-        clock_ms=lambda: worlds.START_MS,
+        clock_ms=lambda: 0,
+        wall_ms=lambda: worlds.START_MS,
     )
 
     def record(offset: int, snapshot: Snapshot) -> Any:

@@ -43,7 +43,7 @@ def test_what_is_text_is_read_as_aiokafka_reads_it(codec):
 
 @pytest.mark.parametrize("codec", [PLAIN, GZIP, SNAPPY, LZ4, ZSTD])
 def test_a_name_that_is_no_text_is_escaped_and_costs_no_record(codec):
-    bad = [("ce_id", b"7"), (_Bytes("x"), b"\xff")]
+    bad: list[tuple[str, bytes | None]] = [("ce_id", b"7"), (_Bytes("x"), b"\xff")]
     data = _batch(codec, [("a", b"1")], bad, [("c", b"3")]) + _batch(codec, bad) + _batch(codec, [("d", b"4")])
     with pytest.raises(UnicodeDecodeError):
         _read(MemoryRecords(data))

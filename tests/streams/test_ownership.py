@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.owners import batch, fill, state, worker
+from support.logs import CONFIG
+from support.owners import START, batch, fill, state, worker
 
 from streams.state import keys
 from streams.state.epochs import read_meta
 from streams.state.memory import MemoryStore
 from streams.state.ownership import ChangelogRecord, Ownership, OwnershipLost, accept
 from streams.state.restore import restore
+from streams.topic_reader import TopicReader
 
 LOG = st.lists(st.tuples(st.sampled_from([b"ca", b"cb", keys.CLAIM]), st.integers(1, 4)), max_size=30)
 
@@ -60,6 +62,57 @@ def test_an_owner_knows_the_offset_its_next_record_must_get() -> None:
     assert owner.intruders([ChangelogRecord(14, b"ca", b"", 1), ChangelogRecord(15, b"cb", b"", 2)]) == {b"ca"}
     with pytest.raises(OwnershipLost):
         owner.intruders([ChangelogRecord(14, keys.CLAIM, b"", 3)])
+
+
+def test_a_new_owner_that_was_expelled_before_its_first_epoch_tells_nothing(broker: Any, make_topics: Any) -> None:
+    prefix = make_topics(partitions=1)
+    fill(broker.bootstrap, prefix, 10)
+
+    async def story() -> None:
+        now_ms = 0
+        role, group, outbox = worker(broker.bootstrap, prefix, {}, clock_ms=lambda: now_ms)
+        await role.on_assigned({0})
+        await role.process(batch(0, 10))
+        # Paused past the session; another one has the partition by now, and may have gone on.
+        group.expelled, now_ms = True, 60_000
+        await role._flush(role._cut([0]))
+        assert not role.held
+        # The rebalance that was missed comes, and brings nothing: that is an answer, too.
+        await role.on_revoked(set())
+        now_ms += 3_600_000
+        await role.idle()
+        outbox.close(5)
+
+    asyncio.run(story())
+    with TopicReader({"bootstrap.servers": broker.bootstrap}) as reader:
+        assert reader.ends([(f"{prefix}session-snapshots", 0)]) == {(f"{prefix}session-snapshots", 0): 0}
+
+
+def test_a_worker_that_was_away_takes_no_topic_for_silent(broker: Any, make_topics: Any) -> None:
+    prefix = make_topics(partitions=1)
+    fill(broker.bootstrap, prefix, 20)
+
+    async def story() -> None:
+        now_ms = 0
+        role, group, outbox = worker(broker.bootstrap, prefix, {}, idle_ms=30_000, clock_ms=lambda: now_ms)
+        group.read_to_end = False
+        await role.on_assigned({0})
+        now_ms = 600_000  # other partitions took their time to be restored
+        await role.process(batch(0, 10))
+        await role._flush(role._cut([0]))
+        assert role.held[0].core.watermark.value_ms == 0
+        group.read_to_end = True
+        now_ms += 29_999
+        await role.process(batch(10, 20))
+        await role._flush(role._cut([0]))
+        assert role.held[0].core.watermark.value_ms == 0
+        now_ms += 30_000  # now the other topics are silent: all there is was read, and nothing came
+        await role._flush(role._cut([0]))
+        assert role.held[0].core.watermark.value_ms >= START + 19 - CONFIG.lateness_ms
+        await role.on_revoked({0})
+        outbox.close(5)
+
+    asyncio.run(story())
 
 
 def test_a_paused_owner_neither_wins_nor_harms(broker: Any, make_topics: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -27,14 +27,20 @@ class Group:
     def __init__(self) -> None:
         self.offsets: dict[tuple[str, int], int] = {}
         self.expelled = False
+        self.read_to_end = True
 
     async def commit(self, offsets: Mapping[tuple[str, int], int]) -> bool:
         if not self.expelled:
             self.offsets |= offsets
         return not self.expelled
 
+    def is_read(self, topic: str, partition: int) -> bool:
+        return self.read_to_end
 
-def worker(bootstrap: str, prefix: str, stores: dict[int, MemoryStore]) -> tuple[IngestRole, Group, Outbox]:
+
+def worker(
+    bootstrap: str, prefix: str, stores: dict[int, MemoryStore], *, idle_ms: int = 0, clock_ms: Callable[[], int] = int
+) -> tuple[IngestRole, Group, Outbox]:
     client: dict[str, str | int | float | bool] = {"bootstrap.servers": bootstrap}
     outbox = Outbox(bootstrap, prefix=prefix)
     role = IngestRole(
@@ -42,7 +48,7 @@ def worker(bootstrap: str, prefix: str, stores: dict[int, MemoryStore]) -> tuple
         lexicon=NumberedLexicon(),
         refusals=RefusalLimit(1.0, 1_000),
         cache_bytes=1 << 24,
-        idle_ms=0,
+        idle_ms=idle_ms,
         outbox=outbox,
         client=client,
         prefix=prefix,
@@ -50,7 +56,8 @@ def worker(bootstrap: str, prefix: str, stores: dict[int, MemoryStore]) -> tuple
         open_store=lambda partition: stores.setdefault(partition, MemoryStore()),
         set_aside=lambda partition: Path("unused"),
         metrics=Metrics(),
-        clock_ms=lambda: 0,
+        clock_ms=clock_ms,
+        wall_ms=lambda: 0,
     )
     group = Group()
     role.bind(group)

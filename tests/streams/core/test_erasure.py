@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from support.logs import START_MS, Sent, Worker, log_of
 
 from schemas.events import CLICKSTREAM, PROFILES
 from schemas.graph import ERASED
+from streams.state import keys
 
 HOUR_MS = 3_600_000
 
@@ -34,6 +36,29 @@ def test_an_erasure_that_comes_twice_leaves_what_came_after_the_first() -> None:
     assert customer is not None
     assert customer.view().events == 1
     assert worker.ingest.counts["duplicates"] == 1
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_grave_is_buried_by_the_worker_that_inherits_it_too(killed: bool) -> None:
+    hour_ms = 3_600_000
+    worker = Worker()
+    log = log_of(
+        [
+            Sent(CLICKSTREAM, "c1", START_MS, {"event": "app_open", "event_ts_ms": START_MS}),
+            Sent(PROFILES, "c1", START_MS + hour_ms, None),
+        ],
+        until_ms=START_MS + 100 * hour_ms,
+    )
+    worker.take(CLICKSTREAM, log[CLICKSTREAM][:1])
+    worker.take(PROFILES, log[PROFILES][:1])
+    worker.cut()
+    assert list(worker.store.scan(keys.RECORD, keys.RECORDS_STOP))
+    if killed:
+        worker.restart()
+    for rank, topic in enumerate(log):
+        worker.take(rank, topic[-1:])
+    worker.cut()
+    assert [key for key, _ in worker.store.scan(b"", b"\xff")] == [keys.META]
 
 
 def test_newer_events_are_not_forgotten_by_the_other_side_of_the_graph() -> None:

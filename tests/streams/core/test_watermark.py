@@ -41,6 +41,14 @@ def test_an_idle_topic_stops_counting_after_its_bound() -> None:
     assert mark.target_ms(IDLE_MS) == T + 10 - LATENESS_MS
 
 
+def test_a_topic_with_unread_records_is_not_idle() -> None:
+    mark = watermark(T, T)
+    mark.observe(0, T + 5_000, now_ms=IDLE_MS)
+    mark.heard(1, IDLE_MS)
+    assert mark.target_ms(2 * IDLE_MS - 1) == T - LATENESS_MS
+    assert mark.target_ms(2 * IDLE_MS) == T + 5_000 + 0 - LATENESS_MS
+
+
 def test_who_speaks_again_counts_again() -> None:
     mark = watermark(T, T)
     mark.observe(0, T + 5_000, now_ms=IDLE_MS)

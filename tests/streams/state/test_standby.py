@@ -62,7 +62,7 @@ class Copies:
             open_store=self.open,
             set_aside=self.set_aside,
             due_ms=lambda record: due_of(record).due_ms,
-            clock_ms=lambda: 0,
+            wall_ms=lambda: 0,
             behind=self.behind.__setitem__,
         )
 
