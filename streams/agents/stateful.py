@@ -204,6 +204,11 @@ class StatefulRole:
         held = self.held.get(batch.partition)
         if held is None:
             return  # lost to another worker; the rebalance that says so is on its way
+        next_offset = held.core.next_offsets.get(batch.topic, 0)
+        if batch.records[0].offset < next_offset:
+            # Reading goes on where the state says. Only who lost a log's end begins anew; what is there now would be
+            # taken for what was read before.
+            await self._check_positions({(batch.topic, batch.partition): next_offset})
         self._metrics.batch(self.name, batch.topic, len(batch.records))
         for refused in self.take(held.core, batch):
             self._metrics.dead_letter(batch.topic, refused.reason)

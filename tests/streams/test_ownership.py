@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from support.logs import CONFIG
 from support.owners import START, batch, fill, state, worker
 
+from schemas.errors import TopicMismatch
+from streams.agents.positions import missed_records
 from streams.state import keys
 from streams.state.epochs import read_meta
 from streams.state.memory import MemoryStore
@@ -109,6 +111,27 @@ def test_a_worker_that_was_away_takes_no_topic_for_silent(broker: Any, make_topi
         now_ms += 30_000  # now the other topics are silent: all there is was read, and nothing came
         await role._flush(role._cut([0]))
         assert role.held[0].core.watermark.value_ms >= START + 19 - CONFIG.lateness_ms
+        await role.on_revoked({0})
+        outbox.close(5)
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("records", [10, 6])
+def test_a_log_that_goes_back_is_looked_at(records: int, broker: Any, make_topics: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(missed_records, "__kwdefaults__", {"patience_s": 0.5})
+    prefix = make_topics(partitions=1)
+    fill(broker.bootstrap, prefix, records)
+
+    async def story() -> None:
+        role, _, outbox = worker(broker.bootstrap, prefix, {})
+        await role.on_assigned({0})
+        await role.process(batch(0, 10))
+        if records == 10:  # read again from its beginning, and whole
+            await role.process(batch(0, 5))
+        else:  # made anew, or cut
+            with pytest.raises(TopicMismatch, match="ends at 6, and the state has taken in what came before 10"):
+                await role.process(batch(0, 5))
         await role.on_revoked({0})
         outbox.close(5)
 
