@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -13,6 +14,8 @@ from streams.offsets import available, end_offsets, first_offset
 from streams.state import ownership
 from streams.state.contract import KeyValue
 from streams.state.epochs import LocalMeta, read_meta, restore_batch
+
+logger: Final = logging.getLogger(__name__)
 
 _BATCH: Final = 5_000
 _POLL_S: Final = 0.5
@@ -143,6 +146,12 @@ def restore(
         known = read_meta(store)
         local = known.changelog_offset
         check_continues(known, f"{topic}-{partition}", low, now_ms)
+        if local < 0 < low:
+            logger.error(
+                "%s-%d begins at %d, and there is no local store: compaction deletes no beginning, somebody did. Customers "
+                "whose last record lay there begin anew; see that cleanup.policy is compact alone",
+                topic, partition, low,
+            )  # fmt: skip
         if local > high:
             raise ChangelogBehind(f"{topic}-{partition} ends at {high}, the local store has read up to {local}")
         if high <= max(low, local):

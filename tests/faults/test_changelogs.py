@@ -146,15 +146,18 @@ def test_a_changelog_cut_past_what_is_known_is_read_anew(kafka: ApacheBroker) ->
     assert log.restore(MemoryStore()).records == RECORDS - 50
 
 
-def test_an_emptied_changelog(kafka: ApacheBroker) -> None:
+def test_an_emptied_changelog(kafka: ApacheBroker, caplog: pytest.LogCaptureFixture) -> None:
     log = Changelog(kafka, "emptied", cleanup_policy=CUTTABLE)
     log.write(RECORDS)
     store = MemoryStore()
     log.restore(store)
     log.delete_before(-1)  # all of it
     assert log.restore(MemoryStore()).records == 0
+    assert "begins at 3000, and there is no local store" in caplog.text
+    caplog.clear()
     assert log.restore(store).records == 0  # what was read to the end is still good
     assert content(store) == newest(RECORDS)
+    assert not caplog.text
     log.write(10)
     assert log.restore(store).records == 10
     fresh = MemoryStore()
