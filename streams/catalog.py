@@ -141,9 +141,7 @@ class CatalogFollower:
             elif error.code() == KafkaError._PARTITION_EOF:
                 behind.discard(message.partition() or 0)
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:
-                raise TopicMismatch(
-                    f"{self._topic} was made anew under this worker: a restart reads it from its beginning"
-                )
+                raise TopicMismatch(f"{self._topic} was made anew under this worker: a restart reads it afresh")
             elif clients.may_pass(error):
                 time.sleep(_POLL_S)
             else:

@@ -148,8 +148,8 @@ def restore(
         check_continues(known, f"{topic}-{partition}", low, now_ms)
         if local < 0 < low:
             logger.error(
-                "%s-%d begins at %d, and there is no local store: compaction deletes no beginning, somebody did. Customers "
-                "whose last record lay there begin anew; see that cleanup.policy is compact alone",
+                "%s-%d begins at %d, and there is no local store: compaction deletes no beginning, somebody did. "
+                "Customers whose last record lay there begin anew; see that cleanup.policy is compact alone",
                 topic, partition, low,
             )  # fmt: skip
         if local > high:
