@@ -82,6 +82,8 @@ def fetch_jars() -> Path:
     lacking = missing_tools()
     if lacking is not None:
         raise ConfigError(f"{lacking}. Install it, or use the embedded broker (`pulsegraph broker`)")
+    if not POM.exists():
+        raise ConfigError(f"{POM} is missing: `broker --apache` runs from a checkout of the project")
     return maven.fetch(POM, jar_dir(), _JARS, f"Apache Kafka {KAFKA_VERSION}")
 
 

@@ -17,7 +17,7 @@ from schemas.catalog import CatalogEntry
 from schemas.errors import DeliveryFailed, TopicMismatch
 from schemas.events import SOURCES
 from streams import clients
-from streams.datasets.record import RawRecord, SourceRecord
+from streams.datasets.record import RawRecord, SourceRecord, erasure_headers
 from streams.pacing import Pacer
 from streams.partitioning import partition_for
 
@@ -255,12 +255,11 @@ def replay(
             if with_cloudevents and body is not None and body.event_id is not None:
                 headers = cloudevents.headers(body.event_id, getattr(body, "event", topic), event_ts_ms)
             elif body is None:
-                # An erasure has no body to carry its event time.
-                headers = cloudevents.headers(f"erase-{record.key}-{event_ts_ms}"[:128], "erase", event_ts_ms)
+                headers = erasure_headers(record.key, event_ts_ms)
             else:
                 headers = ()
         else:
-            key, value, headers = record.key, record.value, ()
+            key, value, headers = record.key, record.value, record.headers
         partition = partition_for(key, partitions) if key is not None else event_ts_ms % partitions
         send(names[topic], key, value, partition, headers, 0 if shift_ms is None else event_ts_ms + shift_ms)
         produced[topic] += 1

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import time
 from pathlib import Path
 
 from streams.commands import Subparsers, add_settings_options, new_parser, settings_from
+from streams.log_filter import OnceInAWhile
 
 
 def add(subparsers: Subparsers) -> None:
@@ -39,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
         level=logging.INFO if args.verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(OnceInAWhile("aiokafka", time.monotonic))
     settings = settings_from(
         args, model_dir=args.model, state_dir=args.state_dir, metrics_port=args.metrics_port, standby=args.standby
     )

@@ -7,6 +7,8 @@ from typing import Final
 
 import msgspec
 
+from schemas import cloudevents
+from schemas.codec import Headers
 from schemas.events import SOURCES, Body
 
 #: Order of topics within one instant, the same that ties of event time are broken by.
@@ -35,6 +37,12 @@ class RawRecord(msgspec.Struct, frozen=True, gc=False):
     key: bytes | None
     value: bytes | None
     event_ts_ms: int
+    headers: Headers = ()
+
+
+def erasure_headers(customer_id: str, event_ts_ms: int) -> Headers:
+    """An erasure has no body to carry its event time."""
+    return cloudevents.headers(f"erase-{customer_id}-{event_ts_ms}"[:128], "erase", event_ts_ms)
 
 
 def order(record: SourceRecord) -> tuple[int, int, str, str]:
@@ -52,5 +60,9 @@ def encoded(records: Iterable[SourceRecord]) -> Iterator[RawRecord]:
     """The records as they are produced: UTF-8 keys, JSON values, null for an erasure."""
     encode = msgspec.json.Encoder().encode
     for record in records:
-        value = None if record.body is None else encode(record.body)
-        yield RawRecord(record.topic, record.key.encode(), value, record.event_ts_ms)
+        key = record.key.encode()
+        if record.body is None:
+            headers = erasure_headers(record.key, record.event_ts_ms)
+            yield RawRecord(record.topic, key, None, record.event_ts_ms, headers)
+        else:
+            yield RawRecord(record.topic, key, encode(record.body), record.event_ts_ms)

@@ -6,10 +6,11 @@ from collections import Counter
 
 import pytest
 
+from schemas.codec import decode_event
 from schemas.errors import ConfigError
-from schemas.events import Profile
+from schemas.events import PROFILES, Profile
 from streams.core.config import DAY_MS
-from streams.datasets.record import SourceRecord
+from streams.datasets.record import SourceRecord, encoded
 from streams.simulate import Simulator
 from streams.sources import SIMULATION_START_MS, SimulationSource, Source, load_source
 
@@ -31,6 +32,16 @@ def journey() -> Source:
 def source(request: pytest.FixtureRequest) -> Source:
     found: Source = request.getfixturevalue(request.param)
     return found
+
+
+def test_an_erasure_as_bytes_says_when() -> None:
+    records = list(Simulator(4, 60, SIMULATION_START_MS, 20, erased_share=0.2).records())
+    erasures = [raw for record, raw in zip(records, encoded(records), strict=True) if record.body is None]
+    assert erasures
+    for raw in erasures:
+        assert (
+            decode_event(PROFILES, raw.key, raw.value, raw.headers, raw.event_ts_ms, 0).event_ts_ms == raw.event_ts_ms
+        )
 
 
 def test_names() -> None:
