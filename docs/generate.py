@@ -88,7 +88,7 @@ _MEANINGS: Final[dict[str, str]] = {
     "reason_codes": "Why, most telling first.",
     "chosen": "What to do.",
     "alternatives": "The next best ones, with their values.",
-    "suppressed_by": "Every running campaign that was not allowed, and by what.",
+    "suppressed_by": "Every running campaign that was not allowed, and by what, 1,000 at most.",
     "experiment_arm": "`explore` where the action was drawn evenly, `greedy` where it was the best.",
     "action": "Send something, or do nothing.",
     "detail": "The same for a person, with the numbers.",

@@ -145,7 +145,7 @@ class Candidates:
             name: _Edges(snapshots, name)
             for name in (
                 "purchase>item", "purchase>category", "view>item", "cart>item", "opened>campaign", "clicked>campaign",
-                "redeemed>campaign", "redeemed>offer", "received>campaign", "via>channel",
+                "redeemed>campaign", "redeemed>offer", "received>campaign", "received>channel",
             )
         }  # fmt: skip
         bought, shelf = edges["purchase>item"], edges["purchase>category"]
@@ -153,7 +153,7 @@ class Candidates:
         shelves = self._categories.sums(shelf)
         redeemed = self._alike.sums(edges["redeemed>campaign"])
         received = self._alike.sums(edges["received>campaign"])
-        via = edges["via>channel"]
+        by_channel = edges["received>channel"]
         found = [
             np.log1p(items),
             np.log1p(self._items.sums(bought, decayed=False)),
@@ -168,7 +168,7 @@ class Candidates:
             np.log1p(redeemed),
             np.log1p(received),
             (redeemed + 0.2) / (received + 1.0),
-            self._channel.sums(via) / np.maximum(via.totals(), 1e-6),
+            self._channel.sums(by_channel) / np.maximum(by_channel.totals(), 1e-6),
         ]
         shape = (len(snapshots), len(self.campaigns), self._own.shape[1])
         return np.concatenate([np.stack(found, axis=-1), np.broadcast_to(self._own, shape)], axis=-1, dtype=np.float32)

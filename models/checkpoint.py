@@ -7,7 +7,7 @@ heads.safetensors      both heads
 tokenizer.json         the vocabulary, as ``save_pretrained`` writes it
 tokenizer_config.json  the names of its special tokens, for Hugging Face tools; not read here
 pulsegraph.json        format version, model version, sha256 of the files above, feature names, horizon,
-                       tokeniser fingerprint, calibration, report
+                       tokeniser fingerprint, trained heads, calibration, report
 =====================  ==============================================================================
 
 The directory is written beside its name and renamed, so that a reader sees a whole model or none. Loading trusts
@@ -24,7 +24,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,10 +35,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from models.candidates import CROSS_NAMES
-from models.model import Model, Report
+from models.model import HEADS, Model, Report
 from models.tokenizer import HF_TOKENIZER, TOKENIZER_FILE, FastLexicon
 from schemas import features
 from schemas.errors import ConfigError, ModelRefused
+from schemas.snapshot import Head
 
 FORMAT_VERSION: Final = 1
 CARD_FILE: Final = "pulsegraph.json"
@@ -63,6 +64,8 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     cross_names: list[str]
     """Cross features of the redemption head, in order."""
     horizon_days: int
+    heads: tuple[Head, ...] = HEADS
+    """Those that were trained; a card from before this was told counts as having all."""
     calibration: dict[str, dict[str, float]]
     """Head → gate, scale and shift; for people, the heads hold them as tensors."""
     report: Report = Report()
@@ -105,12 +108,13 @@ def _write(model: Model, directory: Path) -> Card:
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     card = Card(
         format_version=FORMAT_VERSION,
-        model_version=content_version(files, model.horizon_days),
+        model_version=content_version(files, model.horizon_days, model.trained),
         files=files,
         tokenizer_fingerprint=model.lexicon.fingerprint,
         feature_names=list(features.NAMES),
         cross_names=list(CROSS_NAMES),
         horizon_days=model.horizon_days,
+        heads=tuple(name for name in HEADS if name in model.trained),
         calibration={
             name: {part: float(getattr(model.heads[name], part)) for part in ("gate", "scale", "shift")}
             for name in model.heads
@@ -142,14 +146,16 @@ def _replace(fresh: Path, target: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def content_version(files: Mapping[str, str], horizon_days: int) -> str:
-    """Hash of what decides the model's answers: the files, the features and the horizon.
+def content_version(files: Mapping[str, str], horizon_days: int, heads: Collection[Head] = HEADS) -> str:
+    """Hash of what decides the model's answers: the files, the features, the horizon and which heads count.
 
     Example:
         >>> content_version({"model.safetensors": "00"}, 28) == content_version({"model.safetensors": "00"}, 28)
         True
     """
     said = [FORMAT_VERSION, sorted(files.items()), list(features.NAMES), list(CROSS_NAMES), horizon_days]
+    if set(heads) != set(HEADS):  # a model with all of them keeps the version it had before cards named them
+        said.append(sorted(heads))
     return "pg-" + hashlib.blake2b(json.dumps(said).encode(), digest_size=8).hexdigest()
 
 
@@ -174,7 +180,7 @@ def read_card(directory: str | Path) -> Card:
         raise ModelRefused(f"{path} says a horizon of {card.horizon_days} days; {AGAIN}")
     if set(card.files) != set(HASHED):
         raise ModelRefused(f"{path} must list exactly {', '.join(HASHED)}; {AGAIN}")
-    if card.model_version != content_version(card.files, card.horizon_days):
+    if card.model_version != content_version(card.files, card.horizon_days, card.heads):
         raise ModelRefused(f"{path} names a version that its content does not have; {AGAIN}")
     return card
 
@@ -209,7 +215,7 @@ def _empty(raw: bytes, path: Path, lexicon: FastLexicon, card: Card) -> Model:
         said.pop("auto_map", None)  # names code to import; nothing in a model directory is ever run
         config = AutoConfig.for_model(said.pop("model_type"), **said)
         with torch.random.fork_rng(devices=[]):
-            model = Model(config, lexicon, horizon_days=card.horizon_days, report=card.report)
+            model = Model(config, lexicon, horizon_days=card.horizon_days, report=card.report, trained=card.heads)
     except Exception as error:  # any class may come out of a config that transformers does not like
         raise ModelRefused(f"{path} is no encoder that transformers knows ({error!r}); {AGAIN}") from error
     vocabulary = model.encoder.words().num_embeddings

@@ -26,7 +26,7 @@ from schemas import features
 from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError, InvalidField
 from schemas.predictions import Reason
-from schemas.snapshot import Snapshot
+from schemas.snapshot import Head, Snapshot
 
 CACHED_CANDIDATES: Final = 8
 EMBEDDINGS_BYTES: Final = 32 << 20
@@ -139,6 +139,8 @@ class Predictor:
         self.version = version
         self.fingerprint = model.lexicon.fingerprint
         self.horizon_days = model.horizon_days
+        self.heads: frozenset[Head] = model.trained
+        """Heads that were trained; what another says means nothing."""
         self._cached: dict[tuple[object, tuple[str, ...]], Campaigns] = {}
         wide = model.churn.wide
         self.typical = typical(wide.mean.cpu().numpy())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Final
+
 import msgspec
 from torch import nn
 from transformers import PretrainedConfig
@@ -11,6 +14,8 @@ from models.heads import ChurnHead, RedemptionHead
 from models.metrics import Score
 from models.tokenizer import FastLexicon
 from schemas.snapshot import Head
+
+HEADS: Final[tuple[Head, ...]] = ("churn", "redemption")
 
 
 class HeadReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +38,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What training did and reached. ``heads`` lacks a head that had no usable outcomes."""
 
     heads: dict[str, HeadReport] = {}
+    left_out: dict[str, str] = {}
+    """Head that was not trained → why."""
     outcomes: int = 0
+    early: int = 0
+    """Outcomes that were left out, as other answers to questions of their time are not known yet."""
+    recipe: int = 0
+    """See :data:`models.training.RECIPE`; 0: made before there were numbers."""
     pretrain_steps: int = 0
     tune_steps: int = 0
     seconds: dict[str, float] = {}
@@ -43,7 +54,13 @@ class Model(nn.Module):
     """Everything a checkpoint holds."""
 
     def __init__(
-        self, config: PretrainedConfig, lexicon: FastLexicon, *, horizon_days: int = 28, report: Report | None = None
+        self,
+        config: PretrainedConfig,
+        lexicon: FastLexicon,
+        *,
+        horizon_days: int = 28,
+        report: Report | None = None,
+        trained: Iterable[Head] = HEADS,
     ) -> None:
         super().__init__()
         self.encoder = CustomerEncoder(config)
@@ -53,6 +70,8 @@ class Model(nn.Module):
         self.lexicon = lexicon
         self.horizon_days = horizon_days
         self.report = report or Report()
+        self.trained = frozenset(trained)
+        """Heads whose probabilities mean something."""
 
     def head(self, name: Head) -> ChurnHead | RedemptionHead:
         return self.churn if name == "churn" else self.redemption

@@ -67,6 +67,15 @@ class Rows:
         return np.concatenate([plain, self.cross], axis=1)
 
 
+def matured(outcomes: Iterable[Outcome], until_ms: int) -> list[Outcome]:
+    """Outcomes of questions that had ended by ``until_ms``, the event time up to which everything is known.
+
+    Who comes back says so at once, who churns is known to only when the horizon ends. Among younger questions one
+    answer alone is known, so none of them may count, whatever its answer.
+    """
+    return [outcome for outcome in outcomes if outcome.due_ms <= until_ms]
+
+
 def features_of(snapshots: Sequence[Snapshot]) -> Floats:
     """(B, SIZE) raw feature vectors."""
     flat = np.frombuffer(b"".join(s.features for s in snapshots), dtype="<f4")
@@ -157,6 +166,16 @@ def split(rows: Rows, head: Head) -> tuple[Ints, Ints, str]:
     if _both_classes(rows.labels[later]):
         return everything[~held_out], everything[later], "customers"
     return everything[~held_out], everything[held_out], "customers"
+
+
+def one_sided(rows: Rows, chosen: Ints) -> str | None:
+    """Why nothing can be fitted on the ``chosen`` rows; None where it can."""
+    for what, labels in (("", rows.labels), (" to fit on", rows.labels[chosen])):
+        if not len(labels):
+            return f"no outcomes{what}"
+        if labels.min() == labels.max():
+            return f"no outcome{what} has the label {1 - int(labels[0])}"
+    return None
 
 
 def _both_classes(labels: Floats) -> bool:

@@ -22,10 +22,11 @@ import torch
 
 from models import calibration, metrics, outcomes, pretrain
 from models.encoder import EncoderSize, default_config
-from models.model import HeadReport, Model, Report
+from models.model import HEADS, HeadReport, Model, Report
+from models.outcomes import Rows
 from models.tokenizer import FastLexicon
 from models.tuning import Data, Tuner
-from models.wide import Fitted, fit
+from models.wide import Fitted, Ints, fit
 from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError
 from schemas.snapshot import Head, Outcome
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 Progress = Callable[[float, str], None]
 Clock = Callable[[], float]
 
-HEADS: Final[tuple[Head, ...]] = ("churn", "redemption")
+RECIPE: Final = 1
+"""Goes up when equal logs and settings give a better model than before, so that a cached one is made again."""
 
 
 class TrainSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,20 +75,22 @@ def train(
     progress: Progress = quiet,
     config: PretrainedConfig | None = None,
     device: str | torch.device = "cpu",
+    early: int = 0,
 ) -> Model:
-    """Train a model; its ``report`` says what it reached.
+    """Train a model; its ``report`` says what it reached, and which head was left out.
 
     Args:
-        found: outcomes in any order.
+        found: outcomes in any order, of questions that have ended (:func:`models.outcomes.matured`).
         catalog: ``kind:id`` -> entry, for the campaigns that the outcomes name and for their items and offers.
         lexicon: of the tokeniser that made the outcomes' snapshots.
         clock: seconds that only go forward, e.g. ``time.monotonic``.
         progress: called with the fraction done (0 to 1) and what is being done.
         config: another Hugging Face encoder's config; a small BERT of ``settings.size`` where absent.
         device: where the deep part is trained.
+        early: outcomes that are not in ``found`` because their questions have not ended, for the report.
 
     Raises:
-        ConfigError: no head has outcomes of both labels, or the outcomes are of another tokeniser.
+        ConfigError: no head has outcomes of both labels to fit on, or the outcomes are of another tokeniser.
     """
     settings = settings or TrainSettings()
     begin_s = clock()
@@ -97,19 +101,29 @@ def train(
 
     progress(0.0, "reading outcomes")
     rows, candidates = outcomes.read(found, catalog, lexicon)
-    data: Data = {
-        head: (rows[head], *outcomes.split(rows[head], head)[:2])
-        for head in HEADS
-        if len(np.unique(rows[head].labels)) == 2
-    }
+    data: dict[Head, tuple[Rows, Ints, Ints]] = {}
+    left_out: dict[str, str] = {}
+    for head in HEADS:
+        fitted_on, held_out, _ = outcomes.split(rows[head], head)
+        reason = outcomes.one_sided(rows[head], fitted_on)
+        if reason is None:
+            data[head] = rows[head], fitted_on, held_out
+        else:
+            left_out[head] = reason
     if not data:
-        counts = ", ".join(f"{len(rows[head])} of {head}" for head in HEADS)
-        raise ConfigError(f"nothing to learn from: {counts}, none with both labels; replay a longer log first")
+        counts = ", ".join(f"{len(rows[head])} of {head} ({left_out[head]})" for head in HEADS)
+        raise ConfigError(
+            f"nothing to learn from: {counts}; {early} more are left out until their questions end; "
+            "replay a longer log first"
+        )
     generator = np.random.default_rng(settings.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = Model(
-            config or default_config(lexicon.size, settings.size), lexicon, horizon_days=settings.horizon_days
+            config or default_config(lexicon.size, settings.size),
+            lexicon,
+            horizon_days=settings.horizon_days,
+            trained=data,
         )
         model.to(device)
         marks["read"] = elapsed_s()
@@ -152,6 +166,9 @@ def train(
     marks["measure"] = elapsed_s()
     model.report = Report(
         heads=reports,
+        left_out=left_out,
+        early=early,
+        recipe=RECIPE,
         outcomes=sum(len(of_head) for of_head in rows.values()),
         pretrain_steps=pretrained,
         tune_steps=tuned,

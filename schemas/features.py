@@ -28,7 +28,7 @@ _SCALARS: Final = {
     "distinct_categories": "categories with an edge in the bounded graph",
     "open_session_events": "events in the session that is open, 0 where none is",
     "hour_of_day": "hour of the last event, UTC",
-    "day_of_week": "day of the last event, UTC, Monday is 0",
+    "day_of_week": "day of `as_of_ms`, UTC, Monday is 0",
 }
 
 MEANING: Final[dict[str, str]] = _SCALARS | {

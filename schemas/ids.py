@@ -14,8 +14,9 @@ def _digest(*parts: object) -> str:
 def prediction_id(head: str, snapshot: Snapshot, subject: str = "") -> str:
     """Id of what ``head`` says about ``snapshot``; ``subject`` is the campaign of a redemption.
 
-    Derived from what the snapshot contains (customer, kind, time, source and applied offsets), so that a
-    snapshot that is emitted again after a crash gives the same record again.
+    Derived from what the snapshot contains (customer, kind, time, source and applied offsets, consent), so that a
+    snapshot that is emitted again after a crash gives the same record again. Consent, because an opt-out that comes
+    late changes nothing else: what corrects a decision must not pass for a repetition of it.
     """
     return _digest(
         head,
@@ -25,6 +26,7 @@ def prediction_id(head: str, snapshot: Snapshot, subject: str = "") -> str:
         snapshot.as_of_ms,
         *snapshot.source,
         *sorted(snapshot.applied.items()),
+        *(() if snapshot.consent is None else ("consent", *snapshot.consent)),
     )
 
 

@@ -62,7 +62,7 @@ class Suppressed(msgspec.Struct, frozen=True, omit_defaults=True):
 
     campaign_id: str
     by: str
-    """``no_consent``, ``send_cap``, ``holdout``, ``already_sent`` or ``no_channel``."""
+    """``no_consent``, ``send_cap``, ``holdout``, ``already_sent``, ``offer_over`` or ``no_channel``."""
     detail: str
 
 

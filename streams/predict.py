@@ -11,15 +11,20 @@ from models.reasons import churn_reasons, redemption_reasons
 from schemas import cloudevents, ids
 from schemas.catalog import CatalogEntry
 from schemas.codec import json_encode
-from schemas.predictions import ChurnPrediction, NextBestAction, Prediction, RedemptionPrediction
-from schemas.snapshot import Snapshot
+from schemas.predictions import ChurnPrediction, NextBestAction, Prediction, Reason, RedemptionPrediction
+from schemas.snapshot import Candidate, Snapshot
 from streams.agents.encode import Predicted, Published
 from streams.core.config import DAY_MS
-from streams.core.decisions import DecisionPolicy, Scored, active_campaigns, decide
+from streams.core.decisions import DecisionPolicy, Scored, active_campaigns, decide, offers_over
 from streams.core.reasons import decision_reasons
 
 _CHURN_VALID_MS: Final = 7 * DAY_MS
 _ACTION_VALID_MS: Final = DAY_MS
+_SUPPRESSED_TOLD: Final = 1_000
+"""Most campaigns that a decision names as not allowed: a record has to stay below what topics take, 1 MB."""
+_NOT_LEARNED: Final = Reason(
+    "NOTHING_LEARNED", "the model has not learned yet which offers are used: it has seen too few outcomes of both kinds"
+)
 
 
 class Catalog(Protocol):
@@ -34,6 +39,7 @@ class Predictions:
 
     Live snapshots get a churn risk and a next best action, horizons a churn risk, sends the probability
     that the offer sent is used. Ids are derived from the snapshot, so repeating a batch repeats its records.
+    What a model has not learned is not told: no probability, and no campaign chosen by one.
     """
 
     def __init__(
@@ -53,6 +59,8 @@ class Predictions:
         return Predicted(published, encoded.foreign)
 
     def _churn(self, snapshots: Sequence[Snapshot], encoded: Encoded, published: list[Published]) -> None:
+        if "churn" not in self._predictor.heads:
+            return
         now_ms, typical = self._clock_ms(), self._predictor.typical
         for row, snapshot in enumerate(snapshots):
             if snapshot.kind == "send":
@@ -72,7 +80,8 @@ class Predictions:
             return
         entries, version = self._catalog.current
         campaigns = [entry for entry in entries.values() if entry.kind == "campaign"]
-        running = {row: active_campaigns(campaigns, snapshots[row].as_of_ms) for row in rows}
+        learned = "redemption" in self._predictor.heads
+        running = {row: active_campaigns(campaigns, snapshots[row].as_of_ms) if learned else [] for row in rows}
         names = sorted({entry.id for active in running.values() for entry in active})
         column = {name: place for place, name in enumerate(names)}
         scores = None
@@ -84,7 +93,14 @@ class Predictions:
         for row in rows:
             snapshot = snapshots[row]
             scored = (
-                [Scored(entry, _rounded(scores[row, column[entry.id]])) for entry in running[row]]
+                [
+                    Scored(
+                        entry,
+                        _rounded(scores[row, column[entry.id]]),
+                        offers_over(entry, entries, snapshot.as_of_ms),
+                    )
+                    for entry in running[row]
+                ]
                 if scores is not None
                 else []
             )
@@ -92,32 +108,57 @@ class Predictions:
             decision = decide(snapshot, scored, self._policy, _draw(common["prediction_id"]))
             prediction = NextBestAction(
                 **common,
-                valid_until_ms=snapshot.as_of_ms + _ACTION_VALID_MS,
+                valid_until_ms=_until_ms(snapshot, entries.get(f"campaign:{decision.chosen.campaign_id}")),
                 chosen=decision.chosen,
                 propensity=decision.chosen.propensity,
                 alternatives=decision.alternatives,
-                reason_codes=decision_reasons(snapshot, decision, titles),
-                suppressed_by=decision.suppressed,
+                reason_codes=decision_reasons(snapshot, decision, titles) if learned else [_NOT_LEARNED],
+                suppressed_by=decision.suppressed[:_SUPPRESSED_TOLD],
                 experiment_arm="explore" if decision.explored else "greedy",
             )
             published.append(_record("predictions.next-best-action", prediction))
 
     def _sends(self, snapshots: Sequence[Snapshot], encoded: Encoded, published: list[Published]) -> None:
-        rows = [row for row, snapshot in enumerate(snapshots) if snapshot.candidate is not None]
-        if not rows:
+        if "redemption" not in self._predictor.heads:
             return
         entries, version = self._catalog.current
-        sent = {candidate.campaign_id: candidate for row in rows if (candidate := snapshots[row].candidate) is not None}
+        # A campaign the catalog does not have is scored by what its send said of it, and two sends may say different
+        # things: they do not share a round, or what is told of one would depend on who else is in the batch.
+        rounds: list[dict[str, Candidate]] = []
+        rows: list[list[int]] = []
+        for row, snapshot in enumerate(snapshots):
+            candidate = snapshot.candidate
+            if candidate is None:
+                continue
+            known = f"campaign:{candidate.campaign_id}" in entries
+            for sent, members in zip(rounds, rows, strict=True):
+                if sent.setdefault(candidate.campaign_id, candidate) == candidate or known:
+                    members.append(row)
+                    break
+            else:
+                rounds.append({candidate.campaign_id: candidate})
+                rows.append([row])
+        for sent, members in zip(rounds, rows, strict=True):
+            self._scored_sends(snapshots, encoded, entries, version, sent, members, published)
+
+    def _scored_sends(
+        self,
+        snapshots: Sequence[Snapshot],
+        encoded: Encoded,
+        entries: Mapping[str, CatalogEntry],
+        version: int,
+        sent: Mapping[str, Candidate],
+        rows: Sequence[int],
+        published: list[Published],
+    ) -> None:
         strange = {
             f"campaign:{name}": named(candidate, entries)
             for name, candidate in sent.items()
             if f"campaign:{name}" not in entries
         }
-        if strange:
-            # A campaign the catalog does not have is scored by what the send said of it.
-            entries = {**entries, **strange}
         names = sorted(sent)
         column = {name: place for place, name in enumerate(names)}
+        entries = {**entries, **strange} if strange else entries
         campaigns = self._predictor.campaigns(entries, names, None if strange else version)
         scores = self._predictor.redemption(encoded, snapshots, campaigns)
         cross = campaigns.candidates.cross(snapshots)
@@ -151,6 +192,12 @@ class Predictions:
             "latency_ms": max(0, now_ms - snapshot.ingest_ts_ms),
             "snapshot_kind": snapshot.kind,
         }
+
+
+def _until_ms(snapshot: Snapshot, campaign: CatalogEntry | None) -> int:
+    """A decision holds for a day, and not past the end of the campaign it chose."""
+    day_ms = snapshot.as_of_ms + _ACTION_VALID_MS
+    return day_ms if campaign is None or campaign.active_to_ms is None else min(day_ms, campaign.active_to_ms)
 
 
 def _record(topic: str, prediction: Prediction) -> Published:

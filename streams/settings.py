@@ -137,7 +137,7 @@ _MEANINGS: Final = {
     "core.sends_kept": "Newest sends remembered per customer, for caps and redemptions.",
     "core.churn_horizon_ms": "Churn is no activity for this long.",
     "core.redemption_window_ms": "How long after a send an offer may be redeemed, where the send does not say.",
-    "core.pending_limit": "Most outcomes per customer that wait for their label.",
+    "core.pending_limit": "Most questions of one head that wait for their label, per customer; more are not asked.",
     "core.holdout_percent": "Share of customers that are never contacted, to measure what contact is worth.",
     "decide.cap_window_ms": "Length of that window, in event time.",
     "decide.alternatives": "Most alternatives reported with a decision.",
@@ -234,6 +234,12 @@ def to_toml(settings: Settings) -> str:
 
 def kafka_client_config(settings: Settings) -> dict[str, str | int | float | bool]:
     """Settings of confluent-kafka clients. Holds secrets in plain text: pass it on, do not print it."""
+    if settings.core.sends_kept < max(1, settings.decide.cap_sends):
+        raise ConfigError(
+            f"PULSEGRAPH_DECIDE_CAP_SENDS={settings.decide.cap_sends} counts more sends than "
+            f"PULSEGRAPH_CORE_SENDS_KEPT={settings.core.sends_kept} remembers, so that nobody would be spared: keep as "
+            "many, and one at least"
+        )
     security = settings.security
     config: dict[str, str | int | float | bool] = {"bootstrap.servers": settings.kafka.bootstrap}
     if security.protocol == "PLAINTEXT":

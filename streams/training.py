@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from models import checkpoint, tokenizer
+from models import checkpoint, outcomes, tokenizer
 from models.checkpoint import Card
 from models.tokenizer import FastLexicon
 from models.training import TrainSettings, train
@@ -96,14 +96,16 @@ def train_on_events(
     found = outcomes_of(
         events, config, lexicon, until_ms, lambda share, text: progress(first + share * (second - first), text)
     )
+    ended = outcomes.matured(found, until_ms)
     return train_on_outcomes(
-        found,
+        ended,
         catalog,
         lexicon,
         directory,
         config=config,
         settings=settings,
         progress=lambda share, text: progress(second + share * (1 - second), text),
+        early=len(found) - len(ended),
     )
 
 
@@ -116,11 +118,14 @@ def train_on_outcomes(
     config: CoreConfig,
     settings: TrainSettings,
     progress: Progress,
+    early: int = 0,
 ) -> Card:
     """Train on labelled snapshots and write the model directory.
 
     Args:
+        found: of questions that have ended, see :func:`models.outcomes.matured`.
         lexicon: the one that the snapshots were written with.
+        early: outcomes that were left out because their questions have not, for the report.
 
     Raises:
         ConfigError: the churn horizon is no whole number of days, or there is nothing to learn from.
@@ -132,6 +137,7 @@ def train_on_outcomes(
         clock=time.monotonic,
         settings=msgspec.structs.replace(settings, horizon_days=_horizon_days(config)),
         progress=progress,
+        early=early,
     )
     return checkpoint.save(model, directory)
 

@@ -24,7 +24,8 @@ def add(subparsers: Subparsers) -> None:
         "train",
         "train a model and write its directory",
         "Events before --until go through the same code that serves: it makes snapshots and, as event time passes, "
-        "their labels. Training reads those labelled snapshots and nothing else. With --from-topics it reads the ones "
+        "their labels. Training reads those labelled snapshots and nothing else, and only of questions that have ended "
+        "by then: before, one of the two answers is known. With --from-topics it reads the ones "
         "that a running deployment has written to its outcomes topic, and its catalog; otherwise it needs no Kafka.",
         "  pulsegraph train --data complete-journey --until 2017-07-01 --out .cache/model\n"
         "  pulsegraph train --data simulation --customers 500 --budget 20 --out .cache/toy\n"
@@ -83,7 +84,10 @@ def _from_topics(args: argparse.Namespace, settings: Settings) -> Card:
                 lexicon.fingerprint,
                 lambda share, text: progress(share * _READING, text),
             )
-        left_out = f"{found.repeated:,} repeated, {found.foreign:,} in other words, {found.refused:,} of the catalog"
+        left_out = (
+            f"{found.repeated:,} repeated, {found.foreign:,} in other words, {found.erased:,} of erased customers, "
+            f"{found.early:,} whose questions have not ended, {found.refused:,} of the catalog"
+        )
         progress(_READING, f"{len(found.outcomes):,} outcomes, {len(found.catalog):,} entries; left out: {left_out}")
         return train_on_outcomes(
             found.outcomes,
@@ -93,6 +97,7 @@ def _from_topics(args: argparse.Namespace, settings: Settings) -> Card:
             config=settings.core,
             settings=TrainSettings(budget_s=args.budget, seed=args.seed),
             progress=lambda share, text: progress(_READING + share * (1 - _READING), text),
+            early=found.early,
         )
 
 
@@ -113,7 +118,8 @@ def _from_events(args: argparse.Namespace, settings: Settings, until_ms: int) ->
             source.catalog(),
             settings.model_dir,
             config=settings.core,
-            until_ms=until_ms,
+            # Nothing is known of the time behind a log's end, least of all that everybody stayed away.
+            until_ms=min(until_ms, source.until_ms),
             settings=TrainSettings(budget_s=args.budget, seed=args.seed),
             progress=progress,
         )
@@ -122,11 +128,14 @@ def _from_events(args: argparse.Namespace, settings: Settings, until_ms: int) ->
 def summary(card: Card) -> Iterator[str]:
     """What training read and reached, a line per head."""
     report = card.report
-    yield f"{report.outcomes:,} outcomes, {sum(report.seconds.values()):.0f} s"
+    early = f", {report.early:,} more left out until their questions end" if report.early else ""
+    yield f"{report.outcomes:,} outcomes{early}, {sum(report.seconds.values()):.0f} s"
     for name, head in report.heads.items():
         held_out = "other customers, later days" if head.split == "customers" else "campaigns not trained on"
         yield f"{name}: AUC {_auc(head.model)} on {head.model.rows:,} held-out outcomes ({held_out})"
         yield f"{name}: AUC {_auc(head.wide)} without the encoder, whose share is {head.gate:.2f}"
+    for name, reason in report.left_out.items():
+        yield f"{name}: not trained, {reason}"
 
 
 def _auc(score: Score) -> str:

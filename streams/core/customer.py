@@ -181,12 +181,17 @@ class Customer:
         """Consent of a state of this customer, less what events that came late took back; None where unknown."""
         if seen.consent is None:
             return None
-        newest, (late_ms, late_consent) = self.opt_outs.get, self.late_profile
+        # As in the fold, and not by taking the pair apart: a channel's name may hold a colon.
+        lost = tuple(
+            "" if channel == _EVERYTHING else f"{channel}:"
+            for channel, at_ms in self.opt_outs.items()
+            if at_ms > seen.consent_ms
+        )
+        late_ms, late_consent = self.late_profile
         return tuple(
             pair
             for pair in seen.consent
-            if max(newest(pair.partition(":")[0], 0), newest(_EVERYTHING, 0)) <= seen.consent_ms
-            and (late_ms <= seen.consent_ms or pair in late_consent)
+            if not pair.startswith(lost) and (late_ms <= seen.consent_ms or pair in late_consent)
         )
 
     def erase(self, at_ms: int) -> None:

@@ -7,7 +7,7 @@ candidate. Every candidate that was removed is named with its reason.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -39,6 +39,8 @@ class Scored(msgspec.Struct, frozen=True):
 
     campaign: CatalogEntry
     probability: float
+    offer_over: bool = False
+    """Whether none of its offers can be used now."""
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -46,6 +48,8 @@ class Decision(msgspec.Struct, frozen=True):
 
     chosen: RankedAction
     alternatives: list[RankedAction]
+    next_best: RankedAction | None
+    """The best campaign of those that were allowed and not chosen."""
     suppressed: list[Suppressed]
     explored: bool
 
@@ -53,15 +57,15 @@ class Decision(msgspec.Struct, frozen=True):
 def active_campaigns(catalog: Sequence[CatalogEntry], as_of_ms: int) -> list[CatalogEntry]:
     """Campaigns whose window holds ``as_of_ms``, by id; an open end counts as open."""
     return sorted(
-        (
-            entry
-            for entry in catalog
-            if entry.kind == "campaign"
-            and (entry.active_from_ms is None or entry.active_from_ms <= as_of_ms)
-            and (entry.active_to_ms is None or as_of_ms < entry.active_to_ms)
-        ),
+        (entry for entry in catalog if entry.kind == "campaign" and _is_active(entry, as_of_ms)),
         key=lambda entry: entry.id,
     )
+
+
+def offers_over(campaign: CatalogEntry, catalog: Mapping[str, CatalogEntry], as_of_ms: int) -> bool:
+    """Whether the catalog knows all offers of a campaign, and the window of none holds ``as_of_ms``."""
+    offers = [catalog.get(f"offer:{offer_id}") for offer_id in campaign.offers]
+    return bool(offers) and all(offer is not None and not _is_active(offer, as_of_ms) for offer in offers)
 
 
 def decide(snapshot: Snapshot, scored: Sequence[Scored], policy: DecisionPolicy, draw: float) -> Decision:
@@ -77,7 +81,7 @@ def decide(snapshot: Snapshot, scored: Sequence[Scored], policy: DecisionPolicy,
     suppressed: list[Suppressed] = []
     allowed: list[RankedAction] = []
     for candidate in scored:
-        refused = suppression(snapshot, candidate.campaign, policy)
+        refused = suppression(snapshot, candidate.campaign, policy, offer_over=candidate.offer_over)
         if refused is not None:
             suppressed.append(refused)
         else:
@@ -91,16 +95,21 @@ def decide(snapshot: Snapshot, scored: Sequence[Scored], policy: DecisionPolicy,
     explored = draw < policy.epsilon
     chosen = ranked[min(int(draw / even), len(ranked) - 1)] if explored else ranked[0]
     others = [action for action in ranked if action is not chosen]
-    return Decision(chosen, others[: policy.alternatives], suppressed, explored)
+    next_best = next((action for action in others if action.action == "send"), None)
+    return Decision(chosen, others[: policy.alternatives], next_best, suppressed, explored)
 
 
-def suppression(snapshot: Snapshot, campaign: CatalogEntry, policy: DecisionPolicy) -> Suppressed | None:
+def suppression(
+    snapshot: Snapshot, campaign: CatalogEntry, policy: DecisionPolicy, *, offer_over: bool = False
+) -> Suppressed | None:
     """Why a campaign must not be sent to this customer; None where it may."""
     channel = campaign.channel
     if snapshot.holdout:
         return Suppressed(campaign.id, "holdout", "the customer belongs to the group that is never contacted")
     if channel is None:
         return Suppressed(campaign.id, "no_channel", "the campaign names no channel in the catalog")
+    if offer_over:
+        return Suppressed(campaign.id, "offer_over", "no offer of the campaign can be used now")
     wanted = f"{channel}:{campaign.purpose or _DEFAULT_PURPOSE}"
     if snapshot.consent is None or wanted not in snapshot.consent:
         known = "no profile was seen" if snapshot.consent is None else "consent was not given"
@@ -137,6 +146,12 @@ def _action(snapshot: Snapshot, candidate: Scored, policy: DecisionPolicy) -> Ra
         offer_id=campaign.offers[0] if len(campaign.offers) == 1 else None,
         template_id=campaign.template_id,
         channel=campaign.channel,
+    )
+
+
+def _is_active(entry: CatalogEntry, as_of_ms: int) -> bool:
+    return (entry.active_from_ms is None or entry.active_from_ms <= as_of_ms) and (
+        entry.active_to_ms is None or as_of_ms < entry.active_to_ms
     )
 
 

@@ -188,7 +188,7 @@ def _clickstream(state: Folded, ts_ms: int, body: Clickstream, context: Context,
             counters.add(counts, "orders", ts_ms, 1.0)
             state.last_order = order_id or ""
         if value is None:
-            value = (body.price or 0.0) * (body.quantity or 1.0)
+            value = (body.price or 0.0) * (1.0 if body.quantity is None else body.quantity)
         if value:
             counters.add(counts, "value", ts_ms, value)
     elif name in ("item_view", "page_view", "search"):

@@ -45,9 +45,14 @@ def candidate_of(send: CampaignSend) -> Candidate:
 
 
 def add(pending: list[Pending], entry: Pending, limit: int) -> Pending | None:
-    """Remember one more; beyond the limit the oldest is forgotten, unlabelled, and returned."""
+    """Remember one more, or return it where so many of its head are open already.
+
+    Not the oldest is dropped: whoever was answered early has left the list, so what is old in it has one label.
+    """
+    if sum(known.head == entry.head for known in pending) >= limit:
+        return entry
     pending.append(entry)
-    return pending.pop(0) if len(pending) > limit else None
+    return None
 
 
 def pop_due(pending: list[Pending], due_ms: int) -> Outcome | None:

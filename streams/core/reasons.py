@@ -23,7 +23,7 @@ def decision_reasons(snapshot: Snapshot, decision: Decision, titles: dict[str, s
     reasons = [
         Reason("HIGHEST_VALUE", f"{name} is worth {chosen.value:.2f}: {chosen.probability:.1%} likely to be redeemed")
     ]
-    best_other = next((other for other in decision.alternatives if other.action == "send"), None)
+    best_other = decision.next_best
     if best_other is not None:
         other_name = titles.get(best_other.campaign_id or "", best_other.campaign_id or "")
         reasons.append(Reason("BEATS_NEXT", f"next is {other_name} with {best_other.value:.2f}"))
@@ -35,7 +35,7 @@ def decision_reasons(snapshot: Snapshot, decision: Decision, titles: dict[str, s
 
 
 def _why_nothing(decision: Decision) -> Reason:
-    best = next((other for other in decision.alternatives if other.action == "send"), None)
+    best = decision.next_best
     if best is not None:
         return Reason("NOT_WORTH_IT", f"the best campaign is worth {best.value:.2f}, less than doing nothing")
     if decision.suppressed:

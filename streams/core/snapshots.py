@@ -26,6 +26,7 @@ _SHOWN_EDGES: Final = {
     "redeemed>campaign": 8,
     "redeemed>offer": 8,
     "via>channel": 4,
+    "received>channel": 4,
     "clicked>channel": 4,
 }
 

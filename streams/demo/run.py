@@ -90,17 +90,20 @@ def ensure_model(cache: Path, small: bool, fresh: bool, bar: Callable[[], object
         bar: opens a progress bar, see :func:`streams.console.bars.training_bar`.
     """
     from models.checkpoint import load
+    from models.training import RECIPE
 
     for name in ("model", "model-small") if small else ("model",):
         directory = cache / name
         if directory.exists() and not fresh:
             try:
-                load(directory)
+                _, card = load(directory)
             except ModelRefused as refused:
                 say(f"the cached model is trained again: {refused}")
-            else:
+                continue
+            if card.report.recipe == RECIPE:
                 say(f"model: {directory} (cached)")
                 return directory
+            say(f"the cached model is trained again: {directory} was made by another release")
     directory = cache / ("model-small" if small else "model")
     _train(directory, small, bar)
     return directory

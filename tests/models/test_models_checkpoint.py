@@ -54,6 +54,25 @@ def test_equal_content_has_an_equal_version_and_other_content_another(saved: Pat
     assert checkpoint.save(fresh(seed=1), tmp_path / "other").model_version != version
 
 
+def test_a_card_that_names_no_heads_has_all(copied: Path) -> None:
+    path = copied / checkpoint.CARD_FILE
+    card = json.loads(path.read_text())
+    assert card.pop("heads") == ["churn", "redemption"]
+    path.write_text(json.dumps(card))
+    assert Predictor.load(copied, half=False).heads == {"churn", "redemption"}
+
+
+def test_which_heads_count_is_a_part_of_the_version(copied: Path, tmp_path: Path) -> None:
+    partial = fresh()
+    partial.trained = frozenset({"churn"})
+    version = checkpoint.save(partial, tmp_path / "partial").model_version
+    assert version != checkpoint.read_card(copied).model_version
+    path = copied / checkpoint.CARD_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"heads": ["churn"]}))
+    with pytest.raises(ModelRefused, match="names a version"):
+        checkpoint.load(copied)
+
+
 def test_transformers_reads_the_directory(saved: Path) -> None:
     from transformers import AutoModel, AutoTokenizer
 

@@ -178,7 +178,7 @@ def test_cross_features_match_a_plain_count() -> None:
         "received>campaign": (("fresh", 1.0), ("0", 2.0)),
         "redeemed>campaign": (("0", 0.5),),
         "redeemed>offer": (("offer-1", 3.0),),
-        "via>channel": (("mail", 1.0), ("push", 3.0)),
+        "received>channel": (("mail", 1.0), ("push", 3.0)),
     }
     found = made.cross([msgspec.structs.replace(someone, edges=edges), worlds.snapshot(items=[])])
     assert found.shape == (2, 3, len(CROSS_NAMES))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -8,10 +9,10 @@ import pytest
 import torch
 from support import model_worlds as worlds
 
-from models import metrics, training
+from models import checkpoint, metrics, training
 from models.encoder import EncoderSize, default_config
 from models.inference import Predictor
-from models.outcomes import is_held_out
+from models.outcomes import is_held_out, matured
 from schemas.errors import ConfigError
 from schemas.snapshot import Outcome
 
@@ -74,10 +75,51 @@ def test_one_head_is_enough_and_none_is_refused() -> None:
     found = worlds.outcomes(400)
     model, _ = run([outcome for outcome in found if outcome.head == "churn"], max_steps=2)
     assert set(model.report.heads) == {"churn"}
-    with pytest.raises(ConfigError, match="nothing to learn from: 0 of churn"):
+    with pytest.raises(ConfigError, match=r"nothing to learn from: 0 of churn \(no outcomes\)"):
         run([])
-    with pytest.raises(ConfigError, match="none with both labels"):
+    with pytest.raises(ConfigError, match="no outcome has the label 1"):
         run([outcome for outcome in found if outcome.label == 0])
+
+
+def test_the_head_that_was_not_trained_is_told_to_who_serves(tmp_path: Path) -> None:
+    found = worlds.outcomes(400)
+    nobody_redeemed = [msgspec.structs.replace(o, label=0) if o.head == "redemption" else o for o in found]
+    model, _ = run(nobody_redeemed, max_steps=2)
+    assert model.report.left_out == {"redemption": "no outcome has the label 1"}
+    card = checkpoint.save(model, tmp_path / "churn")
+    assert card.heads == ("churn",)
+    assert Predictor.load(tmp_path / "churn", half=False).heads == {"churn"}
+    both, _ = run(found, max_steps=2)
+    checkpoint.save(both, tmp_path / "both")
+    assert both.report.left_out == {}
+    assert Predictor.load(tmp_path / "both", half=False).heads == {"churn", "redemption"}
+
+
+@pytest.mark.parametrize("label", [None, 0, 1])
+def test_a_head_is_left_out_where_all_or_one_label_is_held_out(label: int | None) -> None:
+    found = worlds.outcomes(400)
+    held, others = ([str(n) for n in range(100) if is_held_out(str(n)) is wanted] for wanted in (True, False))
+
+    def moved(outcome: Outcome, number: int) -> Outcome:
+        names = held if label is None or outcome.label == label else others
+        snapshot = msgspec.structs.replace(outcome.snapshot, customer_id=names[number % 3])
+        return msgspec.structs.replace(outcome, snapshot=snapshot)
+
+    churn = [outcome for outcome in found if outcome.head == "churn"]
+    few = [moved(o, n) for n, o in enumerate([o for o in found if o.head == "redemption"][:12])]
+    assert {outcome.label for outcome in few} == {0, 1}
+    model, _ = run(churn + few, max_steps=2)
+    reason = "no outcomes to fit on" if label is None else f"no outcome to fit on has the label {label}"
+    assert model.report.left_out == {"redemption": reason}
+    assert model.trained == {"churn"}
+
+
+def test_a_question_counts_when_it_has_ended_whatever_its_answer() -> None:
+    (first, *_) = worlds.outcomes(1)
+    until_ms = first.due_ms
+    early = [msgspec.structs.replace(first, label=label, due_ms=until_ms + 1, resolved_ms=0) for label in (0, 1)]
+    ended = [msgspec.structs.replace(first, label=label, resolved_ms=until_ms) for label in (0, 1)]
+    assert matured(early + ended, until_ms) == ended
 
 
 def test_outcomes_of_another_tokeniser_are_refused() -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.small_model import save_small_model
 
+from models.checkpoint import CARD_FILE
+from models.training import RECIPE
 from schemas import codec
 from streams.commands.demo import describe
+from streams.demo import run
 from streams.demo.collector import percentile
 from streams.demo.run import CHURN_AUC_FLOOR, Summary, _steer
 from streams.demo.scrape import WorkerNumbers, parse, scrape
@@ -76,6 +82,23 @@ def test_an_auc_of_few_questions_is_not_judged(said: dict[str, Any]) -> None:
 
 def test_the_floor_itself_is_enough() -> None:
     assert summary(churn_auc=CHURN_AUC_FLOOR).problems == []
+
+
+@pytest.mark.parametrize(("recipe", "cached"), [(RECIPE, True), (RECIPE - 1, False), (None, False)])
+def test_a_model_of_an_older_recipe_is_trained_again(
+    recipe: int | None, cached: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = save_small_model(tmp_path / "model") / CARD_FILE
+    said = json.loads(card.read_text())
+    if recipe is None:
+        del said["report"]["recipe"]
+    else:
+        said["report"]["recipe"] = recipe
+    card.write_text(json.dumps(said))
+    trained: list[Path] = []
+    monkeypatch.setattr(run, "_train", lambda directory, small, bar: trained.append(directory))
+    assert run.ensure_model(tmp_path, small=False, fresh=False, bar=object) == tmp_path / "model"
+    assert trained == ([] if cached else [tmp_path / "model"])
 
 
 def test_the_summary_for_a_person_says_the_sums() -> None:

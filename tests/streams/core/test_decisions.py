@@ -25,6 +25,7 @@ from streams.core.decisions import (
     Scored,
     active_campaigns,
     decide,
+    offers_over,
     recent_sends,
     suppression,
 )
@@ -84,6 +85,31 @@ def test_a_campaign_of_another_purpose_needs_that_consent() -> None:
 
 def test_a_campaign_without_a_channel_cannot_be_sent() -> None:
     assert refused_by(willing(), campaign(channel=None)) == "no_channel"
+
+
+@pytest.mark.parametrize(
+    ("offers", "ends_ms", "over"),
+    [
+        (["gone"], (START_MS - 1,), True),
+        (["gone", "gone too"], (START_MS - 1, START_MS), True),
+        (["gone", "good"], (START_MS - 1, START_MS + 1), False),
+        (["open"], (None,), False),
+        (["gone", "unknown"], (START_MS - 1,), False),
+        ([], (), False),
+    ],
+)
+def test_a_campaign_whose_offers_are_over_is_not_sent(
+    offers: list[str], ends_ms: tuple[int | None, ...], over: bool
+) -> None:
+    catalog = {
+        f"offer:{name}": CatalogEntry(kind="offer", id=name, active_to_ms=end)
+        for name, end in zip(offers, ends_ms, strict=False)
+    }
+    entry = campaign(offers=offers)
+    assert offers_over(entry, catalog, START_MS) is over
+    decision = decide(willing(), [Scored(entry, 0.9, over)], DecisionPolicy(epsilon=0.0), GREEDY)
+    assert decision.chosen.action == ("none" if over else "send")
+    assert [refused.by for refused in decision.suppressed] == (["offer_over"] if over else [])
 
 
 def test_holdout_comes_before_everything() -> None:

@@ -249,16 +249,31 @@ def test_redemption_before_the_send_answers_nothing() -> None:
     assert life.redemption_labels() == []
 
 
-def test_the_oldest_question_is_forgotten_beyond_the_limit() -> None:
+def test_beyond_the_limit_a_question_is_not_asked() -> None:
     life = Life(msgspec.structs.replace(CONFIG, pending_limit=3))
     life.view(START_MS)
     for at in range(5):
         life.send(START_MS + 1 + at, template_id=f"t{at}", send_id=f"s{at}", offer_id="o")
         assert len(life.state.pending) <= 3
     life.until(START_MS + 10 * DAY_MS)
-    assert life.redemption_labels() == [("t2", 0), ("t3", 0), ("t4", 0)]
+    assert life.redemption_labels() == [("t0", 0), ("t1", 0), ("t2", 0)]
     assert len(life.judged("send")) == 5
-    assert [effect.send_id for effect in life.effects if isinstance(effect, Pending)] == ["s0", "s1"]
+    assert [effect.send_id for effect in life.effects if isinstance(effect, Pending)] == ["s3", "s4"]
+
+
+def test_the_limit_does_not_choose_labels() -> None:
+    """Who is asked all the time: dropping the oldest question would keep those that were answered early."""
+    life = Life(msgspec.structs.replace(CONFIG, pending_limit=3))
+    life.view(START_MS)
+    for at in range(40):
+        at_ms = START_MS + (1 + at) * DAY_MS // 2
+        life.send(at_ms, campaign_id=f"x{at}", send_id=f"s{at}", template_id=f"t{at}")
+        if at % 10 == 0:
+            life.redeem(at_ms + 1, campaign_id=f"x{at}", send_id=f"s{at}")
+    life.until(START_MS + 60 * DAY_MS)
+    labels_seen = [label for _, label in life.redemption_labels()]
+    assert 0 in labels_seen and 1 in labels_seen
+    assert sum(labels_seen) < len(labels_seen) / 2
 
 
 def pending(head: str, due_ms: int) -> Pending:

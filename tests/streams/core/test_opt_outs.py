@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 from support.logs import CONFIG, START_MS, LogRecord, Sent, Worker, record
+from support.snapshots import plain_snapshot
 
 from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES
+from schemas.ids import prediction_id
 from schemas.snapshot import Snapshot
 from streams.core.config import MINUTE_MS
 
@@ -60,6 +62,24 @@ def test_a_late_opt_out_counts(fields: dict[str, Any], left: tuple[str, ...]) ->
         {"event": "delivered", "campaign_id": "x", "event_ts_ms": START_MS + 1 + LATE_MS, "event_id": "d"},
     )
     assert consent_after(profile(START_MS, "email", "sms"), sends_go_on, opt_out(START_MS + 1, **fields)) == left
+
+
+def test_a_channel_with_a_colon_in_its_name_can_be_left_late() -> None:
+    events = profile(START_MS, "push:ios", "push"), opt_out(START_MS + 1, channel="push:ios")
+    assert consent_after(*events) == ("push:marketing",)
+    body = {"event": "delivered", "campaign_id": "x", "event_ts_ms": START_MS + LATE_MS + 1, "event_id": "d"}
+    sends_go_on = Sent(CAMPAIGN_SENDS, "c1", START_MS + LATE_MS + 1, body)
+    assert consent_after(events[0], sends_go_on, events[1]) == ("push:marketing",)
+
+
+def test_a_decision_that_corrects_another_has_an_id_of_its_own() -> None:
+    before = plain_snapshot(consent=("email:marketing",))
+    ids_of = [
+        prediction_id("next-best-action", msgspec.structs.replace(before, consent=consent))
+        for consent in (("email:marketing",), ("sms:marketing",), (), None)
+    ]
+    assert len(set(ids_of)) == 4
+    assert ids_of[0] == prediction_id("next-best-action", before)
 
 
 def test_a_late_profile_can_take_back_and_not_give() -> None:
