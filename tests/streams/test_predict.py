@@ -47,7 +47,8 @@ def willing(as_of_ms: int = worlds.START_MS) -> Snapshot:
 
 def strange(customer: int, offer: str, channel: str) -> Snapshot:
     """Just before a send of a campaign that the catalog does not have."""
-    return worlds.snapshot(customer, kind="send", candidate=Candidate("strange", offer, "t1", channel))
+    made: Snapshot = worlds.snapshot(customer, kind="send", candidate=Candidate("strange", offer, "t1", channel))
+    return made
 
 
 def test_a_model_with_both_heads_says_all() -> None:
