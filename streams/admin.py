@@ -29,6 +29,9 @@ __all__ = [
 
 _TIMEOUT_S: Final = 30.0
 _PREFIX: Final = re.compile(r"[A-Za-z0-9._-]{0,100}")
+# librdkafka's bounds: it makes no request beyond them.
+_MAX_PARTITIONS: Final = 100_000
+_MAX_REPLICAS: Final = 10_000
 _CREATE: Final = "`pulsegraph topics create`"
 _UPDATE: Final = "`pulsegraph topics create --update`"
 
@@ -103,8 +106,9 @@ def create_topics(
     """
     if not _PREFIX.fullmatch(prefix):
         raise ConfigError(f"topic prefix {prefix!r}: use letters, digits, '.', '_' and '-', at most 100 of them")
-    if partitions < 1:
-        raise ConfigError(f"partitions is {partitions}; at least 1 is needed")
+    for name, count, most in (("partitions", partitions, _MAX_PARTITIONS), ("replicas", replicas, _MAX_REPLICAS)):
+        if count is not None and not 1 <= count <= most:
+            raise ConfigError(f"{name} is {count}: at least 1 is needed, and clients take {most} at most")
     wanted = {topic_name(prefix, topic.name): topic for topic in topics}
     present = _metadata(admin, timeout_s)
     new = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from pathlib import Path
@@ -118,12 +119,17 @@ class EmbeddedBroker:
         """Start and wait until it answers.
 
         Raises:
-            ConfigError: the binary is missing, or the wanted port is taken.
+            ConfigError: the binary is missing, the wanted port is taken, or the log cannot be written.
             Stop: it did not answer in time.
         """
         if self.running:
             return
         binary = _binary()
+        if self._wanted_port:
+            # Another broker on that port would answer for ours before ours has ended.
+            _refuse_taken(self._wanted_port)
+        if self._wanted_log is not None:
+            _refuse_unwritable(self._wanted_log)
         for attempt in range(1, _ATTEMPTS + 1):
             # A free port can be taken by someone else before the broker binds it: then it ends, and we choose again.
             self._port = self._wanted_port or free_port()
@@ -159,6 +165,26 @@ class EmbeddedBroker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _refuse_taken(port: int) -> None:
+    with socket.socket() as probe:
+        # As servers do: what an earlier broker's connections left behind is no reason to refuse.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(
+                f"the embedded broker cannot listen on 127.0.0.1:{port}; is the port in use? Choose another, or 0 for "
+                f"a free one ({error.strerror})"
+            ) from error
+
+
+def _refuse_unwritable(log: Path) -> None:
+    try:
+        open(log, "ab").close()
+    except OSError as error:
+        raise ConfigError(f"the broker's log {log} cannot be written: {error.strerror}") from error
 
 
 def _binary() -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
 from schemas.errors import PulsegraphError
 from streams.commands import (
@@ -34,6 +35,8 @@ from streams.commands import (
 EXIT_ERROR: Final = 2
 EXIT_INTERRUPTED: Final = 130
 EXIT_PIPE: Final = 141
+#: What a write says when there is no room, or nobody who takes it. Files that cannot be opened are the commands' matter.
+_UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 
 class Command(Protocol):
@@ -67,8 +70,15 @@ COMMANDS: Final[tuple[Command, ...]] = (
 )
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every other error here; sub-parsers are of the same class."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_ERROR, f"{self.prog}: {message}; `{self.prog} --help` explains it\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="pulsegraph",
         description="Kafka event streams in, live customer embeddings and decisions out.",
         epilog="`pulsegraph COMMAND --help` explains a command and gives an example.",
@@ -82,8 +92,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code. 2: an error that its message explains. 130: Ctrl-C."""
-    args = build_parser().parse_args(argv)
+    """Run one command; its exit code. 2: an error that its message explains. 130: Ctrl-C. 141: the reader has gone."""
+    words = sys.argv[1:] if argv is None else argv
+    refused = _unusable(words)
+    if refused is not None:
+        print(f"pulsegraph: {refused}", file=sys.stderr)
+        return EXIT_ERROR
+    try:
+        args = build_parser().parse_args(words)
+    except SystemExit as stop:
+        if stop.code != EXIT_ERROR:
+            raise  # --help, --version
+        return EXIT_ERROR
     try:
         code: int = args.run(args)
         sys.stdout.flush()
@@ -99,9 +119,36 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader has gone (`| head`). Python would complain once more while flushing at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()  # the reader has gone (`| head`)
         return EXIT_PIPE
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, BrokenPipeError):
+            raise
+        return EXIT_PIPE  # rich ends the process by itself, with another code
+    except OSError as error:
+        if args.debug or error.filename is not None or error.errno not in _UNWRITABLE:
+            raise
+        _discard_output()
+        print(f"pulsegraph {args.command}: output cannot be written: {error.strerror}", file=sys.stderr)
+        return EXIT_ERROR
+
+
+def _unusable(words: Sequence[str]) -> str | None:
+    """What no command can work with, before any is asked."""
+    if sys.stdout is None:
+        # The number of a closed stdout goes to the next file that is opened: a database, for example.
+        return "output cannot be written: stdout is closed; send it to /dev/null if nobody reads it"
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            return f"argument {os.fsencode(word)!r} is no UTF-8: ids, names and paths are text; check the terminal's encoding"
+    return None
+
+
+def _discard_output() -> None:
+    """Python would complain once more while flushing at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _version() -> str:

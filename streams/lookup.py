@@ -18,6 +18,7 @@ from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPredi
 from schemas.snapshot import Head, Snapshot
 from schemas.words import Lexicon
 from streams.catalog import UNREADABLE, read_entry
+from streams.commands import moment
 from streams.core import entities, graph
 from streams.core.config import CoreConfig
 from streams.core.customer import Customer
@@ -172,7 +173,7 @@ def customer(
     context = Context(config, words, partition, customer_id)
     known = Customer.decode(context, record)
     if known.is_grave:
-        raise ConfigError(f"customer {customer_id!r} was erased at {known.erased_ms} (epoch ms): nothing is kept")
+        raise ConfigError(f"customer {customer_id!r} was erased at {moment(known.erased_ms)} UTC: nothing is kept")
     return _customer_view(known, context, words, as_of_ms, _predictions(found, customer_id))
 
 
@@ -291,7 +292,7 @@ def _as_of_ms(message: Message) -> int:
     """Judged snapshots are never dropped, so one may be scored after a newer live one: offsets are not enough."""
     try:
         return _decode_as_of(message.value() or b"{}").as_of_ms
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return 0
 
 
@@ -308,7 +309,7 @@ def _predictions(found: Mapping[str, Message | None], customer_id: str) -> dict[
             continue
         try:
             decoded[topic] = msgspec.json.decode(value, type=record)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             name = record.__name__
             raise StateCorrupt(f"the newest record of {customer_id!r} on {topic} is no {name}: {error}") from error
     return decoded

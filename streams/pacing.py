@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Final
@@ -37,7 +38,7 @@ class Pacer:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        if rate is not None and rate <= 0:
+        if rate is not None and not 0 < rate < math.inf:
             raise ConfigError(f"rate is {rate}: give events per second above 0, or none for no limit")
         self.rate = rate
         """May be changed while a replay runs, if it had one to begin with."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
-from confluent_kafka import KafkaError, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.errors import Retry, TopicMismatch
 from streams import clients
@@ -18,6 +18,8 @@ _BATCH: Final = 5_000
 _POLL_S: Final = 0.2
 _FIRST_WINDOW: Final = 20_000
 _TIMEOUT_S: Final = 30.0
+_SILENCE_S: Final = 5.0
+_ASK_S: Final = 2.0
 
 Place = tuple[str, int]
 """(topic, partition)"""
@@ -133,14 +135,46 @@ class TopicReader:
             stop, window = start, window * 4
         return None
 
-    def follow(self, topic: str, starts: Mapping[int, int]) -> Iterator[Message | None]:
-        """Records from the given offset of each partition on, for ever; None whenever there is nothing new."""
+    def follow(
+        self,
+        topic: str,
+        starts: Mapping[int, int],
+        say: Callable[[str], None] = lambda _text: None,
+        silence_s: float = _SILENCE_S,
+    ) -> Iterator[Message | None]:
+        """Records from the given offset of each partition on, for ever; None whenever there is nothing new.
+
+        Args:
+            say: told once when the broker answers no more, and once when it does again.
+            silence_s: after so long without a record, the broker is asked whether it is still there.
+        """
         self._consumer.assign([TopicPartition(topic, partition, start) for partition, start in starts.items()])
+        heard_s, is_away = time.monotonic(), False
         while True:
             found = [message for message in available(self._consumer, _BATCH, _POLL_S) if not _at_end(message)]
+            # A topic without news and a broker that is gone look the same from here.
+            if found or time.monotonic() - heard_s >= silence_s:
+                answers = bool(found) or self._answers(topic)
+                if answers == is_away:
+                    is_away = not answers
+                    where = self._consumer.refusal.bootstrap
+                    say(
+                        f"the broker on {where} does not answer; still trying, Ctrl-C ends"
+                        if is_away
+                        else f"the broker on {where} answers again"
+                    )
+                heard_s = time.monotonic()
             yield from found
             if not found:
                 yield None
+
+    def _answers(self, topic: str) -> bool:
+        try:
+            self._consumer.list_topics(topic, timeout=_ASK_S)
+        except KafkaException:
+            self._consumer.refusal.check()
+            return False
+        return True
 
 
 def _at_end(message: Message) -> bool:

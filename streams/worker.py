@@ -35,9 +35,11 @@ from streams.roles import Role
 from streams.runtime import RoleApp, build_app, run_worker
 from streams.settings import Settings, broker_credentials, kafka_client_config
 from streams.state.contract import KeyValue
+from streams.state.folder_lock import FolderLock
 from streams.state.rocks import WORKER_BYTES, RocksStore, shared_memory
 
 ROLES: Final = ("ingest", "encode", "entities", "learn")
+_STATEFUL: Final = ("ingest", "entities")
 _LAG_EVERY_S: Final = 5.0
 _SWITCH_S: Final = 0.0005
 _LETTERS_S: Final = 60.0
@@ -59,10 +61,10 @@ class Worker:
     """The roles of one process and what they share.
 
     Args:
-        roles: names from :data:`ROLES`.
+        roles: names from :data:`ROLES`, each once.
 
     Raises:
-        ConfigError: an unknown role, or no model where one is needed.
+        ConfigError: an unknown role, no model where one is needed, or a state folder that another worker holds.
         ModelRefused: the model directory is broken.
         TopicMismatch: the broker's topics are not what the contract says.
     """
@@ -71,7 +73,12 @@ class Worker:
         unknown = set(roles) - set(ROLES)
         if unknown or not roles:
             raise ConfigError(f"unknown roles {sorted(unknown)}: choose from {', '.join(ROLES)}")
+        twice = sorted({name for name in roles if list(roles).count(name) > 1})
+        if twice:
+            raise ConfigError(f"{', '.join(twice)} given twice: name every role once; more workers share the load")
         self.settings = settings
+        # A folder for each role: one worker's ingest and another one's entities do not meet.
+        self._locks = [FolderLock(settings.state_dir / name) for name in roles if name in _STATEFUL]
         self.metrics = Metrics()
         self._client = kafka_client_config(settings)
         self._memory = shared_memory(WORKER_BYTES)
@@ -99,6 +106,8 @@ class Worker:
                 thing()
             if server is not None:
                 server.stop()
+            for lock in self._locks:
+                lock.release()
 
     def _app(self, role: Role) -> RoleApp:
         kafka = self.settings.kafka

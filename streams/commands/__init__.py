@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from streams.settings import Settings
 
 Subparsers = Any  # argparse gives this type no public name
+#: What every random generator behind a ``--seed`` takes.
+MOST: Final = 2**63 - 1
+#: Their events are sorted day by day in memory.
+MOST_CUSTOMERS: Final = 10_000_000
 
 
 def new_parser(subparsers: Subparsers, name: str, summary: str, text: str, example: str) -> argparse.ArgumentParser:
@@ -77,13 +82,77 @@ def day_ms(day: str) -> int:
 
 
 def moment(ts_ms: int) -> str:
-    """Event time for people, UTC.
+    """Event time for people, UTC; the number itself where no calendar goes so far, as in a refused record.
 
     Example:
         >>> moment(1498867200000)
         '2017-07-01 00:00'
+        >>> moment(9 * 10**18)
+        '9000000000000000000 ms'
     """
-    return datetime.fromtimestamp(ts_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+    try:
+        return datetime.fromtimestamp(ts_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+    except (ValueError, OverflowError, OSError):
+        return f"{ts_ms} ms"
+
+
+def whole(least: int, most: int = MOST) -> Callable[[str], int]:
+    """The ``type`` of an option that takes a whole number within bounds, both included.
+
+    Example:
+        >>> whole(0, 9)("7")
+        7
+    """
+
+    def parsed(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from {least} to {most}")
+        return number
+
+    return parsed
+
+
+def above_zero(what: str, most: float) -> Callable[[str], float]:
+    """The ``type`` of an option that takes a number above 0, ``most`` included.
+
+    Example:
+        >>> above_zero("seconds", 60)("0.5")
+        0.5
+    """
+
+    def parsed(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = 0.0
+        if not 0 < number <= most:  # false of nan, too
+            raise argparse.ArgumentTypeError(f"{text!r}: give {what} above 0, at most {most:g}")
+        return number
+
+    return parsed
+
+
+def rate(text: str) -> float:
+    """The ``type`` of ``--rate``: events per second."""
+    return above_zero("events per second", 1e9)(text)
+
+
+def make_folder(path: Path, option: str) -> None:
+    """Make a folder where there is none.
+
+    Raises:
+        ConfigError: it cannot be.
+    """
+    from schemas.errors import ConfigError
+
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{option} {path} cannot be a folder ({error.strerror}): give another one") from error
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
@@ -94,5 +163,11 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
         default="complete-journey",
         help="where events come from: purchases of 2,467 households in 2017 (default), or the simulator's 2017",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of every random choice (default 0)")
-    parser.add_argument("--customers", type=int, default=2_000, metavar="N", help="of the simulation (default 2000)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="of every random choice (default 0)")
+    parser.add_argument(
+        "--customers",
+        type=whole(1, MOST_CUSTOMERS),
+        default=2_000,
+        metavar="N",
+        help="of the simulation (default 2000)",
+    )

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from streams.bench import NAMES, module_of
-from streams.commands import Subparsers, new_parser
+from streams.commands import Subparsers, above_zero, make_folder, new_parser, whole
 
 
 def add(subparsers: Subparsers) -> None:
@@ -23,9 +23,15 @@ def add(subparsers: Subparsers) -> None:
         "  pulsegraph bench delivery\n  pulsegraph bench all --json\n  pulsegraph bench state --scale 0.05 --rounds 1",
     )
     parser.add_argument("name", choices=(*NAMES, "all"), help="which one")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="turns of every contender (default 3)")
     parser.add_argument(
-        "--scale", type=float, default=1.0, metavar="X", help="share of events and customers, to try it (default 1)"
+        "--rounds", type=whole(1, 1_000), default=3, metavar="N", help="turns of every contender (default 3)"
+    )
+    parser.add_argument(
+        "--scale",
+        type=above_zero("a share", 1_000),
+        default=1.0,
+        metavar="X",
+        help="share of events and customers, to try it (default 1)",
     )
     parser.add_argument("--broker", choices=("apache", "embedded"), default="apache", help="default apache")
     parser.add_argument(
@@ -39,13 +45,10 @@ def run(args: argparse.Namespace) -> int:
     import importlib
 
     from schemas.codec import json_encode
-    from schemas.errors import ConfigError
     from streams.bench import report
 
-    if args.rounds < 1 or args.scale <= 0:
-        raise ConfigError("--rounds must be at least 1 and --scale above 0")
     options = report.Options(rounds=args.rounds, scale=args.scale, broker=args.broker, folder=args.folder.absolute())
-    options.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(options.folder, "--folder")
     for name in NAMES if args.name == "all" else (args.name,):
         started_s = time.monotonic()
 

@@ -41,6 +41,7 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from schemas.errors import ConfigError, Stop
+    from streams.processes import tail_of
 
     if not 0 <= args.port <= 65_535:
         raise ConfigError(f"--port {args.port}: use a number from 0 to 65535")
@@ -60,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
         while not received:
             time.sleep(0.1)
             if not received and not _alive(broker):
-                raise Stop(f"the broker ended by itself; see {broker.log_path}")
+                # Its words and not its log's path: a temporary log goes with the broker.
+                raise Stop(f"the broker ended by itself; its last words: {tail_of(broker.log_path, 3) or 'none'}")
     finally:
         broker.stop()
     return 130 if received[0] == signal.SIGINT else 0

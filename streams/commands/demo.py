@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streams.commands import Subparsers, new_parser
+from streams.commands import Subparsers, make_folder, new_parser, rate
 
 if TYPE_CHECKING:
     from streams.demo.run import Summary
@@ -24,7 +24,7 @@ def add(subparsers: Subparsers) -> None:
         "  pulsegraph demo\n  pulsegraph demo --limit 20000\n  pulsegraph demo --broker apache --json",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="replay about N events, of whole households")
-    parser.add_argument("--rate", type=float, metavar="N", help="events/s; default: as fast as predictions stay fresh")
+    parser.add_argument("--rate", type=rate, metavar="N", help="events/s; default: as fast as predictions stay fresh")
     parser.add_argument("--broker", choices=("embedded", "apache"), default="embedded", help="which broker to start")
     parser.add_argument("--fresh", action="store_true", help="train again although a model is cached")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON on stdout, and no live screen")
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit is {args.limit}: give a number of events above 0, or leave it out for all")
-    args.cache.mkdir(parents=True, exist_ok=True)
+    make_folder(args.cache, "--cache")
     model = ensure_model(args.cache, args.limit is not None, args.fresh, training_bar)
     demo = DemoRun(cache=args.cache, model=model, broker=args.broker, limit=args.limit, rate=args.rate)
     summary = demo.run(args.json)

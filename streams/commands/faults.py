@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streams.commands import Subparsers, new_parser
+from streams.commands import Subparsers, make_folder, new_parser, whole
 
 if TYPE_CHECKING:
     from streams.faults.run import Report
@@ -27,12 +27,18 @@ def add(subparsers: Subparsers) -> None:
         "  pulsegraph faults --events 20000 --kills 4\n"
         "  pulsegraph faults --events 1000000 --kills 100 --seed 1 --no-encode --json",
     )
-    parser.add_argument("--events", type=int, default=20_000, metavar="N", help="records to replay (default 20000)")
-    parser.add_argument("--kills", type=int, default=4, metavar="N", help="SIGKILLs to workers, at least (default 4)")
-    parser.add_argument("--seed", type=int, default=0, help="of the stream and of the schedule (default 0)")
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="at the beginning, 1 to 4 (default 2)")
+    parser.add_argument(
+        "--events", type=whole(1, 10**9), default=20_000, metavar="N", help="records to replay (default 20000)"
+    )
+    parser.add_argument(
+        "--kills", type=whole(1, 10_000), default=4, metavar="N", help="SIGKILLs to workers, at least (default 4)"
+    )
+    parser.add_argument("--seed", type=whole(0), default=0, help="of the stream and of the schedule (default 0)")
+    parser.add_argument(
+        "--workers", type=whole(1, 4), default=2, metavar="N", help="at the beginning, 1 to 4 (default 2)"
+    )
     parser.add_argument("--nodes", type=int, default=3, choices=(1, 3), help="of Apache Kafka (default 3)")
-    parser.add_argument("--partitions", type=int, default=4, metavar="N", help="of every topic (default 4)")
+    parser.add_argument("--partitions", type=whole(1, 1_000), default=4, metavar="N", help="of every topic (default 4)")
     parser.add_argument(
         "--broker", choices=("apache", "embedded"), default="apache", help="embedded: faults of workers only"
     )
@@ -49,10 +55,12 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from schemas.codec import json_encode
-    from schemas.errors import PulsegraphError
+    from schemas.errors import ConfigError, PulsegraphError
     from streams.faults.run import Plan
     from streams.faults.run import run as run_plan
 
+    if not 0 <= args.erased <= 1:
+        raise ConfigError(f"--erased {args.erased:g}: give a share from 0 to 1")
     plan = Plan(
         events=args.events,
         kills=args.kills,
@@ -65,6 +73,9 @@ def run(args: argparse.Namespace) -> int:
         erased=args.erased,
     )
     folder = args.folder or Path(".cache/faults") / time.strftime(f"%Y%m%d-%H%M%S-seed{args.seed}")
+    make_folder(folder, "--folder")
+    if any(folder.iterdir()):
+        raise ConfigError(f"--folder {folder} holds files, of an earlier run perhaps: give a new one, or remove it")
     started_s = time.monotonic()
 
     def say(text: str) -> None:

@@ -13,6 +13,7 @@ from streams.commands import (
     day_ms,
     moment,
     new_parser,
+    rate,
     settings_from,
 )
 
@@ -40,7 +41,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--from", dest="start", metavar="DAY", help="first day, UTC (default: where the data begins)")
     parser.add_argument("--to", dest="stop", metavar="DAY", help="day after the last, UTC (default: where it ends)")
     parser.add_argument("--limit", type=int, metavar="N", help="about N events, of whole customers")
-    parser.add_argument("--rate", type=float, metavar="N", help="events per second (default: as fast as it goes)")
+    parser.add_argument("--rate", type=rate, metavar="N", help="events per second (default: as fast as it goes)")
     parser.add_argument("--json", action="store_true", help="print the report as one line of JSON")
     add_settings_options(parser)
     parser.set_defaults(run=run)

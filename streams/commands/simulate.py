@@ -9,7 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from streams.commands import Subparsers, add_settings_options, day_ms, new_parser, settings_from
+from streams.commands import (
+    MOST_CUSTOMERS,
+    Subparsers,
+    add_settings_options,
+    day_ms,
+    new_parser,
+    rate,
+    settings_from,
+    whole,
+)
 
 if TYPE_CHECKING:
     from streams.simulate import Simulator
@@ -28,17 +37,25 @@ def add(subparsers: Subparsers) -> None:
         "  pulsegraph simulate --customers 500 --days 60 --rate 500\n"
         "  pulsegraph simulate --customers 100 --days 7 --out events.jsonl --truth truth.jsonl",
     )
-    parser.add_argument("--customers", type=int, default=500, metavar="N", help="how many in the end (default 500)")
-    parser.add_argument("--days", type=int, default=60, metavar="N", help="length in event time (default 60)")
+    parser.add_argument(
+        "--customers",
+        type=whole(1, MOST_CUSTOMERS),
+        default=500,
+        metavar="N",
+        help="how many in the end (default 500)",
+    )
+    parser.add_argument(
+        "--days", type=whole(1, 36_500), default=60, metavar="N", help="length in event time (default 60)"
+    )
     parser.add_argument("--start", default="2017-01-01", metavar="DAY", help="first day, UTC (default 2017-01-01)")
-    parser.add_argument("--seed", type=int, default=0, help="of every random number (default 0)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="of every random number (default 0)")
     parser.add_argument(
         "--erased", type=float, default=0.0, metavar="SHARE", help="customers erased at some point, 0 to 1"
     )
     parser.add_argument(
         "--faults", action="store_true", help="also what goes wrong: 5%% duplicates, disorder, 1%% malformed records"
     )
-    parser.add_argument("--rate", type=float, metavar="N", help="events per second (default: as fast as it goes)")
+    parser.add_argument("--rate", type=rate, metavar="N", help="events per second (default: as fast as it goes)")
     parser.add_argument("--out", metavar="FILE", help="write JSON lines there (- is stdout) instead of to Kafka")
     parser.add_argument("--truth", type=Path, metavar="FILE", help="write each customer's truth there, as JSON lines")
     parser.add_argument("--json", action="store_true", help="print the report as one line of JSON")

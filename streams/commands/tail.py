@@ -88,7 +88,11 @@ def _messages(reader: TopicReader, topic: str, partitions: list[int], args: argp
             yield from reader.range(topic, partition, 0, end)
         return
     starts = dict.fromkeys(partitions, 0) if args.from_beginning else ends
-    yield from (message for message in reader.follow(topic, starts) if message is not None)
+    yield from (message for message in reader.follow(topic, starts, _say) if message is not None)
+
+
+def _say(text: str) -> None:
+    print(f"pulsegraph tail: {text}", file=sys.stderr, flush=True)
 
 
 def _is_wanted(message: Message, topic: Topic, key: str | None, with_heartbeats: bool) -> bool:
@@ -105,9 +109,8 @@ def _is_wanted(message: Message, topic: Topic, key: str | None, with_heartbeats:
 
 
 def _line(topic: Topic, message: Message) -> bytes:
-    from msgspec import DecodeError
-
     from schemas.codec import json_encode
+    from streams.catalog import UNREADABLE
     from streams.plain import key_text, refused_value, value_of
 
     key, value = message.key(), message.value()
@@ -123,6 +126,6 @@ def _line(topic: Topic, message: Message) -> bytes:
         return json_encode(place | refused_value(value, pairs))
     try:
         return json_encode(place | {"value": value_of(topic.name, key, value)})
-    except (DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         shown = key_text(value)
         return json_encode(place | {"unreadable": str(error), "value": shown})
