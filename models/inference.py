@@ -236,6 +236,8 @@ class Predictor:
                 if len(self._cached) >= CACHED_CANDIDATES:
                     del self._cached[next(iter(self._cached))]
                 self._cached[key] = found
+        elif version is not None:
+            self._cached[key] = self._cached.pop(key)  # the one that is used most, of live decisions, has to stay
         return found
 
     def _ready(self, candidates: Candidates) -> Campaigns:

@@ -21,6 +21,7 @@ logger: Final = logging.getLogger(__name__)
 
 _decode: Final = msgspec.json.Decoder(CatalogEntry).decode
 _POLL_S: Final = 0.2
+_EVERY_S: Final = 2.0
 _TIMEOUT_S: Final = 30.0
 
 
@@ -48,7 +49,8 @@ def read_entry(key: bytes | None, value: bytes | None) -> tuple[str, CatalogEntr
 class CatalogFollower:
     """All entries by ``kind:id``, kept current by a thread.
 
-    The version changes with every change, so that what was computed from the catalog can be kept until then.
+    The version changes with the entries, so that what was computed from them can be kept until then. That may take
+    long, so changes are shown together, every few seconds.
 
     The topic is read from its beginning at every start, and a record that is no entry stays in it until it is
     overwritten. How far refusals were told is therefore committed, by topic, for all workers and their next starts.
@@ -75,6 +77,8 @@ class CatalogFollower:
         self._topic = topic
         self._refused = refused
         self._delivered = delivered
+        self._changed: dict[str, CatalogEntry | None] = {}
+        self._shown_s = -_EVERY_S
         self._told: dict[int, int] = {}
         """Partition -> offset up to which refusals were told before this start."""
         self._new: dict[int, int] = {}
@@ -133,11 +137,10 @@ class CatalogFollower:
             self._consumer.close()
 
     def _read(self, behind: set[int]) -> None:
-        changed: dict[str, CatalogEntry | None] = {}
         for message in available(self._consumer, 1_000, _POLL_S):
             error = message.error()
             if error is None:
-                self._take(message, changed)
+                self._take(message)
             elif error.code() == KafkaError._PARTITION_EOF:
                 behind.discard(message.partition() or 0)
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:
@@ -146,10 +149,12 @@ class CatalogFollower:
                 time.sleep(_POLL_S)
             else:
                 raise KafkaException(error)
-        if changed:
+        begins = not behind and not self._caught_up.is_set()
+        if self._changed and (begins or time.monotonic() - self._shown_s >= _EVERY_S):
             entries, version = self.current
-            merged = entries | changed
+            merged = entries | self._changed
             self.current = {key: entry for key, entry in merged.items() if entry is not None}, version + 1
+            self._changed, self._shown_s = {}, time.monotonic()
         if self._new and self._delivered is not None:
             self._delivered()
             self._commit([TopicPartition(self._topic, partition, offset) for partition, offset in self._new.items()])
@@ -171,11 +176,11 @@ class CatalogFollower:
         except KafkaException as error:
             logger.warning("what the catalog refused will be told again at the next start: %s", error)
 
-    def _take(self, message: Any, changed: dict[str, CatalogEntry | None]) -> None:
+    def _take(self, message: Any) -> None:
         key, value = message.key(), message.value()
         try:
-            name, changed_to = read_entry(key, value)
-            changed[name] = changed_to
+            name, entry = read_entry(key, value)
+            self._changed[name] = entry
         except UNREADABLE as error:
             partition, offset = message.partition(), message.offset()
             if offset >= self._told.get(partition, 0):

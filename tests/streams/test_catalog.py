@@ -149,3 +149,21 @@ def test_a_missing_topic_names_the_command(broker: Any, topics_prefix: str) -> N
     with pytest.raises(TopicMismatch, match="pulsegraph topics create"):
         follower.start()
     follower.stop()
+
+
+def test_changes_are_shown_together(catalog: Catalog) -> None:
+    catalog.put(b"item:0", entry("0", "tea"))
+    follower = CatalogFollower(catalog.client, catalog.topic, lambda *refused: None)
+    follower.start()
+    _, before = follower.current
+    try:
+        for number in range(1, 30):
+            catalog.put(b"item:%d" % number, entry(str(number), "tea"))
+            time.sleep(0.05)
+        deadline = time.monotonic() + 30
+        while len(follower.current[0]) < 30:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert follower.current[1] - before <= 5, "what rests on the catalog would be made anew 29 times"
+    finally:
+        follower.stop()
