@@ -35,8 +35,8 @@ from streams.commands import (
 EXIT_ERROR: Final = 2
 EXIT_INTERRUPTED: Final = 130
 EXIT_PIPE: Final = 141
-#: What a write says when there is no room, or nobody who takes it. Files that cannot be opened are the commands' matter.
-_UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+#: What a write says when there is no room for it. Files that cannot be opened are the commands' own matter.
+_UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class Command(Protocol):
@@ -142,7 +142,7 @@ def _unusable(words: Sequence[str]) -> str | None:
         try:
             word.encode()
         except UnicodeEncodeError:
-            return f"argument {os.fsencode(word)!r} is no UTF-8: ids, names and paths are text; check the terminal's encoding"
+            return f"argument {os.fsencode(word)!r} is no UTF-8: ids, names and paths are text, so write it as such"
     return None
 
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -77,16 +78,19 @@ class Worker:
         if twice:
             raise ConfigError(f"{', '.join(twice)} given twice: name every role once; more workers share the load")
         self.settings = settings
-        # A folder for each role: one worker's ingest and another one's entities do not meet.
-        self._locks = [FolderLock(settings.state_dir / name) for name in roles if name in _STATEFUL]
         self.metrics = Metrics()
         self._client = kafka_client_config(settings)
         self._memory = shared_memory(WORKER_BYTES)
         self._closing: list[Any] = []
-        admin.check_topics(
-            admin.connect(self._client), prefix=settings.kafka.prefix, partitions=settings.kafka.partitions
-        )
-        self.apps: list[RoleApp] = [self._app(self._role(name)) for name in roles]
+        with ExitStack() as held:
+            for name in roles:
+                if name in _STATEFUL:  # a folder for each: one worker's ingest and another one's entities do not meet
+                    held.callback(FolderLock(settings.state_dir / name).release)
+            admin.check_topics(
+                admin.connect(self._client), prefix=settings.kafka.prefix, partitions=settings.kafka.partitions
+            )
+            self.apps: list[RoleApp] = [self._app(self._role(name)) for name in roles]
+            self._held = held.pop_all()
 
     def run(self) -> int:
         """Until SIGTERM or SIGINT; returns the exit code."""
@@ -106,8 +110,7 @@ class Worker:
                 thing()
             if server is not None:
                 server.stop()
-            for lock in self._locks:
-                lock.release()
+            self._held.close()
 
     def _app(self, role: Role) -> RoleApp:
         kafka = self.settings.kafka

@@ -7,7 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streams.commands import Subparsers, add_settings_options, add_source_options, day_ms, new_parser, settings_from
+from streams.commands import (
+    Subparsers,
+    above_zero,
+    add_settings_options,
+    add_source_options,
+    day_ms,
+    new_parser,
+    settings_from,
+)
 
 if TYPE_CHECKING:
     from models.checkpoint import Card
@@ -46,18 +54,19 @@ def add(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="model directory (PULSEGRAPH_MODEL_DIR)")
     parser.add_argument(
-        "--budget", type=float, default=90.0, metavar="S", help="seconds of training, after the replay (default 90)"
+        "--budget",
+        type=above_zero("seconds", 1e6),
+        default=90.0,
+        metavar="S",
+        help="seconds of training, after the replay (default 90)",
     )
     add_settings_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    from schemas.errors import ConfigError
 
     settings = settings_from(args, model_dir=args.out)
-    if args.budget <= 0:
-        raise ConfigError(f"--budget {args.budget:g}: give seconds above 0")
     until_ms = day_ms(args.until)
     card = _from_topics(args, settings) if args.from_topics else _from_events(args, settings, until_ms)
     print(f"model {card.model_version} written to {settings.model_dir}")

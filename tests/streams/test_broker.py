@@ -98,6 +98,22 @@ def test_embedded_names_a_taken_port() -> None:
             EmbeddedBroker(port=taken.getsockname()[1], timeout_s=3).start()
 
 
+def test_a_port_that_another_broker_answers_on_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with EmbeddedBroker() as first, monkeypatch.context() as patched:
+        port = int(first.bootstrap.split(":")[1])
+        # Started, it could be taken for ready because the first one answers.
+        patched.setattr("streams.broker.Child", lambda *_args, **_options: pytest.fail("started"))
+        with pytest.raises(ConfigError, match="is the port in use"):
+            EmbeddedBroker(port=port).start()
+    with EmbeddedBroker(port=port):
+        pass
+
+
+def test_embedded_names_a_log_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"log .*/no/log cannot be written: No such file"):
+        EmbeddedBroker(log_path=tmp_path / "no" / "log").start()
+
+
 def test_embedded_without_its_binary(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CALF_TANSU_BIN", "/nowhere/tansu")
     with pytest.raises(ConfigError, match=r"binary is missing.*PULSEGRAPH_KAFKA_BOOTSTRAP"):

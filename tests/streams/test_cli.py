@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from schemas.errors import PulsegraphError
+from schemas.errors import ConfigError, DiskFailed, PulsegraphError
 from streams import cli
 from streams.settings import Settings, load
+from streams.state.folder_lock import FolderLock
+from streams.worker import Worker
 
 
 def _parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -145,3 +150,147 @@ def test_broker_options_that_do_not_fit(capsys: pytest.CaptureFixture[str]) -> N
     assert "need --apache" in capsys.readouterr().err
     assert cli.main(["broker", "--port", "70000"]) == 2
     assert "from 0 to 65535" in capsys.readouterr().err
+
+
+PULSEGRAPH = (sys.executable, "-m", "streams.cli")
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """`broker` takes signals for itself."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["customer", "\udcff"],
+        ["entity", "item:\udcff"],
+        ["tail", "clickstream", "--customer", "\udcff"],
+        ["replay-to", "1", "--customer", "\udcff"],
+    ],
+)
+def test_ids_that_are_no_text_are_refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(argv) == 2
+    said = capsys.readouterr().err
+    assert r"\xff' is no UTF-8" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("argv", [["settings"], ["settings", "--toml"], ["simulate", "--customers", "3", "--out", "-"]])
+def test_output_that_nobody_takes(argv: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([*PULSEGRAPH, *argv], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"pulsegraph {argv[0]}: output cannot be written: No space left on device\n"
+    done = subprocess.run(["/bin/sh", "-c", '"$@" >&-', "sh", *PULSEGRAPH, *argv], stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("pulsegraph: output cannot be written: stdout is closed")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "argv", [["settings"], ["settings", "--toml"], ["simulate", "--customers", "30", "--out", "-"]]
+)
+def test_a_reader_that_goes_ends_every_command_alike(argv: list[str]) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run([*PULSEGRAPH, *argv], stdout=theirs, stderr=subprocess.PIPE, text=True)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (cli.EXIT_PIPE, "")
+
+
+@pytest.mark.usefixtures("own_signals")
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["simulate", "--seed", "-1"], "whole number from 0"),
+        (["replay", "--seed", "-1"], "whole number from 0"),
+        (["simulate", "--customers", "99999999999"], "whole number from 1 to 10000000"),
+        (["simulate", "--days", "0"], "whole number from 1"),
+        (["train", "--budget", "nan"], "seconds above 0"),
+        (["bench", "delivery", "--scale", "nan"], "give a share above 0"),
+        (["bench", "delivery", "--rounds", "0"], "whole number from 1"),
+        (["bench", "delivery", "--folder", __file__], "give another one"),
+        (["topics", "create", "--partitions", "1000000"], "clients take 100000 at most"),
+        (["topics", "create", "--replicas", "100000"], "clients take 10000 at most"),
+        (["broker", "--port", "0", "--log", "/no/dir/x"], "log /no/dir/x cannot be written"),
+        (["demo", "--cache", __file__], "give another one"),
+        (["faults", "--workers", "5"], "whole number from 1 to 4"),
+        (["faults", "--partitions", "0"], "whole number from 1"),
+        (["faults", "--events", "0"], "whole number from 1"),
+        (["faults", "--erased", "7"], "share from 0 to 1"),
+        (["worker", "--roles", "ingest,ingest"], "ingest given twice"),
+        *(
+            ([command, "--rate", rate], "events per second above 0")
+            for command in ("replay", "simulate", "demo")
+            for rate in ("nan", "inf", "0", "-1", "fast")
+        ),
+    ],
+)
+def test_numbers_and_places_that_cannot_be(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(argv) == 2
+    message = capsys.readouterr().err
+    assert said in message
+    assert message.startswith(f"pulsegraph {argv[0]}")
+    assert message.count("\n") == 1
+
+
+def test_faults_leave_the_folder_of_an_earlier_run_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "code").mkdir()
+    assert cli.main(["faults", "--folder", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert "holds files, of an earlier run perhaps" in message
+    assert message.count("\n") == 1
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_a_broker_that_ends_by_itself_leaves_its_last_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from streams.broker import EmbeddedBroker
+
+    started = EmbeddedBroker.start
+
+    def dying(self: EmbeddedBroker) -> None:
+        started(self)
+        with self.log_path.open("a") as log:
+            log.write("the last thing it said\n")
+        assert self.pid is not None
+        os.kill(self.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(EmbeddedBroker, "start", dying)
+    assert cli.main(["broker", "--port", "0"]) == 2
+    assert "ended by itself; its last words: " in (said := capsys.readouterr().err)
+    assert "the last thing it said" in said
+
+
+def test_one_worker_to_a_folder(tmp_path: Path, broker, topics_prefix: str) -> None:
+    settings = load(env={"PULSEGRAPH_STATE_DIR": str(tmp_path), "PULSEGRAPH_KAFKA_PREFIX": topics_prefix})
+    lock = FolderLock(tmp_path / "entities")
+    with pytest.raises(ConfigError, match=r"entities is in use by another worker: give this one its own"):
+        Worker(settings, ["entities"])
+    lock.release()
+    lock.release()
+    kafka = {"PULSEGRAPH_KAFKA_BOOTSTRAP": broker.bootstrap, "PULSEGRAPH_KAFKA_PREFIX": topics_prefix}
+    settings = load(env=kafka | {"PULSEGRAPH_STATE_DIR": str(tmp_path)})
+    for _ in range(2):  # one that cannot begin lets the folder go
+        with pytest.raises(PulsegraphError, match="topics create"):
+            Worker(settings, ["ingest", "entities"])
+
+
+def test_a_killed_worker_lets_its_folder_go(tmp_path: Path) -> None:
+    code = "import sys, time; from pathlib import Path; from streams.state.folder_lock import FolderLock; "
+    code += "lock = FolderLock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(ConfigError, match="in use by another worker"):
+            FolderLock(tmp_path)
+        holder.kill()
+    FolderLock(tmp_path).release()
+    with pytest.raises(DiskFailed, match="cannot be created"):
+        FolderLock(tmp_path / ".lock")

@@ -106,7 +106,7 @@ def test_simulate_with_faults_to_kafka(
         (["--out", "/no/such/folder/x", "--customers", "1", "--days", "1"], "cannot be written"),
         (["--out", "-", "--rate", "5"], "are for Kafka"),
         (["--erased", "2"], "from 0 to 1"),
-        (["--customers", "0"], "at least one customer"),
+        (["--customers", "0"], "whole number from 1"),
         (["--start", "2017-01-01T05:00"], "no UTC midnight"),
     ],
 )

@@ -192,6 +192,20 @@ def test_showing_one(here: OnePartition, capfdbinary: pytest.CaptureFixture[byte
     assert capfdbinary.readouterr().out == b"\xffabc"
 
 
+@pytest.mark.parametrize("at_ms", [253_402_300_800_000, 9 * 10**18])
+def test_a_time_that_no_calendar_has_is_shown_as_it_is(
+    at_ms: int, here: OnePartition, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    here.produce("clickstream", b"c1", b"{", at_ms=at_ms)
+    here.run()
+    code, out, _ = command("list")
+    assert code == 0
+    assert f"{at_ms} ms" in out
+    code, out, _ = command("show", "clickstream-0-0")
+    assert code == 0
+    assert f"record time {at_ms} ms" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
