@@ -181,7 +181,10 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         if wanted:
             try:
                 await asyncio.wait_for(consumer.commit(wanted), COMMIT_TIMEOUT_S)
-            except (CommitFailedError, IllegalStateError, TimeoutError):
+            except TimeoutError:
+                self.log.warning("A commit had no answer for %s s", COMMIT_TIMEOUT_S)
+                return False
+            except (CommitFailedError, IllegalStateError):
                 return False
         return len(wanted) == len(offsets)
 
