@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol, cast
 from wsgiref.simple_server import WSGIServer
@@ -16,6 +17,7 @@ from streams.state.epochs import Epoch
 
 #: Names in a core's counts -> the counter that they are exported as.
 _CORE_COUNTERS: Final = ("timers_fired", "cache_hits", "cache_misses", "tail_overflow", "questions_dropped")
+_SIZE_EVERY_S: Final = 5.0
 _CORE_OUTCOMES: Final = ("applied", "duplicates", "replayed", "dead_lettered", "heartbeats", "late", "erased")
 
 
@@ -88,6 +90,7 @@ class Metrics:
         for metric in METRICS.values():
             setattr(self, metric.name, _build(metric, self.registry))
         self._entities: dict[int, tuple[object, dict[str, int]]] = {}
+        self._size_due_s: dict[tuple[str, int], float] = {}
 
     def value(self, name: str, **labels: str) -> float:
         """Current value of a counter or gauge (or of ``..._count``, ``..._sum``); 0 where nothing was recorded."""
@@ -148,7 +151,6 @@ class Metrics:
             counted: partition -> the core's counts as exported so far; brought up to date here.
             seconds: how long the flush took.
         """
-        self._epoch("ingest", epochs, held, seconds)
         for partition, epoch in epochs.items():
             cut = cast(Any, epoch)
             for snapshot in (*cut.snapshots, *cut.judged):
@@ -168,10 +170,10 @@ class Metrics:
             self.watermark_timestamp_ms.labels(partition=number).set(core.watermark.value_ms)
             self.cache_customers.labels(partition=number).set(len(core.cache))
             self.cache_bytes.labels(partition=number).set(core.cache.used_bytes)
+        self._epoch("ingest", epochs, held, seconds)
 
     def entities_epoch(self, epochs: Mapping[int, Epoch], held: Mapping[int, Held], seconds: float) -> None:
         """An epoch of entities is durable; see :meth:`ingest_epoch`."""
-        self._epoch("entities", epochs, held, seconds)
         for partition in epochs.keys() & held.keys():
             core = held[partition].core
             known, exported = self._entities.get(partition, (None, {}))
@@ -179,6 +181,7 @@ class Metrics:
                 exported = {}
             self._outcomes("entities", _grown(core.counts, exported))
             self._entities[partition] = core, exported
+        self._epoch("entities", epochs, held, seconds)
 
     def live_auc(self, head: str, auc: float | None, pairs: int) -> None:
         """How well a head told outcomes apart, and on how many questions that rests."""
@@ -217,6 +220,7 @@ class Metrics:
     def released(self, role: str, partition: int) -> None:
         """A partition went to another worker: its gauges here would tell yesterday's news."""
         number = str(partition)
+        self._size_due_s.pop((role, partition), None)
         for gauge in (self.state_bytes, self.restore_seconds, self.restore_progress_ratio):
             gauge.remove_by_labels({"role": role, "partition": number})
         if role == "ingest":
@@ -228,7 +232,10 @@ class Metrics:
         for partition, epoch in epochs.items():
             written = sum(len(change.record) for change in epoch.changes if change.record is not None)
             self.changelog_bytes_total.labels(role=role).inc(written + len(epoch.meta))
-            if partition in held:
+            # Last, and not with every epoch: RocksDB may have to wait for its disk to answer.
+            now_s = time.monotonic()
+            if partition in held and now_s >= self._size_due_s.get((role, partition), 0.0):
+                self._size_due_s[role, partition] = now_s + _SIZE_EVERY_S
                 size = held[partition].store.size_bytes()
                 self.state_bytes.labels(role=role, partition=str(partition)).set(size)
 
