@@ -18,7 +18,6 @@ from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPredi
 from schemas.snapshot import Head, Snapshot
 from schemas.words import Lexicon
 from streams.catalog import UNREADABLE, read_entry
-from streams.commands import moment
 from streams.core import entities, graph
 from streams.core.config import CoreConfig
 from streams.core.customer import Customer
@@ -26,6 +25,7 @@ from streams.core.fold import Context, Folded
 from streams.core.graph import Neighbour
 from streams.core.labels import Pending
 from streams.core.snapshots import in_holdout, snapshot_of
+from streams.moments import moment
 from streams.partitioning import partition_for
 from streams.plain import feature_values
 from streams.state import keys

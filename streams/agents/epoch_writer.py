@@ -28,7 +28,7 @@ logger: Final = logging.getLogger(__name__)
 
 _PROBE_AFTER_MS: Final = 2_000
 #: A quiet partition is written this often: it shows that the store is kept, and what a former owner wrote behind our
-#: back is overruled before compaction takes our version away, see COMPACTION_LAG_MS in :mod:`streams.admin`.
+#: back is overruled before compaction takes our version away, see ``_COMPACTION_LAG_MS`` in :mod:`streams.admin`.
 _REFRESH_MS: Final = 20 * 60_000
 
 

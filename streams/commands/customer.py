@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streams.commands import Subparsers, add_settings_options, day_ms, moment, new_parser, settings_from
+from streams.commands import Subparsers, add_settings_options, day_ms, new_parser, settings_from
+from streams.moments import moment
 
 if TYPE_CHECKING:
     from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPrediction, Suppressed

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
-from streams.commands import Subparsers, add_settings_options, day_ms, moment, new_parser, settings_from
+from streams.commands import Subparsers, add_settings_options, day_ms, new_parser, settings_from
+from streams.moments import moment
 
 if TYPE_CHECKING:
     from streams.dead_letters import Filter, Letter

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from streams.commands import Subparsers, add_settings_options, day_ms, moment, new_parser, settings_from
+from streams.commands import Subparsers, add_settings_options, day_ms, new_parser, settings_from
+from streams.moments import moment
 
 if TYPE_CHECKING:
     from streams.lookup import EntityView

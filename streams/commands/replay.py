@@ -11,11 +11,11 @@ from streams.commands import (
     add_settings_options,
     add_source_options,
     day_ms,
-    moment,
     new_parser,
     rate,
     settings_from,
 )
+from streams.moments import moment
 
 if TYPE_CHECKING:
     from schemas.catalog import CatalogEntry

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from streams.commands import Subparsers, add_settings_options, moment, new_parser, settings_from
+from streams.commands import Subparsers, add_settings_options, new_parser, settings_from
+from streams.moments import moment
 
 
 def add(subparsers: Subparsers) -> None:

@@ -103,7 +103,7 @@ class Context(msgspec.Struct, frozen=True, gc=False):
 
 
 Effect = Snapshot | Outcome | Pending
-"""What folding makes known: a snapshot to be judged, a label, or a question that was dropped to make room."""
+"""What folding makes known: a snapshot to be judged, a label, or a question for which there was no room."""
 
 
 def fold(state: Folded, event: Event, context: Context, effects: list[Effect]) -> None:
