@@ -13,10 +13,12 @@ from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hi
 
 import msgspec
 
+from infra.bench import report, sizing
 from schemas import catalog, events, features, limits, predictions, topics
-from streams import configuration, metric_table, settings
-from streams.bench import report, sizing
 from streams.core import graph
+from streams.settings import reader as configuration
+from streams.settings import schema as settings
+from streams.telemetry import metric_table
 
 PAGES: Final = Path(__file__).parent
 #: One line of JSON a bench, as ``pulsegraph bench all --json`` prints them.

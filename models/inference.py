@@ -15,7 +15,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from models import checkpoint, precision
+from models import precision
+from models import saved_model as checkpoint
 from models.candidates import CROSS_NAMES, Candidates
 from models.embedding import Embedder, Remembering
 from models.model import Model

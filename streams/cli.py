@@ -8,19 +8,18 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib import metadata
-from typing import Final, NoReturn, Protocol
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Final, NoReturn, Protocol, cast
 
 from schemas.errors import PulsegraphError
 from streams.commands import (
     Subparsers,
-    bench,
     broker,
     customer,
     dead_letters,
     demo,
     entity,
-    faults,
     replay,
     replay_to,
     settings,
@@ -64,10 +63,10 @@ COMMANDS: Final[tuple[Command, ...]] = (
     entity,
     state,
     replay_to,
-    faults,
-    bench,
     settings,
 )
+#: Tools of the repository, which the wheel does not hold.
+_TOOLS: Final = ("infra.faults.command", "infra.bench.command")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -86,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"pulsegraph {_version()}")
     parser.add_argument("--debug", action="store_true", help="show a traceback with every error")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in COMMANDS:
+    for command in (*COMMANDS, *_tools()):
         command.add(subparsers)
     return parser
 
@@ -131,6 +130,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_output()
         print(f"pulsegraph {args.command}: output cannot be written: {error.strerror}", file=sys.stderr)
         return EXIT_ERROR
+
+
+def _tools() -> list[Command]:
+    checkout = Path(__file__).resolve().parents[1]
+    if not (checkout / "infra" / "bench" / "command.py").is_file():
+        return []
+    if str(checkout) not in sys.path:  # an editable install maps the packages of the wheel only
+        sys.path.append(str(checkout))
+    return [cast(Command, import_module(name)) for name in _TOOLS]
 
 
 def _unusable(words: Sequence[str]) -> str | None:

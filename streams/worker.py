@@ -13,31 +13,31 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from models.checkpoint import read_card
 from models.inference import Predictor, check
+from models.saved_model import read_card
 from models.tokenizer import FastLexicon
 from schemas.deadletter import refuse
 from schemas.errors import ConfigError, DeliveryFailed, InvalidField, PulsegraphError
-from streams import admin, offsets
 from streams.agents.encode import EncodeRole
 from streams.agents.entities import EntitiesRole
 from streams.agents.ingest import IngestRole
 from streams.agents.learn import LearnRole
-from streams.agents.stateful import EpochSettings
-from streams.catalog import CatalogFollower
 from streams.core.batching import MicroBatcher
 from streams.core.config import DAY_MS
-from streams.core.quality import RefusalLimit
-from streams.metrics import Metrics, serve
-from streams.offline import LogRecord
-from streams.outbox import Outbox
-from streams.predict import Predictions
-from streams.roles import Role
-from streams.runtime import RoleApp, build_app, run_worker
-from streams.settings import Settings, broker_credentials, kafka_client_config
+from streams.core.refusal_limit import RefusalLimit
+from streams.kafka import admin, offsets
+from streams.kafka.outbox import Outbox
+from streams.offline.ingest import LogRecord
+from streams.runtime.app import RoleApp, build_app, run_worker
+from streams.runtime.roles import Role
+from streams.serving.catalog import CatalogFollower
+from streams.serving.predict import Predictions
+from streams.settings.schema import Settings, broker_credentials, kafka_client_config
 from streams.state.contract import KeyValue
 from streams.state.folder_lock import FolderLock
 from streams.state.rocks import WORKER_BYTES, RocksStore, shared_memory
+from streams.stateful.role import EpochSettings
+from streams.telemetry.metrics import Metrics, serve
 
 ROLES: Final = ("ingest", "encode", "entities", "learn")
 _STATEFUL: Final = ("ingest", "entities")

@@ -15,8 +15,8 @@ import pytest
 from support import brokers
 from support.brokers import Choice, HasBootstrap
 
-from streams import admin
-from streams.broker_apache import missing_tools
+from streams.brokers.apache import missing_tools
+from streams.kafka import admin
 
 
 class MakeTopics(Protocol):

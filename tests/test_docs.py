@@ -17,12 +17,12 @@ from models.reasons import CROSS_FAMILIES, FAMILIES
 from schemas import codec, errors, features, limits
 from schemas.events import CLICKSTREAM_EVENTS, SEND_EVENTS, SOURCES
 from schemas.topics import TOPICS
-from streams import settings
 from streams.core.config import CoreConfig
 from streams.core.graph import EDGE_TYPES
-from streams.metric_table import METRICS
-from streams.partitioning import partition_for
-from streams.topic_reader import TopicReader
+from streams.kafka.partitioning import partition_for
+from streams.kafka.reader import TopicReader
+from streams.settings import schema as settings
+from streams.telemetry.metric_table import METRICS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

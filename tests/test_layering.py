@@ -16,8 +16,9 @@ MAY_IMPORT = {
     "models": {"schemas", "models"},
     "streams/core": {"schemas", "streams.core"},
     "streams": {"schemas", "models", "streams"},
+    "infra": {"schemas", "models", "streams", "infra"},
 }
-OURS = {"schemas", "models", "streams", "tests"}
+OURS = {"schemas", "models", "streams", "infra", "tests"}
 #: Attributes that read a clock, the environment or a random source.
 IMPURE = {
     ("time", "time"), ("time", "time_ns"), ("time", "monotonic"), ("time", "monotonic_ns"), ("time", "perf_counter"),

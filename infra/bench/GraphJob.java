@@ -1,6 +1,6 @@
 // The small graph job of `pulsegraph bench state` on Kafka Streams, run by Java's single-file launcher:
-//   java -cp 'jars/*' GraphJob.java '{"bootstrap": ..., see streams/bench/graph_job.py}'
-// The last line on stdout is what streams.bench.graph_job.Outcome reads.
+//   java -cp 'jars/*' GraphJob.java '{"bootstrap": ..., see infra/bench/graph_job.py}'
+// The last line on stdout is what infra.bench.graph_job.Outcome reads.
 
 import com.fasterxml.jackson.annotation.JsonFormat;
 import com.fasterxml.jackson.annotation.JsonIgnoreProperties;

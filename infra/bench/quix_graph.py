@@ -1,6 +1,6 @@
 """The small graph job of ``pulsegraph bench state`` on Quix Streams, in an environment of its own.
 
-``python quix_graph.py JOB``: JOB is what streams/bench/graph_job.py describes; the last line on stdout is an Outcome.
+``python quix_graph.py JOB``: JOB is what infra/bench/graph_job.py describes; the last line on stdout is an Outcome.
 """
 
 import json

@@ -14,9 +14,9 @@ from schemas.deadletter import refuse
 from schemas.errors import DeadLetter, InvalidField, Malformed
 from schemas.snapshot import SNAPSHOT_VERSION, Snapshot
 from streams.core.batching import MicroBatcher, Waiting
-from streams.metrics import Metrics
-from streams.outbox import Outbox
-from streams.roles import Batch, Commit
+from streams.kafka.outbox import Outbox
+from streams.runtime.roles import Batch, Commit
+from streams.telemetry.metrics import Metrics
 
 _COMMIT_EVERY_MS: Final = 250
 _DELIVERY_TIMEOUT_S: Final = 60.0
@@ -41,7 +41,7 @@ class Predicted(NamedTuple):
 
 
 Predict = Callable[[list[Snapshot]], Predicted]
-"""Snapshots to records, called in a thread; see :class:`streams.predict.Predictions`."""
+"""Snapshots to records, called in a thread; see :class:`streams.serving.predict.Predictions`."""
 
 
 class EncodeRole:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from schemas.deadletter import Refused
-from streams.agents.epoch_writer import Output
-from streams.agents.stateful import StatefulRole
 from streams.core.entities import Entities
-from streams.roles import Batch
+from streams.runtime.roles import Batch
+from streams.state.checkpoints import Epoch, StoredRecords
 from streams.state.contract import KeyValue
-from streams.state.epochs import Epoch, StoredRecords
+from streams.stateful.checkpoint_writer import Output
+from streams.stateful.role import StatefulRole
 
 
 class EntitiesRole(StatefulRole):

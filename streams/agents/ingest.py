@@ -12,16 +12,16 @@ from schemas.deadletter import Refused, origin_offset
 from schemas.errors import TopicUnfit
 from schemas.events import SOURCES
 from schemas.words import Lexicon
-from streams.agents.epoch_writer import Output
-from streams.agents.stateful import StatefulRole
 from streams.core.config import CoreConfig
 from streams.core.customer import due_of
 from streams.core.durable import Cut
 from streams.core.partition import Ingest
-from streams.core.quality import RefusalLimit
-from streams.roles import Batch, Offsets
+from streams.core.refusal_limit import RefusalLimit
+from streams.runtime.roles import Batch, Offsets
+from streams.state.checkpoints import Epoch, StoredRecords
 from streams.state.contract import KeyValue
-from streams.state.epochs import Epoch, StoredRecords
+from streams.stateful.checkpoint_writer import Output
+from streams.stateful.role import StatefulRole
 
 _RANK: Final = {source: rank for rank, source in enumerate(SOURCES)}
 _offset: Final = attrgetter("offset")

@@ -14,8 +14,8 @@ import msgspec
 from schemas import codec
 from schemas.snapshot import Head, Outcome
 from streams.core.scoring import LiveScore, auc
-from streams.metrics import Metrics
-from streams.roles import Batch, Commit
+from streams.runtime.roles import Batch, Commit
+from streams.telemetry.metrics import Metrics
 
 _EVERY_MS: Final = 2_000
 _WINDOW: Final = 20_000

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from streams.settings import Settings
+    from streams.settings.schema import Settings
 
 Subparsers = Any  # argparse gives this type no public name
 #: What every random generator behind a ``--seed`` takes.
@@ -53,9 +53,9 @@ def settings_from(args: argparse.Namespace, **overrides: object) -> Settings:
         overrides: further options, with ``__`` for the dot: ``kafka__partitions=args.partitions``. None is skipped.
 
     Raises:
-        ConfigError: as :func:`streams.settings.load`.
+        ConfigError: as :func:`streams.settings.schema.load`.
     """
-    from streams import settings
+    from streams.settings import schema as settings
 
     named = {name.replace("__", "."): value for name, value in overrides.items()}
     options = {"kafka.bootstrap": args.bootstrap, "kafka.prefix": args.prefix}
@@ -141,7 +141,7 @@ def make_folder(path: Path, option: str) -> None:
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
-    """Options of commands that read a :mod:`streams.sources` source: ``--data``, ``--seed``, ``--customers``."""
+    """Options of commands that read a :mod:`streams.sources.source` source: ``--data``, ``--seed``, ``--customers``."""
     parser.add_argument(
         "--data",
         choices=("complete-journey", "simulation"),

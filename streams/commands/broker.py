@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from streams.commands import Subparsers, new_parser
 
 if TYPE_CHECKING:
-    from streams.broker import EmbeddedBroker
-    from streams.broker_apache import ApacheBroker
+    from streams.brokers.apache import ApacheBroker
+    from streams.brokers.embedded import EmbeddedBroker
 
 
 def add(subparsers: Subparsers) -> None:
@@ -41,7 +41,7 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from schemas.errors import ConfigError, Stop
-    from streams.processes import tail_of
+    from streams.brokers.processes import tail_of
 
     if not 0 <= args.port <= 65_535:
         raise ConfigError(f"--port {args.port}: use a number from 0 to 65535")
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _embedded(args: argparse.Namespace) -> EmbeddedBroker:
     from schemas.errors import ConfigError
-    from streams.broker import EmbeddedBroker
+    from streams.brokers.embedded import EmbeddedBroker
 
     if args.data is not None or args.nodes != 1:
         raise ConfigError("--data and --nodes need --apache: the embedded broker is one node and keeps nothing")
@@ -79,7 +79,7 @@ def _embedded(args: argparse.Namespace) -> EmbeddedBroker:
 
 def _apache(args: argparse.Namespace) -> ApacheBroker:
     from schemas.errors import ConfigError
-    from streams.broker_apache import KAFKA_VERSION, ApacheBroker, jars_present, missing_tools
+    from streams.brokers.apache import KAFKA_VERSION, ApacheBroker, jars_present, missing_tools
 
     lacking = missing_tools()
     if lacking is not None:
@@ -90,7 +90,7 @@ def _apache(args: argparse.Namespace) -> ApacheBroker:
 
 
 def _alive(broker: EmbeddedBroker | ApacheBroker) -> bool:
-    from streams.broker import EmbeddedBroker
+    from streams.brokers.embedded import EmbeddedBroker
 
     if isinstance(broker, EmbeddedBroker):
         return broker.running

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streams.commands import Subparsers, add_settings_options, day_ms, new_parser, settings_from
-from streams.moments import moment
+from streams.inspect.moments import moment
 
 if TYPE_CHECKING:
     from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPrediction, Suppressed
-    from streams.lookup import CustomerView, Words
-    from streams.settings import Settings
+    from streams.inspect.lookup import CustomerView, Words
+    from streams.settings.schema import Settings
 
 _EDGES_SHOWN = 5
 _SESSIONS_SHOWN = 12
@@ -44,10 +44,10 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from schemas.codec import json_encode
-    from streams import lookup
-    from streams.plain import plain
-    from streams.settings import kafka_client_config
-    from streams.topic_reader import TopicReader
+    from streams.inspect import lookup
+    from streams.inspect.render import plain
+    from streams.kafka.reader import TopicReader
+    from streams.settings.schema import kafka_client_config
 
     settings = settings_from(args, model_dir=args.model)
     as_of_ms = None if args.as_of is None else day_ms(args.as_of)
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 def _words(settings: Settings, asked_for: bool) -> Words:
     """The model's vocabulary; none where there is no model and nobody asked for one."""
     from models.tokenizer import TOKENIZER_FILE, FastLexicon
-    from streams.lookup import NoWords
+    from streams.inspect.lookup import NoWords
 
     if not asked_for and not (settings.model_dir / TOKENIZER_FILE).exists():
         return NoWords()

@@ -10,11 +10,11 @@ from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
 from streams.commands import Subparsers, add_settings_options, day_ms, new_parser, settings_from
-from streams.moments import moment
+from streams.inspect.moments import moment
 
 if TYPE_CHECKING:
-    from streams.dead_letters import Filter, Letter
-    from streams.settings import Settings
+    from streams.inspect.dead_letters import Filter, Letter
+    from streams.settings.schema import Settings
 
 _SHOWN: int = 20
 _HEX_BYTES: int = 4_096
@@ -74,8 +74,8 @@ def add(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from streams import dead_letters
-    from streams.settings import kafka_client_config
+    from streams.inspect import dead_letters
+    from streams.settings.schema import kafka_client_config
 
     settings = settings_from(args)
     wanted = _filter(args, settings)
@@ -90,8 +90,8 @@ def run(args: argparse.Namespace) -> int:
 def _filter(args: argparse.Namespace, settings: Settings) -> Filter:
     from schemas.errors import ConfigError
     from schemas.topics import TOPICS
-    from streams.configuration import suggestion
-    from streams.dead_letters import Filter
+    from streams.inspect.dead_letters import Filter
+    from streams.settings.reader import suggestion
 
     if args.action == "show":
         return Filter()
@@ -179,9 +179,9 @@ def _show(letters: Iterable[Letter], letter_id: str, raw: bool) -> int:
 
 def _replay(letters: Iterable[Letter], wanted: Filter, args: argparse.Namespace, settings: Settings) -> int:
     from schemas.errors import ConfigError
-    from streams import dead_letters
-    from streams.replay import OrderedProducer
-    from streams.settings import kafka_client_config
+    from streams.inspect import dead_letters
+    from streams.settings.schema import kafka_client_config
+    from streams.sources.replay import OrderedProducer
 
     if wanted == dead_letters.Filter() and not args.all:
         raise ConfigError("name ids or a filter (--reason, --topic, --since, --until), or say --all")
@@ -213,7 +213,7 @@ def _replay(letters: Iterable[Letter], wanted: Filter, args: argparse.Namespace,
 
 def _json(letter: Letter) -> bytes:
     from schemas.codec import json_encode
-    from streams.plain import key_text
+    from streams.inspect.render import key_text
 
     shown: dict[str, Any] = letter._asdict()
     shown |= {

@@ -37,8 +37,8 @@ def add(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     from schemas.codec import json_encode
     from schemas.errors import ConfigError
-    from streams.console.bars import training_bar
     from streams.demo.run import DemoRun, ensure_model
+    from streams.telemetry.progress_bars import training_bar
 
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit is {args.limit}: give a number of events above 0, or leave it out for all")

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from streams.commands import Subparsers, add_settings_options, day_ms, new_parser, settings_from
-from streams.moments import moment
+from streams.inspect.moments import moment
 
 if TYPE_CHECKING:
-    from streams.lookup import EntityView
+    from streams.inspect.lookup import EntityView
 
 _NEWEST_SHOWN = 10
 
@@ -32,10 +32,10 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from schemas.codec import json_encode
-    from streams import lookup
-    from streams.plain import plain
-    from streams.settings import kafka_client_config
-    from streams.topic_reader import TopicReader
+    from streams.inspect import lookup
+    from streams.inspect.render import plain
+    from streams.kafka.reader import TopicReader
+    from streams.settings.schema import kafka_client_config
 
     settings = settings_from(args)
     as_of_ms = None if args.as_of is None else day_ms(args.as_of)

@@ -15,14 +15,14 @@ from streams.commands import (
     rate,
     settings_from,
 )
-from streams.moments import moment
+from streams.inspect.moments import moment
 
 if TYPE_CHECKING:
     from schemas.catalog import CatalogEntry
-    from streams.console.bars import Progress
-    from streams.datasets.record import RawRecord, SourceRecord
-    from streams.replay import ReplayReport
-    from streams.settings import Settings
+    from streams.settings.schema import Settings
+    from streams.sources.datasets.record import RawRecord, SourceRecord
+    from streams.sources.replay import ReplayReport
+    from streams.telemetry.progress_bars import Progress
 
 _SAY_EVERY = 1_000
 
@@ -49,7 +49,7 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from schemas.errors import ConfigError
-    from streams.sources import load_source
+    from streams.sources.source import load_source
 
     settings = settings_from(args)
     if args.limit is not None and args.limit < 1:
@@ -83,11 +83,11 @@ def produce(
         TopicMismatch: topics are missing.
         Retry: no broker answers, or not everything was acknowledged.
     """
-    from streams import admin
-    from streams.console.bars import training_bar
-    from streams.pacing import Pacer
-    from streams.replay import OrderedProducer, publish_catalog, replay
-    from streams.settings import kafka_client_config
+    from streams.kafka import admin
+    from streams.settings.schema import kafka_client_config
+    from streams.sources.pacing import Pacer
+    from streams.sources.replay import OrderedProducer, publish_catalog, replay
+    from streams.telemetry.progress_bars import training_bar
 
     pacer = Pacer(rate)
     client = kafka_client_config(settings)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from streams.commands import Subparsers, add_settings_options, new_parser, settings_from
-from streams.moments import moment
+from streams.inspect.moments import moment
 
 
 def add(subparsers: Subparsers) -> None:
@@ -36,9 +36,9 @@ def add(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     from models.tokenizer import FastLexicon
     from schemas.codec import json_encode
-    from streams.rebuild import check
-    from streams.settings import kafka_client_config
-    from streams.topic_reader import TopicReader
+    from streams.kafka.reader import TopicReader
+    from streams.offline.rebuild import check
+    from streams.settings.schema import kafka_client_config
 
     settings = settings_from(args, model_dir=args.model)
     lexicon = FastLexicon.load(settings.model_dir)

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.markup import escape
 
-    from streams.settings import describe, to_toml
+    from streams.settings.schema import describe, to_toml
 
     settings = settings_from(args)
     if args.toml:

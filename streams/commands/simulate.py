@@ -21,7 +21,7 @@ from streams.commands import (
 )
 
 if TYPE_CHECKING:
-    from streams.simulate import Simulator
+    from streams.sources.simulate import Simulator
 
 _MALFORMED = 0.01
 
@@ -66,7 +66,7 @@ def add(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     from schemas.codec import json_encode
     from schemas.errors import ConfigError
-    from streams.simulate import Simulator, faults
+    from streams.sources.simulate import Simulator, faults
 
     if not 0 <= args.erased <= 1:
         raise ConfigError(f"--erased {args.erased:g}: give a share from 0 to 1")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from confluent_kafka import Message
 
     from schemas.topics import Topic
-    from streams.topic_reader import TopicReader
+    from streams.kafka.reader import TopicReader
 
 
 def add(subparsers: Subparsers) -> None:
@@ -45,9 +45,9 @@ def add(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     from schemas.errors import ConfigError
     from schemas.topics import TOPICS
-    from streams.configuration import suggestion
-    from streams.settings import kafka_client_config
-    from streams.topic_reader import TopicReader
+    from streams.kafka.reader import TopicReader
+    from streams.settings.reader import suggestion
+    from streams.settings.schema import kafka_client_config
 
     settings = settings_from(args)
     name = args.topic.removeprefix(settings.kafka.prefix)
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _partitions(reader: TopicReader, topic: Topic, full_name: str, key: str | None) -> list[int]:
-    from streams.partitioning import partition_for
+    from streams.kafka.partitioning import partition_for
 
     count = reader.partitions(full_name)
     if key is None or topic.format == "bytes":
@@ -110,8 +110,8 @@ def _is_wanted(message: Message, topic: Topic, key: str | None, with_heartbeats:
 
 def _line(topic: Topic, message: Message) -> bytes:
     from schemas.codec import json_encode
-    from streams.catalog import UNREADABLE
-    from streams.plain import key_text, refused_value, value_of
+    from streams.inspect.render import key_text, refused_value, value_of
+    from streams.serving.catalog import UNREADABLE
 
     key, value = message.key(), message.value()
     place: dict[str, Any] = {

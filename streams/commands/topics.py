@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from streams.commands import Subparsers, add_settings_options, new_parser, settings_from
 
 if TYPE_CHECKING:
-    from streams.clients import AdminClient
-    from streams.settings import Settings
+    from streams.kafka.clients import AdminClient
+    from streams.settings.schema import Settings
 
 
 def add(subparsers: Subparsers) -> None:
@@ -65,8 +65,8 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from schemas.errors import ConfigError
-    from streams import admin
-    from streams.settings import kafka_client_config
+    from streams.kafka import admin
+    from streams.settings.schema import kafka_client_config
 
     settings = settings_from(
         args,
@@ -101,7 +101,7 @@ def _list(client: AdminClient, settings: Settings) -> None:
     from rich.table import Table
 
     from schemas.topics import TOPICS
-    from streams import admin
+    from streams.kafka import admin
 
     prefix = settings.kafka.prefix
     found = {state.name: state for state in admin.describe(client, prefix=prefix, timeout_s=10)}

@@ -18,9 +18,9 @@ from streams.commands import (
 )
 
 if TYPE_CHECKING:
-    from models.checkpoint import Card
     from models.metrics import Score
-    from streams.settings import Settings
+    from models.saved_model import Card
+    from streams.settings.schema import Settings
 
 
 _READING = 0.2  # of the progress bar
@@ -78,11 +78,11 @@ def run(args: argparse.Namespace) -> int:
 def _from_topics(args: argparse.Namespace, settings: Settings) -> Card:
     from models.tokenizer import FastLexicon
     from models.training import TrainSettings
-    from streams.console.bars import training_bar
-    from streams.recorded import read_recorded
-    from streams.settings import kafka_client_config
-    from streams.topic_reader import TopicReader
-    from streams.training import train_on_outcomes
+    from streams.kafka.reader import TopicReader
+    from streams.offline.recorded import read_recorded
+    from streams.offline.training import train_on_outcomes
+    from streams.settings.schema import kafka_client_config
+    from streams.telemetry.progress_bars import training_bar
 
     lexicon = FastLexicon.load(args.base or settings_from(args).model_dir)
     with training_bar() as progress:
@@ -113,9 +113,9 @@ def _from_topics(args: argparse.Namespace, settings: Settings) -> Card:
 def _from_events(args: argparse.Namespace, settings: Settings, until_ms: int) -> Card:
     from models.training import TrainSettings
     from schemas.errors import ConfigError
-    from streams.console.bars import training_bar
-    from streams.sources import load_source
-    from streams.training import train_on_events
+    from streams.offline.training import train_on_events
+    from streams.sources.source import load_source
+    from streams.telemetry.progress_bars import training_bar
 
     source = load_source(args.data, seed=args.seed, customers=args.customers)
     if until_ms <= source.from_ms:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from streams.commands import Subparsers, add_settings_options, new_parser, settings_from
-from streams.log_filter import OnceInAWhile
+from streams.telemetry.log_filter import OnceInAWhile
 
 
 def add(subparsers: Subparsers) -> None:

@@ -26,12 +26,12 @@ from streams.core.cache import CustomerCache
 from streams.core.config import CoreConfig
 from streams.core.customer import Customer
 from streams.core.durable import NO_OFFSET, Cut, PartitionMeta, RecordChange, Records
+from streams.core.entity_edges import drawn_edges, erased_edges
 from streams.core.entries import read_entries
 from streams.core.event import Event
 from streams.core.fold import Context, Effect, is_opt_out
 from streams.core.graph import known_entities
 from streams.core.labels import Pending
-from streams.core.outward import drawn_edges, erased_edges
 from streams.core.watermark import UNHEARD_MS, Watermark
 
 _MAX_RECORD_BYTES: Final = 4 << 20

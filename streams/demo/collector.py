@@ -14,9 +14,9 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaException, TopicPartition
 from schemas import codec
 from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPrediction
 from schemas.snapshot import Outcome
-from streams.clients import Consumer
 from streams.core.scoring import LiveScore
-from streams.offsets import available
+from streams.kafka.clients import Consumer
+from streams.kafka.offsets import available
 
 CHURN: Final = "predictions.churn"
 REDEMPTION: Final = "predictions.redemption"

@@ -14,15 +14,15 @@ from typing import Final
 import msgspec
 
 from schemas.errors import ModelRefused, Stop
-from streams import admin
+from streams.brokers.processes import Child, free_port, tail_of, worker_environment
 from streams.core.config import CoreConfig
-from streams.datasets.complete_journey import CompleteJourney
 from streams.demo.collector import Collector, percentile
 from streams.demo.scrape import WorkerNumbers, scrape
 from streams.demo.view import View, open_view
-from streams.pacing import Pacer
-from streams.processes import Child, free_port, tail_of, worker_environment
-from streams.replay import OrderedProducer, ReplayReport, publish_catalog, replay
+from streams.kafka import admin
+from streams.sources.datasets.complete_journey import CompleteJourney
+from streams.sources.pacing import Pacer
+from streams.sources.replay import OrderedProducer, ReplayReport, publish_catalog, replay
 
 SPLIT_MS: Final = 1_498_867_200_000  # 2017-07-01: trained on what came before, judged on what comes after
 END_MS: Final = 1_514_764_800_000  # 2018-01-01
@@ -87,9 +87,9 @@ def ensure_model(cache: Path, small: bool, fresh: bool, bar: Callable[[], object
     Args:
         small: train on a part of the households and for a shorter time; a full model is taken where there is one.
         fresh: train even though a model is cached.
-        bar: opens a progress bar, see :func:`streams.console.bars.training_bar`.
+        bar: opens a progress bar, see :func:`streams.telemetry.progress_bars.training_bar`.
     """
-    from models.checkpoint import load
+    from models.saved_model import load
     from models.training import RECIPE
 
     for name in ("model", "model-small") if small else ("model",):
@@ -111,7 +111,7 @@ def ensure_model(cache: Path, small: bool, fresh: bool, bar: Callable[[], object
 
 def _train(directory: Path, small: bool, bar: Callable[[], object]) -> None:
     from models.training import TrainSettings
-    from streams.training import train_on_events
+    from streams.offline.training import train_on_events
 
     say("training a model on January to June" + (" (a part of the households)" if small else ""))
     started = time.monotonic()
@@ -194,8 +194,8 @@ class DemoRun:
 
     @contextmanager
     def _start_broker(self) -> Iterator[str]:
-        from streams.broker import EmbeddedBroker
-        from streams.broker_apache import ApacheBroker
+        from streams.brokers.apache import ApacheBroker
+        from streams.brokers.embedded import EmbeddedBroker
 
         if self._broker == "apache":
             folder = self._cache / "kafka"
@@ -301,7 +301,7 @@ class DemoRun:
             self._failure = error
 
     def _summary(self, wall_s: float) -> Summary:
-        from models.checkpoint import read_card
+        from models.saved_model import read_card
 
         assert self._report is not None
         scores = self.collector.score(END_MS)

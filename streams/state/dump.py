@@ -25,12 +25,12 @@ from schemas.events import SOURCES
 from streams.core.customer import CustomerRecord
 from streams.core.durable import PartitionMeta
 from streams.core.entities import decode_entity
+from streams.kafka.reader import TopicReader
 from streams.state import keys
+from streams.state.checkpoints import read_meta
 from streams.state.contract import KeyValue
-from streams.state.epochs import read_meta
 from streams.state.restore import restore
 from streams.state.rocks import RocksStore, shared_memory
-from streams.topic_reader import TopicReader
 
 #: Roles that own state, in the order of the dump, and their changelogs.
 CHANGELOGS: Final = {"entities": "entities-changelog", "ingest": "ingest-changelog"}

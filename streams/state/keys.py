@@ -3,7 +3,7 @@
 ======================  ===========================================================
 ``c`` + id              the customer's (or entity's) record
 ``t`` + due + id        empty; due time in ms as 8 bytes big-endian, so timers sort by it
-``m``                   what is known about the whole partition, see :mod:`streams.state.epochs`
+``m``                   what is known about the whole partition, see :mod:`streams.state.checkpoints`
 ``o``                   in the changelog only: a claim, see :mod:`streams.state.ownership`
 ======================  ===========================================================
 """

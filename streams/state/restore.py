@@ -10,10 +10,10 @@ from typing import Any, Final, NamedTuple
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.errors import DeliveryFailed, StateCorrupt
-from streams.offsets import available, end_offsets, first_offset
+from streams.kafka.offsets import available, end_offsets, first_offset
 from streams.state import ownership
+from streams.state.checkpoints import LocalMeta, read_meta, restore_batch
 from streams.state.contract import KeyValue
-from streams.state.epochs import LocalMeta, read_meta, restore_batch
 
 logger: Final = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ from typing import Any, Final
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.errors import StateCorrupt
-from streams.offsets import available, first_offset
+from streams.kafka.offsets import available, first_offset
 from streams.state import ownership
+from streams.state.checkpoints import LocalMeta, read_meta
 from streams.state.contract import KeyValue
-from streams.state.epochs import LocalMeta, read_meta
 from streams.state.restore import Applier, check_continues
 
 logger: Final = logging.getLogger(__name__)

@@ -14,12 +14,12 @@ from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import NewTopic
 
 from schemas.errors import TopicMismatch
-from streams import admin, offsets
-from streams.broker_apache import ApacheBroker
-from streams.catalog import CatalogFollower
+from streams.brokers.apache import ApacheBroker
+from streams.kafka import admin, offsets
+from streams.serving.catalog import CatalogFollower
 from streams.state import keys, ownership
+from streams.state.checkpoints import read_meta
 from streams.state.contract import KeyValue
-from streams.state.epochs import read_meta
 from streams.state.memory import MemoryStore
 from streams.state.progress import EVERY_S, RestoreProgress
 from streams.state.restore import ChangelogBehind, Restored, restore

@@ -21,12 +21,12 @@ from schemas.errors import ConfigError, DiskFailed, StateCorrupt
 from schemas.events import SOURCES
 from streams.core.config import CoreConfig
 from streams.core.partition import Ingest
-from streams.offline import LogRecord
-from streams.partitioning import partition_for
-from streams.replay import OrderedProducer
+from streams.kafka.partitioning import partition_for
+from streams.offline.ingest import LogRecord
+from streams.sources.replay import OrderedProducer
 from streams.state import keys
+from streams.state.checkpoints import StoredRecords, local_batch
 from streams.state.contract import WriteBatch
-from streams.state.epochs import StoredRecords, local_batch
 from streams.state.memory import MemoryStore
 from streams.state.rocks import RocksStore, shared_memory
 

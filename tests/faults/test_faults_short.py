@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streams.faults.run import Plan, run
+from infra.faults.run import Plan, run
 
 pytestmark = [pytest.mark.apache, pytest.mark.slow, pytest.mark.timeout(420)]
 

@@ -22,20 +22,21 @@ from schemas import codec, errors
 from schemas.deadletter import Refused
 from schemas.events import SOURCES
 from schemas.snapshot import Outcome, Snapshot
-from streams import admin, dead_letters
 from streams.agents.ingest import IngestRole
+from streams.brokers.processes import free_port
 from streams.core.customer import Customer
 from streams.core.durable import Cut
 from streams.core.fold import Context
 from streams.core.partition import Ingest
-from streams.offline import LogRecord
-from streams.partitioning import partition_for
-from streams.processes import free_port
-from streams.replay import OrderedProducer
+from streams.inspect import dead_letters
+from streams.kafka import admin
+from streams.kafka.partitioning import partition_for
+from streams.kafka.transport import COMMIT_TIMEOUT_S
+from streams.offline.ingest import LogRecord
+from streams.sources.replay import OrderedProducer
 from streams.state import keys
-from streams.state.epochs import StoredRecords, local_batch, read_meta
+from streams.state.checkpoints import StoredRecords, local_batch, read_meta
 from streams.state.memory import MemoryStore
-from streams.transport import COMMIT_TIMEOUT_S
 
 SEED = 20_260_701
 RECORDS = 100_000

@@ -12,8 +12,8 @@ import pytest
 from support.pipeline import Pipeline
 from support.small_model import save_small_model
 
-from streams import dead_letters
-from streams.replay import OrderedProducer
+from streams.inspect import dead_letters
+from streams.sources.replay import OrderedProducer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 GOOD, BAD = 500, 1_500

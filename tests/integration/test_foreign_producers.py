@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from streams.runtime import build_app, serve
+from streams.runtime.app import build_app, serve
 
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 #: aiokafka's encoder in Python lets a name choose its own bytes; clients in C and Go send whatever they are given.

@@ -16,11 +16,12 @@ from support.guarded import USER, demanding_scram_over_tls
 from support.pipeline import Pipeline
 from support.small_model import save_small_model
 
-from streams import cli, settings
-from streams.broker_apache import ApacheBroker
-from streams.partitioning import partition_for
-from streams.processes import free_port
-from streams.replay import OrderedProducer
+from streams import cli
+from streams.brokers.apache import ApacheBroker
+from streams.brokers.processes import free_port
+from streams.kafka.partitioning import partition_for
+from streams.settings import schema as settings
+from streams.sources.replay import OrderedProducer
 
 pytestmark = [pytest.mark.apache, pytest.mark.slow, pytest.mark.timeout(240)]
 

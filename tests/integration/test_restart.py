@@ -18,13 +18,13 @@ from support.brokers import HasBootstrap
 from support.pipeline import Pipeline, stored
 
 from models.training import TrainSettings
-from streams import admin
-from streams.broker import EmbeddedBroker
+from streams.brokers.embedded import EmbeddedBroker
 from streams.core.config import CoreConfig
-from streams.datasets.complete_journey import CompleteJourney
-from streams.pacing import Pacer
-from streams.replay import OrderedProducer, publish_catalog, replay
-from streams.training import train_on_events
+from streams.kafka import admin
+from streams.offline.training import train_on_events
+from streams.sources.datasets.complete_journey import CompleteJourney
+from streams.sources.pacing import Pacer
+from streams.sources.replay import OrderedProducer, publish_catalog, replay
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

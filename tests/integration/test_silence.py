@@ -10,7 +10,7 @@ from support.small_model import save_small_model
 from schemas import codec
 from schemas.events import CLICKSTREAM, SOURCES, Clickstream
 from streams.core.customer import Customer
-from streams.replay import OrderedProducer
+from streams.sources.replay import OrderedProducer
 
 IDLE_MS = 2_000
 

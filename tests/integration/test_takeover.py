@@ -21,12 +21,12 @@ import pytest
 from support.pipeline import Pipeline
 from support.small_model import save_small_model
 
-from streams import admin
-from streams.broker import EmbeddedBroker
-from streams.broker_apache import ApacheBroker
-from streams.partitioning import partition_for
-from streams.processes import Child, free_port, tail_of
-from streams.replay import OrderedProducer
+from streams.brokers.apache import ApacheBroker
+from streams.brokers.embedded import EmbeddedBroker
+from streams.brokers.processes import Child, free_port, tail_of
+from streams.kafka import admin
+from streams.kafka.partitioning import partition_for
+from streams.sources.replay import OrderedProducer
 from streams.state import dump
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -9,7 +9,8 @@ import pytest
 import torch
 from support import model_worlds as worlds
 
-from models import checkpoint, metrics, training
+from models import metrics, training
+from models import saved_model as checkpoint
 from models.encoder import EncoderSize, default_config
 from models.inference import Predictor
 from models.outcomes import is_held_out, matured

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple, Protocol
 
-from streams.broker import EmbeddedBroker
-from streams.broker_apache import KAFKA_VERSION, ApacheBroker
+from streams.brokers.apache import KAFKA_VERSION, ApacheBroker
+from streams.brokers.embedded import EmbeddedBroker
 
 VARIABLE: Final = "PULSEGRAPH_TEST_BROKER"
 _ADDRESS: Final = re.compile(r"[^\s,:]+:\d+(,[^\s,:]+:\d+)*")

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from streams import admin
-from streams.broker_apache import ApacheBroker
+from streams.brokers.apache import ApacheBroker
+from streams.kafka import admin
 
 USER: Final = "campaigns"
 _PLAIN: Final = "org.apache.kafka.common.security.plain.PlainLoginModule"

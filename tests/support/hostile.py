@@ -48,7 +48,7 @@ _NUMBERS: Final[tuple[Any, ...]] = (
     0, -1, 1, 0.1, -0.0, 1e308, 5e-324, 1e9, 1e9 + 1, 1e6, 2**31, 2**53, 2**53 + 1, 2**63, 2**64, -(2**63), 10**40,
     float("nan"), float("inf"), True, None, "1", [], {},
 )  # fmt: skip
-_BOMB: Final = gzip.compress(b"\x00" * 10_000_000)
+_BOMB: Final = gzip.compress(b"\x00" * 10_000_000, mtime=0)
 _DEFLATED: Final = zlib.compress(b"[" * 1_000_000)
 _MEGABYTE: Final = b"k" * (1 << 20)
 

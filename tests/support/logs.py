@@ -15,10 +15,10 @@ from streams.core.config import DAY_MS, MINUTE_MS, CoreConfig
 from streams.core.customer import CustomerRecord
 from streams.core.durable import Cut
 from streams.core.partition import Ingest
-from streams.offline import LogRecord
+from streams.offline.ingest import LogRecord
 from streams.state import keys
+from streams.state.checkpoints import StoredRecords, local_batch, read_meta
 from streams.state.contract import KeyValue
-from streams.state.epochs import StoredRecords, local_batch, read_meta
 from streams.state.memory import MemoryStore
 
 START_MS = 1_500_000_000_000

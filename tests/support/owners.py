@@ -10,13 +10,13 @@ from support.logs import CONFIG, NumberedLexicon, Sent, record
 
 from schemas.events import CLICKSTREAM
 from streams.agents.ingest import IngestRole
-from streams.agents.stateful import EpochSettings
-from streams.core.quality import RefusalLimit
-from streams.metrics import Metrics
-from streams.outbox import Outbox
-from streams.roles import Batch
+from streams.core.refusal_limit import RefusalLimit
+from streams.kafka.outbox import Outbox
+from streams.runtime.roles import Batch
 from streams.state import keys
 from streams.state.memory import MemoryStore
+from streams.stateful.role import EpochSettings
+from streams.telemetry.metrics import Metrics
 
 START: Final = 1_500_000_000_000
 

@@ -13,8 +13,8 @@ import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from schemas.snapshot import Outcome, Snapshot
-from streams import offsets
-from streams.processes import Child, tail_of, worker_environment
+from streams.brokers.processes import Child, tail_of, worker_environment
+from streams.kafka import offsets
 from streams.state import keys
 from streams.state.rocks import RocksStore, shared_memory
 

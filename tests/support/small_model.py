@@ -6,7 +6,7 @@ from pathlib import Path
 
 from support import model_worlds as worlds
 
-from models import checkpoint
+from models import saved_model as checkpoint
 from models.encoder import EncoderSize, default_config
 from models.model import Model
 

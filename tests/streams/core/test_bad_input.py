@@ -16,8 +16,8 @@ from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, REDEMPTIONS, S
 from schemas.limits import MAX_EVENT_TS_MS, MAX_HEADERS_BYTES, MAX_KEY_BYTES, MAX_PAYLOAD_BYTES, MAX_PROPERTIES
 from streams.core.config import DAY_MS
 from streams.core.graph import neighbours
-from streams.dead_letters import Filter, choose, parse
-from streams.offline import LogRecord
+from streams.inspect.dead_letters import Filter, choose, parse
+from streams.offline.ingest import LogRecord
 
 Headers = Sequence[tuple[str, bytes]]
 KEY: Final = b"c1"

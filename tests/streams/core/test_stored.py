@@ -15,8 +15,8 @@ from streams.core.durable import PartitionMeta
 from streams.core.entities import Entities, Entity, decode_entity, encode_entity
 from streams.core.fold import Context
 from streams.state import keys
+from streams.state.checkpoints import LocalMeta, StoredRecords, read_meta
 from streams.state.contract import WriteBatch
-from streams.state.epochs import LocalMeta, StoredRecords, read_meta
 from streams.state.memory import MemoryStore
 
 CONTEXT: Final = Context(CONFIG, NumberedLexicon(), 0, "c1")

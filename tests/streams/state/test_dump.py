@@ -11,8 +11,8 @@ from schemas.errors import ConfigError
 from schemas.events import CLICKSTREAM, PROFILES
 from streams.core.config import DAY_MS
 from streams.state import dump, keys
+from streams.state.checkpoints import LocalMeta, _encode, read_meta
 from streams.state.contract import WriteBatch
-from streams.state.epochs import LocalMeta, _encode, read_meta
 from streams.state.rocks import RocksStore, shared_memory
 
 START_MS = 1_500_000_000_000

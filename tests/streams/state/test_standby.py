@@ -15,8 +15,8 @@ from support.owners import batch, fill, state, worker
 
 from streams.core.customer import due_of
 from streams.state import keys
+from streams.state.checkpoints import read_meta
 from streams.state.contract import KeyValue, WriteBatch
-from streams.state.epochs import read_meta
 from streams.state.memory import MemoryStore
 from streams.state.ownership import ChangelogRecord, accept
 from streams.state.restore import Applier

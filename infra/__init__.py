@@ -1,0 +1,1 @@
+"""Tools of this repository, none of them in the wheel: benchmarks, faults, dashboards, images."""

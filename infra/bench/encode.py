@@ -1,0 +1,262 @@
+"""Encoder and heads: snapshots a second, against transformers used plainly and against the processor's limit.
+
+What is encoded is recorded in the run: a part of Complete Journey through the ingest core, in epochs of about as many
+events as a worker's tenth of a second would hold of those customers. The model is of the default size, trained on the
+same events for a moment; its head is made to listen to the embedding, so that a difference is seen in the probability.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from infra.bench.report import Findings, Measured, Options, Say, Target, ratio, take_turns
+from models import saved_model as checkpoint
+from models.embedding import Remembering
+from models.encoder import EncoderSize, pool
+from models.inference import Predictor
+from models.model import Model
+from models.outcomes import features_of
+from models.tokenizer import CLS_ID
+from models.training import TrainSettings
+from models.wide import Floats, columns
+from schemas.snapshot import Snapshot
+from streams.core.config import CoreConfig
+from streams.offline.ingest import replay_cuts
+from streams.offline.training import train_on_events
+from streams.sources.source import load_source
+
+ABOUT: Final = "snapshots a second through encoder and heads, against transformers used plainly and the matmul peak"
+
+BATCH: Final = 64
+"""Snapshots in one run of the model: the encode role's default, and what ``transformers`` is given."""
+_EVENTS: Final = 30_000
+_EPOCH: Final = 4
+"""Events of one epoch: 2,000 a second in tenths of a second, for the share of customers that is replayed."""
+_TRAIN_S: Final = 10.0
+_SAMPLE: Final = 16
+"""Batches that every contender encodes, evenly spread over the record; the memory is asked for the whole record."""
+_PEAK_SIZES: Final = (1024, 2048)
+_PEAK_REPEATS: Final = 5
+
+LONGEST, MAXIMUM = "transformers, padded to the longest", "transformers, padded to the model's length"
+SORTED, SORTED_HALF = "torch, float32, sorted", "torch, bfloat16, sorted"
+EXACT, ROUNDED, SERVED = "native, float32", "native, bfloat16", "as served, with memory"
+PEAK, PEAK_HALF = "matmul, float32", "matmul, bfloat16"
+
+
+class Plain:
+    """What a reader of transformers' pages would write: tokeniser, ``AutoModel``, batches as they come, float32."""
+
+    def __init__(self, directory: Path, model: Model, padding: str) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(directory)
+        self._body: Any = AutoModel.from_pretrained(directory).eval()
+        self._model = model
+        self._length = model.encoder.positions
+        self._padding = padding
+
+    @torch.inference_mode()
+    def __call__(self, snapshots: Sequence[Snapshot]) -> Floats:
+        ids = []
+        for snapshot in snapshots:
+            newest_first = np.frombuffer(snapshot.tokens, dtype="<u2")[::-1][: self._length - 1]
+            ids.append([CLS_ID, *newest_first.tolist()])
+        batch = self._tokenizer.pad(
+            {"input_ids": ids}, padding=self._padding, max_length=self._length, return_tensors="pt"
+        )
+        states: Tensor = self._body(**batch).last_hidden_state
+        embedding = pool(states, batch["attention_mask"])
+        logits, _ = self._model.churn(embedding, torch.from_numpy(columns(features_of(snapshots))))
+        churn: Floats = torch.sigmoid(logits).numpy()
+        return churn
+
+
+def run(options: Options, say: Say) -> Findings:
+    """One thread each, one after the other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _run(options, say)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(options: Options, say: Say) -> Findings:
+    folder = options.folder / "encode"
+    folder.mkdir(parents=True, exist_ok=True)
+    snapshots = _record(options, folder / "model", say)
+    lengths = np.array([_length(s) for s in snapshots])
+    kinds = Counter(s.kind for s in snapshots)
+    say(
+        f"{len(snapshots):,} snapshots, {lengths.mean():.1f} tokens: "
+        + ", ".join(f"{n:,} {k}" for k, n in kinds.items())
+    )
+    batches = [snapshots[at : at + BATCH] for at in range(0, len(snapshots), BATCH)]
+    wanted = options.scaled(_SAMPLE, 2)
+    spread = (np.arange(min(wanted, len(batches))) + 0.5) * (len(batches) / min(wanted, len(batches)))
+    sample = [batches[int(at)] for at in spread]
+    flops = sum(flops_of(_length(s)) for batch in sample for s in batch) / sum(map(len, sample))
+
+    plain = {
+        LONGEST: Plain(folder / "model", _opened(folder), "longest"),
+        MAXIMUM: Plain(folder / "model", _opened(folder), "max_length"),
+    }
+    ours = {
+        SORTED: _predictor(folder, half=False, compiled=False),
+        SORTED_HALF: _predictor(folder, half=True, compiled=False),
+        EXACT: _predictor(folder, half=False),
+        ROUNDED: _predictor(folder, half=True),
+    }
+    ways: dict[str, Callable[[Sequence[Snapshot]], Floats]] = dict(plain)
+    for name, predictor in ours.items():
+        ways[name] = lambda batch, predictor=predictor: predictor.encode(batch).churn  # type: ignore[misc]
+    found = {name: np.concatenate([way(batch) for batch in sample]) for name, way in ways.items()}
+    moved = {name: float(np.abs(churn - found[LONGEST]).max()) for name, churn in found.items()}
+
+    contenders: dict[str, Callable[[], float]] = {
+        name: lambda way=way: _rate(way, sample)  # type: ignore[misc]
+        for name, way in ways.items()
+    }
+    shares: list[float] = []
+
+    def served() -> float:
+        predictor = _predictor(folder, remembered_bytes=None)
+        rate = _rate(lambda batch: predictor.encode(batch).churn, batches)
+        assert isinstance(predictor.embed, Remembering)
+        shares.append(1 - predictor.embed.embedded / predictor.embed.asked)
+        return rate
+
+    contenders[SERVED] = served
+    contenders[PEAK] = lambda: _peak(torch.float32)
+    contenders[PEAK_HALF] = lambda: _peak(torch.bfloat16)
+    values = take_turns(contenders, options.rounds, say, unit="/s")
+    achieved = [rate * flops for rate in values[ROUNDED]]
+    whole = np.mean(lengths == EncoderSize().positions)
+    chosen = _predictor(folder, remembered_bytes=None).embed.name
+
+    def note(name: str) -> str:
+        return "the baseline" if name == LONGEST else f"churn at most {moved[name]:.1e} from the baseline's"
+
+    results = [Measured(name=name, unit="snapshots/s", values=values[name], note=note(name)) for name in ways]
+    results += [
+        Measured(
+            name=SERVED,
+            unit="snapshots/s",
+            values=values[SERVED],
+            note=f"{chosen}; the whole record, {shares[0]:.1%} of it remembered",
+        ),
+        *(
+            Measured(name=name, unit="GFLOP/s", values=[v / 1e9 for v in values[name]], note="the best of two sizes")
+            for name in (PEAK, PEAK_HALF)
+        ),
+        Measured(
+            name=f"{ROUNDED}: products of real tokens",
+            unit="GFLOP/s",
+            values=[value / 1e9 for value in achieved],
+            note=f"{flops / 1e6:.1f} MFLOP a snapshot; {lengths.mean():.1f} tokens, {whole:.0%} fill the encoder",
+        ),
+    ]
+    return Findings(
+        results=results,
+        targets=[
+            Target(name="as served / transformers", value=ratio(values[SERVED], values[LONGEST]), target=20.0),
+            Target(name="without memory / transformers", value=ratio(values[ROUNDED], values[LONGEST]), target=20.0),
+            Target(name="share of the bfloat16 matmul peak", value=ratio(achieved, values[PEAK_HALF]), target=0.6),
+        ],
+        left_out=["CUDA, and more than one thread."],
+    )
+
+
+def flops_of(length: int, size: EncoderSize | None = None) -> int:
+    """Products of one sequence, a multiplication and an addition each counted; no norms, no softmax, no padding."""
+    size = size or EncoderSize()
+    dense = 8 * size.hidden**2 + 4 * size.hidden * size.intermediate
+    return size.layers * (length * dense + 4 * length**2 * size.hidden)
+
+
+def _record(options: Options, directory: Path, say: Say) -> list[Snapshot]:
+    """Snapshots in the order in which a worker would publish them; a model trained on their events is left behind."""
+    say("reading Complete Journey")
+    source, config = load_source("complete-journey"), CoreConfig()
+    wanted = options.scaled(_EVENTS, 2_000)
+    events = [
+        (record.topic, record.key, record.body, record.event_ts_ms)
+        for record in source.records(source.from_ms, source.until_ms, wanted)
+        if record.body is not None
+    ]
+    say(f"training on {len(events):,} events")
+    train_on_events(
+        events,
+        source.catalog(),
+        directory,
+        config=config,
+        until_ms=source.until_ms,
+        settings=TrainSettings(budget_s=max(1.0, _TRAIN_S * min(1.0, options.scale))),
+        progress=lambda share, text: None,
+    )
+    model, _ = checkpoint.load(directory)
+    say("recording snapshots")
+    return list(_snapshots(events, config, model, source.until_ms))
+
+
+def _snapshots(events: list[Any], config: CoreConfig, model: Model, until_ms: int) -> Iterator[Snapshot]:
+    for cut in replay_cuts(events, config, model.lexicon, until_ms=until_ms, epoch_events=_EPOCH):
+        yield from cut.snapshots
+        yield from cut.judged
+
+
+@torch.no_grad()
+def _opened(folder: Path) -> Model:
+    """The model with a deep part that speaks: training leaves it silent where it does not help."""
+    model, _ = checkpoint.load(folder / "model")
+    model.churn.gate.fill_(1.0)
+    last = model.churn.deep[-1]
+    assert isinstance(last, torch.nn.Linear)
+    last.weight.copy_(torch.randn(last.weight.shape, generator=torch.Generator().manual_seed(0)) * 0.3)
+    return model
+
+
+def _predictor(
+    folder: Path, *, half: bool | None = None, compiled: bool = True, remembered_bytes: int | None = 0
+) -> Predictor:
+    model = _opened(folder)
+    if remembered_bytes is None:
+        return Predictor(model, "bench", device="cpu", threads=1, half=half, compiled=compiled)
+    return Predictor(
+        model, "bench", device="cpu", threads=1, half=half, compiled=compiled, remembered_bytes=remembered_bytes
+    )
+
+
+def _length(snapshot: Snapshot) -> int:
+    """``[CLS]`` and the tokens that the encoder sees."""
+    return min(len(snapshot.tokens) // 2 + 1, EncoderSize().positions)
+
+
+def _rate(way: Callable[[Sequence[Snapshot]], Floats], batches: Sequence[Sequence[Snapshot]]) -> float:
+    begin_s = time.perf_counter()
+    for batch in batches:
+        way(batch)
+    return sum(map(len, batches)) / (time.perf_counter() - begin_s)
+
+
+def _peak(dtype: torch.dtype) -> float:
+    """FLOP/s of a product of large square matrices: the best size's median."""
+    best = 0.0
+    for size in _PEAK_SIZES:
+        left, right = (torch.randn(size, size).to(dtype) for _ in range(2))
+        times = []
+        for _ in range(_PEAK_REPEATS + 1):
+            begin_s = time.perf_counter()
+            torch.mm(left, right)
+            times.append(time.perf_counter() - begin_s)
+        best = max(best, 2 * size**3 / float(np.median(times[1:])))
+    return best

@@ -1,0 +1,168 @@
+"""All roles in one worker beside the broker: how much it takes, and how fresh predictions are at a part of that."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, Final
+
+from infra.bench.deployment import (
+    Deployment,
+    cpu_s,
+    deployed,
+    journey_events,
+    model_for,
+    publish,
+    started_broker,
+)
+from infra.bench.report import Findings, Measured, Options, Say, Target, figure
+from streams.demo.collector import Collector, percentile
+from streams.sources.pacing import Pacer
+
+ABOUT: Final = "events/s through all roles, and event to prediction at 50 % and 90 % of that"
+
+_WARM_UP: Final = 10_000
+_SEARCH_S: Final = 45.0
+_COUNTED_S: Final = 25.0
+_FIRST_RATE: Final = 2_000.0
+_WAITING: Final = 256
+"""Snapshots that may wait: four batches of the encoder."""
+_LOOK_S: Final = 0.25
+_STEADY_S: Final = 30.0
+_LOADS: Final = (0.5, 0.9)
+_PERCENTILES: Final = (0.5, 0.95, 0.99)
+
+
+def run(options: Options, say: Say) -> Findings:
+    """Capacity first, then both loads in every round."""
+    model = model_for(options, say)
+    journey, events = journey_events()
+    with started_broker(options) as broker, deployed(options, broker.bootstrap, "e2e.", model) as deployment:
+        publish(deployment, journey)
+        deployment.start_worker("all", "ingest,encode,entities,learn")
+        deployment.await_partitions(4)
+        collector = Collector(deployment.client, deployment.prefix, 4)
+        collector.start()
+        run = _Run(deployment, collector, events)
+        run.warm_up(options.scaled(_WARM_UP, 500))
+        capacities: list[float] = []
+        found: dict[tuple[float, float], list[float]] = {(load, p): [] for load in _LOADS for p in _PERCENTILES}
+        encoded: list[float] = []
+        costs: list[float] = []
+        for number in range(options.rounds):
+            capacities.append(run.capacity(options.scale))
+            say(f"round {number + 1}: {figure(capacities[-1])} events/s")
+            for load in _LOADS:
+                # The median so far: one disturbed round must not set the load of the others.
+                capacity = sorted(capacities)[len(capacities) // 2]
+                fresh = run.at(load * capacity, max(2.0, _STEADY_S * options.scale))
+                if load == _LOADS[0]:
+                    encoded.append(run.encoded_per_event)
+                    costs.append(run.us_per_event)
+                for share in _PERCENTILES:
+                    found[load, share].append(percentile(fresh, share) or 0.0)
+                told = ", ".join(f"p{share * 100:.0f} {found[load, share][-1]:.0f} ms" for share in _PERCENTILES)
+                say(f"round {number + 1}: at {load:.0%}: {told} over {len(fresh):,} predictions")
+        collector.stop()
+    results = [
+        Measured(
+            name="all roles, one worker, two cores shared with the broker",
+            unit="events/s",
+            values=capacities,
+            note="the steady rate at which no more than four batches of snapshots wait",
+        )
+    ]
+    results += [
+        Measured(name=f"event to prediction at {load:.0%}, p{share * 100:.0f}", unit="ms", values=values)
+        for (load, share), values in found.items()
+    ]
+    results += [
+        Measured(name="snapshots encoded per event at 50%", unit="", values=encoded),
+        Measured(name="processor time of the worker at 50%, all roles", unit="µs/event", values=costs),
+    ]
+    by_name = {result.name: result.median for result in results}
+    return Findings(
+        results=results,
+        targets=[
+            Target(name="p95 at 50 %, ms", value=by_name["event to prediction at 50%, p95"], target=250, at_most=True),
+            Target(
+                name="p99 at 50 %, ms", value=by_name["event to prediction at 50%, p99"], target=1_000, at_most=True
+            ),
+        ],
+        broker=broker.name,
+    )
+
+
+class _Run:
+    """Feeds one worker with what follows in the data."""
+
+    def __init__(self, deployment: Deployment, collector: Collector, events: Iterator[Any]) -> None:
+        self._deployment, self._collector, self._events = deployment, collector, events
+        self._sent = self._produced = 0
+        self.encoded_per_event = 0.0
+        """Of the newest steady load: live ones and those of horizons and sends."""
+        self.us_per_event = 0.0
+
+    def warm_up(self, count: int) -> None:
+        """So many events as fast as they go, until nothing waits any more."""
+        self._send(count, None)
+        self._deployment.await_done(self._sent)
+
+    def capacity(self, scale: float) -> float:
+        """Events/s with a rate that goes up while predictions keep up, and down when they fall behind.
+
+        What a backlog is caught up with would be a higher number, and say nothing: there, most snapshots of a customer
+        are replaced by newer ones before the encoder sees them.
+        """
+        pacer, worker = Pacer(_FIRST_RATE), self._deployment.workers[0]
+        search_s, counted_s = max(4.0, _SEARCH_S * scale), max(2.0, _COUNTED_S * scale)
+        ended, counted = threading.Event(), list[tuple[float, int]]()
+        began, before = time.monotonic(), worker.numbers().events
+
+        def steer() -> None:
+            rate = _FIRST_RATE
+            while (now := time.monotonic()) < began + search_s:
+                known = worker.numbers()
+                counted.append((now, known.events))
+                lag = self._produced - (known.events - before)
+                behind = known.snapshots_waiting > _WAITING or lag > rate
+                pacer.rate = rate = rate * (0.85 if behind else 1.05)
+                time.sleep(_LOOK_S)
+            ended.set()
+
+        self._produced = 0
+        steering = threading.Thread(target=steer, name="steer", daemon=True)
+        steering.start()
+        self._sent += self._deployment.replay(self._until(ended), pacer).events
+        steering.join()
+        self._deployment.await_done(self._sent)
+        (since_s, first), (until_s, last) = (
+            next(c for c in counted if c[0] >= began + search_s - counted_s),
+            counted[-1],
+        )
+        return (last - first) / (until_s - since_s)
+
+    def _until(self, ended: threading.Event) -> Iterator[Any]:
+        for event in self._events:
+            yield event
+            self._produced += 1
+            if ended.is_set():
+                return
+
+    def at(self, rate: float, seconds: float) -> list[float]:
+        """Milliseconds from each live snapshot's newest event to its prediction, at a steady rate."""
+        self._collector.freshness_ms.clear()
+        worker = self._deployment.workers[0]
+        encoded, sent, spent_s = worker.numbers().encoded, self._sent, cpu_s(worker.child.pid)
+        self._send(int(rate * seconds), rate)
+        self._deployment.await_done(self._sent)
+        self.encoded_per_event = (worker.numbers().encoded - encoded) / (self._sent - sent)
+        self.us_per_event = (cpu_s(worker.child.pid) - spent_s) / (self._sent - sent) * 1e6
+        while time.monotonic() - self._collector.heard_s < 1.0:
+            time.sleep(0.1)
+        return list(self._collector.freshness_ms)
+
+    def _send(self, count: int, rate: float | None) -> None:
+        self._sent += self._deployment.send(islice(self._events, count), rate).events

@@ -1,0 +1,206 @@
+"""Our contenders: the small job on the product's stateful role and store, a role that does nothing, and a stopwatch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from infra.bench.graph_core import Graph, GraphPartition
+from infra.bench.graph_data import PARTITIONS, Totals, add_up
+from infra.bench.graph_job import Job, Outcome
+from schemas.deadletter import Refused
+from streams.kafka.outbox import Outbox
+from streams.runtime.roles import Batch, Commit, Offsets, Role
+from streams.state import keys
+from streams.state.checkpoints import StoredRecords
+from streams.state.contract import KeyValue
+from streams.state.rocks import RocksStore, shared_memory
+from streams.stateful.checkpoint_writer import Output
+from streams.stateful.role import EpochSettings, StatefulRole
+from streams.telemetry.metrics import Metrics
+
+_COMMIT_S = 1.0
+_EPOCH_EVENTS = 20_000
+
+
+class GraphRole(StatefulRole):
+    """The small graph job with everything that a stateful role promises."""
+
+    def __init__(self, topic: str, app: str, cache_bytes: int, **shell: Any) -> None:
+        self.name = app
+        self.topics = (topic,)
+        self.changelog = changelog_of(app)
+        self._cache_bytes = cache_bytes
+        super().__init__(**shell)
+
+    def open_core(self, partition: int, store: KeyValue, meta: bytes | None) -> GraphPartition:
+        return GraphPartition(self.topics[0], StoredRecords(store), meta, cache_bytes=self._cache_bytes)
+
+    def take(self, core: GraphPartition, batch: Batch) -> list[Refused]:
+        core.take(batch.records)
+        return []
+
+    def outputs(self, epoch: Any) -> list[Output]:
+        return []
+
+    def due_ms(self, record: bytes) -> int:
+        return -1
+
+
+class EmptyRole:
+    """Takes bytes and commits, nothing else."""
+
+    def __init__(self, topic: str, app: str) -> None:
+        self.name = app
+        self.topics = (topic,)
+        self._reached: dict[tuple[str, int], int] = {}
+        self._committed_s = time.monotonic()
+
+    def bind(self, committer: Commit) -> None:
+        self._committer = committer
+
+    async def on_assigned(self, partitions: set[int]) -> Offsets | None:
+        return None
+
+    async def on_revoked(self, partitions: set[int]) -> None:
+        await self._committer.commit(self._reached)
+
+    async def process(self, batch: Batch) -> None:
+        self._reached[batch.topic, batch.partition] = batch.records[-1].offset + 1
+
+    async def idle(self) -> None:
+        if time.monotonic() - self._committed_s >= _COMMIT_S:
+            self._committed_s = time.monotonic()
+            await self._committer.commit(self._reached)
+
+    async def stop(self) -> None:
+        pass
+
+
+class Stopwatch:
+    """A role around a role. The clock stops when all is committed, or with the last record where that is asked for.
+
+    Args:
+        role: the one to time; it is bound again, to hear of its commits.
+        end: see :class:`Job`, like ``take`` and ``warm``.
+        durable: stop when the offsets of all records are committed, which is after state and changelog.
+        done: called once, when the clock stops.
+    """
+
+    def __init__(self, role: Role, *, end: int, take: int, warm: int, durable: bool, done: Callable[[], None]) -> None:
+        self._role = role
+        self._end, self._take, self._warm, self._durable = end, take, warm, durable
+        self._done = done
+        self._taken = self._from = 0
+        self._began_s = self._stopped_s = self._cpu_s = 0.0
+        self._reached: dict[tuple[str, int], int] = {}
+        self._committer: Commit | None = None
+
+    @property
+    def name(self) -> str:
+        return self._role.name
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        return self._role.topics
+
+    def bind(self, committer: Commit) -> None:
+        self._committer = committer
+        self._role.bind(self)
+
+    async def commit(self, offsets: Offsets) -> bool:
+        assert self._committer is not None
+        accepted = await self._committer.commit(offsets)
+        # State and changelog came first: where a broker refuses the commit, the run ends all the same.
+        self._reached.update(offsets)
+        if self._durable and sum(self._reached.values()) == self._end:
+            self._stop()
+        return accepted
+
+    def is_read(self, topic: str, partition: int) -> bool:
+        assert self._committer is not None
+        return self._committer.is_read(topic, partition)
+
+    async def on_assigned(self, partitions: set[int]) -> Offsets | None:
+        return await self._role.on_assigned(partitions)
+
+    async def on_revoked(self, partitions: set[int]) -> None:
+        await self._role.on_revoked(partitions)
+
+    async def process(self, batch: Batch) -> None:
+        await self._role.process(batch)
+        self._taken += len(batch.records)
+        if not self._began_s and self._taken >= self._warm:
+            self._began_s, self._from = time.perf_counter(), self._taken
+            self._cpu_s = time.process_time()
+        if not self._durable and self._taken >= self._take:
+            self._stop()
+
+    async def idle(self) -> None:
+        await self._role.idle()
+
+    async def stop(self) -> None:
+        await self._role.stop()
+
+    def outcome(self, totals: Totals | None) -> Outcome:
+        return Outcome(
+            events=self._taken - self._from,
+            seconds=self._stopped_s - self._began_s,
+            cpu_s=self._cpu_s,
+            totals=totals,
+        )
+
+    def _stop(self) -> None:
+        if not self._stopped_s:
+            self._stopped_s = time.perf_counter()
+            self._cpu_s = time.process_time() - self._cpu_s
+            self._done()
+
+
+def changelog_of(app: str) -> str:
+    """Our changelog's name."""
+    return f"{app}-changelog"
+
+
+def graph_role(job: Job, outbox: Outbox) -> GraphRole:
+    """The role as a worker would build it."""
+    folder = Path(job.folder)
+    # Half is for write buffers, which the peers have on top of their block caches.
+    memory = shared_memory(2 * job.block_cache_bytes)
+    return GraphRole(
+        job.topic,
+        job.app,
+        job.cache_bytes // PARTITIONS,
+        outbox=outbox,
+        client={"bootstrap.servers": job.bootstrap},
+        prefix="",
+        epochs=EpochSettings(job.epoch_ms, _EPOCH_EVENTS * max(1, job.epoch_ms // 100)),
+        open_store=lambda partition: RocksStore(_path(folder, partition), memory),
+        set_aside=_refuse,
+        metrics=Metrics(),
+        clock_ms=lambda: time.monotonic_ns() // 1_000_000,
+        wall_ms=lambda: time.time_ns() // 1_000_000,
+    )
+
+
+def stored_totals(folder: Path) -> Totals:
+    """Sums over what is on the disk."""
+    memory = shared_memory(8 << 20)
+    stores = [RocksStore(_path(folder, partition), memory) for partition in range(PARTITIONS)]
+    try:
+        return add_up(
+            Graph.unpack(record) for store in stores for _, record in store.scan(keys.RECORD, keys.RECORDS_STOP)
+        )
+    finally:
+        for store in stores:
+            store.close()
+
+
+def _path(folder: Path, partition: int) -> Path:
+    return folder / f"p{partition:05d}"
+
+
+def _refuse(partition: int) -> Path:
+    raise RuntimeError(f"the store of partition {partition} is broken: a bench must not time its repair")

@@ -1,0 +1,282 @@
+"""What a run left behind, and how it differs from what another left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from infra.faults.stream import Expected, Wire
+from schemas.events import SOURCES
+from schemas.snapshot import Outcome, Snapshot
+from streams.core.config import CoreConfig
+from streams.inspect.lookup import PREDICTION_TOPICS
+from streams.kafka.reader import TopicReader
+from streams.state import dump
+
+TOLERANCE: Final = 1e-3
+_SHOWN: Final = 5
+_JUDGED: Final = ("horizon", "send")
+
+_snapshot: Final = msgspec.msgpack.Decoder(Snapshot).decode
+_outcome: Final = msgspec.msgpack.Decoder(Outcome).decode
+
+
+class Check(msgspec.Struct, kw_only=True):
+    """One thing that was compared."""
+
+    compared: int
+    different: int
+    examples: list[str] = []
+
+
+class Left(msgspec.Struct, kw_only=True):
+    """Everything a run left on topics; state lies in ``dump_path``."""
+
+    dump_path: Path
+    sources: Expected
+    outcomes: dict[str, str]
+    snapshots: dict[str, str]
+    """``customer kind`` -> digest of the last one."""
+    predictions: dict[str, dict[str, dict[str, Any]]]
+    dead_letters: set[str]
+    repeated: dict[str, int]
+    """Topic -> records beyond the first of their id: written again after a crash."""
+    contradictions: list[str]
+    """Ids under which two records differ."""
+
+
+def left_by(client: Mapping[str, Any], prefix: str, partitions: int, folder: Path, *, predicted: bool) -> Left:
+    """Read everything a run left behind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    dump_path = folder / f"{prefix.strip('.')}.jsonl"
+    with dump.opened_changelogs(client, prefix) as parts, open(dump_path, "wb") as out:
+        out.writelines(line + b"\n" for line in dump.lines(parts))
+    left = Left(
+        dump_path=dump_path,
+        sources=Expected(CoreConfig()),
+        outcomes={},
+        snapshots={},
+        predictions={},
+        dead_letters=set(),
+        repeated={},
+        contradictions=[],
+    )
+    with TopicReader(client) as reader:
+        for topic in SOURCES:
+            for partition, message in _records(reader, prefix + topic, partitions):
+                headers = tuple(message.headers() or ())
+                wire = Wire(topic, partition, message.key(), message.value(), headers, message.timestamp()[1])
+                left.sources.take(topic, partition, message.offset(), wire)
+        for _, message in _records(reader, prefix + "outcomes", partitions):
+            _note(left, "outcomes", left.outcomes, _outcome(message.value()).outcome_id, message.value())
+        for _, message in _records(reader, prefix + "session-snapshots", partitions):
+            snapshot = _snapshot(message.value())
+            left.snapshots[f"{snapshot.customer_id} {snapshot.kind}"] = _digest(message.value())
+        for _, message in _records(reader, prefix + "dead-letter", partitions):
+            named = dict(message.headers() or ())
+            dl_id = named.get("dl_id", b"?").decode()
+            left.repeated["dead-letter"] = left.repeated.get("dead-letter", 0) + (dl_id in left.dead_letters)
+            left.dead_letters.add(dl_id)
+        for topic in PREDICTION_TOPICS if predicted else ():
+            found: dict[str, dict[str, Any]] = {}
+            for _, message in _records(reader, prefix + topic, partitions):
+                prediction = msgspec.json.decode(message.value())
+                found[prediction["prediction_id"]] = prediction
+            left.predictions[topic] = found
+    return left
+
+
+def _note(left: Left, topic: str, known: dict[str, str], identity: str, value: bytes) -> None:
+    digest = _digest(value)
+    if identity in known:
+        left.repeated[topic] = left.repeated.get(topic, 0) + 1
+        if known[identity] != digest:
+            left.contradictions.append(f"{topic} {identity}")
+    known[identity] = digest
+
+
+def _records(reader: TopicReader, topic: str, partitions: int) -> Iterator[tuple[int, Any]]:
+    ends = reader.ends([(topic, partition) for partition in range(partitions)])
+    for (_, partition), end in ends.items():
+        for message in reader.range(topic, partition, 0, end):
+            yield partition, message
+
+
+def _digest(value: bytes) -> str:
+    return blake2b(value, digest_size=16).hexdigest()
+
+
+def compare(undisturbed: Left, disturbed: Left) -> dict[str, Check]:
+    """Every promise as a check; all of them hold where nothing is ``different``."""
+    erased = undisturbed.sources.erased
+    checks = {
+        "log": same(undisturbed.sources.digests(), disturbed.sources.digests()),
+        "state": same_lines(undisturbed.dump_path, disturbed.dump_path),
+        "outcomes": same(undisturbed.outcomes, disturbed.outcomes),
+        # Of who is erased, the last snapshot is one that the erasure had not reached yet: that is timing.
+        "last_snapshots": same(_kept(undisturbed.snapshots, erased), _kept(disturbed.snapshots, erased)),
+        "dead_letters": same_set(undisturbed.dead_letters, disturbed.dead_letters),
+        "contradictions": Check(
+            compared=sum(disturbed.repeated.values()),
+            different=len(disturbed.contradictions),
+            examples=disturbed.contradictions[:_SHOWN],
+        ),
+        "refused_as_expected": same_set(disturbed.sources.refused, disturbed.dead_letters),
+        "counted_once": counted_once(disturbed),
+        "all_taken": all_taken(disturbed),
+    }
+    for topic in undisturbed.predictions:
+        checks[topic] = same_predictions(undisturbed.predictions[topic], disturbed.predictions[topic], erased)
+    return checks
+
+
+def _kept(snapshots: dict[str, str], erased: set[str]) -> dict[str, str]:
+    return {name: digest for name, digest in snapshots.items() if name.rsplit(" ", 1)[0] not in erased}
+
+
+def same(expected: Mapping[Any, Any], found: Mapping[Any, Any]) -> Check:
+    """Equal values under equal keys."""
+    wrong = [
+        f"{key}: {'missing' if key not in found else 'too much' if key not in expected else 'differs'}"
+        for key in sorted(expected.keys() | found.keys(), key=str)
+        if expected.get(key) != found.get(key)
+    ]
+    return Check(compared=len(expected), different=len(wrong), examples=wrong[:_SHOWN])
+
+
+def same_set(expected: set[str], found: set[str]) -> Check:
+    return same(dict.fromkeys(expected, True), dict.fromkeys(found, True))
+
+
+def same_lines(expected: Path, found: Path) -> Check:
+    """Two dumps, line by line; both are sorted, so what one lacks is named."""
+    compared, wrong = 0, []
+    with open(expected, "rb") as left, open(found, "rb") as right:
+        a, b = next(left, b""), next(right, b"")
+        while a or b:
+            if a == b:
+                compared += 1
+                a, b = next(left, b""), next(right, b"")
+                continue
+            of_a, of_b = _place(a), _place(b)
+            if of_a == of_b:
+                compared += 1
+                wrong.append(f"{' '.join(of_a[1:])}: differs in {', '.join(_paths(a, b)[:6])}")
+                a, b = next(left, b""), next(right, b"")
+            elif not b or (a and of_a < of_b):
+                compared += 1
+                wrong.append(f"{' '.join(of_a[1:])}: missing")
+                a = next(left, b"")
+            else:
+                wrong.append(f"{' '.join(of_b[1:])}: too much")
+                b = next(right, b"")
+    return Check(compared=compared, different=len(wrong), examples=wrong[:_SHOWN])
+
+
+def _place(line: bytes) -> tuple[str, str, str]:
+    if not line:
+        return "", "", ""
+    told = msgspec.json.decode(line)
+    if "id" not in told:
+        return "0", told["role"], f"partition {told['partition']}"
+    return "1", told["role"], told["id"]
+
+
+def _paths(a: bytes, b: bytes) -> list[str]:
+    """Where two lines differ."""
+    found: list[str] = []
+
+    def walk(x: Any, y: Any, path: str) -> None:
+        if x == y:
+            return
+        if isinstance(x, dict) and isinstance(y, dict):
+            for key in sorted(x.keys() | y.keys()):
+                walk(x.get(key), y.get(key), f"{path}.{key}")
+        else:
+            found.append(f"{path[1:]} ({str(x)[:60]} / {str(y)[:60]})")
+
+    one, other = msgspec.json.decode(a), msgspec.json.decode(b)
+    one.pop("digest", None)
+    other.pop("digest", None)
+    walk(one, other, "")
+    return found or ["the order of its fields"]
+
+
+def counted_once(left: Left) -> Check:
+    """Customers' event counts in the state against the ids in the log, worked out without the core."""
+    expected = left.sources
+    wrong: list[str] = []
+    seen = late = 0
+    with open(left.dump_path, "rb") as lines:
+        for line in lines:
+            told = msgspec.json.decode(line)
+            if told["role"] != "ingest" or "id" not in told or told["id"] in expected.erased:
+                continue
+            seen += 1
+            counted = told["state"]["settled"]["events"] + len(told["state"]["tail"])
+            late += sum(told["state"]["late"].values())
+            if counted != expected.events.get(told["id"], 0):
+                wrong.append(f"{told['id']}: {counted} events counted, {expected.events.get(told['id'], 0)} in the log")
+    known = len(expected.events.keys() - expected.erased)
+    if seen < known:
+        wrong.append(f"{known - seen} customers are missing")
+    if late > expected.late:
+        wrong.append(f"{late} late events counted, {expected.late} in the log")
+    return Check(compared=seen, different=len(wrong), examples=wrong[:_SHOWN])
+
+
+def all_taken(left: Left) -> Check:
+    """Every partition was read to its end."""
+    found: dict[tuple[str, int], int] = {}
+    with open(left.dump_path, "rb") as lines:
+        for line in lines:
+            told = msgspec.json.decode(line)
+            if told["role"] == "ingest" and "id" not in told:
+                found |= {(topic, told["partition"]): offset for topic, offset in told["next_offsets"].items()}
+            elif "id" in told:
+                break
+    return same(left.sources.ends, found)
+
+
+def same_predictions(expected: dict[str, dict[str, Any]], found: dict[str, dict[str, Any]], erased: set[str]) -> Check:
+    """Judged ones are the same set; each customer's last live one is the same; all agree within the tolerance.
+
+    Live ones in between may be missing on either side: the encoder scores the newest snapshot of who waits.
+    """
+    wrong = [f"{key}: judged in one run only" for key in sorted(_judged(expected) ^ _judged(found))]
+    newest, others = _newest(expected, erased), _newest(found, erased)
+    wrong += [
+        f"{customer}: the last live prediction is another"
+        for customer in sorted(newest.keys() | others.keys())
+        if newest.get(customer) != others.get(customer)
+    ]
+    both = expected.keys() & found.keys()
+    for key in sorted(both):
+        worst = abs(_number(expected[key]) - _number(found[key]))
+        if worst > TOLERANCE:
+            wrong.append(f"{key}: {_number(expected[key])} and {_number(found[key])}")
+    return Check(compared=len(both), different=len(wrong), examples=wrong[:_SHOWN])
+
+
+def _number(prediction: dict[str, Any]) -> float:
+    number = prediction.get("probability")
+    if number is None:
+        number = prediction["propensity"]
+    return float(number)
+
+
+def _judged(predictions: dict[str, dict[str, Any]]) -> set[str]:
+    return {key for key, told in predictions.items() if told.get("snapshot_kind") in _JUDGED}
+
+
+def _newest(predictions: dict[str, dict[str, Any]], erased: set[str]) -> dict[str, str]:
+    """Customer -> its last live prediction, in order of publication."""
+    return {
+        told["customer_id"]: key
+        for key, told in predictions.items()
+        if told.get("snapshot_kind", "event") == "event" and told["customer_id"] not in erased
+    }

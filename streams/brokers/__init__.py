@@ -1,0 +1,1 @@
+"""Brokers that are started here: embedded, or Apache Kafka from Maven."""

@@ -1,0 +1,325 @@
+"""What is known about one customer or entity, read from the changelog and the prediction topics.
+
+Needs no worker: the changelog partition holds the whole state, and predictions lie on topics. What a worker has
+taken in but not yet written (one commit epoch) is not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+
+import msgspec
+from confluent_kafka import Message
+
+from schemas.catalog import CatalogEntry
+from schemas.errors import ConfigError, StateCorrupt
+from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPrediction
+from schemas.snapshot import Head, Snapshot
+from schemas.words import Lexicon
+from streams.core import entities, graph
+from streams.core.config import CoreConfig
+from streams.core.customer import Customer
+from streams.core.fold import Context, Folded
+from streams.core.graph import Neighbour
+from streams.core.labels import Pending
+from streams.core.snapshots import in_holdout, snapshot_of
+from streams.inspect.moments import moment
+from streams.inspect.render import feature_values
+from streams.kafka.partitioning import partition_for
+from streams.kafka.reader import TopicReader
+from streams.serving.catalog import UNREADABLE, read_entry
+from streams.state import keys
+
+PREDICTION_TOPICS: Final = {
+    "predictions.churn": ChurnPrediction,
+    "predictions.redemption": RedemptionPrediction,
+    "predictions.next-best-action": NextBestAction,
+}
+
+
+class _AsOf(msgspec.Struct):
+    as_of_ms: int = 0
+
+
+_decode_as_of: Final = msgspec.json.Decoder(_AsOf).decode
+_decode_snapshot: Final = msgspec.msgpack.Decoder(Snapshot).decode
+
+
+class Words(Lexicon, Protocol):
+    """A lexicon that can also read back what it wrote: :class:`models.tokenizer.FastLexicon`, or :class:`NoWords`."""
+
+    def readable(self, tokens: bytes) -> str: ...
+
+
+class NoWords:
+    """Stands in for the vocabulary where no model is at hand: the timeline then has times but no words."""
+
+    fingerprint = ""
+
+    def word(self, word: str) -> bytes | None:
+        return None
+
+    def text(self, text: str) -> bytes:
+        return b""
+
+    def readable(self, tokens: bytes) -> str:
+        return ""
+
+
+class SessionView(msgspec.Struct, frozen=True, kw_only=True):
+    """One session, or one message between sessions (``start_ms == end_ms``, no session markers)."""
+
+    start_ms: int
+    end_ms: int
+    text: str
+    is_open: bool = False
+
+
+class PendingView(msgspec.Struct, frozen=True, kw_only=True):
+    """A question about the customer that time or an event will answer."""
+
+    head: Head
+    asked_ms: int
+    due_ms: int
+    campaign_id: str | None = None
+    offer_id: str | None = None
+
+
+class CustomerView(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything kept about one customer, as of a time."""
+
+    customer_id: str
+    partition: int
+    as_of_ms: int
+    """Edge weights are decayed to this time."""
+    features_as_of_ms: int
+    """``as_of_ms``, or the last event where that is later: counters cannot be wound back."""
+    first_ms: int
+    last_ms: int
+    events: int
+    unsettled: int
+    """Events younger than the lateness bound, which may still be overtaken."""
+    late: dict[str, int]
+    """Event name -> events that came too late to be put in their place."""
+    erased_ms: int | None
+    """Time of an erasure that is still remembered, so that older events stay out."""
+    holdout: bool
+    consent: tuple[str, ...] | None
+    timezone: str | None
+    attributes: dict[str, str | bool | int | float | None]
+    features: dict[str, float]
+    sends: list[tuple[int, str, str]]
+    """(ms, channel, campaign id), oldest first."""
+    sessions: list[SessionView]
+    edges: dict[str, list[Neighbour]]
+    """Edge type -> neighbours, heaviest first."""
+    pending: list[PendingView]
+    vocabulary: str | None
+    """Fingerprint of the vocabulary that made the tokens, where known."""
+    predictions: dict[str, ChurnPrediction | RedemptionPrediction | NextBestAction]
+    """Topic -> record that holds for the newest event time."""
+
+
+class InEdgesView(msgspec.Struct, frozen=True, kw_only=True):
+    """All edges of one type into an entity."""
+
+    type: str
+    count: int
+    first_ms: int
+    last_ms: int
+    popularity: float
+    """Number of edges, decayed to the time asked for; those of the last 90 days count."""
+    newest: list[tuple[str, int]]
+    """(customer id, ms of the last edge), newest first."""
+
+
+class EntityView(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything kept about one item, campaign, template, offer or channel, as of a time."""
+
+    entity: str
+    partition: int
+    as_of_ms: int
+    catalog: CatalogEntry | None
+    edges: list[InEdgesView]
+
+
+def customer(
+    reader: TopicReader, prefix: str, customer_id: str, config: CoreConfig, words: Words, as_of_ms: int | None = None
+) -> CustomerView:
+    """Look a customer up.
+
+    Args:
+        words: the vocabulary of the model that the ingest role runs with, or :class:`NoWords`.
+        as_of_ms: event time to decay to; the customer's last event where None.
+
+    Raises:
+        ConfigError: nothing is known about the customer.
+        StateCorrupt: the record cannot be read.
+    """
+    key = customer_id.encode()
+    wanted = dict.fromkeys(PREDICTION_TOPICS, key) | {"ingest-changelog": keys.record(customer_id)}
+    found = _newest(reader, prefix, key, wanted)
+    message = found["ingest-changelog"]
+    partition = partition_for(key, reader.partitions(prefix + "ingest-changelog"))
+    record = message.value() if message is not None else None
+    if record is None:
+        gone = "was erased, or its state was deleted" if message is not None else "has never sent an event"
+        raise ConfigError(
+            f"nothing is known about customer {customer_id!r} in {prefix}ingest-changelog[{partition}]: the customer "
+            f"{gone}, or no ingest worker has run yet. Ids are case-sensitive; `pulsegraph tail clickstream "
+            "--from-beginning` shows some"
+        )
+    context = Context(config, words, partition, customer_id)
+    known = Customer.decode(context, record)
+    if known.is_grave:
+        raise ConfigError(f"customer {customer_id!r} was erased at {moment(known.erased_ms)} UTC: nothing is kept")
+    return _customer_view(known, context, words, as_of_ms, _predictions(found, customer_id))
+
+
+def entity(reader: TopicReader, prefix: str, name: str, config: CoreConfig, as_of_ms: int | None = None) -> EntityView:
+    """Look an entity up.
+
+    Args:
+        name: ``kind:id``, e.g. ``item:123``.
+        as_of_ms: event time to decay to; the entity's last edge where None.
+
+    Raises:
+        ConfigError: the name has no kind, or nothing is known about the entity.
+        StateCorrupt: the record cannot be read.
+    """
+    kind, colon, identity = name.partition(":")
+    if not (colon and identity) or kind not in graph.ENTITY_KINDS:
+        kinds = ", ".join(sorted(graph.ENTITY_KINDS))
+        raise ConfigError(f"{name!r} is no entity: write it kind:id, e.g. item:123, with a kind of {kinds}")
+    key = name.encode()
+    found = _newest(reader, prefix, key, {"entities-changelog": keys.record(name), "catalog": key})
+    message = found["entities-changelog"]
+    partition = partition_for(key, reader.partitions(prefix + "entities-changelog"))
+    record = message.value() if message is not None else None
+    if record is None:
+        raise ConfigError(
+            f"nothing is known about {name} in {prefix}entities-changelog[{partition}]: no event named it, or no "
+            "entities worker has run yet (`pulsegraph worker --roles ingest,entities`)"
+        )
+    known = entities.decode_entity(record)
+    when_ms = as_of_ms if as_of_ms is not None else max((edges.last_ms for edges in known.edges.values()), default=0)
+    views = [
+        InEdgesView(
+            type=edge_type,
+            count=edges.count,
+            first_ms=edges.first_ms,
+            last_ms=edges.last_ms,
+            popularity=entities.weight(edges, when_ms, config.edge_half_life_ms),
+            newest=entities.neighbours(edges, when_ms),
+        )
+        for edge_type, edges in sorted(known.edges.items())
+    ]
+    return EntityView(entity=name, partition=partition, as_of_ms=when_ms, catalog=_catalog_entry(found), edges=views)
+
+
+def _customer_view(
+    known: Customer, context: Context, words: Words, as_of_ms: int | None, predictions: Mapping[str, Any]
+) -> CustomerView:
+    seen, config = known.view(), context.config
+    when_ms = as_of_ms if as_of_ms is not None else seen.last_ms
+    features_ms = max(when_ms, seen.last_ms)
+    pending = [(entry, _decode_snapshot(entry.snapshot)) for entry in seen.pending]
+    return CustomerView(
+        customer_id=context.customer_id,
+        partition=context.partition,
+        as_of_ms=when_ms,
+        features_as_of_ms=features_ms,
+        first_ms=seen.first_ms,
+        last_ms=seen.last_ms,
+        events=seen.events,
+        unsettled=len(known.tail),
+        late=known.late,
+        erased_ms=known.erased_ms if known.erased_ms >= 0 else None,
+        holdout=in_holdout(context.customer_id, config.holdout_percent),
+        consent=known.consent(seen),
+        timezone=seen.timezone,
+        attributes=seen.attributes,
+        features=feature_values(snapshot_of(seen, "event", features_ms, context).features),
+        sends=seen.sends,
+        sessions=[session for session in _sessions(seen, words) if session.start_ms <= when_ms],
+        edges={
+            edge_type: found
+            for edge_type in graph.EDGE_TYPES
+            if (found := graph.neighbours(seen.edges, edge_type, when_ms, config.edge_half_life_ms))
+        },
+        pending=[_pending_view(entry, snapshot) for entry, snapshot in pending],
+        vocabulary=pending[-1][1].model_hint if pending else None,
+        predictions=dict(predictions),
+    )
+
+
+def _sessions(seen: Folded, words: Words) -> list[SessionView]:
+    timeline = seen.timeline
+    found = [
+        SessionView(start_ms=start_ms, end_ms=end_ms, text=words.readable(ids))
+        for start_ms, end_ms, ids in timeline.closed
+    ]
+    if timeline.events:
+        text = words.readable(timeline.ids)
+        found.append(SessionView(start_ms=timeline.start_ms, end_ms=timeline.last_ms, text=text, is_open=True))
+    return found
+
+
+def _pending_view(entry: Pending, snapshot: Snapshot) -> PendingView:
+    return PendingView(
+        head=entry.head,
+        asked_ms=snapshot.as_of_ms,
+        due_ms=entry.due_ms,
+        campaign_id=entry.campaign_id or None,
+        offer_id=entry.offer_id or None,
+    )
+
+
+def _newest(reader: TopicReader, prefix: str, key: bytes, wanted: Mapping[str, bytes]) -> dict[str, Message | None]:
+    """Newest record per logical topic, all in the partition that ``key`` belongs to; ends are asked for once."""
+    places = {name: (prefix + name, partition_for(key, reader.partitions(prefix + name))) for name in wanted}
+    ends = reader.ends(places.values())
+    return {
+        name: reader.newest(
+            *places[name], wanted[name], ends[places[name]], _as_of_ms if name in PREDICTION_TOPICS else _as_written
+        )
+        for name in wanted
+    }
+
+
+def _as_of_ms(message: Message) -> int:
+    """Judged snapshots are never dropped, so one may be scored after a newer live one: offsets are not enough."""
+    try:
+        return _decode_as_of(message.value() or b"{}").as_of_ms
+    except UNREADABLE:
+        return 0
+
+
+def _as_written(_message: Message) -> int:
+    return 0
+
+
+def _predictions(found: Mapping[str, Message | None], customer_id: str) -> dict[str, Any]:
+    decoded: dict[str, Any] = {}
+    for topic, record in PREDICTION_TOPICS.items():
+        message = found[topic]
+        value = message.value() if message is not None else None
+        if value is None:
+            continue
+        try:
+            decoded[topic] = msgspec.json.decode(value, type=record)
+        except UNREADABLE as error:
+            name = record.__name__
+            raise StateCorrupt(f"the newest record of {customer_id!r} on {topic} is no {name}: {error}") from error
+    return decoded
+
+
+def _catalog_entry(found: Mapping[str, Message | None]) -> CatalogEntry | None:
+    message = found["catalog"]
+    if message is None:
+        return None
+    try:
+        return read_entry(message.key(), message.value())[1]
+    except UNREADABLE:
+        return None  # what producers put into the catalog is not ours to trust, and encode refuses it, too

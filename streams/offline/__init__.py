@@ -1,0 +1,1 @@
+"""The ingest core without Kafka: training sets, recorded outcomes, rebuilt snapshots."""

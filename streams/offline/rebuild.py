@@ -1,0 +1,231 @@
+"""A prediction's snapshot, rebuilt from the log at its ``applied`` offsets by the code that made it.
+
+A snapshot is a function of the customer's events up to ``applied`` that are not younger than ``as_of_ms``. Late ones
+and duplicates among them are recognised as ingest recognises them: against the newest event of their topic partition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple, cast
+
+import msgspec
+
+from schemas import heartbeat, ids
+from schemas.codec import decode_event, msgpack_encode
+from schemas.errors import ConfigError, DeadLetter
+from schemas.events import SOURCES
+from schemas.snapshot import Outcome, Snapshot
+from schemas.words import Lexicon
+from streams.core.config import CoreConfig
+from streams.core.customer import Customer
+from streams.core.event import Event
+from streams.core.fold import Context, Effect, advance
+from streams.core.snapshots import snapshot_of
+from streams.inspect.lookup import PREDICTION_TOPICS
+from streams.kafka.partitioning import partition_for
+from streams.kafka.reader import TopicReader
+
+#: Head in a prediction's id, by topic.
+HEADS: Final = {topic: topic.removeprefix("predictions.") for topic in PREDICTION_TOPICS}
+
+_snapshot: Final = msgspec.msgpack.Decoder(Snapshot).decode
+_outcome: Final = msgspec.msgpack.Decoder(Outcome).decode
+
+
+class LogRecord(NamedTuple):
+    """One record of a source topic."""
+
+    rank: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+    timestamp_ms: int
+
+
+class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a rebuild."""
+
+    prediction_id: str
+    topic: str
+    customer_id: str
+    kind: str
+    as_of_ms: int
+    applied: dict[str, int]
+    records_read: int
+    same: bool
+    differs_in: tuple[str, ...]
+    """Fields of the snapshot that are not the same."""
+
+
+def rebuild(snapshot: Snapshot, log: Iterable[LogRecord], config: CoreConfig, lexicon: Lexicon) -> Snapshot | None:
+    """The snapshot as the log gives it; None where the log knows nothing of the customer.
+
+    Args:
+        snapshot: says of whom, as of when, of which kind and up to which offsets; nothing else is taken from it.
+        log: the four source topics' partition, each topic in offset order, from its beginning to ``applied``.
+    """
+    partition = snapshot.source[1]
+    context = Context(config, lexicon, partition, snapshot.customer_id)
+    customer = Customer(context)
+    for event in _events(snapshot, log, config, customer):
+        if event.ts_ms > customer.erased_ms and event.ts_ms <= snapshot.as_of_ms and not customer.knows(event):
+            customer.insert(event)
+    if snapshot.kind == "event":
+        return customer.snapshot()
+    effects: list[Effect] = []
+    customer.settle(snapshot.as_of_ms + 1, effects)
+    if snapshot.kind == "send":
+        # Taken just before the send, which itself is past `applied`; what it named is the candidate.
+        advance(customer.settled, snapshot.as_of_ms, context, effects)
+        if not customer.settled.events:
+            return None
+        return snapshot_of(customer.settled, "send", snapshot.as_of_ms, context, snapshot.candidate)
+    customer.let_pass(snapshot.as_of_ms, effects)
+    horizons = [known for known in effects if isinstance(known, Snapshot) and known.kind == "horizon"]
+    return next((known for known in horizons if known.as_of_ms == snapshot.as_of_ms), None)
+
+
+def _events(snapshot: Snapshot, log: Iterable[LogRecord], config: CoreConfig, customer: Customer) -> Iterator[Event]:
+    """The customer's punctual events; an erasure is told to ``customer`` on the way."""
+    newest_ms = [-1] * len(SOURCES)
+    key = snapshot.customer_id.encode()
+    partition = snapshot.source[1]
+    for record in log:
+        rank = record.rank
+        try:
+            if record.key == heartbeat.HEARTBEAT_KEY:
+                beat_ms = heartbeat.event_ts_ms(record.value)
+                if beat_ms <= record.timestamp_ms + config.max_future_ms:
+                    newest_ms[rank] = max(newest_ms[rank], beat_ms)
+                continue
+            entry = decode_event(
+                rank, record.key, record.value, record.headers, record.timestamp_ms, config.max_future_ms
+            )
+        except DeadLetter:
+            continue
+        if entry.body is None:
+            if record.key == key and entry.event_ts_ms <= snapshot.as_of_ms:
+                customer.erase(entry.event_ts_ms)
+            continue
+        late = entry.event_ts_ms < newest_ms[rank] - config.lateness_ms
+        newest_ms[rank] = max(newest_ms[rank], entry.event_ts_ms)
+        if record.key == key and not late:
+            event_id = entry.event_id or f"{SOURCES[rank]}-{partition}-{record.offset:020d}"
+            uid = ids.event_uid(rank, event_id)
+            yield Event(entry.event_ts_ms, rank, event_id, uid, record.offset, record.timestamp_ms, entry.body)
+
+
+def check(
+    reader: TopicReader,
+    prefix: str,
+    prediction_id: str,
+    config: CoreConfig,
+    lexicon: Lexicon,
+    *,
+    customer_id: str | None = None,
+    topic: str | None = None,
+) -> Rebuilt:
+    """Find a prediction and its snapshot, rebuild the snapshot from the log, and compare the bytes.
+
+    Args:
+        customer_id: whose prediction it is, so that one partition is searched and not all.
+        topic: where to look, a key of :data:`HEADS`; everywhere where None.
+
+    Raises:
+        ConfigError: there is no such prediction or snapshot any more, or the model is not the one that made it.
+    """
+    found_on, prediction = _prediction(reader, prefix, prediction_id, customer_id, topic)
+    head = HEADS[found_on]
+    subject = str(prediction.get("campaign_id") or "") if head == "redemption" else ""
+    recorded = _recorded(reader, prefix, prediction, head, subject)
+    if recorded is None:
+        raise ConfigError(
+            f"the snapshot of {prediction_id} is not kept any more: session-snapshots keeps a day, outcomes 400 days "
+            "of those that were judged"
+        )
+    snapshot = _snapshot(recorded)
+    if snapshot.model_hint != lexicon.fingerprint:
+        raise ConfigError(
+            f"the snapshot was made with tokeniser {snapshot.model_hint}, this model has {lexicon.fingerprint}: "
+            "name the model that served it (--model)"
+        )
+    read = [0]
+    rebuilt = rebuild(snapshot, _log(reader, prefix, snapshot, read), config, lexicon)
+    if rebuilt is None or msgpack_encode(rebuilt) != recorded:
+        # Who was erased and came back has no offset of the erasure in `applied`: it is part of what was forgotten.
+        again = rebuild(snapshot, _log(reader, prefix, snapshot, read, erasures=True), config, lexicon)
+        rebuilt = rebuilt if again is None else again
+    if rebuilt is not None and msgpack_encode(rebuilt) == recorded:
+        differs: tuple[str, ...] = ()
+    elif rebuilt is None:
+        differs = ("everything: the log gives no such snapshot",)
+    else:
+        names = Snapshot.__struct_fields__
+        differs = tuple(name for name in names if getattr(rebuilt, name) != getattr(snapshot, name)) or ("encoding",)
+    return Rebuilt(
+        prediction_id=prediction_id,
+        topic=found_on,
+        customer_id=snapshot.customer_id,
+        kind=snapshot.kind,
+        as_of_ms=snapshot.as_of_ms,
+        applied=snapshot.applied,
+        records_read=read[0],
+        same=not differs,
+        differs_in=differs,
+    )
+
+
+def _prediction(
+    reader: TopicReader, prefix: str, prediction_id: str, customer_id: str | None, topic: str | None
+) -> tuple[str, Mapping[str, Any]]:
+    wanted = prediction_id.encode()
+    for name in [topic] if topic is not None else HEADS:
+        partitions = reader.partitions(prefix + name)
+        chosen = range(partitions) if customer_id is None else [partition_for(customer_id.encode(), partitions)]
+        ends = reader.ends((prefix + name, partition) for partition in chosen)
+        for (full, partition), end in ends.items():
+            for message in reader.range(full, partition, 0, end):
+                value = message.value()
+                if value is not None and wanted in value:
+                    told = msgspec.json.decode(value)
+                    if told["prediction_id"] == prediction_id:
+                        return name, told
+    raise ConfigError(f"there is no prediction {prediction_id} on {topic or ', '.join(HEADS)}")
+
+
+def _recorded(reader: TopicReader, prefix: str, prediction: Mapping[str, Any], head: str, subject: str) -> bytes | None:
+    """The bytes of the snapshot that a prediction was made from."""
+    partition, key = int(prediction["source"][1]), str(prediction["customer_id"]).encode()
+    for topic in ("session-snapshots", "outcomes"):
+        full = prefix + topic
+        end = reader.ends([(full, partition)])[full, partition]
+        for message in reader.range(full, partition, 0, end):
+            value = message.value()
+            if message.key() != key or value is None:
+                continue
+            snapshot = _snapshot(value) if topic == "session-snapshots" else _outcome(value).snapshot
+            if snapshot.as_of_ms == prediction["as_of_ms"] and (
+                ids.prediction_id(head, snapshot, subject) == prediction["prediction_id"]
+            ):
+                return msgpack_encode(snapshot)
+    return None
+
+
+def _log(
+    reader: TopicReader, prefix: str, snapshot: Snapshot, read: list[int], *, erasures: bool = False
+) -> Iterator[LogRecord]:
+    """The log up to ``applied``; ``erasures``: and the customer's erasures behind that, up to ``as_of_ms``."""
+    partition, key = snapshot.source[1], snapshot.customer_id.encode()
+    for rank, topic in enumerate(SOURCES):
+        full, applied = prefix + topic, snapshot.applied.get(topic, -1)
+        stop = applied + 1
+        if erasures and topic == "profiles":
+            stop = reader.ends([(full, partition)])[full, partition]
+        for message in reader.range(full, partition, 0, stop):
+            offset, headers = int(message.offset() or 0), cast("Any", message.headers() or ())
+            if offset > applied and not (message.key() == key and message.value() is None):
+                continue
+            read[0] += 1
+            yield LogRecord(rank, offset, message.key(), message.value(), tuple(headers), message.timestamp()[1])

@@ -1,0 +1,135 @@
+"""What a running deployment has recorded for training: its outcomes, and the catalog as it is now."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import msgspec
+from confluent_kafka import Message
+
+from models.outcomes import matured
+from schemas import codec, features
+from schemas.catalog import CatalogEntry
+from schemas.errors import ConfigError
+from schemas.predictions import Erasure
+from schemas.snapshot import OUTCOME_VERSION, Outcome, Snapshot
+from streams.core.config import DAY_MS
+from streams.kafka.reader import TopicReader
+from streams.serving.catalog import UNREADABLE, read_entry
+
+_EVERY: Final = 10_000
+
+_FIRST: Final = features.INDEX["days_since_first"]
+
+_outcome: Final = codec.decoder(Outcome)
+_erasure: Final = msgspec.json.Decoder(Erasure).decode
+
+
+class Recorded(msgspec.Struct):
+    """What was read, and what was left out."""
+
+    outcomes: list[Outcome]
+    catalog: dict[str, CatalogEntry]
+    repeated: int = 0
+    """Outcomes that were delivered twice: the same id, the same bytes."""
+    foreign: int = 0
+    """Outcomes written in another vocabulary, or of a version that this release does not know."""
+    refused: int = 0
+    """Catalog records that are no entries."""
+    erased: int = 0
+    """Outcomes that hold something of a customer from before an erasure."""
+    early: int = 0
+    """Outcomes of questions that have not ended yet, see :func:`models.outcomes.matured`."""
+
+
+def read_recorded(
+    reader: TopicReader, prefix: str, vocabulary: str, progress: Callable[[float, str], None]
+) -> Recorded:
+    """Read ``outcomes``, ``erasures`` and ``catalog`` to their present ends.
+
+    Args:
+        prefix: put before topic names.
+        vocabulary: fingerprint of the tokeniser that the outcomes must have been written with.
+        progress: told the share that is done.
+
+    Raises:
+        TopicMismatch: there are no such topics.
+        ConfigError: a receipt of an erasure cannot be read.
+        Retry: the broker does not answer.
+    """
+    found, seen = Recorded([], {}), set[str]()
+    # A customer's questions and answers are in one partition, and an answer is written when event time has come to it
+    # there. So what its newest answer tells is exact for a partition, and one that lags or is empty holds up no other.
+    by_partition: dict[int, list[Outcome]] = {}
+    known_ms: dict[int, int] = {}
+    for message, share in _records(reader, prefix + "outcomes"):
+        try:
+            outcome: Outcome = _outcome(message.value() or b"")
+        except msgspec.DecodeError:  # of a release with other fields
+            found.foreign += 1
+            continue
+        partition = message.partition() or 0
+        known_ms[partition] = max(known_ms.get(partition, 0), outcome.resolved_ms)
+        if outcome.version != OUTCOME_VERSION or outcome.snapshot.model_hint != vocabulary:
+            found.foreign += 1
+        elif outcome.outcome_id in seen:
+            found.repeated += 1
+        else:
+            seen.add(outcome.outcome_id)
+            by_partition.setdefault(partition, []).append(outcome)
+            if len(seen) % _EVERY == 0:
+                progress(share, f"reading outcomes: {len(seen):,}")
+    erased_ms = _erasures(reader, prefix)  # after the outcomes, so that who was erased meanwhile is left out, too
+    for partition, outcomes in by_partition.items():
+        kept = [o for o in outcomes if not _of_before(o.snapshot, erased_ms.get(o.snapshot.customer_id))]
+        ended = matured(kept, known_ms[partition])
+        found.erased += len(outcomes) - len(kept)
+        found.early += len(kept) - len(ended)
+        found.outcomes += ended
+    for message, _ in _records(reader, prefix + "catalog"):
+        try:
+            name, entry = read_entry(message.key(), message.value())
+        except UNREADABLE:
+            found.refused += 1
+            continue
+        if entry is None:
+            found.catalog.pop(name, None)
+        else:
+            found.catalog[name] = entry
+    return found
+
+
+def _erasures(reader: TopicReader, prefix: str) -> dict[str, int]:
+    """Customer → event time of the newest erasure."""
+    newest: dict[str, int] = {}
+    for message, _ in _records(reader, prefix + "erasures"):
+        try:
+            receipt: Erasure = _erasure(message.value() or b"")
+        except msgspec.DecodeError as error:  # to go on would be to learn from somebody who must be forgotten
+            place = f"{message.topic()}[{message.partition()}] at offset {message.offset()}"
+            raise ConfigError(f"{place} is no receipt of an erasure ({error}): who was erased is not known") from error
+        newest[receipt.customer_id] = max(newest.get(receipt.customer_id, -1), receipt.erased_ms)
+    return newest
+
+
+def _of_before(snapshot: Snapshot, erased_ms: int | None) -> bool:
+    """Whether a snapshot holds events from up to ``erased_ms``.
+
+    One that was taken before the order to erase came in may be of a later event time: its first event tells.
+    """
+    if erased_ms is None:
+        return False
+    days = struct.unpack_from("<f", snapshot.features, 4 * _FIRST)[0]
+    return bool(snapshot.as_of_ms - max(0.0, days) * DAY_MS <= erased_ms)
+
+
+def _records(reader: TopicReader, topic: str) -> Iterator[tuple[Message, float]]:
+    places = [(topic, partition) for partition in range(reader.partitions(topic))]
+    ends = reader.ends(places)
+    total, done = max(1, sum(ends.values())), 0
+    for place in places:
+        for message in reader.range(*place, 0, ends[place]):
+            yield message, (done + (message.offset() or 0)) / total
+        done += ends[place]

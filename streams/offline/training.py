@@ -1,0 +1,153 @@
+"""Training from a log of source events: vocabulary, outcomes, model. The shell around :mod:`models.training`."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from models import outcomes, tokenizer
+from models import saved_model as checkpoint
+from models.saved_model import Card
+from models.tokenizer import FastLexicon
+from models.training import TrainSettings, train
+from schemas.catalog import CatalogEntry
+from schemas.errors import ConfigError
+from schemas.events import PROFILES, SOURCES, Body
+from schemas.snapshot import Outcome
+from streams.core.config import DAY_MS, CoreConfig
+from streams.core.timeline import event_ids
+from streams.offline.ingest import replay_cuts
+
+Progress = Callable[[float, str], None]
+SourceEvent = tuple[str, str, Body, int]
+"""(topic, customer id, body, event ms)"""
+
+_RANK: Final = {source: rank for rank, source in enumerate(SOURCES)}
+_SHARES: Final = (0.1, 0.4)
+"""Parts of the whole that counting words and making outcomes take, for the progress bar."""
+
+
+class _Counting:
+    """A lexicon that counts what it is asked: the vocabulary is made by the very code that will use it."""
+
+    fingerprint = ""
+
+    def __init__(self) -> None:
+        self.words: Counter[str] = Counter()
+        self.texts: Counter[str] = Counter()
+
+    def word(self, word: str) -> bytes | None:
+        self.words[word] += 1
+        return None  # as if unknown, so that the texts behind it are asked for too
+
+    def text(self, text: str) -> bytes:
+        self.texts[text] += 1
+        return b""
+
+
+def build_lexicon(events: Iterable[SourceEvent], catalog: Mapping[str, CatalogEntry]) -> FastLexicon:
+    """Vocabulary of a log and of the catalog's texts."""
+    counting = _Counting()
+    for topic, _, body, _ in events:
+        if (rank := _RANK[topic]) != PROFILES:
+            event_ids(rank, body, counting, "")
+    for entry in catalog.values():
+        if entry.title:
+            counting.texts[entry.title] += 1
+    return FastLexicon(tokenizer.build(counting.words, counting.texts))
+
+
+def outcomes_of(
+    events: Sequence[SourceEvent], config: CoreConfig, lexicon: FastLexicon, until_ms: int, progress: Progress
+) -> list[Outcome]:
+    """What the ingest role would have written to ``outcomes`` for these events."""
+    found: list[Outcome] = []
+    done, epoch = 0, 20_000
+    for cut in replay_cuts(events, config, lexicon, until_ms=until_ms, epoch_events=epoch):
+        found += cut.outcomes
+        done = min(len(events), done + epoch)
+        progress(done / max(1, len(events)), f"replaying history: {done:,} events, {len(found):,} outcomes")
+    return found
+
+
+def train_on_events(
+    events: Sequence[SourceEvent],
+    catalog: Mapping[str, CatalogEntry],
+    directory: Path,
+    *,
+    config: CoreConfig,
+    until_ms: int,
+    settings: TrainSettings,
+    progress: Progress,
+) -> Card:
+    """Train on everything that was known by ``until_ms`` and write the model directory.
+
+    Raises:
+        ConfigError: the churn horizon is no whole number of days, or there is nothing to learn from.
+    """
+    _horizon_days(config)
+    first, second = _SHARES
+    progress(0.0, "building the vocabulary")
+    lexicon = build_lexicon(events, catalog)
+    found = outcomes_of(
+        events, config, lexicon, until_ms, lambda share, text: progress(first + share * (second - first), text)
+    )
+    ended = outcomes.matured(found, until_ms)
+    return train_on_outcomes(
+        ended,
+        catalog,
+        lexicon,
+        directory,
+        config=config,
+        settings=settings,
+        progress=lambda share, text: progress(second + share * (1 - second), text),
+        early=len(found) - len(ended),
+    )
+
+
+def train_on_outcomes(
+    found: Sequence[Outcome],
+    catalog: Mapping[str, CatalogEntry],
+    lexicon: FastLexicon,
+    directory: Path,
+    *,
+    config: CoreConfig,
+    settings: TrainSettings,
+    progress: Progress,
+    early: int = 0,
+) -> Card:
+    """Train on labelled snapshots and write the model directory.
+
+    Args:
+        found: of questions that have ended, see :func:`models.outcomes.matured`.
+        lexicon: the one that the snapshots were written with.
+        early: outcomes that were left out because their questions have not, for the report.
+
+    Raises:
+        ConfigError: the churn horizon is no whole number of days, or there is nothing to learn from.
+    """
+    model = train(
+        found,
+        catalog,
+        lexicon,
+        clock=time.monotonic,
+        settings=msgspec.structs.replace(settings, horizon_days=_horizon_days(config)),
+        progress=progress,
+        early=early,
+    )
+    return checkpoint.save(model, directory)
+
+
+def _horizon_days(config: CoreConfig) -> int:
+    days, rest_ms = divmod(config.churn_horizon_ms, DAY_MS)
+    if rest_ms:
+        raise ConfigError(
+            f"core.churn_horizon_ms is {config.churn_horizon_ms}: a model's horizon is a whole number of days, "
+            f"such as {max(1, days) * DAY_MS} ms"
+        )
+    return days

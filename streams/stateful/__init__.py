@@ -1,0 +1,1 @@
+"""What a role with state is built on: opening, checkpoints, the changelog it owns."""

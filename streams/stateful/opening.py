@@ -1,0 +1,119 @@
+"""Opening a partition: its state restored from the changelog, and the changelog claimed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from schemas.errors import StateCorrupt
+from streams.kafka.outbox import Outbox
+from streams.state.contract import KeyValue
+from streams.state.ownership import Ownership, OwnershipLost
+from streams.state.progress import RestoreProgress
+from streams.state.restore import Restored, restore
+from streams.stateful.owned_log import OwnedLog
+
+logger: Final = logging.getLogger(__name__)
+
+_CLAIM_ATTEMPTS: Final = 5
+
+
+class Opened(NamedTuple):
+    """A partition that is ours: its store holds all that the changelog has."""
+
+    store: KeyValue
+    log: OwnedLog
+    restored: Restored
+
+
+class Opening:
+    """Opens partitions of one role.
+
+    Args:
+        client: confluent-kafka settings of the cluster.
+        prefix: of the deployment's topics.
+        changelog: name of the changelog topic, without the prefix.
+        open_store: partition -> its local store.
+        set_aside: moves a local store that cannot be trusted out of the way.
+        due_ms: reads a record's due time, to rebuild the timers.
+        wall_ms: wall clock in ms.
+        restoring: told (partition, records read, records at most to be read); called from threads.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        client: Mapping[str, Any],
+        prefix: str,
+        changelog: str,
+        *,
+        open_store: Callable[[int], KeyValue],
+        set_aside: Callable[[int], Path],
+        due_ms: Callable[[bytes], int],
+        wall_ms: Callable[[], int],
+        restoring: Callable[[int, int, int], None],
+    ) -> None:
+        self._outbox = outbox
+        self._client = client
+        self._prefix = prefix
+        self._changelog = changelog
+        self._open_store = open_store
+        self._set_aside = set_aside
+        self._due_ms = due_ms
+        self._wall_ms = wall_ms
+        self._restoring = restoring
+
+    async def open(self, partition: int) -> Opened:
+        """Restore, then claim; again where somebody wrote between the two.
+
+        Raises:
+            OwnershipLost: others keep writing to the changelog.
+            StateCorrupt: a store that was made afresh cannot be restored either.
+        """
+        store, what = await asyncio.to_thread(self._restored, partition)
+        for _ in range(_CLAIM_ATTEMPTS):
+            owner = Ownership(what.term + 1, what.next_offset)
+            log = OwnedLog(self._outbox, self._client, self._prefix, self._changelog, partition, owner)
+            if await log.claim():
+                break
+            again = await asyncio.to_thread(self._read_back, store, partition)
+            what = again._replace(stale=what.stale | again.stale, term=max(what.term, again.term))
+        else:
+            raise OwnershipLost(f"{self.name(partition)} could not be claimed: others keep writing to it")
+        await log.overrule(store, what.stale, {})
+        return Opened(store, log, what)
+
+    def name(self, partition: int) -> str:
+        """The changelog partition, for people."""
+        return f"{self._prefix}{self._changelog}-{partition}"
+
+    def _restored(self, partition: int) -> tuple[KeyValue, Restored]:
+        try:
+            return self._open_restored(partition)
+        except StateCorrupt as error:
+            aside = self._set_aside(partition)
+            logger.error("local state of %s was set aside as %s and is rebuilt: %s", self.name(partition), aside, error)
+            return self._open_restored(partition)
+
+    def _open_restored(self, partition: int) -> tuple[KeyValue, Restored]:
+        store = self._open_store(partition)
+        try:
+            return store, self._read_back(store, partition)
+        except StateCorrupt:
+            store.close()
+            raise
+
+    def _read_back(self, store: KeyValue, partition: int) -> Restored:
+        return restore(
+            store,
+            self._client,
+            self._prefix + self._changelog,
+            partition,
+            self._due_ms,
+            now_ms=self._wall_ms(),
+            progress=RestoreProgress(self.name(partition), partial(self._restoring, partition)),
+        )

@@ -1,0 +1,275 @@
+"""What ingest and entities share: partitions with a store, a changelog and commit epochs.
+
+A partition is opened by :mod:`streams.stateful.opening`, and what an epoch changed is written by
+:mod:`streams.stateful.checkpoint_writer`. While the writes of one epoch are under way, batches of the next are
+applied, but the next does not end before this one has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol
+
+from schemas.deadletter import Refused
+from streams.kafka.outbox import Outbox
+from streams.kafka.positions import missed_records
+from streams.runtime.roles import Batch, Commit, Offsets
+from streams.state.checkpoints import Epoch, read_meta
+from streams.state.contract import KeyValue
+from streams.state.ownership import OwnershipLost
+from streams.state.progress import summary
+from streams.state.standby import Standby
+from streams.stateful.checkpoint_writer import EpochWriter, Held, Output
+from streams.stateful.opening import Opening
+from streams.telemetry.metrics import Metrics
+
+logger: Final = logging.getLogger(__name__)
+
+_STOP_TIMEOUT_S: Final = 10.0
+_LOST_PATIENCE_MS: Final = 60_000
+_MAX_BEHIND: Final = 4  # epochs' worth of events applied before a slow flush is waited for
+
+
+class Core(Protocol):
+    """The pure part of a role's partition."""
+
+    @property
+    def next_offsets(self) -> dict[str, int]: ...
+
+    def cut(self, now_ms: int) -> Any: ...
+
+    def written(self) -> None: ...
+
+
+class EpochSettings(NamedTuple):
+    """When an epoch ends: after this much time, or this many events."""
+
+    epoch_ms: int
+    epoch_events: int
+
+
+class StatefulRole:
+    """Base of roles that own state. Subclasses say what a partition is and what leaves it.
+
+    Args:
+        open_store: partition -> its local store.
+        set_aside: called with a partition whose local store cannot be trusted; moves it out of the way.
+        clock_ms: a clock in ms that goes on evenly, whatever is done to the wall clock: for all that lasts.
+        wall_ms: wall clock in ms, for what is compared with other workers' times.
+        standby_partitions: partitions there are, to keep copies of those that others own; 0 keeps none.
+    """
+
+    name: str
+    topics: tuple[str, ...]
+    changelog: str
+
+    _writer: EpochWriter  # made by bind, which the runtime calls before everything else
+
+    def __init__(
+        self,
+        *,
+        outbox: Outbox,
+        client: Mapping[str, Any],
+        prefix: str,
+        epochs: EpochSettings,
+        open_store: Callable[[int], KeyValue],
+        set_aside: Callable[[int], Path],
+        metrics: Metrics,
+        clock_ms: Callable[[], int],
+        wall_ms: Callable[[], int],
+        standby_partitions: int = 0,
+    ) -> None:
+        self.held: dict[int, Held] = {}
+        self._outbox = outbox
+        self._client = client
+        self._prefix = prefix
+        self._epochs = epochs
+        self._open_store = open_store
+        self._set_aside = set_aside
+        self._metrics = metrics
+        self._clock_ms = clock_ms
+        self._wall_ms = wall_ms
+        self._opening = Opening(
+            outbox,
+            client,
+            prefix,
+            self.changelog,
+            open_store=open_store,
+            set_aside=set_aside,
+            due_ms=self.due_ms,
+            wall_ms=wall_ms,
+            restoring=partial(metrics.restoring, self.name),
+        )
+        self._flushing: asyncio.Task[None] | None = None
+        self._cut_ms = clock_ms()
+        self._events = 0
+        self._lost_ms: int | None = None
+        self._standby_partitions = standby_partitions
+        self._standby: Standby | None = None
+
+    # What a subclass provides.
+
+    def open_core(self, partition: int, store: KeyValue, meta: bytes | None) -> Core:
+        raise NotImplementedError
+
+    def take(self, core: Any, batch: Batch) -> list[Refused]:
+        raise NotImplementedError
+
+    def cut(self, partition: int, core: Any, now_ms: int) -> Any:
+        """End an epoch of a partition."""
+        return core.cut(now_ms)
+
+    def outputs(self, epoch: Any) -> Iterable[Output]:
+        raise NotImplementedError
+
+    def due_ms(self, record: bytes) -> int:
+        raise NotImplementedError
+
+    def flushed(self, epochs: Mapping[int, Epoch], seconds: float) -> None:
+        """Called after every epoch that is durable; metrics live here."""
+
+    # The runtime's side.
+
+    def bind(self, committer: Commit) -> None:
+        self._committer = committer
+        self._writer = EpochWriter(
+            self.name,
+            self.held,
+            self._outbox,
+            committer,
+            outputs=self.outputs,
+            lost=self._lose,
+            clock_ms=self._clock_ms,
+            wall_ms=self._wall_ms,
+        )
+        if self._standby_partitions:
+            # Now and not with the first assignment: a worker beyond the number of partitions gets none, and waits.
+            self._standby = Standby(
+                self._client,
+                self._prefix + self.changelog,
+                open_store=self._open_store,
+                set_aside=self._set_aside,
+                due_ms=self.due_ms,
+                wall_ms=self._wall_ms,
+                behind=partial(self._metrics.standby, self.name),
+            )
+            self._standby.follow(range(self._standby_partitions))
+            self._standby.start()
+
+    async def on_assigned(self, partitions: set[int]) -> Offsets:
+        starts: dict[tuple[str, int], int] = {}
+        for partition in sorted(partitions):
+            if self._standby is not None:
+                await asyncio.to_thread(self._standby.release, partition)
+            known = (await self._open(partition)).next_offsets
+            self._writer.opened(partition, {topic: known.get(topic, 0) for topic in self.topics})
+            # State, not the committed offset, says where to go on: whoever has no state begins at the beginning.
+            starts |= {(topic, partition): known.get(topic, 0) for topic in self.topics}
+        await self._check_positions(starts)
+        self._cut_ms, self._events, self._lost_ms = self._clock_ms(), 0, None
+        return starts
+
+    async def _open(self, partition: int) -> Core:
+        store, log, restored = await self._opening.open(partition)
+        core = self.open_core(partition, store, read_meta(store).partition)
+        self._metrics.restored(self.name, partition, restored.records, restored.size_bytes, restored.seconds)
+        where = self._opening.name(partition)
+        logger.info(summary(where, restored.records, restored.size_bytes, restored.seconds))
+        self.held[partition] = Held(store, core, log)
+        return core
+
+    async def _check_positions(self, starts: Offsets) -> None:
+        places = {(self._prefix + topic, partition): start for (topic, partition), start in starts.items()}
+        missed = await asyncio.to_thread(missed_records, self._client, places)
+        for (name, partition), records in missed.items():
+            logger.error(
+                "%s-%d: retention removed %d records before they were read; state and predictions go on without them",
+                name, partition, records,
+            )  # fmt: skip
+            self._metrics.missed(self.name, name.removeprefix(self._prefix), records)
+
+    async def on_revoked(self, partitions: set[int]) -> None:
+        await self._join()
+        self._lost_ms = None  # this is the rebalance that was waited for
+        if await self._writer.still_owner():
+            await self._flush(self._cut(partitions & self.held.keys()))
+        for partition in partitions & self.held.keys():
+            self._release(partition)
+
+    async def process(self, batch: Batch) -> None:
+        held = self.held.get(batch.partition)
+        if held is None:
+            return  # lost to another worker; the rebalance that says so is on its way
+        next_offset = held.core.next_offsets.get(batch.topic, 0)
+        if batch.records[0].offset < next_offset:
+            # Reading goes on where the state says. Only who lost a log's end begins anew; what is there now would be
+            # taken for what was read before.
+            await self._check_positions({(batch.topic, batch.partition): next_offset})
+        self._metrics.batch(self.name, batch.topic, len(batch.records))
+        for refused in self.take(held.core, batch):
+            self._metrics.dead_letter(batch.topic, refused.reason)
+            self._outbox.send("dead-letter", refused.key, refused.value, headers=refused.headers)
+        self._events += len(batch.records)
+        if self._events >= self._epochs.epoch_events * _MAX_BEHIND:
+            await self._join()
+        await self._maybe_flush()
+
+    async def idle(self) -> None:
+        if self._standby is not None and self._standby.failure is not None:
+            raise self._standby.failure
+        if self._lost_ms is not None and self._clock_ms() - self._lost_ms > _LOST_PATIENCE_MS:
+            raise OwnershipLost(f"{self.name} lost partitions and no rebalance came: a restart joins the group afresh")
+        await self._maybe_flush()
+
+    async def stop(self) -> None:
+        if self._standby is not None:
+            await asyncio.to_thread(self._standby.stop)
+        if self._flushing is not None:
+            # A write in its thread cannot be cancelled, and must not meet a closed store.
+            await asyncio.wait([self._flushing], timeout=_STOP_TIMEOUT_S)
+            self._flushing.cancel()
+            self._flushing = None
+        for held in self.held.values():
+            held.store.close()
+        self.held.clear()
+
+    # Epochs.
+
+    async def _maybe_flush(self) -> None:
+        if self._flushing is not None:
+            if not self._flushing.done():
+                return
+            await self._join()
+        now_ms = self._clock_ms()
+        if self._events >= self._epochs.epoch_events or now_ms - self._cut_ms >= self._epochs.epoch_ms:
+            self._flushing = asyncio.create_task(self._flush(self._cut(self.held.keys())))
+
+    async def _join(self) -> None:
+        """Wait for the flush under way; what it raised is raised here, inside a call of the runtime."""
+        if self._flushing is not None:
+            flushing, self._flushing = self._flushing, None
+            await flushing
+
+    def _cut(self, partitions: Iterable[int]) -> dict[int, Epoch]:
+        now_ms = self._clock_ms()
+        self._cut_ms, self._events = now_ms, 0
+        return {partition: self.cut(partition, self.held[partition].core, now_ms) for partition in partitions}
+
+    async def _flush(self, epochs: Mapping[int, Epoch]) -> None:
+        started_ms = self._clock_ms()
+        if written := await self._writer.write(epochs):
+            self.flushed(written, (self._clock_ms() - started_ms) / 1000)
+
+    def _lose(self, partition: int) -> None:
+        self._lost_ms = self._clock_ms()
+        self._release(partition)
+
+    def _release(self, partition: int) -> None:
+        self.held.pop(partition).store.close()
+        self._metrics.released(self.name, partition)
+        if self._standby is not None:
+            self._standby.follow({partition})

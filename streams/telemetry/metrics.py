@@ -1,0 +1,296 @@
+"""The metrics of a process, declared in :mod:`streams.telemetry.metric_table`; and ``/metrics``."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Protocol, cast
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from schemas.errors import ConfigError
+from streams.kafka.offsets import Lag
+from streams.state.checkpoints import Epoch
+from streams.telemetry.metric_table import METRICS, Metric
+
+#: Names in a core's counts -> the counter that they are exported as.
+_CORE_COUNTERS: Final = ("timers_fired", "cache_hits", "cache_misses", "tail_overflow", "questions_dropped")
+_SIZE_EVERY_S: Final = 5.0
+_CORE_OUTCOMES: Final = ("applied", "duplicates", "replayed", "dead_lettered", "heartbeats", "late", "erased")
+
+
+class Held(Protocol):
+    """An open partition, as :class:`streams.stateful.checkpoint_writer.Held` is."""
+
+    @property
+    def core(self) -> Any: ...
+
+    @property
+    def store(self) -> Any: ...
+
+
+class Published(Protocol):
+    """A prediction that was sent, as :class:`streams.agents.encode.Published` is."""
+
+    @property
+    def topic(self) -> str: ...
+
+
+class Metrics:
+    """All metrics of one process, in a registry of their own; attribute names are those of :data:`METRICS`.
+
+    Example:
+        >>> metrics = Metrics()
+        >>> metrics.predictions_total.labels(topic="predictions.churn").inc()
+        >>> metrics.value("predictions_total", topic="predictions.churn")
+        1.0
+    """
+
+    records_total: Counter
+    events_total: Counter
+    dead_letters_total: Counter
+    batches_total: Counter
+    batch_records: Histogram
+    epoch_flush_seconds: Histogram
+    changelog_bytes_total: Counter
+    lag_records: Gauge
+    watermark_timestamp_ms: Gauge
+    timers_fired_total: Counter
+    cache_customers: Gauge
+    cache_bytes: Gauge
+    cache_hits_total: Counter
+    cache_misses_total: Counter
+    cache_evictions_total: Counter
+    state_bytes: Gauge
+    snapshots_total: Counter
+    snapshots_coalesced_total: Counter
+    outcomes_total: Counter
+    erasures_total: Counter
+    tail_overflow_total: Counter
+    questions_dropped_total: Counter
+    encode_batch_snapshots: Histogram
+    encode_seconds: Histogram
+    encode_queue_snapshots: Gauge
+    freshness_seconds: Histogram
+    predictions_total: Counter
+    foreign_snapshots_total: Counter
+    live_auc_ratio: Gauge
+    live_auc_pairs: Gauge
+    restored_records_total: Counter
+    restored_bytes_total: Counter
+    restore_seconds: Gauge
+    restore_progress_ratio: Gauge
+    standby_behind_records: Gauge
+    missed_records_total: Counter
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        for metric in METRICS.values():
+            setattr(self, metric.name, _build(metric, self.registry))
+        self._entities: dict[int, tuple[object, dict[str, int]]] = {}
+        self._size_due_s: dict[tuple[str, int], float] = {}
+
+    def value(self, name: str, **labels: str) -> float:
+        """Current value of a counter or gauge (or of ``..._count``, ``..._sum``); 0 where nothing was recorded."""
+        return self.registry.get_sample_value(f"pulsegraph_{name}", labels) or 0.0
+
+    def batch(self, role: str, topic: str, records: int) -> None:
+        """A batch was handed to a role; ``topic`` is the logical name."""
+        self.records_total.labels(role=role, topic=topic).inc(records)
+        self.batches_total.labels(role=role).inc()
+        self.batch_records.labels(role=role).observe(records)
+
+    def dead_letter(self, topic: str, reason: str) -> None:
+        """A record was refused; ``topic`` is the logical name."""
+        self.dead_letters_total.labels(topic=topic, reason=reason).inc()
+
+    def encode_queue(self, waiting: int, coalesced: int) -> None:
+        """Snapshots that wait for the model now, and how many were replaced by newer ones since the last call."""
+        self.encode_queue_snapshots.set(waiting)
+        self.snapshots_coalesced_total.inc(coalesced)
+
+    def encoded(
+        self,
+        snapshots: int,
+        seconds: float,
+        fresh_ms: Iterable[float],
+        published: Iterable[Published],
+        foreign: int = 0,
+    ) -> None:
+        """The model ran, and its predictions were delivered.
+
+        Args:
+            snapshots: size of the batch.
+            seconds: of the run.
+            fresh_ms: per live snapshot, from its newest event's record timestamp to now.
+            published: the predictions; only their topics (logical names) are read.
+            foreign: snapshots whose tokens could not be read.
+        """
+        self.encode_batch_snapshots.observe(snapshots)
+        self.encode_seconds.observe(seconds)
+        self.foreign_snapshots_total.inc(foreign)
+        for age_ms in fresh_ms:
+            self.freshness_seconds.observe(max(0.0, age_ms) / 1000)
+        for prediction in published:
+            self.predictions_total.labels(topic=prediction.topic).inc()
+
+    def ingest_epoch(
+        self,
+        epochs: Mapping[int, Epoch],
+        held: Mapping[int, Held],
+        counted: dict[int, dict[str, int]],
+        seconds: float,
+    ) -> None:
+        """An epoch of ingest is durable.
+
+        Args:
+            epochs: partition -> its cut.
+            held: partitions still open.
+            counted: partition -> the core's counts as exported so far; brought up to date here.
+            seconds: how long the flush took.
+        """
+        for partition, epoch in epochs.items():
+            cut = cast(Any, epoch)
+            for snapshot in (*cut.snapshots, *cut.judged):
+                self.snapshots_total.labels(kind=snapshot.kind).inc()
+            for outcome in cut.outcomes:
+                self.outcomes_total.labels(head=outcome.head, label=str(outcome.label)).inc()
+            self.erasures_total.inc(len(cut.erasures))
+            if partition not in held:
+                continue
+            core = held[partition].core
+            evicted = {"cache_evictions": core.cache.evicted}
+            grown = _grown({**core.counts, **evicted}, counted.setdefault(partition, {}))
+            self._outcomes("ingest", grown)
+            for name in (*_CORE_COUNTERS, *evicted):
+                getattr(self, f"{name}_total").inc(grown.get(name, 0))
+            number = str(partition)
+            self.watermark_timestamp_ms.labels(partition=number).set(core.watermark.value_ms)
+            self.cache_customers.labels(partition=number).set(len(core.cache))
+            self.cache_bytes.labels(partition=number).set(core.cache.used_bytes)
+        self._epoch("ingest", epochs, held, seconds)
+
+    def entities_epoch(self, epochs: Mapping[int, Epoch], held: Mapping[int, Held], seconds: float) -> None:
+        """An epoch of entities is durable; see :meth:`ingest_epoch`."""
+        for partition in epochs.keys() & held.keys():
+            core = held[partition].core
+            known, exported = self._entities.get(partition, (None, {}))
+            if known is not core:  # opened again: its counts began at zero
+                exported = {}
+            self._outcomes("entities", _grown(core.counts, exported))
+            self._entities[partition] = core, exported
+        self._epoch("entities", epochs, held, seconds)
+
+    def live_auc(self, head: str, auc: float | None, pairs: int) -> None:
+        """How well a head told outcomes apart, and on how many questions that rests."""
+        self.live_auc_pairs.labels(head=head).set(pairs)
+        if auc is not None:
+            self.live_auc_ratio.labels(head=head).set(auc)
+
+    def restoring(self, role: str, partition: int, done: int, total: int) -> None:
+        """A partition's state is being read back; called from a thread of its own."""
+        self.restore_progress_ratio.labels(role=role, partition=str(partition)).set(min(1.0, done / max(1, total)))
+
+    def restored(self, role: str, partition: int, records: int, size_bytes: int, seconds: float) -> None:
+        """A partition's state was read back."""
+        self.restored_records_total.labels(role=role).inc(records)
+        self.restored_bytes_total.labels(role=role).inc(size_bytes)
+        self.restore_seconds.labels(role=role, partition=str(partition)).set(seconds)
+        self.restore_progress_ratio.labels(role=role, partition=str(partition)).set(1.0)
+
+    def standby(self, role: str, partition: int, behind: int | None) -> None:
+        """How far the local copy of another worker's partition is behind; None where it is kept no more."""
+        if behind is None:
+            self.standby_behind_records.remove_by_labels({"role": role, "partition": str(partition)})
+        else:
+            self.standby_behind_records.labels(role=role, partition=str(partition)).set(behind)
+
+    def missed(self, role: str, topic: str, records: int) -> None:
+        """Retention removed records before a role had read them; ``topic`` is the logical name."""
+        self.missed_records_total.labels(role=role, topic=topic).inc(records)
+
+    def lag(self, role: str, lags: Iterable[Lag], prefix: str = "") -> None:
+        """Set the lag of a role's group from :func:`streams.kafka.offsets.consumer_lag`."""
+        for entry in lags:
+            topic = entry.topic.removeprefix(prefix)
+            self.lag_records.labels(role=role, topic=topic, partition=str(entry.partition)).set(entry.lag)
+
+    def released(self, role: str, partition: int) -> None:
+        """A partition went to another worker: its gauges here would tell yesterday's news."""
+        number = str(partition)
+        self._size_due_s.pop((role, partition), None)
+        for gauge in (self.state_bytes, self.restore_seconds, self.restore_progress_ratio):
+            gauge.remove_by_labels({"role": role, "partition": number})
+        if role == "ingest":
+            for gauge in (self.watermark_timestamp_ms, self.cache_customers, self.cache_bytes):
+                gauge.remove_by_labels({"partition": number})
+
+    def _epoch(self, role: str, epochs: Mapping[int, Epoch], held: Mapping[int, Held], seconds: float) -> None:
+        self.epoch_flush_seconds.labels(role=role).observe(seconds)
+        for partition, epoch in epochs.items():
+            written = sum(len(change.record) for change in epoch.changes if change.record is not None)
+            self.changelog_bytes_total.labels(role=role).inc(written + len(epoch.meta))
+            # Last, and not with every epoch: RocksDB may have to wait for its disk to answer.
+            now_s = time.monotonic()
+            if partition in held and now_s >= self._size_due_s.get((role, partition), 0.0):
+                self._size_due_s[role, partition] = now_s + _SIZE_EVERY_S
+                size = held[partition].store.size_bytes()
+                self.state_bytes.labels(role=role, partition=str(partition)).set(size)
+
+    def _outcomes(self, role: str, grown: Mapping[str, int]) -> None:
+        for outcome in _CORE_OUTCOMES:
+            if outcome in grown:
+                self.events_total.labels(role=role, outcome=outcome).inc(grown[outcome])
+
+
+class MetricsServer:
+    """``/metrics`` over HTTP, in a thread."""
+
+    def __init__(self, server: WSGIServer, thread: threading.Thread) -> None:
+        self._server = server
+        self._thread = thread
+
+    @property
+    def port(self) -> int:
+        return int(self._server.server_port)
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)
+
+
+def serve(metrics: Metrics, port: int | None, host: str = "127.0.0.1") -> MetricsServer | None:
+    """Serve ``/metrics``; 0 takes a free port (see :attr:`MetricsServer.port`), None serves nothing.
+
+    Raises:
+        ConfigError: the port is taken.
+    """
+    if port is None:
+        return None
+    try:
+        server, thread = start_http_server(port, addr=host, registry=metrics.registry)
+    except OSError as error:
+        raise ConfigError(
+            f"/metrics cannot be served on {host}:{port} ({error.strerror}): set PULSEGRAPH_METRICS_PORT to another "
+            "port, to 0 for a free one or to none"
+        ) from error
+    return MetricsServer(server, thread)
+
+
+def _grown(counts: Mapping[str, int], exported: dict[str, int]) -> dict[str, int]:
+    grown = {name: count - exported.get(name, 0) for name, count in counts.items() if count > exported.get(name, 0)}
+    exported.update(counts)
+    return grown
+
+
+def _build(metric: Metric, registry: CollectorRegistry) -> Counter | Gauge | Histogram:
+    # prometheus_client appends _total to counters by itself.
+    name = metric.full_name.removesuffix("_total")
+    if metric.kind == "counter":
+        return Counter(name, metric.meaning, metric.labels, registry=registry)
+    if metric.kind == "gauge":
+        return Gauge(name, metric.meaning, metric.labels, registry=registry)
+    return Histogram(name, metric.meaning, metric.labels, registry=registry, buckets=metric.buckets)

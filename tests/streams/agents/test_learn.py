@@ -1,0 +1,276 @@
+"""learn: what it tells of the partitions it holds, and what it still knows after a rebalance."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+from support import model_worlds as worlds
+
+from schemas import codec
+from schemas.snapshot import Head, Outcome
+from streams.agents import learn
+from streams.agents.learn import LearnRole
+from streams.core.config import DAY_MS
+from streams.runtime.app import build_app, serve
+from streams.runtime.roles import Batch
+from streams.telemetry.metrics import Metrics
+
+CHURN = "predictions.churn"
+
+
+class Log:
+    """A LearnRole and the topics it reads, in memory: reads where the role says, as the transport does."""
+
+    def __init__(self) -> None:
+        self.records: dict[tuple[str, int], list[bytes]] = {}
+        self.positions: dict[tuple[str, int], int] = {}
+        self.read: list[tuple[str, int, int]] = []
+        self.metrics = Metrics()
+        self.now_ms = 0
+        self.role = LearnRole(metrics=self.metrics, clock_ms=lambda: self.now_ms)
+
+    def predict(self, partition: int, name: str, probability: float, day: int = 0, **more: Any) -> None:
+        judged = {"prediction_id": name, "probability": probability, "as_of_ms": day * DAY_MS}
+        body = codec.json_encode(judged | {"snapshot_kind": "horizon"} | more)
+        self.records.setdefault((CHURN, partition), []).append(body)
+
+    def answer(
+        self, partition: int, name: str, label: int, due: int, resolved: int | None = None, head: Head = "churn"
+    ) -> None:
+        outcome = Outcome(
+            outcome_id=name,
+            head=head,
+            label=label,
+            due_ms=due * DAY_MS,
+            resolved_ms=(due if resolved is None else resolved) * DAY_MS,
+            snapshot=worlds.snapshot(as_of_ms=(due - 28) * DAY_MS),
+        )
+        self.records.setdefault(("outcomes", partition), []).append(codec.msgpack_encode(outcome))
+
+    def assign(self, *partitions: int) -> None:
+        """As the runtime does it: everything is revoked before every rebalance."""
+        held = {partition for _, partition in self.positions}
+        if held:
+            asyncio.run(self.role.on_revoked(held))
+        # Whoever gets nothing is not called.
+        self.positions = asyncio.run(self.role.on_assigned(set(partitions))) if partitions else {}
+
+    def poll(self) -> None:
+        for (topic, partition), position in self.positions.items():
+            values = self.records.get((topic, partition), [])[position:]
+            if values:
+                records: list[Any] = [
+                    SimpleNamespace(offset=position + at, value=value) for at, value in enumerate(values)
+                ]
+                asyncio.run(self.role.process(Batch(topic, partition, records)))
+                self.read += [(topic, partition, record.offset) for record in records]
+                self.positions[topic, partition] = position + len(values)
+        self.tell()
+
+    def tell(self) -> None:
+        self.now_ms += 10_000
+        asyncio.run(self.role.idle())
+
+    def told(self, head: str = "churn") -> tuple[float, float]:
+        return self.metrics.value("live_auc_ratio", head=head), self.metrics.value("live_auc_pairs", head=head)
+
+
+@pytest.fixture
+def log() -> Log:
+    log = Log()
+    for partition, pairs in {0: [(0.9, 1), (0.8, 0)], 1: [(0.7, 1), (0.1, 0)], 2: [(0.2, 1), (0.3, 0)]}.items():
+        for at, (probability, label) in enumerate(pairs):
+            log.predict(partition, f"{partition}-{at}", probability)
+            log.answer(partition, f"{partition}-{at}", label, due=28)
+    return log
+
+
+def test_the_auc_is_of_all_held_partitions_together(log: Log) -> None:
+    log.assign(0, 1)
+    log.poll()
+    assert log.told() == (0.75, 4)
+    assert log.told("redemption") == (0.0, 0)
+
+
+def test_partitions_that_stay_are_read_on_where_they_were(log: Log) -> None:
+    log.assign(0, 1)
+    log.poll()
+    read = len(log.read)
+    log.predict(0, "next", 0.95, day=1)
+    log.answer(0, "next", 1, due=29)
+    log.assign(0, 2)
+    assert log.positions == {
+        ("outcomes", 0): 2, (CHURN, 0): 2, ("predictions.redemption", 0): 0,
+        ("outcomes", 2): 0, (CHURN, 2): 0, ("predictions.redemption", 2): 0,
+    }  # fmt: skip
+    log.poll()
+    assert sorted(log.read[read:]) == sorted(
+        [("outcomes", 0, 2), (CHURN, 0, 2), *[(topic, 2, at) for topic in ("outcomes", CHURN) for at in (0, 1)]]
+    )
+    # 0.9, 0.95 and 0.2 against 0.8 and 0.3
+    ratio, pairs = log.told()
+    assert ratio == pytest.approx(4 / 6)
+    assert pairs == 5
+
+
+def test_a_partition_that_comes_back_begins_afresh(log: Log) -> None:
+    log.assign(0, 1)
+    log.poll()
+    log.assign(1)
+    log.poll()
+    assert log.told() == (1.0, 2)
+    log.assign(0, 1)
+    assert log.positions["outcomes", 0] == log.positions[CHURN, 0] == 0
+    assert log.positions["outcomes", 1] == log.positions[CHURN, 1] == 2
+    log.poll()
+    assert log.told() == (0.75, 4)
+
+
+def test_a_prediction_meets_its_outcome_across_a_rebalance(log: Log) -> None:
+    log.assign(0)
+    log.predict(0, "waiting", 0.99)
+    log.poll()
+    log.answer(0, "waiting", 0, due=28)
+    log.assign(0, 1)
+    log.poll()
+    assert log.told()[1] == 5
+
+
+def test_who_loses_everything_tells_nothing(log: Log) -> None:
+    log.assign(0, 1)
+    log.poll()
+    log.assign()
+    log.tell()
+    assert log.told()[1] == 0
+    log.assign(0)
+    assert log.positions["outcomes", 0] == 2, "it was never said that it was lost"
+    log.poll()
+    assert log.told()[1] == 2
+
+
+def test_what_is_read_again_changes_nothing(log: Log) -> None:
+    log.assign(0, 1)
+    log.poll()
+    log.positions = dict.fromkeys(log.positions, 0)  # out of range: the consumer began at the beginning
+    log.poll()
+    assert log.told() == (0.75, 4)
+
+
+def test_a_partition_that_is_behind_counts_by_its_own_time(log: Log) -> None:
+    """Of partition 1 only what was answered at once is read so far: it must wait, however late it is elsewhere."""
+    log.answer(0, "elsewhere", 1, due=400)
+    for at in range(10):
+        log.predict(1, f"early {at}", 0.9, day=30)
+        log.answer(1, f"early {at}", 0, due=58, resolved=31)
+    log.assign(0, 1)
+    log.poll()
+    assert log.told() == (0.75, 4)
+    log.predict(1, "stayed away", 0.1, day=30)
+    log.answer(1, "stayed away", 1, due=58)
+    log.poll()
+    assert log.told()[1] == 4 + 11
+
+
+def test_all_partitions_share_one_window(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learn, "_WINDOW", 4)
+    for partition in (0, 1):
+        for at in range(5):
+            log.predict(partition, f"{partition}-more-{at}", 0.5, day=1)
+            log.answer(partition, f"{partition}-more-{at}", at % 2, due=29)
+    log.assign(0)
+    log.poll()
+    assert log.told() == (0.5, 4)
+    log.assign(0, 1)
+    log.poll()
+    assert log.told()[1] == 4
+
+
+def test_event_predictions_are_not_judged_and_nonsense_is_counted(log: Log) -> None:
+    log.predict(0, "live", 0.5, snapshot_kind="event")
+    log.answer(0, "live", 1, due=28)
+    log.records[CHURN, 0].append(b"{")
+    log.records["outcomes", 0].append(b"\xff")
+    log.assign(0)
+    log.poll()
+    assert log.told()[1] == 2
+    for topic in (CHURN, "outcomes"):
+        assert log.metrics.value("dead_letters_total", topic=topic, reason="malformed") == 1
+    assert log.positions[CHURN, 0] == 4
+    log.assign(0, 1)
+    assert log.positions[CHURN, 0] == 4, "they are not read again"
+
+
+class Reader(LearnRole):
+    """Remembers what it was given to read."""
+
+    def __init__(self) -> None:
+        super().__init__(metrics=Metrics(), clock_ms=lambda: int(time.time() * 1000))
+        self.assigned: list[set[int]] = []
+        self.read: list[tuple[str, int, int]] = []
+
+    async def on_assigned(self, partitions: set[int]) -> dict[tuple[str, int], int]:
+        self.assigned.append(partitions)
+        return await super().on_assigned(partitions)
+
+    async def process(self, batch: Batch) -> None:
+        self.read += [(batch.topic, batch.partition, record.offset) for record in batch.records]
+        await super().process(batch)
+
+    def pairs(self, held: set[int]) -> int:
+        return sum(len(self._known[partition].scores["churn"]) for partition in held)
+
+
+def test_on_a_broker_a_worker_that_joins_makes_nobody_read_again(broker: Any, make_topics: Any) -> None:
+    prefix, partitions, count = make_topics(partitions=3), 3, 20
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "log_level": 0})
+    log = Log()
+    for partition in range(partitions):
+        for at in range(count):
+            log.predict(partition, f"{partition}-{at}", 0.5)
+            log.answer(partition, f"{partition}-{at}", at % 2, due=28)
+
+    def publish(half: slice) -> None:
+        for (topic, partition), values in log.records.items():
+            for value in values[half]:
+                producer.produce(prefix + topic, value, b"k", partition)
+        assert producer.flush(30) == 0
+
+    async def main() -> None:
+        stops = [asyncio.Event(), asyncio.Event()]
+        first, second = Reader(), Reader()
+
+        def start(role: Reader, stop: asyncio.Event) -> asyncio.Task[int]:
+            app = build_app(role, bootstrap=broker.bootstrap, prefix=prefix, session_timeout_ms=6_000)
+            return asyncio.create_task(serve(app, stop=stop))
+
+        async def until(condition: Callable[[], bool]) -> None:
+            deadline = time.monotonic() + 40
+            while not condition():
+                assert time.monotonic() < deadline, (first.assigned, second.assigned, len(first.read))
+                await asyncio.sleep(0.05)
+
+        publish(slice(0, count // 2))
+        one = start(first, stops[0])
+        await until(lambda: len(first.read) == partitions * count)
+        two = start(second, stops[1])
+        await until(lambda: len(first.assigned) > 1 and len(second.assigned) > 0)
+        await until(lambda: len(second.read) >= len(second.assigned[-1]) * count)
+        publish(slice(count // 2, count))
+        kept, given = first.assigned[-1], second.assigned[-1]
+        assert kept | given == {0, 1, 2} and not kept & given and kept and given
+        await until(lambda: first.pairs(kept) == count * len(kept) and second.pairs(given) == count * len(given))
+        for stop, task in zip(stops, (one, two), strict=True):
+            stop.set()
+            assert await task == 0
+        for partition in kept:
+            assert sorted(read for read in first.read if read[1] == partition) == sorted(
+                (topic, partition, offset) for topic in ("outcomes", CHURN) for offset in range(count)
+            )
+
+    asyncio.run(main())

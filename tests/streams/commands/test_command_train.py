@@ -1,0 +1,154 @@
+"""``pulsegraph train`` on a tiny simulation, from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from support.small_model import save_small_model
+
+from models.outcomes import matured
+from models.saved_model import read_card
+from models.tokenizer import FastLexicon
+from schemas import codec
+from schemas.predictions import Erasure
+from schemas.snapshot import Outcome
+from streams import cli
+from streams.commands.train import summary
+from streams.core.config import DAY_MS, CoreConfig
+from streams.kafka.outbox import Outbox
+from streams.kafka.partitioning import partition_for
+from streams.offline.ingest import replay_cuts
+from streams.offline.training import build_lexicon, outcomes_of
+from streams.sources import source as sources
+from streams.sources.source import load_source
+
+
+def test_trains_and_says_what_it_reached(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "model"
+    monkeypatch.setenv("PULSEGRAPH_CORE_CHURN_HORIZON_MS", str(14 * 86_400_000))
+    options = ["--data", "simulation", "--customers", "60", "--until", "2017-04-15", "--budget", "1"]
+    assert cli.main(["train", *options, "--out", str(out)]) == 0
+    captured = capsys.readouterr()
+    card = read_card(out)
+    assert card.horizon_days == 14
+    assert captured.out.startswith(f"model {card.model_version} written to {out}\n")
+    assert card.report.early > 0
+    assert f"{card.report.outcomes:,} outcomes, {card.report.early:,} more left out until" in captured.out
+    for head in card.report.heads:
+        assert f"{head}: AUC " in captured.out
+    assert captured.err.startswith("training   0 %")
+
+
+def test_says_which_head_was_not_trained_and_why(tmp_path: Path) -> None:
+    card = read_card(save_small_model(tmp_path / "model"))
+    report = msgspec.structs.replace(card.report, outcomes=9, early=2, left_out={"redemption": "no outcomes"})
+    assert list(summary(msgspec.structs.replace(card, report=report))) == [
+        "9 outcomes, 2 more left out until their questions end, 0 s",
+        "redemption: not trained, no outcomes",
+    ]
+
+
+def test_what_is_learned_from_is_what_a_later_look_at_the_same_questions_finds() -> None:
+    source, config, until_ms = load_source("simulation", seed=1, customers=40), CoreConfig(), 1_492_214_400_000
+    after_ms = until_ms + 60 * DAY_MS
+    events = source.history(after_ms)
+    lexicon = build_lexicon(events, source.catalog())
+
+    def looked(at_ms: int) -> list[Outcome]:
+        past = [event for event in events if event[3] < at_ms]
+        return outcomes_of(past, config, lexicon, at_ms, lambda share, text: None)
+
+    def told(found: list[Outcome]) -> set[tuple[str, int]]:
+        return {(outcome.outcome_id, outcome.label) for outcome in found}
+
+    now, later = looked(until_ms), looked(after_ms)
+    young_ms = until_ms - 7 * DAY_MS
+    assert {o.label for o in now if o.head == "churn" and o.snapshot.as_of_ms > young_ms} == {0}, "the censored ones"
+    assert told(matured(now, until_ms)) == told(matured(later, until_ms))
+    assert {o.label for o in matured(now, until_ms) if o.head == "churn"} == {0, 1}
+
+
+def test_nothing_is_known_of_the_time_behind_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "SIMULATION_DAYS", 100)
+    monkeypatch.setattr(sources.load_source, "__kwdefaults__", {"seed": 0, "customers": 60, "days": 100})
+    cards = []
+    for until in ("2017-04-11", "2019-01-01"):
+        options = ["--data", "simulation", "--customers", "60", "--until", until, "--budget", "1"]
+        assert cli.main(["train", *options, "--out", str(tmp_path / until)]) == 0
+        cards.append(read_card(tmp_path / until))
+    assert cards[0].report.outcomes == cards[1].report.outcomes
+    assert cards[0].report.early == cards[1].report.early > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--until", "2016-01-01"], "no event before 2016-01-01"),
+        (["--until", "soon"], "write it like 2017-07-01"),
+        (["--budget", "0"], "seconds above 0"),
+        (["--until", "2017-01-02", "--customers", "2"], "nothing to learn from"),
+    ],
+)
+def test_says_what_to_do(options: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["train", "--data", "simulation", *options, "--out", str(tmp_path / "model")]
+    assert cli.main(argv) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_horizon_is_whole_days(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PULSEGRAPH_CORE_CHURN_HORIZON_MS", str(36 * 3_600_000))
+    assert cli.main(["train", "--data", "simulation", "--customers", "2", "--out", str(tmp_path / "model")]) == 2
+    assert "such as 86400000 ms" in capsys.readouterr().err
+
+
+def test_learns_from_what_a_deployment_recorded(
+    broker: Any, make_topics: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, out, until_ms = tmp_path / "base", tmp_path / "out", 1_492_214_400_000
+    source = load_source("simulation", seed=0, customers=60)
+    told = ["--data", "simulation", "--customers", "60", "--until", "2017-04-15", "--budget", "1"]
+    assert cli.main(["train", *told, "--out", str(base)]) == 0
+    first = read_card(base)
+    capsys.readouterr()
+
+    prefix = make_topics(partitions=2)
+    outbox, sent = Outbox(broker.bootstrap, prefix=prefix), 0
+    written: dict[int, list[Outcome]] = {0: [], 1: []}
+    for cut in replay_cuts(source.history(until_ms), CoreConfig(), FastLexicon.load(base), until_ms=until_ms):
+        for outcome in cut.outcomes:
+            key = outcome.snapshot.customer_id.encode()
+            for _ in range(2 if sent % 10 == 0 else 1):  # delivered at least once
+                outbox.send("outcomes", key, codec.msgpack_encode(outcome), partition=partition_for(key, 2))
+            written[partition_for(key, 2)].append(outcome)
+            sent += 1
+    gone = written[0][0].snapshot.customer_id
+    receipt = Erasure(receipt_id="r", customer_id=gone, erased_ms=until_ms, source=("profiles", 0, 1))
+    outbox.send("erasures", gone.encode(), codec.json_encode(receipt))
+    outbox.send("outcomes", b"c", b"of another release", partition=0)
+    for entry in source.catalog().values():
+        outbox.send("catalog", entry.key.encode(), codec.json_encode(entry))
+    outbox.send("catalog", b"item:1", b"{", partition=0)
+    outbox.close(30)
+
+    argv = ["train", "--from-topics", "--base", str(base), "--out", str(out), "--budget", "1"]
+    assert cli.main([*argv, "--bootstrap", broker.bootstrap, "--prefix", prefix]) == 0
+    said = capsys.readouterr()
+    kept = [o for found in written.values() for o in found if o.snapshot.customer_id != gone]
+    known_ms = {partition: max(o.resolved_ms for o in found) for partition, found in written.items()}
+    ended = [o for o in kept if o.due_ms <= known_ms[partition_for(o.snapshot.customer_id.encode(), 2)]]
+    assert 0 < len(ended) < len(kept) < sent
+    assert (
+        f"left out: {(sent + 9) // 10} repeated, 1 in other words, {sent - len(kept)} of erased customers, "
+        f"{len(kept) - len(ended)} whose questions have not ended, 1 of the catalog"
+    ) in said.err
+    assert first.report.outcomes + first.report.early == sent
+    report = read_card(out).report
+    assert (report.outcomes, report.early) == (len(ended), len(kept) - len(ended))
+    assert FastLexicon.load(out).fingerprint == FastLexicon.load(base).fingerprint

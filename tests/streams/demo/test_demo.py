@@ -1,0 +1,228 @@
+"""The demo's sums and what it reads of a worker; the run itself is in the integration tests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.small_model import save_small_model
+
+from models.saved_model import CARD_FILE
+from models.training import RECIPE
+from schemas import codec
+from streams.brokers.processes import free_port
+from streams.commands.demo import describe
+from streams.demo import run
+from streams.demo.collector import percentile
+from streams.demo.run import CHURN_AUC_FLOOR, Summary, _steer
+from streams.demo.scrape import WorkerNumbers, parse, scrape
+from streams.telemetry.metrics import Metrics, serve
+
+GOOD: Final = Summary(
+    events=1_000,
+    applied=990,
+    duplicates=7,
+    dead_lettered=3,
+    predictions={"predictions.churn": 400},
+    events_per_s=2_000.0,
+    freshness_p50_ms=80.0,
+    freshness_p95_ms=200.0,
+    churn_auc=0.85,
+    wall_s=60.0,
+    churn_scored=5_000,
+    redemption_auc=None,
+    redemption_scored=0,
+    snapshots=500,
+    encoded=400,
+    coalesced=100,
+    late=0,
+    model_version="v1",
+    broker="embedded",
+)
+
+
+def summary(**said: Any) -> Summary:
+    changed: Summary = msgspec.structs.replace(GOOD, **said)
+    return changed
+
+
+def test_a_demo_that_worked_has_no_problems() -> None:
+    assert GOOD.problems == []
+
+
+@pytest.mark.parametrize(
+    ("said", "part"),
+    [
+        ({"applied": 989}, "applied + duplicates + dead-lettered"),
+        ({"duplicates": 8}, "applied + duplicates + dead-lettered"),
+        ({"encoded": 399}, "encoded + coalesced"),
+        ({"coalesced": 101}, "encoded + coalesced"),
+        ({"churn_auc": CHURN_AUC_FLOOR - 0.01}, "AUC 0.790 is below 0.8"),
+    ],
+)
+def test_what_does_not_add_up_is_named(said: dict[str, Any], part: str) -> None:
+    (problem,) = summary(**said).problems
+    assert part in problem
+    assert f"PROBLEM: {problem}" in describe(summary(**said))
+
+
+def test_every_problem_is_named() -> None:
+    assert len(summary(events=0, snapshots=0, churn_auc=0.1).problems) == 3
+
+
+@pytest.mark.parametrize("said", [{"churn_auc": 0.5, "churn_scored": 1_999}, {"churn_auc": None, "churn_scored": 0}])
+def test_an_auc_of_few_questions_is_not_judged(said: dict[str, Any]) -> None:
+    assert summary(**said).problems == []
+
+
+def test_the_floor_itself_is_enough() -> None:
+    assert summary(churn_auc=CHURN_AUC_FLOOR).problems == []
+
+
+@pytest.mark.parametrize(("recipe", "cached"), [(RECIPE, True), (RECIPE - 1, False), (None, False)])
+def test_a_model_of_an_older_recipe_is_trained_again(
+    recipe: int | None, cached: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = save_small_model(tmp_path / "model") / CARD_FILE
+    said = json.loads(card.read_text())
+    if recipe is None:
+        del said["report"]["recipe"]
+    else:
+        said["report"]["recipe"] = recipe
+    card.write_text(json.dumps(said))
+    trained: list[Path] = []
+    monkeypatch.setattr(run, "_train", lambda directory, small, bar: trained.append(directory))
+    assert run.ensure_model(tmp_path, small=False, fresh=False, bar=object) == tmp_path / "model"
+    assert trained == ([] if cached else [tmp_path / "model"])
+
+
+def test_the_summary_for_a_person_says_the_sums() -> None:
+    lines = "\n".join(describe(GOOD))
+    assert "1,000 events produced = 990 applied + 7 duplicates + 3 dead-lettered" in lines
+    assert "500 snapshots = 400 encoded + 100 coalesced" in lines
+    assert "400 records on predictions.churn" in lines
+    assert "redemption - over 0" in lines
+    assert "PROBLEM" not in lines
+
+
+def test_the_summary_for_a_program_is_one_line() -> None:
+    said = codec.json_encode(GOOD)
+    assert b"\n" not in said
+    assert msgspec.json.decode(said, type=Summary) == GOOD
+    assert msgspec.json.decode(said)["redemption_auc"] is None
+
+
+def test_percentile_of_nothing_is_nothing() -> None:
+    assert percentile([], 0.5) is None
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 1), (0.5, 51), (0.95, 96), (0.99, 100), (1.0, 100)])
+def test_percentiles_of_a_hundred(share: float, expected: int) -> None:
+    assert percentile(range(100, 0, -1), share) == expected
+
+
+@given(values=st.lists(st.integers(-1_000, 1_000), min_size=1, max_size=50), share=st.floats(0, 1))
+def test_a_percentile_has_its_share_below(values: list[int], share: float) -> None:
+    found = percentile(values, share)
+    assert found in values
+    assert sum(value < found for value in values) <= share * len(values)
+    if share < 1:
+        assert sum(value <= found for value in values) > share * len(values) - 1e-9
+    assert found <= percentile(values, 1.0) == max(values)  # type: ignore[operator]
+
+
+QUEUES = st.integers(0, 100_000)
+RATES: Final = (400.0, 20_000.0)
+
+
+@given(rate=st.floats(1, 1e6), queue=QUEUES, lag=QUEUES)
+def test_the_pace_stays_within_its_bounds(rate: float, queue: int, lag: int) -> None:
+    assert RATES[0] <= _steer(rate, queue, lag) <= RATES[1]
+
+
+@given(rate=st.floats(*RATES), queue=QUEUES, lag=QUEUES, more=st.integers(0, 1_000))
+def test_a_longer_queue_never_speeds_up(rate: float, queue: int, lag: int, more: int) -> None:
+    assert _steer(rate, queue + more, lag) <= _steer(rate, queue, lag)
+    assert _steer(rate, queue, lag + more) <= _steer(rate, queue, lag)
+
+
+def test_the_pace_rises_while_fresh_and_falls_when_behind() -> None:
+    assert _steer(1_000.0, 0, 0) > 1_000.0
+    assert _steer(1_000.0, 100, 0) > 1_000.0
+    assert _steer(1_000.0, 1_000, 0) < 1_000.0
+    assert _steer(1_000.0, 0, 401) < 1_000.0
+    rate = RATES[0]
+    for _ in range(100):
+        rate = _steer(rate, 0, 0)
+    assert rate == RATES[1]
+    for _ in range(100):
+        rate = _steer(rate, 10_000, 0)
+    assert rate == RATES[0]
+
+
+def exposition() -> Metrics:
+    """A worker's metrics after some work, with other roles' numbers beside those that count."""
+    metrics = Metrics()
+    for outcome, count in {"applied": 90, "duplicates": 7, "dead_lettered": 3, "late": 2, "replayed": 5}.items():
+        metrics.events_total.labels(role="ingest", outcome=outcome).inc(count)
+        metrics.events_total.labels(role="entities", outcome=outcome).inc(1_000)
+    metrics.snapshots_total.labels(kind="event").inc(40)
+    metrics.snapshots_total.labels(kind="send").inc(10)
+    metrics.encode_queue(waiting=4, coalesced=6)
+    metrics.encoded(25, 0.01, [], [])
+    metrics.encoded(15, 0.01, [], [])
+    for partition in range(3):
+        metrics.restored("ingest", partition, 0, 0, 0.0)
+        metrics.restored("entities", partition, 0, 0, 0.0)
+        metrics.state_bytes.labels(role="ingest", partition=str(partition)).set(100)
+    return metrics
+
+
+EXPECTED: Final = WorkerNumbers(
+    applied=90,
+    duplicates=7,
+    dead_lettered=3,
+    late=2,
+    replayed=5,
+    snapshots=50,
+    encoded=40,
+    coalesced=6,
+    queue=4,
+    state_bytes=300,
+    partitions=3,
+)
+
+
+def test_numbers_are_read_from_what_a_worker_serves() -> None:
+    server = serve(exposition(), free_port())
+    assert server is not None
+    try:
+        known = scrape(server.port)
+    finally:
+        server.stop()
+    assert known == EXPECTED
+    assert known.events == 100 and known.snapshots_waiting == 4
+
+
+def test_nobody_there_is_no_number() -> None:
+    assert scrape(free_port()) is None
+
+
+def test_a_worker_that_did_nothing_yet_has_zeros() -> None:
+    assert parse("") == WorkerNumbers()
+    assert WorkerNumbers().events == WorkerNumbers().snapshots_waiting == 0
+
+
+def test_large_counts_are_read_to_the_last_one() -> None:
+    text = (
+        "# TYPE pulsegraph_events counter\n"
+        'pulsegraph_events_total{outcome="applied",role="ingest"} 1.234567e+06\n'
+        'pulsegraph_events_total{outcome="applied",role="encode"} 5.0\n'
+        "# TYPE other counter\nother_total 4.0\n"
+    )
+    assert parse(text) == WorkerNumbers(applied=1_234_567)

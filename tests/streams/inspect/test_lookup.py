@@ -1,0 +1,382 @@
+"""Looking customers, entities and topics up: against a broker, with a changelog that the real core wrote."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from confluent_kafka import Producer
+
+from models.tokenizer import TOKENIZER_FILE, FastLexicon
+from schemas import codec
+from schemas.catalog import CatalogEntry
+from schemas.errors import ConfigError, TopicMismatch
+from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, Clickstream
+from schemas.predictions import ChurnPrediction, NextBestAction, RankedAction, Reason, Suppressed
+from streams import cli
+from streams.brokers.embedded import EmbeddedBroker
+from streams.commands.customer import describe
+from streams.core.config import DAY_MS, MINUTE_MS, CoreConfig
+from streams.core.entities import Entities
+from streams.inspect import lookup
+from streams.kafka import admin
+from streams.kafka.partitioning import partition_for
+from streams.kafka.reader import TopicReader
+from streams.offline.ingest import LogRecord, OfflineIngest
+from streams.offline.training import build_lexicon
+from streams.state.checkpoints import StoredRecords, changelog_records
+from streams.state.memory import MemoryStore
+
+PARTITIONS = 3
+START_MS = 1_498_867_200_000  # 2017-07-01
+CONFIG = CoreConfig()
+
+PURCHASES = [
+    {
+        "event": "purchase",
+        "item_id": f"i{number}",
+        "category": "coffee",
+        "value": 2.0 + number,
+        "order_id": f"o{number}",
+    }
+    for number in range(3)
+]
+SEND = {"event": "send", "campaign_id": "c18", "channel": "mail", "offer_id": "o5", "send_id": "s1"}
+
+
+def _record(offset: int, customer: str, ts_ms: int, body: dict[str, Any] | None) -> LogRecord:
+    value = None if body is None else codec.json_encode(body | {"event_ts_ms": ts_ms})
+    return LogRecord(offset, customer.encode(), value, (), ts_ms)
+
+
+def _lexicon() -> FastLexicon:
+    bodies = [msgspec.convert(body | {"event_ts_ms": START_MS}, Clickstream) for body in PURCHASES]
+    return build_lexicon([("clickstream", "c", body, START_MS) for body in bodies], {})
+
+
+def _ingested(lexicon: FastLexicon) -> tuple[list[tuple[bytes, bytes | None]], list[Any]]:
+    """Changelog records of some epochs, and the edges on their way to the entities."""
+    offline = OfflineIngest(CONFIG, lexicon)
+    changelog: list[tuple[bytes, bytes | None]] = []
+    edges: list[Any] = []
+
+    def cut() -> None:
+        done = offline.cut()
+        changelog.extend(changelog_records(done))
+        edges.extend(done.edges)
+
+    profile = {"consent": {"mail": {"marketing": True}}, "timezone": "Europe/Berlin", "attributes": {"tier": "gold"}}
+    offline.ingest.take(PROFILES, [_record(0, "anna", START_MS, profile), _record(1, "ben", START_MS, {})], 0)
+    clicks = [_record(number, "anna", START_MS + number * DAY_MS, body) for number, body in enumerate(PURCHASES)]
+    clicks.append(_record(3, "ben", START_MS + 3 * DAY_MS, PURCHASES[0]))
+    offline.ingest.take(CLICKSTREAM, clicks[:2], 0)
+    cut()
+    offline.ingest.take(CLICKSTREAM, clicks[2:], 0)
+    offline.ingest.take(CAMPAIGN_SENDS, [_record(0, "anna", START_MS + 3 * DAY_MS, SEND)], 0)
+    offline.ingest.take(PROFILES, [_record(2, "gone", START_MS + 3 * DAY_MS, {})], 0)
+    cut()
+    erased = _record(3, "gone", START_MS + 3 * DAY_MS + 1, None)
+    offline.ingest.take(PROFILES, [erased], 0)
+    for until_ms in (START_MS + 4 * DAY_MS, START_MS + 5 * DAY_MS):
+        for rank in range(4):
+            offline.ingest.watermark.observe(rank, until_ms, 0)
+        cut()
+    offline.ingest.take(PROFILES, [_record(4, "grave", START_MS + 5 * DAY_MS, None)], 0)
+    cut()
+    return changelog, edges
+
+
+def _entity_changelog(edges: list[Any]) -> list[tuple[bytes, bytes | None]]:
+    core = Entities(0, StoredRecords(MemoryStore()), None)
+    records = [
+        LogRecord(offset, edge.entity.encode(), codec.msgpack_encode(edge), (), 0) for offset, edge in enumerate(edges)
+    ]
+    assert core.take(records) == []
+    return list(changelog_records(core.cut(0)))
+
+
+def _common(customer: str, as_of_ms: int) -> dict[str, Any]:
+    return {
+        "prediction_id": f"p-{customer}-{as_of_ms}",
+        "customer_id": customer,
+        "as_of_ms": as_of_ms,
+        "model_version": "pg-test",
+        "valid_until_ms": as_of_ms + DAY_MS,
+        "source": ("clickstream", 0, 1),
+        "event_ts_ms": as_of_ms,
+        "latency_ms": 12,
+    }
+
+
+def _predictions() -> list[tuple[str, str, Any]]:
+    reasons = [Reason("RECENCY_HIGH", "last bought 30 days ago", 0.4)]
+    found: list[tuple[str, str, Any]] = [
+        (
+            "predictions.churn",
+            customer,
+            ChurnPrediction(**_common(customer, at_ms), probability=risk, horizon_days=28, reason_codes=reasons),
+        )
+        for customer, at_ms, risk in (("anna", 1, 0.1), ("ben", 2, 0.9), ("anna", START_MS, 0.25), ("anna", 2, 0.5))
+    ]
+    action = NextBestAction(
+        **_common("anna", START_MS),
+        chosen=RankedAction(action="none", value=0.0, propensity=0.99),
+        propensity=0.99,
+        reason_codes=[Reason("ALL_SUPPRESSED", "1 campaigns are running, none is allowed: send_cap")],
+        suppressed_by=[Suppressed("c18", "send_cap", "3 sends on mail in 7 days, 3 allowed")],
+    )
+    return [*found, ("predictions.next-best-action", "anna", action)]
+
+
+@pytest.fixture(scope="module")
+def lexicon() -> FastLexicon:
+    return _lexicon()
+
+
+@pytest.fixture(scope="module")
+def prefix(broker: Any, lexicon: FastLexicon) -> Iterator[str]:
+    """Topics as a worker would have left them, and a few sources."""
+    prefix = f"t{uuid.uuid4().hex[:10]}."
+    client = admin.connect({"bootstrap.servers": broker.bootstrap})
+    admin.create_topics(client, prefix=prefix, partitions=PARTITIONS)
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "log_level": 0})
+
+    def send(topic: str, key: bytes, value: bytes | None, by: bytes | None = None, headers: Any = None) -> None:
+        producer.produce(prefix + topic, value, key, partition_for(by or key, PARTITIONS), headers=headers)
+
+    changelog, edges = _ingested(lexicon)
+    for key, value in changelog:
+        send("ingest-changelog", key, value, by=key[1:] or b"anna")
+    for key, value in _entity_changelog(edges):
+        send("entities-changelog", key, value, by=key[1:] or b"item:i0")
+    for topic, customer, prediction in _predictions():
+        send(topic, customer.encode(), codec.json_encode(prediction))
+    entry = CatalogEntry(kind="item", id="i0", title="dark beans")
+    send("catalog", entry.key.encode(), codec.json_encode(entry))
+    send("catalog", b"campaign:c18", codec.json_encode(entry))  # of another name than its key
+    for number in range(3):
+        send("clickstream", b"anna", codec.json_encode(PURCHASES[number] | {"event_ts_ms": START_MS}))
+    send("clickstream", b"\x00heartbeat", b'{"event_ts_ms":1498867200000}', by=b"anna")
+    headers = [("dl_reason", b"malformed"), ("dl_error", b"Malformed"), ("dl_message", b"not JSON"), ("orig_x", b"1")]
+    send("dead-letter", b"anna", b"\xff{", headers=headers)
+    assert producer.flush(20) == 0
+    yield prefix
+    admin.delete(client, prefix=prefix)
+
+
+@pytest.fixture
+def reader(broker: Any, prefix: str) -> Any:
+    with TopicReader({"bootstrap.servers": broker.bootstrap}) as reader:
+        yield reader
+
+
+def test_a_customer(reader: TopicReader, prefix: str, lexicon: FastLexicon) -> None:
+    view = lookup.customer(reader, prefix, "anna", CONFIG, lexicon)
+    assert view.partition == partition_for(b"anna", PARTITIONS)
+    assert (view.first_ms, view.last_ms) == (START_MS, START_MS + 3 * DAY_MS)
+    assert view.as_of_ms == view.features_as_of_ms == view.last_ms
+    assert view.events == 5
+    assert view.consent == ("mail:marketing",)
+    assert (view.timezone, view.attributes) == ("Europe/Berlin", {"tier": "gold"})
+    assert view.features["purchases_28d"] == pytest.approx(3, rel=0.2)
+    assert view.features["sends_total"] == 1
+    assert [session.start_ms for session in view.sessions] == [START_MS + days * DAY_MS for days in (0, 1, 2, 3)]
+    assert "[SESSION] [GAP:none]" in view.sessions[0].text
+    assert "item:i1" in view.sessions[1].text
+    assert "[SESSION]" not in view.sessions[3].text  # a message between sessions
+    items = view.edges["purchase>item"]
+    assert [edge.entity_id for edge in items] == ["i2", "i1", "i0"]
+    assert items[0].weight == pytest.approx(2 ** (-1 / 28), rel=0.01)
+    assert {entry.head: entry.campaign_id for entry in view.pending} == {"churn": None, "redemption": "c18"}
+    assert view.vocabulary == lexicon.fingerprint
+    churn = view.predictions["predictions.churn"]
+    assert isinstance(churn, ChurnPrediction) and churn.probability == 0.25  # the newest in event time
+    assert "predictions.redemption" not in view.predictions
+
+
+def test_a_customer_as_of_another_time(reader: TopicReader, prefix: str, lexicon: FastLexicon) -> None:
+    early_ms, late_ms = START_MS + DAY_MS + MINUTE_MS, START_MS + 31 * DAY_MS
+    early = lookup.customer(reader, prefix, "anna", CONFIG, lexicon, early_ms)
+    assert [edge.entity_id for edge in early.edges["purchase>item"]] == ["i1", "i0"]
+    assert len(early.sessions) == 2
+    assert early.features_as_of_ms == early.last_ms
+    late = lookup.customer(reader, prefix, "anna", CONFIG, lexicon, late_ms)
+    now = lookup.customer(reader, prefix, "anna", CONFIG, lexicon)
+    half = late.edges["purchase>item"][0].weight / now.edges["purchase>item"][0].weight
+    assert half == pytest.approx(0.5, rel=0.01)
+    assert late.features["days_since_event"] == pytest.approx(28)
+
+
+def test_without_a_model_everything_but_the_words_is_there(reader: TopicReader, prefix: str) -> None:
+    view = lookup.customer(reader, prefix, "anna", CONFIG, lookup.NoWords())
+    assert view.events == 5
+    assert {session.text for session in view.sessions} == {""}
+    assert any("give its directory with --model" in line for line in describe(view, lookup.NoWords()))
+
+
+@pytest.mark.parametrize(
+    ("customer", "said"),
+    [
+        ("nobody", "nothing is known about customer 'nobody'.*never sent"),
+        ("gone", "nothing is known.*was erased"),
+        ("grave", r"was erased at 2017-07-\d\d \d\d:\d\d UTC"),
+    ],
+)
+def test_unknown_and_erased_customers(reader: TopicReader, prefix: str, customer: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        lookup.customer(reader, prefix, customer, CONFIG, lookup.NoWords())
+
+
+def test_an_entity(reader: TopicReader, prefix: str) -> None:
+    view = lookup.entity(reader, prefix, "item:i0", CONFIG)
+    assert view.catalog is not None and view.catalog.title == "dark beans"
+    (edges,) = view.edges
+    assert (edges.type, edges.count) == ("purchase>item", 2)
+    assert edges.newest == [("ben", START_MS + 3 * DAY_MS), ("anna", START_MS)]
+    assert 1.8 < edges.popularity < 2
+    before = lookup.entity(reader, prefix, "item:i0", CONFIG, START_MS + DAY_MS)
+    assert before.edges[0].newest == [("anna", START_MS)]
+    assert lookup.entity(reader, prefix, "campaign:c18", CONFIG).catalog is None, "encode refuses that one, too"
+
+
+def test_entities_that_are_none(reader: TopicReader, prefix: str) -> None:
+    for name in ("i0", "page:home", "item:"):
+        with pytest.raises(ConfigError, match="write it kind:id"):
+            lookup.entity(reader, prefix, name, CONFIG)
+    with pytest.raises(ConfigError, match="nothing is known about item:none"):
+        lookup.entity(reader, prefix, "item:none", CONFIG)
+
+
+def test_newest_searches_backwards_through_many_records(broker: Any, reader: TopicReader, prefix: str) -> None:
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "log_level": 0, "linger.ms": 20})
+    topic = prefix + "outcomes"
+    producer.produce(topic, b"old", b"rare", 0)
+    producer.produce(topic, b"newest", b"rare", 0)
+    for number in range(24_000):
+        producer.produce(topic, str(number).encode(), b"often", 0)
+        if number % 5_000 == 0:
+            producer.poll(0)
+    assert producer.flush(20) == 0
+    assert reader.ends([(topic, 0), (topic, 1)]) == {(topic, 0): 24_002, (topic, 1): 0}
+    rare, often = reader.newest(topic, 0, b"rare", 24_002), reader.newest(topic, 0, b"often", 24_002)
+    assert rare is not None and rare.value() == b"newest"
+    assert often is not None and often.value() == b"23999"
+    assert reader.newest(topic, 0, b"never", 24_002) is None
+    assert reader.newest(topic, 1, b"rare", 0) is None
+    assert [message.offset() for message in reader.range(topic, 0, 7_000, 7_003)] == [7_000, 7_001, 7_002]
+
+
+def test_a_missing_topic(reader: TopicReader) -> None:
+    with pytest.raises(TopicMismatch, match="pulsegraph topics create"):
+        reader.partitions("no-such-topic")
+
+
+def test_the_commands(
+    broker: Any, prefix: str, lexicon: FastLexicon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / TOKENIZER_FILE).write_text(lexicon.json())
+    where = ["--bootstrap", broker.bootstrap, "--prefix", prefix]
+    assert cli.main(["customer", "anna", "--model", str(tmp_path), *where]) == 0
+    said = capsys.readouterr().out
+    for part in (
+        "consent: mail:marketing",
+        "2017-07-02 00:00  [SESSION] [GAP:2d]",
+        "purchase>item: 3",
+        "redemption of campaign c18, asked 2017-07-04",
+        "25.0% likely to stay away for 28 days",
+        "because last bought 30 days ago  [RECENCY_HIGH] (+0.40)",
+        "not c18: 3 sends on mail in 7 days, 3 allowed  [send_cap]",
+    ):
+        assert part in said
+    assert cli.main(["customer", "anna", "--json", "--model", str(tmp_path), *where]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["predictions"]["predictions.churn"]["probability"] == 0.25
+    assert found["edges"]["purchase>item"][0]["entity_id"] == "i2"
+    assert cli.main(["customer", "nobody", *where]) == 2
+    assert "nothing is known about customer 'nobody'" in capsys.readouterr().err
+    assert cli.main(["entity", "item:i0", "--as-of", "2017-07-02", *where]) == 0
+    assert "item:i0 (dark beans)" in capsys.readouterr().out
+    assert cli.main(["entity", "item:i0", "--json", *where]) == 0
+    assert json.loads(capsys.readouterr().out)["edges"][0]["count"] == 2
+
+
+def test_tail(broker: Any, prefix: str, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    where = ["--bootstrap", broker.bootstrap, "--prefix", prefix]
+
+    def lines(*options: str) -> list[Any]:
+        assert cli.main(["tail", *options, "--from-beginning", "--no-follow", *where]) == 0
+        return [json.loads(line) for line in capsysbinary.readouterr().out.splitlines()]
+
+    clicks = lines("clickstream")
+    assert [line["value"]["item_id"] for line in clicks] == ["i0", "i1", "i2"]
+    assert len(lines("clickstream", "--heartbeats")) == 4
+    assert len(lines("clickstream", "-n", "2")) == 2
+    assert lines("clickstream", "--customer", "ben") == []
+    assert [line["value"]["probability"] for line in lines("predictions.churn", "--customer", "anna")] == [
+        0.1,
+        0.25,
+        0.5,
+    ]
+    (letter,) = lines("dead-letter", "--customer", "anna")
+    assert (letter["reason"], letter["message"], letter["headers"]) == ("malformed", "not JSON", {"x": "1"})
+    assert letter["value"].startswith("base64:")
+    states = lines("ingest-changelog", "--customer", "anna")
+    assert states[-1]["value"]["settled"]["consent"] == ["mail:marketing"]
+    assert states[-1]["value"]["settled"]["pending"][0]["snapshot"]["features"]["sends_total"] == 0
+    assert lines("entities-changelog", "--key", "item:i0")[-1]["value"]["edges"]["purchase>item"]["count"] == 2
+    assert {line["key"] for line in lines("ingest-changelog")} >= {"canna", "m"}
+    assert cli.main(["tail", "clickstream", "--raw", "-n", "1", "--from-beginning", *where]) == 0
+    assert json.loads(capsysbinary.readouterr().out)["item_id"] == "i0"
+
+
+NESTED = b"[" * 3_000 + b"]" * 3_000
+
+
+def test_tail_shows_what_nobody_can_read(broker: Any, prefix: str, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "log_level": 0})
+    producer.produce(prefix + "redemptions", NESTED, b"anna", partition_for(b"anna", PARTITIONS))
+    assert producer.flush(20) == 0
+    where = ["--bootstrap", broker.bootstrap, "--prefix", prefix]
+    assert cli.main(["tail", "redemptions", "--from-beginning", "--no-follow", *where]) == 0
+    line = json.loads(capsysbinary.readouterr().out)
+    assert line["unreadable"]
+    assert line["value"] == NESTED.decode()
+
+
+def test_a_prediction_that_nobody_can_read_is_the_oldest() -> None:
+    class Nested:
+        def value(self) -> bytes:
+            return b'{"other": ' + NESTED + b"}"
+
+    assert lookup._as_of_ms(Nested()) == 0  # type: ignore[arg-type]
+
+
+def test_following_tells_when_the_broker_is_gone() -> None:
+    with EmbeddedBroker() as broker:
+        client = {"bootstrap.servers": broker.bootstrap}
+        admin.create_topics(admin.connect(client), prefix="", partitions=1)
+        said: list[str] = []
+        with TopicReader(client) as reader:
+            following = reader.follow("clickstream", {0: 0}, said.append, silence_s=0.5)
+            for _ in range(8):
+                assert next(following) is None
+            assert said == []  # quiet, and there
+            broker.stop()
+            for _ in range(12):
+                assert next(following) is None
+            assert said == [f"the broker on {client['bootstrap.servers']} does not answer; still trying, Ctrl-C ends"]
+
+
+def test_tail_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv, said in (
+        (["clickstreams"], "did you mean clickstream?"),
+        (["clickstream", "-n", "0"], "number above 0"),
+        (["clickstream", "--no-follow"], "needs --from-beginning"),
+    ):
+        assert cli.main(["tail", *argv]) == 2
+        assert said in capsys.readouterr().err

@@ -1,0 +1,126 @@
+"""What is learned from, of what a deployment recorded: read from lists in the place of a broker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+from support import model_worlds as worlds
+
+from schemas import codec
+from schemas.errors import ConfigError
+from schemas.predictions import Erasure
+from schemas.snapshot import Outcome
+from streams.offline.recorded import Recorded, read_recorded
+
+DAY_MS = worlds.DAY_MS
+NOW_MS = worlds.START_MS + 100 * DAY_MS
+
+
+class Line(NamedTuple):
+    """A record as confluent-kafka would give it."""
+
+    in_topic: str
+    in_partition: int
+    at: int
+    body: bytes
+
+    def topic(self) -> str:
+        return self.in_topic
+
+    def partition(self) -> int:
+        return self.in_partition
+
+    def offset(self) -> int:
+        return self.at
+
+    def key(self) -> bytes:
+        return b"k"
+
+    def value(self) -> bytes:
+        return self.body
+
+
+class Lists:
+    """A reader of lists: topic -> its partitions."""
+
+    def __init__(self, **topics: Sequence[Sequence[bytes]]) -> None:
+        self.topics = {"outcomes": [[]], "erasures": [[]], "catalog": [[]], **topics}
+
+    def partitions(self, topic: str) -> int:
+        return len(self.topics[topic])
+
+    def ends(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        return {(topic, partition): len(self.topics[topic][partition]) for topic, partition in places}
+
+    def range(self, topic: str, partition: int, start: int, stop: int) -> Iterator[Line]:
+        for offset, body in enumerate(self.topics[topic][partition][start:stop], start):
+            yield Line(topic, partition, offset, body)
+
+
+def read(*partitions: Sequence[Outcome], erasures: Sequence[bytes] = ()) -> Recorded:
+    reader: Any = Lists(outcomes=[[codec.msgpack_encode(o) for o in part] for part in partitions], erasures=[erasures])
+    return read_recorded(reader, "", worlds.lexicon().fingerprint, lambda share, text: None)
+
+
+def outcome(
+    name: str, *, label: int, asked_ms: int, resolved_ms: int, customer: int = 1, days_known: float = 90.0
+) -> Any:
+    made = worlds.snapshot(customer, kind="horizon", as_of_ms=asked_ms)
+    known = bytearray(made.features)
+    at = worlds.features.INDEX["days_since_first"] * 4
+    known[at : at + 4] = worlds.vector(days_since_first=days_known)[at : at + 4]
+    return Outcome(
+        outcome_id=name, head="churn", label=label, due_ms=asked_ms + 28 * DAY_MS, resolved_ms=resolved_ms,
+        snapshot=msgspec.structs.replace(made, features=bytes(known)),
+    )  # fmt: skip
+
+
+def receipt(customer: int, erased_ms: int) -> bytes:
+    said = Erasure(receipt_id="r", customer_id=str(customer), erased_ms=erased_ms, source=("profiles", 0, 1))
+    return codec.json_encode(said)
+
+
+def test_a_question_counts_when_its_own_partition_has_come_to_its_end() -> None:
+    old_ms, young_ms = NOW_MS - 40 * DAY_MS, NOW_MS - 20 * DAY_MS
+    ahead = [
+        outcome("old, back", label=0, asked_ms=old_ms, resolved_ms=old_ms + DAY_MS),
+        outcome("old, away", label=1, asked_ms=old_ms, resolved_ms=old_ms + 28 * DAY_MS, customer=2),
+        outcome("young, back", label=0, asked_ms=young_ms, resolved_ms=NOW_MS),
+    ]
+    behind = [outcome("old, back, behind", label=0, asked_ms=old_ms, resolved_ms=old_ms + DAY_MS, customer=3)]
+    found = read(ahead, behind, [])
+    assert [o.outcome_id for o in found.outcomes] == ["old, back", "old, away"]
+    assert found.early == 2
+
+
+def test_the_words_of_an_outcome_do_not_matter_to_how_far_its_partition_has_come() -> None:
+    asked_ms = NOW_MS - 40 * DAY_MS
+    foreign = outcome("foreign", label=1, asked_ms=asked_ms, resolved_ms=NOW_MS)
+    foreign = msgspec.structs.replace(foreign, snapshot=msgspec.structs.replace(foreign.snapshot, model_hint="other"))
+    found = read([outcome("back", label=0, asked_ms=asked_ms, resolved_ms=asked_ms), foreign])
+    assert [o.outcome_id for o in found.outcomes] == ["back"]
+    assert found.foreign == 1
+
+
+def test_what_was_known_of_a_customer_before_an_erasure_is_not_learned_from() -> None:
+    erased_ms = NOW_MS - 50 * DAY_MS
+    asked = {"at": 0, "before": -1, "after": 1, "later": 10 * DAY_MS}
+    told = [
+        outcome(name, label=0, asked_ms=erased_ms + by_ms, resolved_ms=NOW_MS, days_known=0.0)
+        for name, by_ms in asked.items()
+    ]
+    late = outcome("erasure came late", label=0, asked_ms=erased_ms + 2 * DAY_MS, resolved_ms=NOW_MS, days_known=3.0)
+    other = outcome("other", label=1, asked_ms=erased_ms - 1, resolved_ms=NOW_MS, customer=2)
+    receipts = [receipt(1, erased_ms), receipt(1, erased_ms - 9 * DAY_MS)]  # the newest counts, in any order
+    for erasures in (receipts, receipts[::-1]):
+        found = read([*told, late, other], erasures=erasures)
+        assert [o.outcome_id for o in found.outcomes] == ["after", "later", "other"]
+        assert (found.erased, found.early) == (3, 0)
+
+
+def test_a_receipt_that_cannot_be_read_is_not_passed_over() -> None:
+    with pytest.raises(ConfigError, match=r"erasures\[0\] at offset 1 is no receipt"):
+        read([], erasures=[receipt(1, NOW_MS), b"{"])

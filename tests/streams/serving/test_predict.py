@@ -1,0 +1,110 @@
+"""From snapshots to records: what was not learned is not told, and no record depends on its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from support import model_worlds as worlds
+
+from models.encoder import EncoderSize, default_config
+from models.inference import Predictor
+from models.model import Model
+from schemas.catalog import CatalogEntry
+from schemas.snapshot import Candidate, Head, Snapshot
+from streams.core.config import DAY_MS
+from streams.core.decisions import DecisionPolicy
+from streams.serving.predict import Predictions
+
+SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=32, positions=64)
+BOTH: frozenset[Head] = frozenset({"churn", "redemption"})
+
+
+def said(
+    snapshots: list[Snapshot],
+    topic: str,
+    catalog: Mapping[str, CatalogEntry] | None = None,
+    heads: frozenset[Head] = BOTH,
+) -> list[dict[str, Any]]:
+    """Records of a topic, by a model that has learned these heads."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = Model(default_config(worlds.lexicon().size, SMALL), worlds.lexicon(), trained=heads)
+    predictor = Predictor(model, "test", device="cpu", half=False, compiled=False)
+    known = SimpleNamespace(current=(worlds.catalog() if catalog is None else catalog, 1))
+    predict = Predictions(predictor, known, DecisionPolicy(epsilon=0.0), lambda: worlds.START_MS)
+    return [msgspec.json.decode(one.value) for one in predict(snapshots).records if one.topic == f"predictions.{topic}"]
+
+
+def willing(as_of_ms: int = worlds.START_MS) -> Snapshot:
+    made: Snapshot = msgspec.structs.replace(worlds.snapshot(1, as_of_ms=as_of_ms), consent=("mail:marketing",))
+    return made
+
+
+def strange(customer: int, offer: str, channel: str) -> Snapshot:
+    """Just before a send of a campaign that the catalog does not have."""
+    made: Snapshot = worlds.snapshot(customer, kind="send", candidate=Candidate("strange", offer, "t1", channel))
+    return made
+
+
+def test_a_model_with_both_heads_says_all() -> None:
+    assert len(said([willing()], "churn")) == 1
+    (action,) = said([willing()], "next-best-action")
+    assert action["chosen"]["action"] == "send"
+    assert len(said([strange(1, "offer-0", "mail")], "redemption")) == 1
+
+
+@pytest.mark.parametrize("heads", [frozenset({"churn"}), frozenset({"redemption"})])
+def test_what_was_not_learned_is_not_told(heads: frozenset[Head]) -> None:
+    assert len(said([willing()], "churn", heads=heads)) == ("churn" in heads)
+    assert len(said([strange(1, "offer-0", "mail")], "redemption", heads=heads)) == ("redemption" in heads)
+    (action,) = said([willing()], "next-best-action", heads=heads)
+    if "redemption" in heads:
+        assert action["chosen"]["action"] == "send"
+    else:
+        assert action["chosen"]["action"] == "none"
+        assert [reason["code"] for reason in action["reason_codes"]] == ["NOTHING_LEARNED"]
+
+
+def test_a_decision_does_not_outlive_its_campaign() -> None:
+    catalog = worlds.catalog()
+    ends_ms = {entry.active_to_ms for entry in catalog.values() if entry.kind == "campaign"}
+    (end_ms,) = ends_ms
+    assert end_ms is not None
+    (early,) = said([willing(end_ms - 3 * DAY_MS)], "next-best-action", catalog)
+    assert early["valid_until_ms"] == end_ms - 2 * DAY_MS
+    (late,) = said([willing(end_ms - 60_000)], "next-best-action", catalog)
+    assert late["chosen"]["action"] == "send"
+    assert late["valid_until_ms"] == end_ms
+
+
+def test_a_campaign_whose_offers_are_over_is_named_and_not_sent() -> None:
+    catalog = {
+        key: msgspec.structs.replace(entry, active_to_ms=worlds.START_MS - 1) if entry.kind == "offer" else entry
+        for key, entry in worlds.catalog().items()
+    }
+    (action,) = said([willing()], "next-best-action", catalog)
+    assert action["chosen"]["action"] == "none"
+    assert {refused["by"] for refused in action["suppressed_by"]} == {"offer_over"}
+
+
+def test_a_strange_campaign_is_scored_by_its_own_send() -> None:
+    one, other = strange(1, "offer-0", "mail"), strange(2, "offer-1", "sms")
+    alone = {found["customer_id"]: found for snapshot in (one, other) for found in said([snapshot], "redemption")}
+    assert len(alone) == 2
+    for batch in ([one, other], [other, one], [one, other, strange(3, "offer-0", "mail")]):
+        for found in said(batch, "redemption"):
+            if (before := alone.get(found["customer_id"])) is not None:
+                assert found["prediction_id"] == before["prediction_id"]
+                assert found["probability"] == pytest.approx(before["probability"], abs=1e-5)
+                assert (found["offer_id"], found["channel"]) == (before["offer_id"], before["channel"])
+
+
+def test_what_was_refused_is_named_up_to_a_bound() -> None:
+    many = {f"campaign:{n}": CatalogEntry(kind="campaign", id=str(n), channel="mail") for n in range(1_200)}
+    (action,) = said([worlds.snapshot(1)], "next-best-action", many)
+    assert len(action["suppressed_by"]) == 1_000

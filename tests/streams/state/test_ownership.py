@@ -1,0 +1,179 @@
+"""A worker that lost its partition and does not know it cannot change what the next owner wrote."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.logs import CONFIG
+from support.owners import START, batch, fill, state, worker
+
+from schemas.errors import TopicMismatch
+from streams.kafka.positions import missed_records
+from streams.kafka.reader import TopicReader
+from streams.state import keys
+from streams.state.checkpoints import read_meta
+from streams.state.memory import MemoryStore
+from streams.state.ownership import ChangelogRecord, Ownership, OwnershipLost, accept
+from streams.state.restore import restore
+
+LOG = st.lists(st.tuples(st.sampled_from([b"ca", b"cb", keys.CLAIM]), st.integers(1, 4)), max_size=30)
+
+
+@given(log=LOG, start=st.integers(0, 2))
+def test_a_reader_believes_no_term_that_is_over(log: list[tuple[bytes, int]], start: int) -> None:
+    records = [ChangelogRecord(offset, key, b"%d" % offset, term) for offset, (key, term) in enumerate(log)]
+    accepted = accept(records, start)
+    highest = start
+    for one in records:
+        if one.term < highest:
+            assert (one.key, one.value) not in accepted.pairs
+        elif one.key != keys.CLAIM:
+            assert (one.key, one.value) in accepted.pairs
+        highest = max(highest, one.term)
+    assert accepted.term == highest
+
+
+@given(log=LOG, cut=st.integers(0, 30))
+def test_reading_in_two_parts_means_the_same(log: list[tuple[bytes, int]], cut: int) -> None:
+    records = [ChangelogRecord(offset, key, b"%d" % offset, term) for offset, (key, term) in enumerate(log)]
+    whole, first = accept(records, 0), accept(records[:cut], 0)
+    second = accept(records[cut:], first.term)
+    assert first.pairs + second.pairs == whole.pairs
+    assert second.term == whole.term
+    assert (first.stale - {key for key, _ in second.pairs}) | second.stale == whole.stale
+
+
+@given(log=LOG)
+def test_stale_is_what_ends_with_a_record_that_does_not_count(log: list[tuple[bytes, int]]) -> None:
+    records = [ChangelogRecord(offset, key, b"%d" % offset, term) for offset, (key, term) in enumerate(log)]
+    accepted, newest = accept(records, 0), {record.key: record for record in records}
+    kept = dict(accepted.pairs)
+    ends_badly = {key for key, record in newest.items() if key != keys.CLAIM and kept.get(key) != record.value}
+    assert accepted.stale == ends_badly
+
+
+def test_an_owner_knows_the_offset_its_next_record_must_get() -> None:
+    owner = Ownership(term=2, next_offset=10)
+    assert owner.reached(12, sent=3) is None
+    assert owner.reached(15, sent=2) == (13, 16)
+    assert owner.reached(16, sent=1) is None
+    assert owner.intruders([ChangelogRecord(14, b"ca", b"", 1), ChangelogRecord(15, b"cb", b"", 2)]) == {b"ca"}
+    with pytest.raises(OwnershipLost):
+        owner.intruders([ChangelogRecord(14, keys.CLAIM, b"", 3)])
+
+
+def test_a_new_owner_that_was_expelled_before_its_first_epoch_tells_nothing(broker: Any, make_topics: Any) -> None:
+    prefix = make_topics(partitions=1)
+    fill(broker.bootstrap, prefix, 10)
+
+    async def story() -> None:
+        now_ms = 0
+        role, group, outbox = worker(broker.bootstrap, prefix, {}, clock_ms=lambda: now_ms)
+        await role.on_assigned({0})
+        await role.process(batch(0, 10))
+        # Paused past the session; another one has the partition by now, and may have gone on.
+        group.expelled, now_ms = True, 60_000
+        await role._flush(role._cut([0]))
+        assert not role.held
+        # The rebalance that was missed comes, and brings nothing: that is an answer, too.
+        await role.on_revoked(set())
+        now_ms += 3_600_000
+        await role.idle()
+        outbox.close(5)
+
+    asyncio.run(story())
+    with TopicReader({"bootstrap.servers": broker.bootstrap}) as reader:
+        assert reader.ends([(f"{prefix}session-snapshots", 0)]) == {(f"{prefix}session-snapshots", 0): 0}
+
+
+def test_a_worker_that_was_away_takes_no_topic_for_silent(broker: Any, make_topics: Any) -> None:
+    prefix = make_topics(partitions=1)
+    fill(broker.bootstrap, prefix, 20)
+
+    async def story() -> None:
+        now_ms = 0
+        role, group, outbox = worker(broker.bootstrap, prefix, {}, idle_ms=30_000, clock_ms=lambda: now_ms)
+        group.read_to_end = False
+        await role.on_assigned({0})
+        now_ms = 600_000  # other partitions took their time to be restored
+        await role.process(batch(0, 10))
+        await role._flush(role._cut([0]))
+        assert role.held[0].core.watermark.value_ms == 0
+        group.read_to_end = True
+        now_ms += 29_999
+        await role.process(batch(10, 20))
+        await role._flush(role._cut([0]))
+        assert role.held[0].core.watermark.value_ms == 0
+        now_ms += 30_000  # now the other topics are silent: all there is was read, and nothing came
+        await role._flush(role._cut([0]))
+        assert role.held[0].core.watermark.value_ms >= START + 19 - CONFIG.lateness_ms
+        await role.on_revoked({0})
+        outbox.close(5)
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("records", [10, 6])
+def test_a_log_that_goes_back_is_looked_at(records: int, broker: Any, make_topics: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(missed_records, "__kwdefaults__", {"patience_s": 0.5})
+    prefix = make_topics(partitions=1)
+    fill(broker.bootstrap, prefix, records)
+
+    async def story() -> None:
+        role, _, outbox = worker(broker.bootstrap, prefix, {})
+        await role.on_assigned({0})
+        await role.process(batch(0, 10))
+        if records == 10:  # read again from its beginning, and whole
+            await role.process(batch(0, 5))
+        else:  # made anew, or cut
+            with pytest.raises(TopicMismatch, match="ends at 6, and the state has taken in what came before 10"):
+                await role.process(batch(0, 5))
+        await role.on_revoked({0})
+        outbox.close(5)
+
+    asyncio.run(story())
+
+
+def test_a_paused_owner_neither_wins_nor_harms(broker: Any, make_topics: Any) -> None:
+    prefix = make_topics(partitions=1)
+    fill(broker.bootstrap, prefix, 30)
+
+    async def story() -> None:
+        old_disk: dict[int, MemoryStore] = {}
+        new_disk: dict[int, MemoryStore] = {}
+        old, old_group, old_outbox = worker(broker.bootstrap, prefix, old_disk)
+        new, _, new_outbox = worker(broker.bootstrap, prefix, new_disk)
+        await old.on_assigned({0})
+        await old.process(batch(0, 10))
+        await old._flush(old._cut([0]))
+        # The old owner applies more, is paused before it can write, and loses the partition.
+        await old.process(batch(10, 12))
+        starts = await new.on_assigned({0})
+        assert starts["clickstream", 0] == 10
+        await new.process(batch(10, 20))
+        await new._flush(new._cut([0]))
+        expected = state(new_disk[0])
+        # It wakes up and writes what it had: older records, newest in the log.
+        late = old._cut([0])
+        await old._flush(late)
+        assert 0 not in old.held, "it has seen the other's claim"
+        # The new owner notices at its next epoch, and overrules.
+        await new.process(batch(20, 21))
+        await new._flush(new._cut([0]))
+        expected = state(new_disk[0])
+        fresh = MemoryStore()
+        what = restore(fresh, {"bootstrap.servers": broker.bootstrap}, f"{prefix}ingest-changelog", 0, new.due_ms)
+        assert state(fresh) == expected
+        assert not what.stale, "the good records are behind the bad ones"
+        assert read_meta(fresh).term == 2
+        # Even an expelled member that does notice writes nothing.
+        old_group.expelled = True
+        await old.on_revoked({0})
+        old_outbox.close(5)
+        new_outbox.close(5)
+
+    asyncio.run(story())
