@@ -1,1 +1,1 @@
-"""Tokeniser, encoder, heads, training, checkpoints and inference. Imports ``schemas`` only, never ``streams``."""
+"""Tokeniser, encoder, heads, training, saved models and inference. Imports ``schemas`` only, never ``streams``."""

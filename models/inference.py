@@ -15,8 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from models import precision
-from models import saved_model as checkpoint
+from models import precision, saved_model
 from models.candidates import CROSS_NAMES, Candidates
 from models.embedding import Embedder, Remembering
 from models.model import Model
@@ -175,7 +174,7 @@ class Predictor:
             ModelRefused: the directory is not a whole model of ours; the message says what to do.
             ConfigError: a device that is not there.
         """
-        model, card = checkpoint.load(directory)
+        model, card = saved_model.load(directory)
         return cls(model, card.model_version, device=device, threads=threads, half=half)
 
     def encode(self, snapshots: Sequence[Snapshot]) -> Encoded:

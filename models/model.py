@@ -51,7 +51,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Model(nn.Module):
-    """Everything a checkpoint holds."""
+    """Everything a saved model holds."""
 
     def __init__(
         self,

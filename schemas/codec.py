@@ -52,12 +52,12 @@ def decode_key(key: bytes | None) -> str:
 
 
 def decode_event(
-    rank: int, key: bytes | None, value: bytes | None, headers: Headers, record_ts_ms: int, max_future_ms: int
+    source_index: int, key: bytes | None, value: bytes | None, headers: Headers, record_ts_ms: int, max_future_ms: int
 ) -> DecodedEvent:
     """Validate one record of a source topic.
 
     Args:
-        rank: position of the topic in :data:`schemas.events.SOURCES`.
+        source_index: position of the topic in :data:`schemas.events.SOURCES`.
         record_ts_ms: the record's Kafka timestamp. Time bounds are checked against it and not against a
             clock, so that the verdict on a record never changes.
 
@@ -72,12 +72,14 @@ def decode_event(
     if headers and sum(len(name) + len(header or b"") for name, header in headers) > MAX_HEADERS_BYTES:
         raise errors.Oversized(f"headers are limited to {MAX_HEADERS_BYTES} bytes")
     if value is None:
-        if rank != PROFILES:
-            raise errors.UnexpectedTombstone(f"a null value on {SOURCES[rank]} means nothing; only profiles erase")
+        if source_index != PROFILES:
+            raise errors.UnexpectedTombstone(
+                f"a null value on {SOURCES[source_index]} means nothing; only profiles erase"
+            )
         return DecodedEvent(
             customer_id, header_text(headers, "ce_id"), _erasure_ts_ms(headers, record_ts_ms, max_future_ms), None
         )
-    body = _decode_value(rank, value)
+    body = _decode_value(source_index, value)
     if body.customer_id is not None and body.customer_id != customer_id:
         raise errors.KeyMismatch("the record key and customer_id in the body name different customers")
     event_ts_ms = body.event_ts_ms
@@ -87,13 +89,13 @@ def decode_event(
     return DecodedEvent(customer_id, event_id, event_ts_ms, body)
 
 
-def _decode_value(rank: int, value: bytes) -> Body:
+def _decode_value(source_index: int, value: bytes) -> Body:
     if len(value) > MAX_PAYLOAD_BYTES:
         raise errors.Oversized(f"a payload has at most {MAX_PAYLOAD_BYTES} bytes, this one has {len(value)}")
     try:
         if not value.isascii():
             value.decode()
-        return _decode_body[rank](value)
+        return _decode_body[source_index](value)
     except msgspec.ValidationError as error:
         raise _field_error(value, error) from None
     except UnicodeError as error:

@@ -101,7 +101,7 @@ type_by_source: Final[dict[str, type[Clickstream] | type[CampaignSend] | type[Re
     "redemptions": Redemption,
     "profiles": Profile,
 }
-"""Source topic -> type of its body. The order is the topics' rank, which breaks ties of event time."""
+"""Source topic -> type of its body. The order is the topics' source_index, which breaks ties of event time."""
 
 SOURCES: Final = tuple(type_by_source)
 CLICKSTREAM, CAMPAIGN_SENDS, REDEMPTIONS, PROFILES = range(4)

@@ -30,9 +30,9 @@ def prediction_id(head: str, snapshot: Snapshot, subject: str = "") -> str:
     )
 
 
-def event_uid(rank: int, event_id: str) -> int:
+def event_uid(source_index: int, event_id: str) -> int:
     """64 bits of an event's id within its topic, for the bounded set of recent ids."""
-    name = f"{rank}:{event_id}".encode("utf-8", "surrogatepass")
+    name = f"{source_index}:{event_id}".encode("utf-8", "surrogatepass")
     return int.from_bytes(blake2b(name, digest_size=8).digest(), "little")
 
 

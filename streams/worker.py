@@ -36,7 +36,7 @@ from streams.settings.schema import Settings, broker_credentials, kafka_client_c
 from streams.state.contract import KeyValue
 from streams.state.folder_lock import FolderLock
 from streams.state.rocks import WORKER_BYTES, RocksStore, shared_memory
-from streams.stateful.role import EpochSettings
+from streams.stateful.role import CheckpointSettings
 from streams.telemetry.metrics import Metrics, serve
 
 ROLES: Final = ("ingest", "encode", "entities", "learn")
@@ -53,7 +53,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def even_ms() -> int:
+def monotonic_ms() -> int:
     """A clock that nobody sets, in milliseconds since some moment."""
     return time.monotonic_ns() // 1_000_000
 
@@ -136,7 +136,7 @@ class Worker:
             return EntitiesRole(**self._stateful(name))
         if name == "encode":
             return self._encode()
-        return LearnRole(metrics=self.metrics, clock_ms=even_ms)
+        return LearnRole(metrics=self.metrics, monotonic_ms=monotonic_ms)
 
     def _lexicon(self) -> FastLexicon:
         self._check_horizon(read_card(self.settings.model_dir).horizon_days)
@@ -156,11 +156,11 @@ class Worker:
             "outbox": self._outbox(),
             "client": self._client,
             "prefix": self.settings.kafka.prefix,
-            "epochs": EpochSettings(ingest.epoch_ms, ingest.epoch_events),
+            "checkpoints": CheckpointSettings(ingest.checkpoint_ms, ingest.checkpoint_events),
             "open_store": lambda partition: self._open_store(folder / f"p{partition:05d}"),
-            "set_aside": lambda partition: _set_aside(folder / f"p{partition:05d}"),
+            "quarantine": lambda partition: _quarantine(folder / f"p{partition:05d}"),
             "metrics": self.metrics,
-            "clock_ms": even_ms,
+            "monotonic_ms": monotonic_ms,
             "wall_ms": now_ms,
             "standby_partitions": self.settings.kafka.partitions if self.settings.standby else 0,
         }
@@ -210,7 +210,7 @@ class Worker:
             batcher=MicroBatcher(encode.batch_size, encode.batch_age_ms, encode.coalesce),
             outbox=outbox,
             metrics=self.metrics,
-            clock_ms=even_ms,
+            monotonic_ms=monotonic_ms,
             wall_ms=now_ms,
             queue_bound=max(encode.queue_bound, encode.batch_size),
         )
@@ -243,9 +243,9 @@ class _LagWatcher:
                     logger.warning("lag of %s is not known: %s", role.name, error)
 
 
-def _set_aside(path: Path) -> Path:
+def _quarantine(path: Path) -> Path:
     """Move a folder out of the way; the newest one set aside is kept, older ones go."""
-    aside = path.with_name(path.name + ".set-aside")
+    aside = path.with_name(path.name + ".quarantine")
     shutil.rmtree(aside, ignore_errors=True)
     path.rename(aside)
     return aside

@@ -151,10 +151,10 @@ def test_the_python_examples_run(broker: Any, make_topics: Callable[[int], str])
     assert isinstance(scope["producer"], Producer)
     partition = partition_for(b"42", 4)
     with TopicReader({"bootstrap.servers": broker.bootstrap}) as reader:
-        for rank, topic in ((0, "clickstream"), (3, "profiles")):
+        for source_index, topic in ((0, "clickstream"), (3, "profiles")):
             (message,) = reader.range(prefix + topic, partition, 0, 1)
             headers = message.headers() or []
             assert not isinstance(headers, dict)
             pairs = [(name, value) for name, value in headers if isinstance(value, bytes)]
-            event = codec.decode_event(rank, message.key(), message.value(), pairs, message.timestamp()[1], 0)
+            event = codec.decode_event(source_index, message.key(), message.value(), pairs, message.timestamp()[1], 0)
             assert event.customer_id == "42"

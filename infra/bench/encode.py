@@ -1,8 +1,9 @@
 """Encoder and heads: snapshots a second, against transformers used plainly and against the processor's limit.
 
-What is encoded is recorded in the run: a part of Complete Journey through the ingest core, in epochs of about as many
-events as a worker's tenth of a second would hold of those customers. The model is of the default size, trained on the
-same events for a moment; its head is made to listen to the embedding, so that a difference is seen in the probability.
+What is encoded is recorded in the run: a part of Complete Journey through the ingest core, in checkpoints of about as
+many events as a worker's tenth of a second would hold of those customers. The model is of the default size, trained on
+the same events for a moment; its head is made to listen to the embedding, so that a difference is seen in the
+probability.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from infra.bench.report import Findings, Measured, Options, Say, Target, ratio, take_turns
-from models import saved_model as checkpoint
+from models import saved_model
 from models.embedding import Remembering
 from models.encoder import EncoderSize, pool
 from models.inference import Predictor
@@ -29,7 +30,7 @@ from models.training import TrainSettings
 from models.wide import Floats, columns
 from schemas.snapshot import Snapshot
 from streams.core.config import CoreConfig
-from streams.offline.ingest import replay_cuts
+from streams.offline.ingest import replay_checkpoints
 from streams.offline.training import train_on_events
 from streams.sources.source import load_source
 
@@ -38,8 +39,8 @@ ABOUT: Final = "snapshots a second through encoder and heads, against transforme
 BATCH: Final = 64
 """Snapshots in one run of the model: the encode role's default, and what ``transformers`` is given."""
 _EVENTS: Final = 30_000
-_EPOCH: Final = 4
-"""Events of one epoch: 2,000 a second in tenths of a second, for the share of customers that is replayed."""
+_CHECKPOINT: Final = 4
+"""Events of one checkpoint: 2,000 a second in tenths of a second, for the share of customers that is replayed."""
 _TRAIN_S: Final = 10.0
 _SAMPLE: Final = 16
 """Batches that every contender encodes, evenly spread over the record; the memory is asked for the whole record."""
@@ -203,21 +204,23 @@ def _record(options: Options, directory: Path, say: Say) -> list[Snapshot]:
         settings=TrainSettings(budget_s=max(1.0, _TRAIN_S * min(1.0, options.scale))),
         progress=lambda share, text: None,
     )
-    model, _ = checkpoint.load(directory)
+    model, _ = saved_model.load(directory)
     say("recording snapshots")
     return list(_snapshots(events, config, model, source.until_ms))
 
 
 def _snapshots(events: list[Any], config: CoreConfig, model: Model, until_ms: int) -> Iterator[Snapshot]:
-    for cut in replay_cuts(events, config, model.lexicon, until_ms=until_ms, epoch_events=_EPOCH):
-        yield from cut.snapshots
-        yield from cut.judged
+    for checkpoint in replay_checkpoints(
+        events, config, model.lexicon, until_ms=until_ms, checkpoint_events=_CHECKPOINT
+    ):
+        yield from checkpoint.snapshots
+        yield from checkpoint.awaiting_label
 
 
 @torch.no_grad()
 def _opened(folder: Path) -> Model:
     """The model with a deep part that speaks: training leaves it silent where it does not help."""
-    model, _ = checkpoint.load(folder / "model")
+    model, _ = saved_model.load(folder / "model")
     model.churn.gate.fill_(1.0)
     last = model.churn.deep[-1]
     assert isinstance(last, torch.nn.Linear)

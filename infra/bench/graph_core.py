@@ -126,8 +126,8 @@ class Stored(Protocol):
     def load(self, identities: Sequence[str]) -> list[bytes | None]: ...
 
 
-class GraphCut(NamedTuple):
-    """What an epoch leaves to be written."""
+class GraphCheckpoint(NamedTuple):
+    """What a checkpoint leaves to be written."""
 
     changes: list[RecordChange]
     meta: bytes
@@ -179,8 +179,8 @@ class GraphPartition:
         self._dirty.update(graphs)
         self._next_offset = records[-1].offset + 1
 
-    def cut(self, now_ms: int) -> GraphCut:
-        """End the epoch. There are no timers: ``now_ms`` is not used."""
+    def checkpoint(self, now_ms: int) -> GraphCheckpoint:
+        """End the checkpoint. There are no timers: ``now_ms`` is not used."""
         resize = self._cache.resize
         changes = []
         for customer_id, graph in self._dirty.items():
@@ -188,10 +188,10 @@ class GraphPartition:
             resize(customer_id, len(record))
             changes.append(RecordChange(customer_id, record, -1, -1))
         self._dirty = {}
-        return GraphCut(changes, encode(self._next_offset), self.next_offsets)
+        return GraphCheckpoint(changes, encode(self._next_offset), self.next_offsets)
 
     def written(self) -> None:
-        """The last cut is durable: customers that are clean may leave the cache."""
+        """The last checkpoint is durable: customers that are clean may leave the cache."""
         self._cache.shrink(self._dirty)
 
     def _graphs(self, wanted: set[str]) -> dict[str, Graph]:

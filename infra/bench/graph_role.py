@@ -18,7 +18,7 @@ from streams.state.checkpoints import StoredRecords
 from streams.state.contract import KeyValue
 from streams.state.rocks import RocksStore, shared_memory
 from streams.stateful.checkpoint_writer import Output
-from streams.stateful.role import EpochSettings, StatefulRole
+from streams.stateful.role import CheckpointSettings, StatefulRole
 from streams.telemetry.metrics import Metrics
 
 _COMMIT_S = 1.0
@@ -42,7 +42,7 @@ class GraphRole(StatefulRole):
         core.take(batch.records)
         return []
 
-    def outputs(self, epoch: Any) -> list[Output]:
+    def outputs(self, checkpoint: Any) -> list[Output]:
         return []
 
     def due_ms(self, record: bytes) -> int:
@@ -119,9 +119,9 @@ class Stopwatch:
             self._stop()
         return accepted
 
-    def is_read(self, topic: str, partition: int) -> bool:
+    def is_caught_up(self, topic: str, partition: int) -> bool:
         assert self._committer is not None
-        return self._committer.is_read(topic, partition)
+        return self._committer.is_caught_up(topic, partition)
 
     async def on_assigned(self, partitions: set[int]) -> Offsets | None:
         return await self._role.on_assigned(partitions)
@@ -176,11 +176,11 @@ def graph_role(job: Job, outbox: Outbox) -> GraphRole:
         outbox=outbox,
         client={"bootstrap.servers": job.bootstrap},
         prefix="",
-        epochs=EpochSettings(job.epoch_ms, _EPOCH_EVENTS * max(1, job.epoch_ms // 100)),
+        checkpoints=CheckpointSettings(job.epoch_ms, _EPOCH_EVENTS * max(1, job.epoch_ms // 100)),
         open_store=lambda partition: RocksStore(_path(folder, partition), memory),
-        set_aside=_refuse,
+        quarantine=_refuse,
         metrics=Metrics(),
-        clock_ms=lambda: time.monotonic_ns() // 1_000_000,
+        monotonic_ms=lambda: time.monotonic_ns() // 1_000_000,
         wall_ms=lambda: time.time_ns() // 1_000_000,
     )
 

@@ -1,14 +1,14 @@
 """Cost per event as one customer's history grows, and as customers grow in number.
 
 *History*: four customers live through visits of five events (the last one a purchase), three a day, and every visit is
-an epoch: fold, snapshot, record. What is compared is the cost of the next visits when 10, 100, ... 100,000 events are
-behind them. The state is bounded, but it fills first: edges, token ids and recent ids grow until a customer has some
-hundred events, and with them the record and the snapshot that are written for a visit.
+a checkpoint: fold, snapshot, record. What is compared is the cost of the next visits when 10, 100, ... 100,000 events
+are behind them. The state is bounded, but it fills first: edges, token ids and recent ids grow until a customer has
+some hundred events, and with them the record and the snapshot that are written for a visit.
 
-*Customers*: a RocksDB with so many ready-made customers; in every epoch 500 of them, drawn without repeating, come for
-four events, and those of the epoch before are woken by the end of their session. Once with nothing cached, so that
-every customer is read from the database twice, and once with a worker's cache, which holds all of a few customers and
-few of many.
+*Customers*: a RocksDB with so many ready-made customers; in every checkpoint 500 of them, drawn without repeating, come
+for four events, and those of the checkpoint before are woken by the end of their session. Once with nothing cached, so
+that every customer is read from the database twice, and once with a worker's cache, which holds all of a few customers
+and few of many.
 
 Cost is CPU time of the thread that takes in, with the store's reads and writes and the encoding of what is sent; the
 making of events and RocksDB's own threads are not in it.
@@ -45,8 +45,8 @@ _MOST_PROBED_VISITS: Final = 50
 _TOGETHER: Final = 4
 
 _CROWDS: Final = (1_000, 10_000, 100_000, 1_000_000)
-_EPOCHS: Final = 20
-_WARM_EPOCHS: Final = 2
+_CHECKPOINTS: Final = 20
+_WARM_CHECKPOINTS: Final = 2
 _EPOCH_CUSTOMERS: Final = 500
 _WARM_CUSTOMERS: Final = 40_000
 """About as many as a worker's cache holds."""
@@ -100,7 +100,7 @@ def run(options: Options, say: Say) -> Findings:
         left_out=[
             "Kafka, so also the changelog. The ready-made customers are copies of a few that the core made: they "
             "browsed three times, bought nothing, and no question about them is open. Of 1,000 customers every second "
-            "one comes in every epoch, so theirs is the fuller state.",
+            "one comes in every checkpoint, so theirs is the fuller state.",
         ],
     )
 
@@ -124,11 +124,11 @@ def history_cost_us(history: int, probed: int) -> float:
     return busy_s / events * 1e6
 
 
-def crowd_cost_us(store: KeyValue, customers: int, cache_bytes: int, epochs: int, hours: Iterator[int]) -> float:
+def crowd_cost_us(store: KeyValue, customers: int, cache_bytes: int, checkpoints: int, hours: Iterator[int]) -> float:
     """CPU microseconds per event when some of so many customers come.
 
     Args:
-        epochs: that are measured, after some that are not.
+        checkpoints: that are measured, after some that are not.
         hours: event time since the start; goes on from run to run, because a store is used for several.
     """
     hour = next(hours)
@@ -139,15 +139,15 @@ def crowd_cost_us(store: KeyValue, customers: int, cache_bytes: int, epochs: int
             partition.offline.ingest.customer(customer_id(number))
         partition.offline.ingest.written()
     coming, events = min(customers, _EPOCH_CUSTOMERS), 0
-    for epoch in range(_WARM_EPOCHS + epochs):
-        if epoch == _WARM_EPOCHS:
+    for checkpoint in range(_WARM_CHECKPOINTS + checkpoints):
+        if checkpoint == _WARM_CHECKPOINTS:
             partition.busy_s = 0.0
         at_ms = START_MS + hour * HOUR_MS
         for number in random.sample(range(customers), coming):
             partition.visit(number, at_ms, BROWSING)
         hour = next(hours)
         partition.end_epoch(START_MS + hour * HOUR_MS)
-        events += coming * len(BROWSING) * (epoch >= _WARM_EPOCHS)
+        events += coming * len(BROWSING) * (checkpoint >= _WARM_CHECKPOINTS)
     return partition.busy_s / events * 1e6
 
 
@@ -156,11 +156,11 @@ def _crowd_costs(crowds: list[int], options: Options, say: Say) -> dict[str, lis
     shutil.rmtree(folder, ignore_errors=True)
     stores = {size: _filled(folder / str(size), size) for size in crowds}
     say(f"RocksDB holds {', '.join(f'{size:,}' for size in crowds)} customers")
-    hours, epochs = count(1), options.scaled(_EPOCHS, 2)
+    hours, checkpoints = count(1), options.scaled(_CHECKPOINTS, 2)
     try:
         return take_turns(
             {
-                _crowd(size, how): partial(crowd_cost_us, stores[size], size, cache_bytes, epochs, hours)
+                _crowd(size, how): partial(crowd_cost_us, stores[size], size, cache_bytes, checkpoints, hours)
                 for how, cache_bytes in _caches().items()
                 for size in crowds
             },

@@ -2,8 +2,8 @@
 
 In a process of its own, a RocksDB gets 100,000 ready-made customers, and then a million. Each time 40,000 visits of
 five events go to customers drawn evenly: sessions end, snapshots are taken, questions are asked, and every cache comes
-to hold what it holds in the long run. *Resident* is the highest ``VmRSS`` after an epoch of that, less what the process
-had before its first customer (interpreter, modules, an empty database).
+to hold what it holds in the long run. *Resident* is the highest ``VmRSS`` after a checkpoint of that, less what the
+process had before its first customer (interpreter, modules, an empty database).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from streams.state.rocks import WORKER_BYTES
 ABOUT: Final = "resident memory and disk per customer at 100,000 and 1,000,000 customers"
 
 _CUSTOMERS: Final = 1_000_000
-_EPOCHS: Final = 10
+_CHECKPOINTS: Final = 10
 _EPOCH_VISITS: Final = 4_000
 _FIRST_OFFSET: Final = 1_000_000
 _GIB: Final = float(1 << 30)
@@ -116,7 +116,7 @@ def grow(customers: int, folder: Path) -> Iterator[Mark]:
     for mark in (customers // 10, customers):
         fill(store, range(known, mark))
         known, highest = mark, 0
-        for _ in range(_EPOCHS):
+        for _ in range(_CHECKPOINTS):
             now_ms += HOUR_MS
             for number in random.sample(range(known), min(known, visits)):
                 partition.visit(number, now_ms, BUYING)

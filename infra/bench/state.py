@@ -14,7 +14,7 @@ from infra.bench.report import Findings, Measured, Options, Say, Target, ratio, 
 ABOUT: Final = "state in RocksDB with a changelog: the same small graph job on four libraries"
 
 _OURS: Final = "ours-graph"
-_SLOW_EPOCH: Final = "pulsegraph, epochs of 1 s"
+_SLOW_CHECKPOINT: Final = "pulsegraph, checkpoints of 1 s"
 _HOT_TARGETS: Final = {"faust-graph": 60.0, "quix": 4.0, "streams": 4.0, "streams-eos": 4.0}
 _COLD_TARGETS: Final = dict.fromkeys(PEERS, 2.0)
 
@@ -33,7 +33,7 @@ def run(options: Options, say: Say) -> Findings:
         hot.fill()
         say(f"hot: {hot.customers:,} customers, events are filled")
         contenders = {kind: partial(hot.run, kind) for kind in kinds}
-        contenders[_SLOW_EPOCH] = partial(hot.run, _OURS, epoch_ms=1_000, label=_SLOW_EPOCH)
+        contenders[_SLOW_CHECKPOINT] = partial(hot.run, _OURS, epoch_ms=1_000, label=_SLOW_CHECKPOINT)
         values = take_turns(contenders, options.rounds, say, unit="events/s")
         results += [
             Measured(name=f"hot: {NAMES.get(kind, kind)}", unit="events/s", values=found, note=hot.note(kind))

@@ -88,20 +88,20 @@ class Partition:
         """Take in what has come; event time goes on to ``now_ms`` on every topic."""
         started_s = time.thread_time()
         ingest = self.offline.ingest
-        for rank, batch in enumerate(self._batches):
-            ingest.take(rank, batch, 0)
-            ingest.watermark.observe(rank, now_ms, 0)
-        cut = self.offline.cut()
-        for output in (*cut.edges, *cut.outcomes, *cut.judged, *cut.snapshots):
+        for source_index, batch in enumerate(self._batches):
+            ingest.take(source_index, batch, 0)
+            ingest.watermark.observe(source_index, now_ms, 0)
+        checkpoint = self.offline.checkpoint()
+        for output in (*checkpoint.edges, *checkpoint.outcomes, *checkpoint.awaiting_label, *checkpoint.snapshots):
             self.written_bytes += len(msgpack_encode(output))
         self.busy_s += time.thread_time() - started_s
         for batch in self._batches:
             batch.clear()
 
-    def _append(self, rank: int, number: int, ts_ms: int, value: bytes) -> None:
-        record = LogRecord(self._offsets[rank], customer_id(number).encode(), value, (), ts_ms)
-        self._offsets[rank] += 1
-        self._batches[rank].append(record)
+    def _append(self, source_index: int, number: int, ts_ms: int, value: bytes) -> None:
+        record = LogRecord(self._offsets[source_index], customer_id(number).encode(), value, (), ts_ms)
+        self._offsets[source_index] += 1
+        self._batches[source_index].append(record)
 
 
 def visit_times(from_ms: int) -> Iterator[int]:

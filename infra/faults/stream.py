@@ -29,7 +29,7 @@ _START_MS: Final = 1_483_228_800_000  # 2017-01-01
 _DAYS: Final = 60
 _EVENTS_PER_CUSTOMER: Final = 130
 _MODEL_VERSION: Final = 1
-_RANK: Final = {source: rank for rank, source in enumerate(SOURCES)}
+_SOURCE_INDEX: Final = {source: source_index for source_index, source in enumerate(SOURCES)}
 
 
 class Wire(NamedTuple):
@@ -138,8 +138,8 @@ class Expected:
         if digest is None:
             digest = self._digests[topic, partition] = hashlib.blake2b(digest_size=16)
         digest.update(b"%d %d %r %r %r" % (offset, record.timestamp_ms, record.key, record.value, record.headers))
-        rank = _RANK[topic]
-        place = rank, partition
+        source_index = _SOURCE_INDEX[topic]
+        place = source_index, partition
         if record.key == heartbeat.HEARTBEAT_KEY:
             self.heartbeats += 1
             beat_ms = heartbeat.event_ts_ms(record.value)
@@ -147,7 +147,7 @@ class Expected:
             return
         try:
             event = decode_event(
-                rank, record.key, record.value, record.headers, record.timestamp_ms, self._config.max_future_ms
+                source_index, record.key, record.value, record.headers, record.timestamp_ms, self._config.max_future_ms
             )
         except DeadLetter:
             self.refused.add(refused_id(topic, partition, offset))
@@ -156,7 +156,7 @@ class Expected:
             self.erased.add(event.customer_id)
             return
         newest_ms = self._newest_ms.get(place, -1)
-        uid = hash((rank, event.customer_id, event.event_id))
+        uid = hash((source_index, event.customer_id, event.event_id))
         if uid in self._seen:
             self.duplicates += 1
         elif event.event_ts_ms < newest_ms - self._config.lateness_ms:

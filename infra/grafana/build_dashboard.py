@@ -56,7 +56,7 @@ ROWS: Final[dict[str, list[tuple[str, str, list[tuple[str, str]]]]]] = {
             [("time() * 1000 - pulsegraph_watermark_timestamp_ms", "partition {{partition}}")],
         ),
         (
-            "Epoch flush",
+            "Checkpoint",
             "s",
             [
                 (_quantile(0.5, "pulsegraph_epoch_flush_seconds", "role"), "{{role}} p50"),
@@ -77,7 +77,7 @@ ROWS: Final[dict[str, list[tuple[str, str, list[tuple[str, str]]]]]] = {
             [
                 (_rate("pulsegraph_erasures_total"), "erased"),
                 (_rate("pulsegraph_tail_overflow_total"), "settled early"),
-                (_rate("pulsegraph_questions_dropped_total"), "questions dropped"),
+                (_rate("pulsegraph_pending_labels_dropped_total"), "questions dropped"),
             ],
         ),
     ],

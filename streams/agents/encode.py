@@ -49,7 +49,7 @@ class EncodeRole:
 
     Args:
         check: raises InvalidField for a snapshot the model cannot read.
-        clock_ms: a clock in ms that goes on evenly.
+        monotonic_ms: a monotonic clock in ms.
         wall_ms: wall clock in ms, for how fresh predictions are.
         healthy: raises what has broken beside the model; asked every tick.
         queue_bound: fetching pauses while this many snapshots wait.
@@ -66,7 +66,7 @@ class EncodeRole:
         batcher: MicroBatcher,
         outbox: Outbox,
         metrics: Metrics,
-        clock_ms: Callable[[], int],
+        monotonic_ms: Callable[[], int],
         wall_ms: Callable[[], int],
         healthy: Callable[[], None] = lambda: None,
         queue_bound: int = 20_000,
@@ -76,7 +76,7 @@ class EncodeRole:
         self._batcher = batcher
         self._outbox = outbox
         self._metrics = metrics
-        self._clock_ms = clock_ms
+        self._monotonic_ms = monotonic_ms
         self._wall_ms = wall_ms
         self._healthy = healthy
         self._queue_bound = queue_bound
@@ -84,7 +84,7 @@ class EncodeRole:
         self._committer: Commit | None = None
         self._next: dict[int, int] = {}
         self._committed: dict[int, int] = {}
-        self._commit_ms = clock_ms()
+        self._commit_ms = monotonic_ms()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
         self._encoding: asyncio.Task[None] | None = None
         self._coalesced = 0
@@ -103,7 +103,7 @@ class EncodeRole:
         self._next = {}
 
     async def process(self, batch: Batch) -> None:
-        now_ms = self._clock_ms()
+        now_ms = self._monotonic_ms()
         for record in batch.records:
             try:
                 self._batcher.add(self._read(record.value), batch.partition, record.offset, now_ms)
@@ -147,7 +147,7 @@ class EncodeRole:
             if not self._encoding.done():
                 return
             await self._join()
-        if self._batcher.ready(self._clock_ms()):
+        if self._batcher.ready(self._monotonic_ms()):
             self._encoding = asyncio.create_task(self._encode())
 
     async def _join(self) -> None:
@@ -164,9 +164,9 @@ class EncodeRole:
         """Batches back to back until none is ready; a batch is delivered while the next one is computed."""
         loop = asyncio.get_running_loop()
         delivering: asyncio.Task[None] | None = None
-        while self._batcher.ready(self._clock_ms()):
+        while self._batcher.ready(self._monotonic_ms()):
             batch = self._batcher.take()
-            started_ms = self._clock_ms()
+            started_ms = self._monotonic_ms()
             predicted = await loop.run_in_executor(self._thread, self._predict, [entry.snapshot for entry in batch])
             for record in predicted.records:
                 self._outbox.send(record.topic, record.key, record.value, headers=record.headers)
@@ -184,12 +184,12 @@ class EncodeRole:
         self._batcher.done(batch)
 
     def _observe(self, batch: list[Waiting], predicted: Predicted, started_ms: int) -> None:
-        seconds, wall_ms = (self._clock_ms() - started_ms) / 1000, self._wall_ms()
+        seconds, wall_ms = (self._monotonic_ms() - started_ms) / 1000, self._wall_ms()
         fresh_ms = [wall_ms - entry.snapshot.ingest_ts_ms for entry in batch if entry.snapshot.kind == "event"]
         self._metrics.encoded(len(batch), seconds, fresh_ms, predicted.records, predicted.foreign)
 
     async def _commit(self, force: bool = False) -> None:
-        now_ms = self._clock_ms()
+        now_ms = self._monotonic_ms()
         if not force and now_ms - self._commit_ms < _COMMIT_EVERY_MS:
             return
         self._commit_ms = now_ms

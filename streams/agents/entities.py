@@ -8,7 +8,7 @@ from typing import Any
 from schemas.deadletter import Refused
 from streams.core.entities import Entities
 from streams.runtime.roles import Batch
-from streams.state.checkpoints import Epoch, StoredRecords
+from streams.state.checkpoints import StateCheckpoint, StoredRecords
 from streams.state.contract import KeyValue
 from streams.stateful.checkpoint_writer import Output
 from streams.stateful.role import StatefulRole
@@ -27,11 +27,11 @@ class EntitiesRole(StatefulRole):
     def take(self, core: Entities, batch: Batch) -> list[Refused]:
         return core.take(batch.records)
 
-    def outputs(self, epoch: Any) -> list[Output]:
+    def outputs(self, checkpoint: Any) -> list[Output]:
         return []
 
     def due_ms(self, record: bytes) -> int:
         return -1
 
-    def flushed(self, epochs: Mapping[int, Epoch], seconds: float) -> None:
-        self._metrics.entities_epoch(epochs, self.held, seconds)
+    def flushed(self, checkpoints: Mapping[int, StateCheckpoint], seconds: float) -> None:
+        self._metrics.entities_checkpoint(checkpoints, self.held, seconds)

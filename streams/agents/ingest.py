@@ -14,21 +14,21 @@ from schemas.events import SOURCES
 from schemas.words import Lexicon
 from streams.core.config import CoreConfig
 from streams.core.customer import due_of
-from streams.core.durable import Cut
-from streams.core.partition import Ingest
+from streams.core.durable import IngestCheckpoint
+from streams.core.partition import IngestPartition
 from streams.core.refusal_limit import RefusalLimit
 from streams.runtime.roles import Batch, Offsets
-from streams.state.checkpoints import Epoch, StoredRecords
+from streams.state.checkpoints import StateCheckpoint, StoredRecords
 from streams.state.contract import KeyValue
 from streams.stateful.checkpoint_writer import Output
 from streams.stateful.role import StatefulRole
 
-_RANK: Final = {source: rank for rank, source in enumerate(SOURCES)}
+_SOURCE_INDEX: Final = {source: source_index for source_index, source in enumerate(SOURCES)}
 _offset: Final = attrgetter("offset")
 
 
 class IngestRole(StatefulRole):
-    """One writer per customer: all four source topics of a partition go through one :class:`Ingest`.
+    """One writer per customer: all four source topics of a partition go through one :class:`IngestPartition`.
 
     Args:
         cache_bytes: for decoded customers of all partitions together, in equal parts.
@@ -62,9 +62,9 @@ class IngestRole(StatefulRole):
             held.core.cache.budget_bytes = self._cache_bytes // len(self.held)
         return starts
 
-    def open_core(self, partition: int, store: KeyValue, meta: bytes | None) -> Ingest:
+    def open_core(self, partition: int, store: KeyValue, meta: bytes | None) -> IngestPartition:
         self._counted.pop(partition, None)
-        return Ingest(
+        return IngestPartition(
             partition,
             self._config,
             self._lexicon,
@@ -72,13 +72,13 @@ class IngestRole(StatefulRole):
             meta,
             cache_bytes=self._cache_bytes,
             idle_ms=self._idle_ms,
-            now_ms=self._clock_ms(),
+            now_ms=self._monotonic_ms(),
         )
 
-    def take(self, core: Ingest, batch: Batch) -> list[Refused]:
+    def take(self, core: IngestPartition, batch: Batch) -> list[Refused]:
         records = batch.records
         first = bisect_left(records, core.next_offsets.get(batch.topic, 0), key=_offset)
-        refused = core.take(_RANK[batch.topic], records, self._clock_ms())
+        refused = core.take(_SOURCE_INDEX[batch.topic], records, self._monotonic_ms())
         places = [bisect_left(records, origin_offset(letter), key=_offset) - first for letter in refused]
         try:
             self._refusals.observe(batch.topic, len(records) - first, zip(places, refused, strict=True))
@@ -90,25 +90,25 @@ class IngestRole(StatefulRole):
             raise
         return refused
 
-    def cut(self, partition: int, core: Ingest, now_ms: int) -> Cut:
-        for rank, topic in enumerate(SOURCES):
-            if not self._committer.is_read(topic, partition):
-                core.watermark.heard(rank, now_ms)
-        return core.cut(now_ms)
+    def checkpoint(self, partition: int, core: IngestPartition, now_ms: int) -> IngestCheckpoint:
+        for source_index, topic in enumerate(SOURCES):
+            if not self._committer.is_caught_up(topic, partition):
+                core.watermark.observed(source_index, now_ms)
+        return core.checkpoint(now_ms)
 
-    def outputs(self, epoch: Cut) -> Iterator[Output]:
+    def outputs(self, checkpoint: IngestCheckpoint) -> Iterator[Output]:
         encode = codec.msgpack_encode
-        for edge in epoch.edges:
+        for edge in checkpoint.edges:
             yield Output("graph-edges", edge.entity.encode(), encode(edge))
-        for outcome in epoch.outcomes:
+        for outcome in checkpoint.outcomes:
             yield Output("outcomes", outcome.snapshot.customer_id.encode(), encode(outcome))
-        for snapshot in (*epoch.judged, *epoch.snapshots):
+        for snapshot in (*checkpoint.awaiting_label, *checkpoint.snapshots):
             yield Output("session-snapshots", snapshot.customer_id.encode(), encode(snapshot))
-        for erasure in epoch.erasures:
+        for erasure in checkpoint.erasures:
             yield Output("erasures", erasure.customer_id.encode(), codec.json_encode(erasure))
 
     def due_ms(self, record: bytes) -> int:
         return due_of(record).due_ms
 
-    def flushed(self, epochs: Mapping[int, Epoch], seconds: float) -> None:
-        self._metrics.ingest_epoch(epochs, self.held, self._counted, seconds)
+    def flushed(self, checkpoints: Mapping[int, StateCheckpoint], seconds: float) -> None:
+        self._metrics.ingest_checkpoint(checkpoints, self.held, self._counted, seconds)

@@ -24,7 +24,7 @@ _KEPT: Final = 20_000
 """Open questions of one partition and head: 6 MB at most, and some thousand pairs a week."""
 
 
-class _Judged(msgspec.Struct):
+class _ScoredPrediction(msgspec.Struct):
     """The fields of a prediction that scoring needs."""
 
     prediction_id: str
@@ -34,7 +34,7 @@ class _Judged(msgspec.Struct):
 
 
 _decode_outcome: Final = codec.decoder(Outcome)
-_decode_prediction: Final = msgspec.json.Decoder(_Judged).decode
+_decode_prediction: Final = msgspec.json.Decoder(_ScoredPrediction).decode
 
 
 class _Known:
@@ -54,18 +54,18 @@ class LearnRole:
     partition is a hash of the customer, it says nothing about scores and labels, so no weights are needed.
 
     Args:
-        clock_ms: a clock in ms that goes on evenly, for how often the metric is set.
+        monotonic_ms: a monotonic clock in ms, for how often the metric is set.
     """
 
     name = "learn"
     topics = ("outcomes", "predictions.churn", "predictions.redemption")
 
-    def __init__(self, *, metrics: Metrics, clock_ms: Any) -> None:
+    def __init__(self, *, metrics: Metrics, monotonic_ms: Any) -> None:
         self._known: dict[int, _Known] = {}
         self._held: set[int] = set()
         self._metrics = metrics
-        self._clock_ms = clock_ms
-        self._told_ms = clock_ms()
+        self._monotonic_ms = monotonic_ms
+        self._told_ms = monotonic_ms()
 
     def bind(self, committer: Commit) -> None:
         """Nothing is ever committed."""
@@ -108,7 +108,7 @@ class LearnRole:
         known.next_offsets[batch.topic] = batch.records[-1].offset + 1
 
     async def idle(self) -> None:
-        now_ms = self._clock_ms()
+        now_ms = self._monotonic_ms()
         if now_ms - self._told_ms < _EVERY_MS:
             return
         self._told_ms = now_ms

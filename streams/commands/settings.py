@@ -15,7 +15,7 @@ def add(subparsers: Subparsers) -> None:
         "show every setting: its variable, value, default and meaning",
         "Values come from PULSEGRAPH_* variables, then from a TOML file (--config), then from the defaults. "
         "Secrets are never shown.",
-        "  PULSEGRAPH_INGEST_EPOCH_MS=250 pulsegraph settings --changed\n"
+        "  PULSEGRAPH_INGEST_CHECKPOINT_MS=250 pulsegraph settings --changed\n"
         "  pulsegraph settings --toml > pulsegraph.toml",
     )
     add_settings_options(parser)

@@ -164,7 +164,7 @@ class Customer:
         self.late[topic] = self.late.get(topic, 0) + 1
 
     @property
-    def fewer(self) -> bool:
+    def has_late_opt_out(self) -> bool:
         """Whether an event that came late may have taken consent back."""
         return bool(self.opt_outs or self.late_profile[0])
 
@@ -206,7 +206,7 @@ class Customer:
         self._forget_view()
 
     @property
-    def is_grave(self) -> bool:
+    def is_tombstone(self) -> bool:
         """Whether nothing but the memory of an erasure is left."""
         return self.erased_ms >= 0 and not self.tail and not self.settled.events
 
@@ -236,7 +236,7 @@ class Customer:
         ready = len(tail) if tail and tail[-1].ts_ms < until_ms else bisect_left(tail, until_ms, key=_time)
         self._settle_first(ready, effects)
 
-    def let_pass(self, until_ms: int, effects: list[Effect]) -> None:
+    def fire_timers(self, until_ms: int, effects: list[Effect]) -> None:
         """Fire what is due by ``until_ms`` in the settled state; :meth:`settle` comes first."""
         before = len(effects)
         advance(self.settled, until_ms, self.context, effects)
@@ -260,7 +260,7 @@ class Customer:
 
     def due_ms(self) -> int | None:
         """When event time next changes the settled state; None where nothing waits."""
-        if self.is_grave:
+        if self.is_tombstone:
             return self.erased_ms + 1
         due_ms = next_due_ms(self.settled, self.context.config)
         if self.tail:
@@ -271,14 +271,14 @@ class Customer:
     def snapshot(self) -> Snapshot | None:
         """What the encoder should see: the customer at the newest event; None where nothing is known.
 
-        Taken after :meth:`settle` and before :meth:`let_pass`, so that it does not depend on how far event
+        Taken after :meth:`settle` and before :meth:`fire_timers`, so that it does not depend on how far event
         time had come when it was taken; of a customer with late opt-outs once more when the session has ended.
         """
         seen = self.view()
         if not seen.events:
             return None
         snapshot = snapshot_of(seen, "event", seen.last_ms, self.context)
-        return msgspec.structs.replace(snapshot, consent=self.consent(seen)) if self.fewer else snapshot
+        return msgspec.structs.replace(snapshot, consent=self.consent(seen)) if self.has_late_opt_out else snapshot
 
     def _settle_first(self, count: int, effects: list[Effect]) -> None:
         if not count:

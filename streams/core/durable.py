@@ -1,4 +1,4 @@
-"""What is durable of one partition: what the core may ask of it, and what an epoch adds."""
+"""What is durable of one partition: what the core may ask of it, and what a checkpoint adds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from schemas.graph import GraphEdge
 from schemas.predictions import Erasure
 from schemas.snapshot import Outcome, Snapshot
 from streams.core import stored
-from streams.core.watermark import UNHEARD_MS
+from streams.core.watermark import NOT_OBSERVED_MS
 
 META_VERSION: Final = 1
 NO_OFFSET: Final = -1
@@ -32,11 +32,11 @@ class Records(Protocol):
 
 
 class PartitionMeta(msgspec.Struct, array_like=True):
-    """What is known about a partition as a whole; written with every epoch."""
+    """What is known about a partition as a whole; written with every checkpoint."""
 
     version: int = META_VERSION
     next_offsets: list[int] = msgspec.field(default_factory=lambda: [NO_OFFSET] * len(SOURCES))
-    newest_ms: list[int] = msgspec.field(default_factory=lambda: [UNHEARD_MS] * len(SOURCES))
+    newest_ms: list[int] = msgspec.field(default_factory=lambda: [NOT_OBSERVED_MS] * len(SOURCES))
     watermark_ms: int = 0
     vocabulary: str = ""
     """Fingerprint of the lexicon that made the token ids in the partition's records."""
@@ -71,11 +71,11 @@ class RecordChange(NamedTuple):
     new_due_ms: int
 
 
-class Cut(NamedTuple):
-    """Everything one epoch of ingest leaves to be made durable."""
+class IngestCheckpoint(NamedTuple):
+    """Everything one checkpoint of ingest leaves to be made durable."""
 
     changes: list[RecordChange]
-    judged: list[Snapshot]
+    awaiting_label: list[Snapshot]
     outcomes: list[Outcome]
     snapshots: list[Snapshot]
     edges: list[GraphEdge]

@@ -144,8 +144,8 @@ def _read_meta(meta: bytes | None) -> int:
     )
 
 
-class EntityCut(NamedTuple):
-    """What an epoch of the entities role leaves to be written."""
+class EntityCheckpoint(NamedTuple):
+    """What a checkpoint of the entities role leaves to be written."""
 
     changes: list[RecordChange]
     meta: bytes
@@ -197,11 +197,11 @@ class Entities:
         self.counts["dead_lettered"] += len(refused)
         return refused
 
-    def cut(self, now_ms: int) -> EntityCut:
-        """End the epoch. Entities have no timers: ``now_ms`` is not used."""
+    def checkpoint(self, now_ms: int) -> EntityCheckpoint:
+        """End the checkpoint. Entities have no timers: ``now_ms`` is not used."""
         changes = [RecordChange(name, encode_entity(self._cache[name]), -1, -1) for name in sorted(self._dirty)]
         self._dirty = set()
-        return EntityCut(changes, msgspec.msgpack.encode(self._next_offset), self.next_offsets)
+        return EntityCheckpoint(changes, msgspec.msgpack.encode(self._next_offset), self.next_offsets)
 
     def written(self) -> None:
         excess = len(self._cache) - self._cache_entities

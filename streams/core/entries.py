@@ -17,12 +17,12 @@ Entry = DecodedEvent | int | None
 
 
 def read_entries(
-    rank: int, partition: int, records: Sequence[RawRecord], max_future_ms: int
+    source_index: int, partition: int, records: Sequence[RawRecord], max_future_ms: int
 ) -> tuple[list[Entry], list[Refused]]:
     """Decode records of one source topic.
 
     Args:
-        rank: position of the topic in :data:`schemas.events.SOURCES`.
+        source_index: position of the topic in :data:`schemas.events.SOURCES`.
         max_future_ms: how far an event time may be past its record's timestamp.
 
     Returns:
@@ -35,12 +35,12 @@ def read_entries(
         try:
             key, timestamp = record.key, record.timestamp
             if key != HEARTBEAT_KEY:
-                entries.append(decode(rank, key, record.value, record.headers, timestamp, max_future_ms))
-            elif (heard_ms := heartbeat.event_ts_ms(record.value)) <= timestamp + max_future_ms:
-                entries.append(heard_ms)
+                entries.append(decode(source_index, key, record.value, record.headers, timestamp, max_future_ms))
+            elif (observed_ms := heartbeat.event_ts_ms(record.value)) <= timestamp + max_future_ms:
+                entries.append(observed_ms)
             else:
                 raise OutOfTime("a heartbeat from the future would make every event late")
         except DeadLetter as error:
             entries.append(None)
-            refused.append(refuse(error, SOURCES[rank], partition, record))
+            refused.append(refuse(error, SOURCES[source_index], partition, record))
     return entries, refused

@@ -21,7 +21,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     """
 
     ts_ms: int
-    rank: int
+    source_index: int
     event_id: str
     uid: int
     offset: int
@@ -30,14 +30,14 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def order(self) -> tuple[int, int, str]:
-        return self.ts_ms, self.rank, self.event_id
+        return self.ts_ms, self.source_index, self.event_id
 
 
 class StoredEvent(msgspec.Struct, array_like=True, gc=False):
-    """The same inside a stored record; the body's type follows from the rank."""
+    """The same inside a stored record; the body's type follows from the source_index."""
 
     ts_ms: int
-    rank: int
+    source_index: int
     event_id: str
     uid: int
     offset: int
@@ -48,7 +48,7 @@ class StoredEvent(msgspec.Struct, array_like=True, gc=False):
 def store(event: Event) -> StoredEvent:
     return StoredEvent(
         event.ts_ms,
-        event.rank,
+        event.source_index,
         event.event_id,
         event.uid,
         event.offset,
@@ -58,8 +58,8 @@ def store(event: Event) -> StoredEvent:
 
 
 def restore(stored: StoredEvent) -> Event:
-    body: Any = _decode_body[stored.rank](stored.body)
-    return Event(stored.ts_ms, stored.rank, stored.event_id, stored.uid, stored.offset, stored.ingest_ms, body)
+    body: Any = _decode_body[stored.source_index](stored.body)
+    return Event(stored.ts_ms, stored.source_index, stored.event_id, stored.uid, stored.offset, stored.ingest_ms, body)
 
 
 def consent_of(profile: Profile) -> tuple[str, ...]:

@@ -75,7 +75,7 @@ class Folded(msgspec.Struct, array_like=True, gc=False):
     applied: list[int] = msgspec.field(default_factory=lambda: [-1, -1, -1, -1])
     """Highest offset folded in, per source topic."""
     source: tuple[int, int, int] = (0, -1, 0)
-    """(topic rank, offset, record timestamp ms) of the newest event."""
+    """(topic source_index, offset, record timestamp ms) of the newest event."""
     recent: list[int] = []
     """Ids of the last events folded in."""
 
@@ -108,21 +108,21 @@ Effect = Snapshot | Outcome | Pending
 
 def fold(state: Folded, event: Event, context: Context, effects: list[Effect]) -> None:
     """Take one event in. Events come in :attr:`Event.order`; what falls due before it fires first."""
-    ts_ms, rank, body = event.ts_ms, event.rank, event.body
+    ts_ms, source_index, body = event.ts_ms, event.source_index, event.body
     config = context.config
     if ts_ms != state.last_ms:  # the lines of one order share an instant, and nothing falls due within it
         advance(state, ts_ms, context, effects)
         if not state.first_ms:
             state.first_ms = ts_ms
-    _TAKE_IN[rank](state, ts_ms, body, context, effects)
+    _TAKE_IN[source_index](state, ts_ms, body, context, effects)
     edges, weight, limit = state.edges, forward_weight(ts_ms, config.edge_half_life_ms), config.edges_per_type
-    for edge_type, entity_id in edges_of(rank, body):
+    for edge_type, entity_id in edges_of(source_index, body):
         touch(edges, edge_type, entity_id, ts_ms, weight, limit)
     state.events += 1
     state.last_ms = ts_ms
-    state.source = (rank, event.offset, event.ingest_ms)
-    if event.offset > state.applied[rank]:
-        state.applied[rank] = event.offset
+    state.source = (source_index, event.offset, event.ingest_ms)
+    if event.offset > state.applied[source_index]:
+        state.applied[source_index] = event.offset
     recent = state.recent
     recent.append(event.uid)
     if len(recent) > config.recent_ids:
@@ -169,7 +169,7 @@ def _horizon(state: Folded, due_ms: int, context: Context, effects: list[Effect]
     snapshot = snapshot_of(state, "horizon", due_ms, context)
     effects.append(snapshot)
     outcome_id = ids.prediction_id("churn", snapshot)
-    _ask(state, Pending.of("churn", outcome_id, due_ms + config.churn_horizon_ms, snapshot), context, effects)
+    _add_pending(state, Pending.of("churn", outcome_id, due_ms + config.churn_horizon_ms, snapshot), context, effects)
 
 
 def first_horizon_ms(customer_id: str, after_ms: int, every_ms: int) -> int:
@@ -220,7 +220,7 @@ def _activity(state: Folded, ts_ms: int, context: Context, effects: list[Effect]
 def _campaign_send(state: Folded, ts_ms: int, body: CampaignSend, context: Context, effects: list[Effect]) -> None:
     config, name = context.config, body.event
     if name == "send":
-        _judge_send(state, ts_ms, body, context, effects)
+        _await_redemption(state, ts_ms, body, context, effects)
         counters.add(state.counters, "sends", ts_ms, 1.0)
         state.sends_total += 1
         state.last_send_ms = ts_ms
@@ -246,7 +246,7 @@ def _log_send(state: Folded, ts_ms: int, body: CampaignSend, config: CoreConfig)
         del state.sends[0]
 
 
-def _judge_send(state: Folded, ts_ms: int, body: CampaignSend, context: Context, effects: list[Effect]) -> None:
+def _await_redemption(state: Folded, ts_ms: int, body: CampaignSend, context: Context, effects: list[Effect]) -> None:
     """Remember the customer as it was just before the send, to be labelled by what comes of it."""
     if not state.events:
         return  # nothing is known yet: there is no snapshot to judge
@@ -255,10 +255,10 @@ def _judge_send(state: Folded, ts_ms: int, body: CampaignSend, context: Context,
     due_ms = body.window_end_ms or ts_ms + context.config.redemption_window_ms
     if due_ms > ts_ms:
         outcome_id = ids.prediction_id("redemption", snapshot, body.campaign_id)
-        _ask(state, Pending.of("redemption", outcome_id, due_ms, snapshot, body), context, effects)
+        _add_pending(state, Pending.of("redemption", outcome_id, due_ms, snapshot, body), context, effects)
 
 
-def _ask(state: Folded, question: Pending, context: Context, effects: list[Effect]) -> None:
+def _add_pending(state: Folded, question: Pending, context: Context, effects: list[Effect]) -> None:
     if (dropped := labels.add(state.pending, question, context.config.pending_limit)) is not None:
         effects.append(dropped)
 
@@ -283,7 +283,7 @@ _TAKE_IN: Final[tuple[Callable[[Folded, int, Any, Context, list[Effect]], None],
     _redemption,
     _profile,
 )
-"""By the topic's rank."""
+"""By the topic's source_index."""
 
 
 def _count_hour(state: Folded, ts_ms: int, channel: str) -> None:

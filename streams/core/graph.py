@@ -67,18 +67,18 @@ class Neighbour(msgspec.Struct, frozen=True):
     last_ms: int
 
 
-def edges_of(rank: int, body: Body) -> list[tuple[str, str]]:
+def edges_of(source_index: int, body: Body) -> list[tuple[str, str]]:
     """(edge type, entity id) of each edge that an event draws."""
-    if rank == CLICKSTREAM:
+    if source_index == CLICKSTREAM:
         rules = _CLICK_EDGES.get(body.event, _CUSTOM_EDGES)  # type: ignore[union-attr]
         channel, channel_edge = body.channel, "via>channel"  # type: ignore[union-attr]
-    elif rank == CAMPAIGN_SENDS:
+    elif source_index == CAMPAIGN_SENDS:
         rules = _SEND_EDGES[body.event]  # type: ignore[union-attr]
         channel, channel_edge = body.channel, _CHANNEL_EDGE.get(body.event, "")  # type: ignore[union-attr]
-    elif rank == REDEMPTIONS:
+    elif source_index == REDEMPTIONS:
         rules, channel, channel_edge = _REDEMPTION_EDGES, None, ""
     else:
-        assert rank == PROFILES
+        assert source_index == PROFILES
         return []
     drawn = [(edge_type, entity_id) for edge_type, field in rules if (entity_id := getattr(body, field)) is not None]
     if channel is not None and channel_edge:

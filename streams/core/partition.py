@@ -1,9 +1,9 @@
-"""The ingest of one partition: raw records in, at the end of an epoch everything that has to be written.
+"""The ingest of one partition: raw records in, with each checkpoint everything that has to be written out.
 
-Pure but for the two questions it asks a :class:`streams.core.durable.Records`: what is stored of these
-customers, and who is due. :class:`Ingest` never writes; :meth:`Ingest.cut` ends an epoch and returns a
-:class:`streams.core.durable.Cut` with changed records, timers, outputs and the offsets they account for.
-The caller makes the cut durable before the next one.
+Pure but for the two questions it asks a :class:`streams.core.durable.Records`: what is stored of these customers, and
+who is due. :class:`IngestPartition` never writes; :meth:`IngestPartition.checkpoint` returns a
+:class:`streams.core.durable.IngestCheckpoint` with changed records, timers, outputs and the offsets they account for.
+The caller makes it durable before the next one.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from schemas.words import Lexicon
 from streams.core.cache import CustomerCache
 from streams.core.config import CoreConfig
 from streams.core.customer import Customer
-from streams.core.durable import NO_OFFSET, Cut, PartitionMeta, RecordChange, Records
+from streams.core.durable import NO_OFFSET, IngestCheckpoint, PartitionMeta, RecordChange, Records
 from streams.core.entity_edges import drawn_edges, erased_edges
 from streams.core.entries import read_entries
 from streams.core.event import Event
 from streams.core.fold import Context, Effect, is_opt_out
 from streams.core.graph import known_entities
 from streams.core.labels import Pending
-from streams.core.watermark import UNHEARD_MS, Watermark
+from streams.core.watermark import NOT_OBSERVED_MS, Watermark
 
 _MAX_RECORD_BYTES: Final = 4 << 20
 
 
-class Ingest:
-    """State of one partition between two cuts.
+class IngestPartition:
+    """State of one partition between two checkpoints.
 
     Args:
         records: what is durable.
@@ -46,7 +46,7 @@ class Ingest:
         cache_bytes: bound of decoded customers.
         idle_ms: see :class:`Watermark`.
         now_ms: clock of :class:`Watermark`.
-        timers_per_cut: bound of customers woken by event time in one epoch; the rest wait for the next.
+        timers_per_checkpoint: bound of customers woken by event time in one checkpoint; the rest wait for the next.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Ingest:
         cache_bytes: int,
         idle_ms: int,
         now_ms: int,
-        timers_per_cut: int = 20_000,
+        timers_per_checkpoint: int = 20_000,
     ) -> None:
         known = PartitionMeta.decode(meta)
         if known.vocabulary not in ("", lexicon.fingerprint):
@@ -76,11 +76,11 @@ class Ingest:
         self._lexicon = lexicon
         self._records = records
         self._next_offsets = known.next_offsets
-        self._timers_per_cut = timers_per_cut
+        self._timers_per_cut = timers_per_checkpoint
         self._scanned_ms = 0
         self._dirty: dict[str, Customer] = {}
         self._seen: set[str] = set()
-        self._graves: dict[str, int] = {}
+        self._tombstones: dict[str, int] = {}
         self._effects: list[Effect] = []
         self._edges: list[GraphEdge] = []
         self._erasures: list[Erasure] = []
@@ -88,45 +88,49 @@ class Ingest:
     @property
     def next_offsets(self) -> dict[str, int]:
         """First offset of each source topic that has not been taken in; absent where none was."""
-        return {SOURCES[rank]: offset for rank, offset in enumerate(self._next_offsets) if offset != NO_OFFSET}
+        return {
+            SOURCES[source_index]: offset
+            for source_index, offset in enumerate(self._next_offsets)
+            if offset != NO_OFFSET
+        }
 
-    def take(self, rank: int, records: Sequence[RawRecord], now_ms: int) -> list[Refused]:
+    def take(self, source_index: int, records: Sequence[RawRecord], now_ms: int) -> list[Refused]:
         """Apply a batch of one source topic, in offset order; returns the dead letters.
 
         Records that were taken in before are skipped, so any suffix of the log may be replayed.
         """
-        next_offset = self._next_offsets[rank]
+        next_offset = self._next_offsets[source_index]
         if records and records[0].offset < next_offset:
             self.counts["replayed"] += sum(record.offset < next_offset for record in records)
             records = [record for record in records if record.offset >= next_offset]
         if not records:
             return []
-        entries, refused = read_entries(rank, self.partition, records, self.config.max_future_ms)
+        entries, refused = read_entries(source_index, self.partition, records, self.config.max_future_ms)
         self.counts["dead_lettered"] += len(refused)
         customers = self._load(dict.fromkeys([entry.customer_id for entry in entries if type(entry) is DecodedEvent]))
-        newest_ms, lateness_ms = UNHEARD_MS, self.config.lateness_ms
-        punctual_from_ms = self.watermark.punctual_from_ms(rank)
+        newest_ms, lateness_ms = NOT_OBSERVED_MS, self.config.lateness_ms
+        late_before_ms = self.watermark.late_before_ms(source_index)
         for record, entry in zip(records, entries, strict=True):
             if entry is None:
                 continue
             if isinstance(entry, int):
-                heard_ms = entry
+                observed_ms = entry
                 self.counts["heartbeats"] += 1
             else:
-                heard_ms = entry.event_ts_ms
-                self._apply(rank, record, entry, customers, late=heard_ms < punctual_from_ms)
+                observed_ms = entry.event_ts_ms
+                self._apply(source_index, record, entry, customers, late=observed_ms < late_before_ms)
                 if entry.body is None:
                     continue
-            if heard_ms > newest_ms:
-                newest_ms = heard_ms
-                punctual_from_ms = max(punctual_from_ms, newest_ms - lateness_ms)
-        if newest_ms != UNHEARD_MS:
-            self.watermark.observe(rank, newest_ms, now_ms)
-        self._next_offsets[rank] = records[-1].offset + 1
+            if observed_ms > newest_ms:
+                newest_ms = observed_ms
+                late_before_ms = max(late_before_ms, newest_ms - lateness_ms)
+        if newest_ms != NOT_OBSERVED_MS:
+            self.watermark.observe(source_index, newest_ms, now_ms)
+        self._next_offsets[source_index] = records[-1].offset + 1
         return refused
 
-    def cut(self, now_ms: int) -> Cut:
-        """End the epoch: let event time pass, settle, and hand over everything that changed."""
+    def checkpoint(self, now_ms: int) -> IngestCheckpoint:
+        """Let event time pass, settle, and hand over everything that changed."""
         touched = frozenset(self._dirty)
         until_ms = self._wake(self.watermark.target_ms(now_ms))
         self.watermark.advance(until_ms)
@@ -138,12 +142,17 @@ class Ingest:
             if customer_id in self._seen and (snapshot := customer.snapshot()) is not None:
                 snapshots.append(snapshot)
             was_open = customer.settled.timeline.events > 0
-            customer.let_pass(until_ms, self._effects)
-            if customer.fewer and was_open and customer.is_at_rest and (snapshot := customer.snapshot()) is not None:
+            customer.fire_timers(until_ms, self._effects)
+            if (
+                customer.has_late_opt_out
+                and was_open
+                and customer.is_at_rest
+                and (snapshot := customer.snapshot()) is not None
+            ):
                 # A late opt-out that comes from now on is told with the session ended: so it must be if it came before.
                 snapshots.append(snapshot)
-            if customer.is_grave and customer_id not in touched and until_ms > customer.erased_ms:
-                changes.append(self._bury(customer_id, customer))
+            if customer.is_tombstone and customer_id not in touched and until_ms > customer.erased_ms:
+                changes.append(self._drop_tombstone(customer_id, customer))
             else:
                 changes.append(self._change(customer_id, customer))
         meta = PartitionMeta(
@@ -153,8 +162,8 @@ class Ingest:
             vocabulary=self._lexicon.fingerprint,
         )
         effects = self._effects
-        self.counts["questions_dropped"] += sum(isinstance(effect, Pending) for effect in effects)
-        done = Cut(
+        self.counts["pending_labels_dropped"] += sum(isinstance(effect, Pending) for effect in effects)
+        done = IngestCheckpoint(
             changes,
             [effect for effect in effects if isinstance(effect, Snapshot)],
             [effect for effect in effects if isinstance(effect, Outcome)],
@@ -169,7 +178,7 @@ class Ingest:
         return done
 
     def written(self) -> None:
-        """The last cut is durable: customers that are clean may leave the cache."""
+        """The last checkpoint is durable: customers that are clean may leave the cache."""
         self.cache.shrink(self._dirty)
 
     def customer(self, customer_id: str) -> Customer | None:
@@ -200,12 +209,12 @@ class Ingest:
         return Context(self.config, self._lexicon, self.partition, customer_id)
 
     def _apply(
-        self, rank: int, record: RawRecord, entry: DecodedEvent, customers: dict[str, Customer], *, late: bool
+        self, source_index: int, record: RawRecord, entry: DecodedEvent, customers: dict[str, Customer], *, late: bool
     ) -> None:
         customer_id, ts_ms, event_id, body = entry.customer_id, entry.event_ts_ms, entry.event_id, entry.body
         offset, customer = record.offset, customers.get(customer_id)
-        heard = customer is not None and customer.applied[rank] >= 0
-        if late and body is not None and not heard and not is_opt_out(body):
+        is_observed = customer is not None and customer.applied[source_index] >= 0
+        if late and body is not None and not is_observed and not is_opt_out(body):
             # Too late to begin with; whether another topic knows the customer depends on how the topics were read.
             # What takes consent back is remembered even of a stranger.
             self.counts["applied"] += 1
@@ -214,17 +223,19 @@ class Ingest:
         if customer is None:
             customers[customer_id] = customer = Customer(self._context(customer_id))
             self.cache.put(customer_id, customer, 0)
-        elif offset <= customer.applied[rank]:
+        elif offset <= customer.applied[source_index]:
             self.counts["replayed"] += 1
             return
-        customer.applied[rank] = offset
+        customer.applied[source_index] = offset
         self._dirty[customer_id] = customer
         if body is None:
-            self._erase(customer_id, customer, rank, offset, ts_ms)
+            self._erase(customer_id, customer, source_index, offset, ts_ms)
             return
         if event_id is None:
-            event_id = f"{SOURCES[rank]}-{self.partition}-{offset:020d}"
-        event = Event(ts_ms, rank, event_id, ids.event_uid(rank, event_id), offset, record.timestamp, body)
+            event_id = f"{SOURCES[source_index]}-{self.partition}-{offset:020d}"
+        event = Event(
+            ts_ms, source_index, event_id, ids.event_uid(source_index, event_id), offset, record.timestamp, body
+        )
         if customer.knows(event):
             self.counts["duplicates"] += 1
             return
@@ -233,17 +244,17 @@ class Ingest:
             self.counts["erased"] += 1
         elif late or ts_ms <= customer.settled.last_ms:
             self.counts["late"] += 1
-            customer.count_late(SOURCES[rank])
+            customer.count_late(SOURCES[source_index])
             customer.opt_out_late(body, ts_ms)
-            if customer.fewer:
+            if customer.has_late_opt_out:
                 self._seen.add(customer_id)  # whoever decides must hear of it
         else:
             customer.insert(event)
             self._seen.add(customer_id)
             self._edges += drawn_edges(event, customer_id, self.partition)
 
-    def _erase(self, customer_id: str, customer: Customer, rank: int, offset: int, at_ms: int) -> None:
-        source = (SOURCES[rank], self.partition, offset)
+    def _erase(self, customer_id: str, customer: Customer, source_index: int, offset: int, at_ms: int) -> None:
+        source = (SOURCES[source_index], self.partition, offset)
         if at_ms <= customer.erased_ms:
             self.counts["duplicates"] += 1  # said twice: what came after it stays, and there is a receipt again
         else:
@@ -261,7 +272,7 @@ class Ingest:
         )
 
     def _wake(self, target_ms: int) -> int:
-        """Load the customers that are due by ``target_ms``; returns how far event time may go in this epoch."""
+        """Load the customers that are due by ``target_ms``; returns how far event time may go in this checkpoint."""
         if target_ms <= self._scanned_ms:
             return target_ms
         # Whoever was due by the last scan was settled and now waits for a later time, so the index behind
@@ -271,7 +282,7 @@ class Ingest:
             target_ms = due[-1][0]
         self.counts["timers_fired"] += len(due)
         woken = {customer_id for _, customer_id in due}
-        erased = {grave for grave, erased_ms in self._graves.items() if erased_ms < target_ms}
+        erased = {customer_id for customer_id, erased_ms in self._tombstones.items() if erased_ms < target_ms}
         woken |= erased
         self._load(woken)
         for customer_id in sorted(woken):
@@ -282,10 +293,10 @@ class Ingest:
         return target_ms
 
     def _change(self, customer_id: str, customer: Customer) -> RecordChange:
-        if customer.is_grave:
-            self._graves[customer_id] = customer.erased_ms
+        if customer.is_tombstone:
+            self._tombstones[customer_id] = customer.erased_ms
         else:
-            self._graves.pop(customer_id, None)
+            self._tombstones.pop(customer_id, None)
         record = customer.encode()
         while len(record) > _MAX_RECORD_BYTES and customer.tail:
             # Thousands of large events inside the lateness bound: no person, and no record the changelog takes.
@@ -299,12 +310,12 @@ class Ingest:
         customer.indexed_ms = new_due_ms
         return RecordChange(customer_id, record, old_due_ms, new_due_ms)
 
-    def _bury(self, customer_id: str, customer: Customer) -> RecordChange:
+    def _drop_tombstone(self, customer_id: str, customer: Customer) -> RecordChange:
         """Drop the last trace of an erased customer.
 
-        Records that were dropped because of the erasure were committed in an earlier epoch, and older events
+        Records that were dropped because of the erasure were committed in an earlier checkpoint, and older events
         are late by now: nothing can bring the customer back.
         """
-        self._graves.pop(customer_id, None)
+        self._tombstones.pop(customer_id, None)
         self.cache.remove(customer_id)
         return RecordChange(customer_id, None, customer.indexed_ms, -1)

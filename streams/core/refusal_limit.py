@@ -1,7 +1,7 @@
 """How much of a topic is refused: a bad event is its own affair, a bad topic is everybody's.
 
 Where most of what comes is refused, the topic is wrong (another schema, another topic's data, a broken producer), and
-going on would bury it in the dead-letter topic record by record. The verdict rests on counts alone, so the same records
+going on would drop it in the dead-letter topic record by record. The verdict rests on counts alone, so the same records
 give the same verdict at any speed and in any batches.
 """
 

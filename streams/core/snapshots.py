@@ -42,12 +42,12 @@ def snapshot_of(
         for edge_type, count in _SHOWN_EDGES.items()
         if edge_type in state.edges
     }
-    rank, offset, ingest_ms = state.source
+    source_index, offset, ingest_ms = state.source
     return Snapshot(
         customer_id=context.customer_id,
         kind=kind,
         as_of_ms=as_of_ms,
-        source=(SOURCES[rank], context.partition, offset),
+        source=(SOURCES[source_index], context.partition, offset),
         applied={SOURCES[at]: applied for at, applied in enumerate(state.applied) if applied >= 0},
         event_ts_ms=state.last_ms,
         ingest_ts_ms=ingest_ms,

@@ -63,7 +63,7 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
         everything = b"".join([ids for _, _, ids in self.closed]) + self.ids
         return everything[-limit * _ID_BYTES :]
 
-    def act(self, ts_ms: int, rank: int, body: Body, lexicon: Lexicon, limit: int) -> None:
+    def act(self, ts_ms: int, source_index: int, body: Body, lexicon: Lexicon, limit: int) -> None:
         """Append a customer's own action; begins a session where none is open."""
         if not self.events:
             gap_ms = ts_ms - self.last_ms if self.last_ms else None
@@ -79,14 +79,14 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
             self.sessions += 1
         self.events += 1
         self.last_ms = ts_ms
-        self._say(rank, body, lexicon, limit)
+        self._say(source_index, body, lexicon, limit)
 
-    def note(self, ts_ms: int, rank: int, body: Body, lexicon: Lexicon, limit: int) -> None:
+    def note(self, ts_ms: int, source_index: int, body: Body, lexicon: Lexicon, limit: int) -> None:
         """Append what was done to the customer (a message): it neither begins nor prolongs a session."""
         if self.events:
-            self._say(rank, body, lexicon, limit)
+            self._say(source_index, body, lexicon, limit)
             return
-        ids = event_ids(rank, body, lexicon, "")
+        ids = event_ids(source_index, body, lexicon, "")
         self._keep((ts_ms, ts_ms, ids), limit)
 
     def close(self, lexicon: Lexicon, limit: int) -> None:
@@ -95,10 +95,10 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
         self._keep((self.start_ms, self.last_ms, ids), limit)
         self.events, self.ids, self.said = 0, b"", ""
 
-    def _say(self, rank: int, body: Body, lexicon: Lexicon, limit: int) -> None:
-        ids = self.ids + event_ids(rank, body, lexicon, self.said)
+    def _say(self, source_index: int, body: Body, lexicon: Lexicon, limit: int) -> None:
+        ids = self.ids + event_ids(source_index, body, lexicon, self.said)
         self.ids = ids if len(ids) <= 2 * limit * _ID_BYTES else ids[-limit * _ID_BYTES :]
-        self.said = name_of(rank, body)
+        self.said = name_of(source_index, body)
 
     def _keep(self, session: tuple[int, int, bytes], limit: int) -> None:
         self.closed.append(session)
@@ -111,23 +111,23 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
             del self.closed[:drop]
 
 
-def name_of(rank: int, body: Body) -> str:
+def name_of(source_index: int, body: Body) -> str:
     """The event's word without its field name, e.g. ``purchase`` or ``send``."""
-    if rank == REDEMPTIONS:
+    if source_index == REDEMPTIONS:
         return "redemption"
-    if rank == PROFILES:
+    if source_index == PROFILES:
         return "profile"
     return body.event  # type: ignore[union-attr]
 
 
-def event_ids(rank: int, body: Body, lexicon: Lexicon, said: str) -> bytes:
+def event_ids(source_index: int, body: Body, lexicon: Lexicon, said: str) -> bytes:
     """Token ids of one event; the event's own word is left out where ``said`` is the same."""
-    name, word = name_of(rank, body), lexicon.word
+    name, word = name_of(source_index, body), lexicon.word
     ids = b"" if name == said else word(f"evt:{name}") or word(words.CUSTOM_EVENT) or b""
-    if rank == CLICKSTREAM:
+    if source_index == CLICKSTREAM:
         assert isinstance(body, Clickstream)
         return ids + _clickstream_ids(body, lexicon)
-    if rank == CAMPAIGN_SENDS:
+    if source_index == CAMPAIGN_SENDS:
         assert isinstance(body, CampaignSend)
         for field, value in (
             ("camp", body.campaign_id),
@@ -137,7 +137,7 @@ def event_ids(rank: int, body: Body, lexicon: Lexicon, said: str) -> bytes:
         ):
             if value is not None:
                 ids += word(f"{field}:{value}") or b""
-    elif rank == REDEMPTIONS:
+    elif source_index == REDEMPTIONS:
         assert isinstance(body, Redemption)
         if body.campaign_id is not None:
             ids += word(f"camp:{body.campaign_id}") or b""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-UNHEARD_MS: Final = -1
+NOT_OBSERVED_MS: Final = -1
 
 
 class Watermark:
@@ -17,7 +17,7 @@ class Watermark:
     worker that was away would find them late.
 
     Args:
-        newest_ms: newest event time per topic so far, :data:`UNHEARD_MS` for none.
+        newest_ms: newest event time per topic so far, :data:`NOT_OBSERVED_MS` for none.
         lateness_ms: how far behind its topic's newest an event may come.
         idle_ms: quiet after which a topic stops counting; 0 for never.
         now_ms: any clock that goes on evenly, at the start; the same one in every call.
@@ -36,9 +36,9 @@ class Watermark:
         Judged against its own topic first, because that verdict is in the log and the same in every run;
         against the partition second, for events that a topic brings after it was declared idle.
         """
-        return event_ts_ms < self.punctual_from_ms(topic)
+        return event_ts_ms < self.late_before_ms(topic)
 
-    def punctual_from_ms(self, topic: int) -> int:
+    def late_before_ms(self, topic: int) -> int:
         """The oldest time at which an event of a topic is not late now."""
         return max(self.newest_ms[topic] - self._lateness_ms, self.value_ms)
 
@@ -48,7 +48,7 @@ class Watermark:
             self.newest_ms[topic] = event_ts_ms
         self._heard_ms[topic] = now_ms
 
-    def heard(self, topic: int, now_ms: int) -> None:
+    def observed(self, topic: int, now_ms: int) -> None:
         """A topic is not quiet: nothing new came of it, but there may be something."""
         self._heard_ms[topic] = now_ms
 
@@ -57,17 +57,17 @@ class Watermark:
         idle_ms, lateness_ms = self._idle_ms, self._lateness_ms
         if not idle_ms:
             least_ms = min(self.newest_ms)
-            return max(self.value_ms, least_ms - lateness_ms) if least_ms != UNHEARD_MS else self.value_ms
+            return max(self.value_ms, least_ms - lateness_ms) if least_ms != NOT_OBSERVED_MS else self.value_ms
         speaking = [
             newest_ms
-            for newest_ms, heard_ms in zip(self.newest_ms, self._heard_ms, strict=True)
-            if now_ms - heard_ms < idle_ms
+            for newest_ms, observed_ms in zip(self.newest_ms, self._heard_ms, strict=True)
+            if now_ms - observed_ms < idle_ms
         ]
         if speaking:
             least_ms = min(speaking)
-            return max(self.value_ms, least_ms - lateness_ms) if least_ms != UNHEARD_MS else self.value_ms
+            return max(self.value_ms, least_ms - lateness_ms) if least_ms != NOT_OBSERVED_MS else self.value_ms
         newest_ms = max(self.newest_ms)
-        if newest_ms == UNHEARD_MS:
+        if newest_ms == NOT_OBSERVED_MS:
             return self.value_ms
         quiet_ms = now_ms - max(self._heard_ms) - idle_ms
         return max(self.value_ms, newest_ms + quiet_ms - lateness_ms)

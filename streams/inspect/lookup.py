@@ -1,7 +1,7 @@
 """What is known about one customer or entity, read from the changelog and the prediction topics.
 
 Needs no worker: the changelog partition holds the whole state, and predictions lie on topics. What a worker has
-taken in but not yet written (one commit epoch) is not seen.
+taken in but not yet written (one checkpoint) is not seen.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def customer(
         )
     context = Context(config, words, partition, customer_id)
     known = Customer.decode(context, record)
-    if known.is_grave:
+    if known.is_tombstone:
         raise ConfigError(f"customer {customer_id!r} was erased at {moment(known.erased_ms)} UTC: nothing is kept")
     return _customer_view(known, context, words, as_of_ms, _predictions(found, customer_id))
 

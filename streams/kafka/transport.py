@@ -66,7 +66,7 @@ class BatchHandler(Protocol):
     async def revoked(self) -> None:
         """Finish and let go of everything: the group waits for this call. Commits are still accepted in it."""
 
-    async def room(self, timeout_s: float) -> bool:
+    async def has_capacity(self, timeout_s: float) -> bool:
         """Wait until another fetch may be handed over; False where there is still no room after ``timeout_s``."""
 
     def deliver(self, partition: TP, records: list[Any]) -> None:
@@ -231,7 +231,7 @@ class BatchConsumer(driver.Consumer):
         outcome = await self.wait(self._thread.commit_within(self._generation, offsets))
         return bool(outcome.result)
 
-    def is_read_to_end(self, partition: TP) -> bool:
+    def is_caught_up(self, partition: TP) -> bool:
         """Whether the broker said within the last :data:`CURRENT_S` that nothing lies behind what was fetched."""
         aio = self._thread._consumer
         assignment = aio._subscription.subscription.assignment if aio is not None and self._live is not None else None
@@ -266,7 +266,7 @@ class BatchConsumer(driver.Consumer):
                     await self._take_over(self._pending)
                 elif self._live is None:
                     await asyncio.sleep(0.02)
-                elif await self._handler.room(FETCH_TIMEOUT_S):
+                elif await self._handler.has_capacity(FETCH_TIMEOUT_S):
                     await self._fetch_once()
         except (ConsumerStoppedError, asyncio.CancelledError):
             if not self.app.should_stop:

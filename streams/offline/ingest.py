@@ -13,13 +13,13 @@ from schemas import codec
 from schemas.events import SOURCES, Body
 from schemas.words import Lexicon
 from streams.core.config import CoreConfig
-from streams.core.durable import Cut
-from streams.core.partition import Ingest
+from streams.core.durable import IngestCheckpoint
+from streams.core.partition import IngestPartition
 from streams.state.checkpoints import StoredRecords, local_batch, read_meta
 from streams.state.contract import KeyValue
 from streams.state.memory import MemoryStore
 
-_RANK = {source: rank for rank, source in enumerate(SOURCES)}
+_SOURCE_INDEX = {source: source_index for source_index, source in enumerate(SOURCES)}
 
 
 class LogRecord(NamedTuple):
@@ -44,7 +44,7 @@ class OfflineIngest:
         self, config: CoreConfig, lexicon: Lexicon, store: KeyValue | None = None, cache_bytes: int = 1 << 32
     ) -> None:
         self.store = store if store is not None else MemoryStore()
-        self.ingest = Ingest(
+        self.ingest = IngestPartition(
             0,
             config,
             lexicon,
@@ -55,23 +55,23 @@ class OfflineIngest:
             now_ms=0,
         )
 
-    def cut(self) -> Cut:
-        """End an epoch and write it."""
-        done = self.ingest.cut(0)
+    def checkpoint(self) -> IngestCheckpoint:
+        """End a checkpoint and write it."""
+        done = self.ingest.checkpoint(0)
         self.store.write(local_batch(done, -1))
         self.ingest.written()
         return done
 
 
-def replay_cuts(
+def replay_checkpoints(
     events: Iterable[tuple[str, str, Body, int]],
     config: CoreConfig,
     lexicon: Lexicon,
     *,
     until_ms: int,
-    epoch_events: int = 20_000,
-) -> Iterator[Cut]:
-    """Feed (topic, customer id, body, event ms) in event-time order; yields what each epoch made known.
+    checkpoint_events: int = 20_000,
+) -> Iterator[IngestCheckpoint]:
+    """Feed (topic, customer id, body, event ms) in event-time order; yields what each checkpoint made known.
 
     Event time goes on to ``until_ms`` at the end, so that everything due by then is labelled.
     """
@@ -80,22 +80,22 @@ def replay_cuts(
     batches: list[list[LogRecord]] = [[] for _ in SOURCES]
     waiting, last_ms = 0, 0
 
-    def flush(at_ms: int) -> Cut:
-        for rank, batch in enumerate(batches):
-            offline.ingest.take(rank, batch, 0)
+    def flush(at_ms: int) -> IngestCheckpoint:
+        for source_index, batch in enumerate(batches):
+            offline.ingest.take(source_index, batch, 0)
             batch.clear()
-            offline.ingest.watermark.observe(rank, at_ms, 0)
-        return offline.cut()
+            offline.ingest.watermark.observe(source_index, at_ms, 0)
+        return offline.checkpoint()
 
     for topic, customer_id, body, event_ts_ms in events:
         if event_ts_ms >= until_ms:
             break
-        rank = _RANK[topic]
-        record = LogRecord(offsets[rank], customer_id.encode(), codec.json_encode(body), (), event_ts_ms)
-        offsets[rank] += 1
-        batches[rank].append(record)
+        source_index = _SOURCE_INDEX[topic]
+        record = LogRecord(offsets[source_index], customer_id.encode(), codec.json_encode(body), (), event_ts_ms)
+        offsets[source_index] += 1
+        batches[source_index].append(record)
         waiting, last_ms = waiting + 1, event_ts_ms
-        if waiting >= epoch_events:
+        if waiting >= checkpoint_events:
             waiting = 0
             yield flush(last_ms)
     yield flush(until_ms + config.lateness_ms)

@@ -36,7 +36,7 @@ _outcome: Final = msgspec.msgpack.Decoder(Outcome).decode
 class LogRecord(NamedTuple):
     """One record of a source topic."""
 
-    rank: int
+    source_index: int
     offset: int
     key: bytes | None
     value: bytes | None
@@ -82,7 +82,7 @@ def rebuild(snapshot: Snapshot, log: Iterable[LogRecord], config: CoreConfig, le
         if not customer.settled.events:
             return None
         return snapshot_of(customer.settled, "send", snapshot.as_of_ms, context, snapshot.candidate)
-    customer.let_pass(snapshot.as_of_ms, effects)
+    customer.fire_timers(snapshot.as_of_ms, effects)
     horizons = [known for known in effects if isinstance(known, Snapshot) and known.kind == "horizon"]
     return next((known for known in horizons if known.as_of_ms == snapshot.as_of_ms), None)
 
@@ -93,15 +93,15 @@ def _events(snapshot: Snapshot, log: Iterable[LogRecord], config: CoreConfig, cu
     key = snapshot.customer_id.encode()
     partition = snapshot.source[1]
     for record in log:
-        rank = record.rank
+        source_index = record.source_index
         try:
             if record.key == heartbeat.HEARTBEAT_KEY:
                 beat_ms = heartbeat.event_ts_ms(record.value)
                 if beat_ms <= record.timestamp_ms + config.max_future_ms:
-                    newest_ms[rank] = max(newest_ms[rank], beat_ms)
+                    newest_ms[source_index] = max(newest_ms[source_index], beat_ms)
                 continue
             entry = decode_event(
-                rank, record.key, record.value, record.headers, record.timestamp_ms, config.max_future_ms
+                source_index, record.key, record.value, record.headers, record.timestamp_ms, config.max_future_ms
             )
         except DeadLetter:
             continue
@@ -109,12 +109,12 @@ def _events(snapshot: Snapshot, log: Iterable[LogRecord], config: CoreConfig, cu
             if record.key == key and entry.event_ts_ms <= snapshot.as_of_ms:
                 customer.erase(entry.event_ts_ms)
             continue
-        late = entry.event_ts_ms < newest_ms[rank] - config.lateness_ms
-        newest_ms[rank] = max(newest_ms[rank], entry.event_ts_ms)
+        late = entry.event_ts_ms < newest_ms[source_index] - config.lateness_ms
+        newest_ms[source_index] = max(newest_ms[source_index], entry.event_ts_ms)
         if record.key == key and not late:
-            event_id = entry.event_id or f"{SOURCES[rank]}-{partition}-{record.offset:020d}"
-            uid = ids.event_uid(rank, event_id)
-            yield Event(entry.event_ts_ms, rank, event_id, uid, record.offset, record.timestamp_ms, entry.body)
+            event_id = entry.event_id or f"{SOURCES[source_index]}-{partition}-{record.offset:020d}"
+            uid = ids.event_uid(source_index, event_id)
+            yield Event(entry.event_ts_ms, source_index, event_id, uid, record.offset, record.timestamp_ms, entry.body)
 
 
 def check(
@@ -218,7 +218,7 @@ def _log(
 ) -> Iterator[LogRecord]:
     """The log up to ``applied``; ``erasures``: and the customer's erasures behind that, up to ``as_of_ms``."""
     partition, key = snapshot.source[1], snapshot.customer_id.encode()
-    for rank, topic in enumerate(SOURCES):
+    for source_index, topic in enumerate(SOURCES):
         full, applied = prefix + topic, snapshot.applied.get(topic, -1)
         stop = applied + 1
         if erasures and topic == "profiles":
@@ -228,4 +228,6 @@ def _log(
             if offset > applied and not (message.key() == key and message.value() is None):
                 continue
             read[0] += 1
-            yield LogRecord(rank, offset, message.key(), message.value(), tuple(headers), message.timestamp()[1])
+            yield LogRecord(
+                source_index, offset, message.key(), message.value(), tuple(headers), message.timestamp()[1]
+            )

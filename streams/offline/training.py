@@ -10,8 +10,7 @@ from typing import Final
 
 import msgspec
 
-from models import outcomes, tokenizer
-from models import saved_model as checkpoint
+from models import outcomes, saved_model, tokenizer
 from models.saved_model import Card
 from models.tokenizer import FastLexicon
 from models.training import TrainSettings, train
@@ -21,13 +20,13 @@ from schemas.events import PROFILES, SOURCES, Body
 from schemas.snapshot import Outcome
 from streams.core.config import DAY_MS, CoreConfig
 from streams.core.timeline import event_ids
-from streams.offline.ingest import replay_cuts
+from streams.offline.ingest import replay_checkpoints
 
 Progress = Callable[[float, str], None]
 SourceEvent = tuple[str, str, Body, int]
 """(topic, customer id, body, event ms)"""
 
-_RANK: Final = {source: rank for rank, source in enumerate(SOURCES)}
+_SOURCE_INDEX: Final = {source: source_index for source_index, source in enumerate(SOURCES)}
 _SHARES: Final = (0.1, 0.4)
 """Parts of the whole that counting words and making outcomes take, for the progress bar."""
 
@@ -54,8 +53,8 @@ def build_lexicon(events: Iterable[SourceEvent], catalog: Mapping[str, CatalogEn
     """Vocabulary of a log and of the catalog's texts."""
     counting = _Counting()
     for topic, _, body, _ in events:
-        if (rank := _RANK[topic]) != PROFILES:
-            event_ids(rank, body, counting, "")
+        if (source_index := _SOURCE_INDEX[topic]) != PROFILES:
+            event_ids(source_index, body, counting, "")
     for entry in catalog.values():
         if entry.title:
             counting.texts[entry.title] += 1
@@ -67,10 +66,12 @@ def outcomes_of(
 ) -> list[Outcome]:
     """What the ingest role would have written to ``outcomes`` for these events."""
     found: list[Outcome] = []
-    done, epoch = 0, 20_000
-    for cut in replay_cuts(events, config, lexicon, until_ms=until_ms, epoch_events=epoch):
-        found += cut.outcomes
-        done = min(len(events), done + epoch)
+    done, checkpoint_events = 0, 20_000
+    for checkpoint in replay_checkpoints(
+        events, config, lexicon, until_ms=until_ms, checkpoint_events=checkpoint_events
+    ):
+        found += checkpoint.outcomes
+        done = min(len(events), done + checkpoint_events)
         progress(done / max(1, len(events)), f"replaying history: {done:,} events, {len(found):,} outcomes")
     return found
 
@@ -140,7 +141,7 @@ def train_on_outcomes(
         progress=progress,
         early=early,
     )
-    return checkpoint.save(model, directory)
+    return saved_model.save(model, directory)
 
 
 def _horizon_days(config: CoreConfig) -> int:

@@ -30,7 +30,7 @@ EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_STOP: Final = 2
 #: A fetch makes 20,000 record objects at once and drops them together: with Python's thresholds (700, 10, 10) the cycle
-#: collector walks them again and again. 1,000,000 records through an empty role: 1.9 -> 1.3 CPU seconds. An epoch's
+#: collector walks them again and again. 1,000,000 records through an empty role: 1.9 -> 1.3 CPU seconds. A checkpoint's
 #: snapshots live until it is written: they should not be walked either, and most are gone by a million allocations.
 GC_THRESHOLDS: Final = (1_000_000, 50, 100)
 
@@ -50,16 +50,17 @@ class Committer:
             {TP(prefix + topic, partition): offset for (topic, partition), offset in offsets.items()}
         )
 
-    def is_read(self, topic: str, partition: int) -> bool:
+    def is_caught_up(self, topic: str, partition: int) -> bool:
         place = TP(self._app.topic_prefix + topic, partition)
-        return not self._app.runner.waits(place) and cast(BatchConsumer, self._app.consumer).is_read_to_end(place)
+        return not self._app.runner.waits(place) and cast(BatchConsumer, self._app.consumer).is_caught_up(place)
 
 
 class BatchChannel(Channel[Any]):
     """An in-memory channel with one queue that Faust's flow control does not empty.
 
     Faust clears its queues at every resume, also for a member that held nothing before and so was never suspended: a
-    batch delivered meanwhile would be lost although its position has moved on. Stale batches are known by their epoch.
+    batch delivered meanwhile would be lost although its position has moved on. Stale batches are known by their
+    generation.
     """
 
     @property
@@ -296,7 +297,7 @@ def run_worker(*apps: RoleApp, grace_s: float = 30.0, connect_timeout_s: float =
         try:
             return await serve(*apps, stop=stop, grace_s=grace_s, connect_timeout_s=connect_timeout_s)
         except TimeoutError:
-            sys.stderr.write(f"pulsegraph: not stopped after {grace_s:g} s; the last epoch may be read again\n")
+            sys.stderr.write(f"pulsegraph: not stopped after {grace_s:g} s; the last checkpoint may be read again\n")
             sys.stderr.flush()
             os._exit(EXIT_FAILED)  # whatever hangs would keep asyncio.run waiting too
 

@@ -39,7 +39,7 @@ class Commit(Protocol):
             False where some of them are no longer this worker's to commit; their records will be read again.
         """
 
-    def is_read(self, topic: str, partition: int) -> bool:
+    def is_caught_up(self, topic: str, partition: int) -> bool:
         """Whether the role has had every record there is; False where that is not known."""
 
 
@@ -77,14 +77,14 @@ class Role(Protocol):
         """Apply a batch. Records after it wait, so a slow call slows the worker down and costs no memory."""
 
     async def idle(self) -> None:
-        """Called about every tick, between batches: epochs, timers, and whether all is well."""
+        """Called about every tick, between batches: checkpoints, timers, and whether all is well."""
 
     async def stop(self) -> None:
         """Let go of resources, last of all. Nothing may be committed here."""
 
 
 class _Unit(NamedTuple):
-    epoch: int
+    generation: int
     sequence: int
     batch: Batch
 
@@ -116,9 +116,9 @@ class RoleRunner:
         self._offer = offer
         self._failed = failed
         self._lock = asyncio.Lock()
-        self._room = asyncio.Event()
+        self._capacity = asyncio.Event()
         self._held: set[int] = set()
-        self._epoch = 0  # moves with every rebalance: units of an older one are dropped
+        self._generation = 0  # moves with every rebalance: units of an older one are dropped
         self._delivered = 0
         self._handled = 0
         self._waiting_records = 0
@@ -130,10 +130,10 @@ class RoleRunner:
         return partition.topic.removeprefix(self._prefix), partition.partition
 
     def _restart_count(self) -> None:
-        self._epoch += 1
+        self._generation += 1
         self._delivered = self._handled = self._waiting_records = 0
         self._waiting.clear()
-        self._room.set()
+        self._capacity.set()
 
     async def assigned(self, partitions: set[TP]) -> Mapping[TP, int]:
         """Restore through the role, and translate its start offsets."""
@@ -175,16 +175,16 @@ class RoleRunner:
             with self._guarded():
                 await self.role.on_revoked(held)
 
-    async def room(self, timeout_s: float) -> bool:
+    async def has_capacity(self, timeout_s: float) -> bool:
         """True while fewer than ``prefetch_records`` delivered records wait."""
         if self._stopping or self.failure is not None:
             await asyncio.sleep(timeout_s)
             return False
         if self._waiting_records < self._prefetch_records:
             return True
-        self._room.clear()
+        self._capacity.clear()
         try:
-            await asyncio.wait_for(self._room.wait(), timeout_s)
+            await asyncio.wait_for(self._capacity.wait(), timeout_s)
         except TimeoutError:
             return False
         return not self._stopping and self.failure is None
@@ -194,7 +194,7 @@ class RoleRunner:
         topic, number = self._logical(partition)
         self._waiting_records += len(records)
         self._waiting[partition] += 1
-        self._offer(_Unit(self._epoch, self._delivered, Batch(topic, number, records)))
+        self._offer(_Unit(self._generation, self._delivered, Batch(topic, number, records)))
         self._delivered += 1
 
     def waits(self, partition: TP) -> bool:
@@ -204,7 +204,7 @@ class RoleRunner:
     async def handle(self, unit: _Unit) -> None:
         """Run the role on one delivered unit, unless it was fetched before the last rebalance."""
         async with self._lock:
-            if unit.epoch != self._epoch or self._stopping or self.failure is not None:
+            if unit.generation != self._generation or self._stopping or self.failure is not None:
                 return
             if unit.sequence != self._handled:
                 # Committing past a lost batch would lose its records for good.
@@ -212,13 +212,13 @@ class RoleRunner:
                 return
             with self._guarded():
                 await self.role.process(unit.batch)
-            if unit.epoch != self._epoch or self.failure is not None:
+            if unit.generation != self._generation or self.failure is not None:
                 return  # a rebalance began meanwhile and waits for the lock; its counts start over
             self._handled += 1
             self._waiting_records -= len(unit.batch.records)
             self._waiting[TP(self._prefix + unit.batch.topic, unit.batch.partition)] -= 1
             if self._waiting_records < self._prefetch_records:
-                self._room.set()
+                self._capacity.set()
 
     async def tick_for_ever(self, tick_s: float) -> None:
         """Call ``idle`` about every ``tick_s``, with partitions or without; after the batch in work where one is."""

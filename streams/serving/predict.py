@@ -43,12 +43,12 @@ class Predictions:
     """
 
     def __init__(
-        self, predictor: Predictor, catalog: Catalog, policy: DecisionPolicy, clock_ms: Callable[[], int]
+        self, predictor: Predictor, catalog: Catalog, policy: DecisionPolicy, wall_ms: Callable[[], int]
     ) -> None:
         self._predictor = predictor
         self._catalog = catalog
         self._policy = policy
-        self._clock_ms = clock_ms
+        self._wall_ms = wall_ms
 
     def __call__(self, snapshots: list[Snapshot]) -> Predicted:
         encoded = self._predictor.encode(snapshots)
@@ -61,7 +61,7 @@ class Predictions:
     def _churn(self, snapshots: Sequence[Snapshot], encoded: Encoded, published: list[Published]) -> None:
         if "churn" not in self._predictor.heads:
             return
-        now_ms, typical = self._clock_ms(), self._predictor.typical
+        now_ms, typical = self._wall_ms(), self._predictor.typical
         for row, snapshot in enumerate(snapshots):
             if snapshot.kind == "send":
                 continue
@@ -89,7 +89,7 @@ class Predictions:
             known = self._predictor.campaigns(entries, names, version)
             scores = self._predictor.redemption(encoded, snapshots, known).probability
         titles = {entry.id: entry.title for entry in campaigns if entry.title}
-        now_ms = self._clock_ms()
+        now_ms = self._wall_ms()
         for row in rows:
             snapshot = snapshots[row]
             scored = (
@@ -162,7 +162,7 @@ class Predictions:
         campaigns = self._predictor.campaigns(entries, names, None if strange else version)
         scores = self._predictor.redemption(encoded, snapshots, campaigns)
         cross = campaigns.candidates.cross(snapshots)
-        now_ms, typical = self._clock_ms(), self._predictor.typical
+        now_ms, typical = self._wall_ms(), self._predictor.typical
         for row in rows:
             snapshot, candidate = snapshots[row], snapshots[row].candidate
             assert candidate is not None

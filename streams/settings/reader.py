@@ -61,7 +61,7 @@ class Field(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """As in the TOML file: ``ingest.epoch_ms``."""
+        """As in the TOML file: ``ingest.checkpoint_ms``."""
         return ".".join(self.path)
 
     @property

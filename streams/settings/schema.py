@@ -1,8 +1,8 @@
 """All settings: one frozen tree, read from ``PULSEGRAPH_*`` variables and an optional TOML file.
 
-A variable is named after its place in the tree: ``ingest.epoch_ms`` is ``PULSEGRAPH_INGEST_EPOCH_MS``. The environment
-wins over the file, the file over the defaults. Secrets come from the environment, or from a file whose path is in
-``..._FILE``, and are never printed. Names we do not know are errors: a typo must not silently mean "the default".
+A variable is named after its place in the tree: ``ingest.checkpoint_ms`` is ``PULSEGRAPH_INGEST_CHECKPOINT_MS``. The
+environment wins over the file, the file over the defaults. Secrets come from the environment, or from a file whose path
+is in ``..._FILE``, and are never printed. Names we do not know are errors: a typo must not silently mean "the default".
 """
 
 from __future__ import annotations
@@ -75,12 +75,12 @@ class SecuritySettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IngestSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Commit epochs and memory of the ingest role."""
+    """Commit checkpoints and memory of the ingest role."""
 
-    epoch_ms: Annotated[int, Meta(ge=1)] = 50
+    checkpoint_ms: Annotated[int, Meta(ge=1)] = 50
     """State, outputs and offsets are written together at least this often (wall clock)."""
-    epoch_events: _Count = 20_000
-    """An epoch also ends after this many events."""
+    checkpoint_events: _Count = 20_000
+    """A checkpoint also ends after this many events."""
     cache_bytes: Annotated[int, Meta(ge=1 << 20)] = 96 << 20
     """Memory for decoded customers, in bytes, of the whole worker."""
     idle_ms: _Millis = 30_000

@@ -1,4 +1,4 @@
-"""What one epoch writes, and how a partition is read back.
+"""What one checkpoint writes, and how a partition is read back.
 
 The same bytes go to the changelog (keyed like the store) and to the local database. Timers are derived
 from the records, so they are not in the changelog and are rebuilt on restore.
@@ -19,8 +19,8 @@ from streams.state.contract import KeyValue, WriteBatch
 LOCAL_VERSION: Final = 1
 
 
-class Epoch(Protocol):
-    """What every role's cut has."""
+class StateCheckpoint(Protocol):
+    """What every role's checkpoint has."""
 
     @property
     def changes(self) -> list[RecordChange]: ...
@@ -39,9 +39,9 @@ class LocalMeta(msgspec.Struct, array_like=True):
     changelog_offset: int
     """Next changelog offset to read; -1 where nothing of it is known."""
     partition: bytes | None
-    """The encoded meta of the role, None before its first epoch."""
-    term: int = 0
-    """Highest term of an owner up to there, see :mod:`streams.state.ownership`."""
+    """The encoded meta of the role, None before its first checkpoint."""
+    fencing_token: int = 0
+    """Highest fencing token of an owner up to there, see :mod:`streams.state.ownership`."""
     written_ms: int = 0
     """Wall clock of the last write: a store that rested for long may have missed deletions."""
 
@@ -83,19 +83,24 @@ def read_meta(store: KeyValue) -> LocalMeta:
     return stored.read_version(_decode, raw, LOCAL_VERSION, "the store's meta record", written_as="the store")
 
 
-def changelog_records(cut: Epoch) -> Iterator[tuple[bytes, bytes | None]]:
-    """Key and value of each changelog record of an epoch; the meta record closes it."""
-    for change in cut.changes:
+def changelog_records(checkpoint: StateCheckpoint) -> Iterator[tuple[bytes, bytes | None]]:
+    """Key and value of each changelog record of a checkpoint; the meta record closes it."""
+    for change in checkpoint.changes:
         yield keys.record(change.identity), change.record
-    yield keys.META, cut.meta
+    yield keys.META, checkpoint.meta
 
 
-def local_batch(cut: Epoch, changelog_offset: int, term: int = 0, written_ms: int = 0) -> WriteBatch:
-    """The same epoch for the local store, with the changelog offset reached, the owner's term and the wall clock."""
+def local_batch(
+    checkpoint: StateCheckpoint, changelog_offset: int, fencing_token: int = 0, written_ms: int = 0
+) -> WriteBatch:
+    """The same checkpoint for the local store, with the changelog offset reached, the
+    owner's fencing token and the wall clock."""
     batch = WriteBatch()
-    for change in cut.changes:
+    for change in checkpoint.changes:
         _put_change(batch, change)
-    batch.put(keys.META, _encode(LocalMeta(LOCAL_VERSION, changelog_offset, cut.meta, term, written_ms)))
+    batch.put(
+        keys.META, _encode(LocalMeta(LOCAL_VERSION, changelog_offset, checkpoint.meta, fencing_token, written_ms))
+    )
     return batch
 
 
@@ -104,7 +109,7 @@ def restore_batch(
     records: Iterable[tuple[bytes, bytes | None]],
     changelog_offset: int,
     due_ms: Callable[[bytes], int],
-    term: int,
+    fencing_token: int,
     written_ms: int = 0,
 ) -> WriteBatch:
     """Changelog records read back, with the timers they imply; later records win."""
@@ -118,7 +123,10 @@ def restore_batch(
         identity = key[1:].decode()
         old_due_ms = due_ms(old) if old is not None else -1
         _put_change(batch, RecordChange(identity, new, old_due_ms, due_ms(new) if new is not None else -1))
-    batch.put(keys.META, _encode(LocalMeta(LOCAL_VERSION, changelog_offset, meta or known.partition, term, written_ms)))
+    batch.put(
+        keys.META,
+        _encode(LocalMeta(LOCAL_VERSION, changelog_offset, meta or known.partition, fencing_token, written_ms)),
+    )
     return batch
 
 

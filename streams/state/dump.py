@@ -4,7 +4,7 @@ Lines are sorted by role and id. A line names every field, with keys sorted and 
 stored record itself, so that equal lines mean equal bytes even where JSON rounds or reorders. Before the records come
 the positions: how far each partition's source topics are in the state. Where ``entities`` stand in ``graph-edges``
 is left out, since edges that are emitted again after a crash move it and change nothing. Graves, which remember an
-erasure until nothing can be replayed, are left out too: they are buried an epoch earlier or later.
+erasure until nothing can be replayed, are left out too: they are dropped a checkpoint earlier or later.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _positions(raw: bytes) -> dict[str, Any]:
 
 
 def _told(role: str, record: bytes) -> Any:
-    """The record with names; None for a grave."""
+    """The record with names; None for a tombstone."""
     if role == "entities":
         return canonical(decode_entity(record))
     try:

@@ -32,8 +32,8 @@ class Restored(NamedTuple):
     size_bytes: int
     seconds: float
     next_offset: int
-    term: int
-    """Highest term of an owner in it."""
+    fencing_token: int
+    """Highest fencing token of an owner in it."""
     stale: set[bytes]
     """Keys that somebody wrote who was no longer the owner: to be written again by the next one."""
 
@@ -46,7 +46,7 @@ class Applier:
     """Writes stretches of a changelog partition into its store.
 
     While a record of a former owner is the newest of its key, the store says that it has read only up to there: whoever
-    opens it next, after a crash too, finds that record again and can overrule it.
+    opens it next, after a crash too, finds that record again and can overwrite it.
 
     Args:
         store: what it holds is continued.
@@ -56,11 +56,11 @@ class Applier:
 
     def __init__(self, store: KeyValue, position: int, due_ms: Callable[[bytes], int]) -> None:
         self.position = position
-        self.term = read_meta(store).term
+        self.fencing_token = read_meta(store).fencing_token
         self.stale: set[bytes] = set()
         self._store = store
         self._due_ms = due_ms
-        self._safe = (position, self.term)
+        self._safe = (position, self.fencing_token)
 
     def apply(self, records: Sequence[ownership.ChangelogRecord], reached: int, now_ms: int) -> None:
         """Write what owners wrote.
@@ -73,13 +73,13 @@ class Applier:
         if not records and reached <= self.position:
             return
         if not self.stale:
-            self._safe = (self.position, self.term)
-        accepted = ownership.accept(records, self.term)
-        self.term = accepted.term
+            self._safe = (self.position, self.fencing_token)
+        accepted = ownership.accept(records, self.fencing_token)
+        self.fencing_token = accepted.fencing_token
         self.stale = (self.stale - {key for key, _ in accepted.pairs}) | accepted.stale
         self.position = reached
-        offset, term = self._safe if self.stale else (reached, self.term)
-        self._store.write(restore_batch(self._store, accepted.pairs, offset, self._due_ms, term, now_ms))
+        offset, fencing_token = self._safe if self.stale else (reached, self.fencing_token)
+        self._store.write(restore_batch(self._store, accepted.pairs, offset, self._due_ms, fencing_token, now_ms))
 
 
 def check_continues(known: LocalMeta, where: str, low: int, now_ms: int) -> None:
@@ -155,7 +155,7 @@ def restore(
         if local > high:
             raise ChangelogBehind(f"{topic}-{partition} ends at {high}, the local store has read up to {local}")
         if high <= max(low, local):
-            return Restored(0, 0, time.monotonic() - started, max(local, high), known.term, set())
+            return Restored(0, 0, time.monotonic() - started, max(local, high), known.fencing_token, set())
         place.offset = local if local >= low else OFFSET_BEGINNING
         consumer.assign([place])
         return _read(consumer, store, (high, max(low, local)), due_ms, now_ms, patience_s, progress, started)
@@ -202,7 +202,7 @@ def _read(
             heard = time.monotonic()
         elif time.monotonic() - heard > patience_s:
             raise DeliveryFailed(f"no answer from the broker for {patience_s:g} s while restoring")
-    return Restored(records, size, time.monotonic() - started, applier.position, applier.term, applier.stale)
+    return Restored(records, size, time.monotonic() - started, applier.position, applier.fencing_token, applier.stale)
 
 
 def end_of(message: Message) -> int:

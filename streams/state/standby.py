@@ -43,7 +43,7 @@ class Standby:
         client: confluent-kafka settings of the cluster.
         topic: full name of the changelog topic.
         open_store: partition -> its local store.
-        set_aside: moves a local store that cannot be trusted out of the way.
+        quarantine: moves a local store that cannot be trusted out of the way.
         due_ms: reads a record's due time, to keep the timers.
         wall_ms: wall clock in ms.
         behind: told (partition, records not applied yet); None for a partition that is not followed any more.
@@ -55,7 +55,7 @@ class Standby:
         topic: str,
         *,
         open_store: Callable[[int], KeyValue],
-        set_aside: Callable[[int], Path],
+        quarantine: Callable[[int], Path],
         due_ms: Callable[[bytes], int],
         wall_ms: Callable[[], int],
         behind: Callable[[int, int | None], None],
@@ -64,7 +64,7 @@ class Standby:
         self._client = dict(client)
         self._topic = topic
         self._open_store = open_store
-        self._set_aside = set_aside
+        self._quarantine = quarantine
         self._due_ms = due_ms
         self._wall_ms = wall_ms
         self._behind = behind
@@ -205,7 +205,7 @@ class Standby:
         check_continues(known, f"{self._topic}-{partition}", low, self._wall_ms())
 
     def _rebuild(self, partition: int, error: StateCorrupt) -> None:
-        aside = self._set_aside(partition)
+        aside = self._quarantine(partition)
         logger.error("standby of %s-%d was set aside as %s and is rebuilt: %s", self._topic, partition, aside, error)
 
     def _close(self, partition: int) -> None:

@@ -1,4 +1,4 @@
-"""Making epochs durable, in the one order in which a crash loses nothing and tells nothing twice.
+"""Making checkpoints durable, in the one order in which a crash loses nothing and tells nothing twice.
 
 1. outputs (snapshots, outcomes, edges, dead letters) delivered,
 2. changelog records delivered,
@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from streams.kafka.outbox import Outbox
 from streams.runtime.roles import Commit, Offsets
-from streams.state.checkpoints import Epoch, changelog_records, local_batch
+from streams.state.checkpoints import StateCheckpoint, changelog_records, local_batch
 from streams.state.contract import KeyValue
 from streams.state.ownership import OwnershipLost
 from streams.stateful.owned_log import DELIVERY_TIMEOUT_S, OwnedLog
@@ -28,7 +28,8 @@ logger: Final = logging.getLogger(__name__)
 
 _PROBE_AFTER_MS: Final = 2_000
 #: A quiet partition is written this often: it shows that the store is kept, and what a former owner wrote behind our
-#: back is overruled before compaction takes our version away, see ``_COMPACTION_LAG_MS`` in :mod:`streams.kafka.admin`.
+#: back is overwritten before compaction takes our version away, see ``_COMPACTION_LAG_MS`` in
+#: :mod:`streams.kafka.admin`.
 _REFRESH_MS: Final = 20 * 60_000
 
 
@@ -49,15 +50,15 @@ class Held(NamedTuple):
     log: OwnedLog
 
 
-class EpochWriter:
-    """Writes the epochs of one role's partitions, as long as they are this worker's.
+class CheckpointWriter:
+    """Writes the checkpoints of one role's partitions, as long as they are this worker's.
 
     Args:
         role: its name, for people.
         held: partitions that are open now; looked at, never changed.
-        outputs: what leaves with an epoch.
+        outputs: what leaves with a checkpoint.
         lost: called with each partition that turns out to be somebody else's; it is not held any more afterwards.
-        clock_ms: a clock in ms that goes on evenly.
+        monotonic_ms: a monotonic clock in ms.
         wall_ms: wall clock in ms, for the store's own record.
     """
 
@@ -70,7 +71,7 @@ class EpochWriter:
         *,
         outputs: Callable[[Any], Iterable[Output]],
         lost: Callable[[int], None],
-        clock_ms: Callable[[], int],
+        monotonic_ms: Callable[[], int],
         wall_ms: Callable[[], int],
     ) -> None:
         self._role = role
@@ -78,82 +79,87 @@ class EpochWriter:
         self._outbox = outbox
         self._outputs = outputs
         self._lost = lost
-        self._clock_ms = clock_ms
+        self._monotonic_ms = monotonic_ms
         self._wall_ms = wall_ms
         self._committer = committer
         self._durable: dict[int, Mapping[str, int]] = {}
         self._written_ms: dict[int, int] = {}
-        self._committed_ms = clock_ms()
+        self._committed_ms = monotonic_ms()
 
     def opened(self, partition: int, next_offsets: Mapping[str, int]) -> None:
         """It was opened just now, with a state that accounts for what comes before these offsets."""
         self._durable[partition] = next_offsets
-        # State may be ahead of the committed offsets: the first epoch commits whatever it holds, or lag would lie.
+        # State may be ahead of the committed offsets: the first checkpoint commits whatever it holds, or lag would lie.
         self._written_ms.pop(partition, None)
-        self._committed_ms = self._clock_ms()
+        self._committed_ms = self._monotonic_ms()
 
-    async def write(self, epochs: Mapping[int, Epoch]) -> dict[int, Epoch]:
-        """Make epochs of held partitions durable.
+    async def write(self, checkpoints: Mapping[int, StateCheckpoint]) -> dict[int, StateCheckpoint]:
+        """Make checkpoints of held partitions durable.
 
         Returns:
             Those that were worth a write; none where the partitions are lost.
         """
-        epochs = {partition: epoch for partition, epoch in epochs.items() if self._is_news(partition, epoch)}
-        if not epochs:
+        checkpoints = {
+            partition: checkpoint
+            for partition, checkpoint in checkpoints.items()
+            if self._is_news(partition, checkpoint)
+        }
+        if not checkpoints:
             return {}
-        if self._clock_ms() - self._committed_ms > _PROBE_AFTER_MS and not await self.still_owner():
+        if self._monotonic_ms() - self._committed_ms > _PROBE_AFTER_MS and not await self.still_owner():
             # Paused for long, perhaps past the session: what others may have gone on with is not ours to tell.
             logger.error("%s was away too long and is no member of its group any more", self._role)
-            for partition in epochs:
+            for partition in checkpoints:
                 self._lost(partition)
             return {}
         send, outbox = self._outbox.send, self._outbox
-        for epoch in epochs.values():
-            for topic, key, value, headers in self._outputs(epoch):
+        for checkpoint in checkpoints.values():
+            for topic, key, value, headers in self._outputs(checkpoint):
                 send(topic, key, value, headers=headers)
         await outbox.delivered(outbox.mark(), DELIVERY_TIMEOUT_S)
         sent = {
-            partition: self._held[partition].log.send(changelog_records(epoch)) for partition, epoch in epochs.items()
+            partition: self._held[partition].log.send(changelog_records(checkpoint))
+            for partition, checkpoint in checkpoints.items()
         }
         await outbox.delivered(outbox.mark(), DELIVERY_TIMEOUT_S)
-        for partition, epoch in epochs.items():
-            await self._keep(partition, epoch, sent[partition])
-        kept = {partition: epoch for partition, epoch in epochs.items() if partition in self._held}
-        offsets = _by_place({partition: epoch.next_offsets for partition, epoch in kept.items()})
+        for partition, checkpoint in checkpoints.items():
+            await self._keep(partition, checkpoint, sent[partition])
+        kept = {partition: checkpoint for partition, checkpoint in checkpoints.items() if partition in self._held}
+        offsets = _by_place({partition: checkpoint.next_offsets for partition, checkpoint in kept.items()})
         if offsets and await self._committer.commit(offsets):
-            self._committed_ms = self._clock_ms()
-        for partition, epoch in kept.items():
-            self._durable[partition] = epoch.next_offsets
-            self._written_ms[partition] = self._clock_ms()
+            self._committed_ms = self._monotonic_ms()
+        for partition, checkpoint in kept.items():
+            self._durable[partition] = checkpoint.next_offsets
+            self._written_ms[partition] = self._monotonic_ms()
             self._held[partition].core.written()
-        return epochs
+        return checkpoints
 
     async def still_owner(self) -> bool:
         """Ask the group by committing what it has anyway: an expelled member is refused."""
         offsets = _by_place({partition: self._durable.get(partition, {}) for partition in self._held})
         return not offsets or await self._committer.commit(offsets)
 
-    async def _keep(self, partition: int, epoch: Epoch, sent: int) -> None:
-        """The epoch is in the changelog: write it locally, unless the partition turns out to be somebody else's."""
+    async def _keep(self, partition: int, checkpoint: StateCheckpoint, sent: int) -> None:
+        """It is in the changelog: write it locally, unless the partition turns out to be somebody else's."""
         store, _, log = self._held[partition]
         try:
-            stale = await log.intruders(sent)
-            # Overruled first: once the local store is past a former owner's records, nobody looks at them again.
+            stale = await log.zombie_writes(sent)
+            # Overwritten first: once the local store is past a former owner's records, nobody looks at them again.
             if stale:
-                await log.overrule(store, stale, dict(changelog_records(epoch)))
-            batch = local_batch(epoch, log.owner.next_offset, log.owner.term, self._wall_ms())
+                await log.overwrite(store, stale, dict(changelog_records(checkpoint)))
+            batch = local_batch(checkpoint, log.owner.next_offset, log.owner.fencing_token, self._wall_ms())
             await asyncio.to_thread(store.write, batch)
         except OwnershipLost as lost:
             logger.error("%s belongs to another worker now: %s", log.where, lost)
             self._lost(partition)
 
-    def _is_news(self, partition: int, epoch: Epoch) -> bool:
-        """An epoch in which only the clock moved is worth a write now and then, and the first one of a known state."""
+    def _is_news(self, partition: int, checkpoint: StateCheckpoint) -> bool:
+        """Where only the clock moved it is worth a write now and then, and as the first one of a known state."""
         written_ms = self._written_ms.get(partition)
-        if epoch.changes or self._durable.get(partition) != epoch.next_offsets:
+        if checkpoint.changes or self._durable.get(partition) != checkpoint.next_offsets:
             return True
-        is_due = written_ms is None or self._clock_ms() - written_ms > _REFRESH_MS
-        return is_due and bool(epoch.next_offsets)
+        is_due = written_ms is None or self._monotonic_ms() - written_ms > _REFRESH_MS
+        return is_due and bool(checkpoint.next_offsets)
 
 
 def _by_place(offsets: Mapping[int, Mapping[str, int]]) -> Offsets:

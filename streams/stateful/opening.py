@@ -38,7 +38,7 @@ class Opening:
         prefix: of the deployment's topics.
         changelog: name of the changelog topic, without the prefix.
         open_store: partition -> its local store.
-        set_aside: moves a local store that cannot be trusted out of the way.
+        quarantine: moves a local store that cannot be trusted out of the way.
         due_ms: reads a record's due time, to rebuild the timers.
         wall_ms: wall clock in ms.
         restoring: told (partition, records read, records at most to be read); called from threads.
@@ -52,7 +52,7 @@ class Opening:
         changelog: str,
         *,
         open_store: Callable[[int], KeyValue],
-        set_aside: Callable[[int], Path],
+        quarantine: Callable[[int], Path],
         due_ms: Callable[[bytes], int],
         wall_ms: Callable[[], int],
         restoring: Callable[[int, int, int], None],
@@ -62,7 +62,7 @@ class Opening:
         self._prefix = prefix
         self._changelog = changelog
         self._open_store = open_store
-        self._set_aside = set_aside
+        self._quarantine = quarantine
         self._due_ms = due_ms
         self._wall_ms = wall_ms
         self._restoring = restoring
@@ -76,15 +76,17 @@ class Opening:
         """
         store, what = await asyncio.to_thread(self._restored, partition)
         for _ in range(_CLAIM_ATTEMPTS):
-            owner = Ownership(what.term + 1, what.next_offset)
+            owner = Ownership(what.fencing_token + 1, what.next_offset)
             log = OwnedLog(self._outbox, self._client, self._prefix, self._changelog, partition, owner)
             if await log.claim():
                 break
             again = await asyncio.to_thread(self._read_back, store, partition)
-            what = again._replace(stale=what.stale | again.stale, term=max(what.term, again.term))
+            what = again._replace(
+                stale=what.stale | again.stale, fencing_token=max(what.fencing_token, again.fencing_token)
+            )
         else:
             raise OwnershipLost(f"{self.name(partition)} could not be claimed: others keep writing to it")
-        await log.overrule(store, what.stale, {})
+        await log.overwrite(store, what.stale, {})
         return Opened(store, log, what)
 
     def name(self, partition: int) -> str:
@@ -95,7 +97,7 @@ class Opening:
         try:
             return self._open_restored(partition)
         except StateCorrupt as error:
-            aside = self._set_aside(partition)
+            aside = self._quarantine(partition)
             logger.error("local state of %s was set aside as %s and is rebuilt: %s", self.name(partition), aside, error)
             return self._open_restored(partition)
 

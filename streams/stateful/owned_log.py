@@ -23,7 +23,7 @@ Change = tuple[bytes, bytes | None]
 
 
 class OwnedLog:
-    """Sends the owner's records, and finds and overrules those of workers that had lost the partition.
+    """Sends the owner's records, and finds and overwrites zombie records those of workers that had lost the partition.
 
     Args:
         client: confluent-kafka settings of the cluster.
@@ -42,7 +42,7 @@ class OwnedLog:
         self._topic = prefix + name
         self._name = name
         self._partition = partition
-        self._headers = ownership.headers(owner.term)
+        self._headers = ownership.headers(owner.fencing_token)
 
     def send(self, records: Iterable[Change]) -> int:
         """Put records on their way; returns how many."""
@@ -62,7 +62,7 @@ class OwnedLog:
         await self._outbox.delivered(self._outbox.mark(), DELIVERY_TIMEOUT_S)
         return self._foreign(1) is None
 
-    async def intruders(self, sent: int) -> set[bytes]:
+    async def zombie_writes(self, sent: int) -> set[bytes]:
         """Keys that others wrote while our last ``sent`` records, all acknowledged by now, were on their way.
 
         Raises:
@@ -72,9 +72,9 @@ class OwnedLog:
         if foreign is None:
             return set()
         records = await asyncio.to_thread(read_range, self._client, self._topic, self._partition, *foreign)
-        return self.owner.intruders(records)
+        return self.owner.zombie_writes(records)
 
-    async def overrule(self, store: KeyValue, stale: set[bytes], fresh: Mapping[bytes, bytes | None]) -> None:
+    async def overwrite(self, store: KeyValue, stale: set[bytes], fresh: Mapping[bytes, bytes | None]) -> None:
         """Put our version of records behind those of a worker that had lost the partition.
 
         Args:
@@ -85,13 +85,13 @@ class OwnedLog:
             OwnershipLost: meanwhile somebody claimed the partition.
         """
         while stale:
-            logger.warning("%s: %d records of a former owner are overruled", self.where, len(stale))
+            logger.warning("%s: %d records of a former owner are overwritten", self.where, len(stale))
             ours = await asyncio.to_thread(_versions, store, sorted(stale), fresh)
             if not ours:
                 return
             sent = self.send(ours)
             await self._outbox.delivered(self._outbox.mark(), DELIVERY_TIMEOUT_S)
-            stale = await self.intruders(sent)
+            stale = await self.zombie_writes(sent)
 
     def _foreign(self, sent: int) -> tuple[int, int] | None:
         reached = self._outbox.offset(self._name, self._partition)

@@ -1,7 +1,7 @@
-"""What ingest and entities share: partitions with a store, a changelog and commit epochs.
+"""What ingest and entities share: partitions with a store, a changelog and checkpoints.
 
-A partition is opened by :mod:`streams.stateful.opening`, and what an epoch changed is written by
-:mod:`streams.stateful.checkpoint_writer`. While the writes of one epoch are under way, batches of the next are
+A partition is opened by :mod:`streams.stateful.opening`, and what a checkpoint changed is written by
+:mod:`streams.stateful.checkpoint_writer`. While the writes of one checkpoint are under way, batches of the next are
 applied, but the next does not end before this one has.
 """
 
@@ -18,12 +18,12 @@ from schemas.deadletter import Refused
 from streams.kafka.outbox import Outbox
 from streams.kafka.positions import missed_records
 from streams.runtime.roles import Batch, Commit, Offsets
-from streams.state.checkpoints import Epoch, read_meta
+from streams.state.checkpoints import StateCheckpoint, read_meta
 from streams.state.contract import KeyValue
 from streams.state.ownership import OwnershipLost
 from streams.state.progress import summary
 from streams.state.standby import Standby
-from streams.stateful.checkpoint_writer import EpochWriter, Held, Output
+from streams.stateful.checkpoint_writer import CheckpointWriter, Held, Output
 from streams.stateful.opening import Opening
 from streams.telemetry.metrics import Metrics
 
@@ -31,7 +31,7 @@ logger: Final = logging.getLogger(__name__)
 
 _STOP_TIMEOUT_S: Final = 10.0
 _LOST_PATIENCE_MS: Final = 60_000
-_MAX_BEHIND: Final = 4  # epochs' worth of events applied before a slow flush is waited for
+_MAX_BEHIND: Final = 4  # checkpoints' worth of events applied before a slow flush is waited for
 
 
 class Core(Protocol):
@@ -40,16 +40,16 @@ class Core(Protocol):
     @property
     def next_offsets(self) -> dict[str, int]: ...
 
-    def cut(self, now_ms: int) -> Any: ...
+    def checkpoint(self, now_ms: int) -> Any: ...
 
     def written(self) -> None: ...
 
 
-class EpochSettings(NamedTuple):
-    """When an epoch ends: after this much time, or this many events."""
+class CheckpointSettings(NamedTuple):
+    """When a checkpoint ends: after this much time, or this many events."""
 
-    epoch_ms: int
-    epoch_events: int
+    checkpoint_ms: int
+    checkpoint_events: int
 
 
 class StatefulRole:
@@ -57,8 +57,8 @@ class StatefulRole:
 
     Args:
         open_store: partition -> its local store.
-        set_aside: called with a partition whose local store cannot be trusted; moves it out of the way.
-        clock_ms: a clock in ms that goes on evenly, whatever is done to the wall clock: for all that lasts.
+        quarantine: called with a partition whose local store cannot be trusted; moves it out of the way.
+        monotonic_ms: a monotonic clock in ms, whatever is done to the wall clock: for all that lasts.
         wall_ms: wall clock in ms, for what is compared with other workers' times.
         standby_partitions: partitions there are, to keep copies of those that others own; 0 keeps none.
     """
@@ -67,7 +67,7 @@ class StatefulRole:
     topics: tuple[str, ...]
     changelog: str
 
-    _writer: EpochWriter  # made by bind, which the runtime calls before everything else
+    _writer: CheckpointWriter  # made by bind, which the runtime calls before everything else
 
     def __init__(
         self,
@@ -75,11 +75,11 @@ class StatefulRole:
         outbox: Outbox,
         client: Mapping[str, Any],
         prefix: str,
-        epochs: EpochSettings,
+        checkpoints: CheckpointSettings,
         open_store: Callable[[int], KeyValue],
-        set_aside: Callable[[int], Path],
+        quarantine: Callable[[int], Path],
         metrics: Metrics,
-        clock_ms: Callable[[], int],
+        monotonic_ms: Callable[[], int],
         wall_ms: Callable[[], int],
         standby_partitions: int = 0,
     ) -> None:
@@ -87,11 +87,11 @@ class StatefulRole:
         self._outbox = outbox
         self._client = client
         self._prefix = prefix
-        self._epochs = epochs
+        self._checkpoints = checkpoints
         self._open_store = open_store
-        self._set_aside = set_aside
+        self._quarantine = quarantine
         self._metrics = metrics
-        self._clock_ms = clock_ms
+        self._monotonic_ms = monotonic_ms
         self._wall_ms = wall_ms
         self._opening = Opening(
             outbox,
@@ -99,13 +99,13 @@ class StatefulRole:
             prefix,
             self.changelog,
             open_store=open_store,
-            set_aside=set_aside,
+            quarantine=quarantine,
             due_ms=self.due_ms,
             wall_ms=wall_ms,
             restoring=partial(metrics.restoring, self.name),
         )
         self._flushing: asyncio.Task[None] | None = None
-        self._cut_ms = clock_ms()
+        self._checkpoint_ms = monotonic_ms()
         self._events = 0
         self._lost_ms: int | None = None
         self._standby_partitions = standby_partitions
@@ -119,31 +119,31 @@ class StatefulRole:
     def take(self, core: Any, batch: Batch) -> list[Refused]:
         raise NotImplementedError
 
-    def cut(self, partition: int, core: Any, now_ms: int) -> Any:
-        """End an epoch of a partition."""
-        return core.cut(now_ms)
+    def checkpoint(self, partition: int, core: Any, now_ms: int) -> Any:
+        """End a checkpoint of a partition."""
+        return core.checkpoint(now_ms)
 
-    def outputs(self, epoch: Any) -> Iterable[Output]:
+    def outputs(self, checkpoint: Any) -> Iterable[Output]:
         raise NotImplementedError
 
     def due_ms(self, record: bytes) -> int:
         raise NotImplementedError
 
-    def flushed(self, epochs: Mapping[int, Epoch], seconds: float) -> None:
-        """Called after every epoch that is durable; metrics live here."""
+    def flushed(self, checkpoints: Mapping[int, StateCheckpoint], seconds: float) -> None:
+        """Called after every checkpoint that is durable; metrics live here."""
 
     # The runtime's side.
 
     def bind(self, committer: Commit) -> None:
         self._committer = committer
-        self._writer = EpochWriter(
+        self._writer = CheckpointWriter(
             self.name,
             self.held,
             self._outbox,
             committer,
             outputs=self.outputs,
             lost=self._lose,
-            clock_ms=self._clock_ms,
+            monotonic_ms=self._monotonic_ms,
             wall_ms=self._wall_ms,
         )
         if self._standby_partitions:
@@ -152,7 +152,7 @@ class StatefulRole:
                 self._client,
                 self._prefix + self.changelog,
                 open_store=self._open_store,
-                set_aside=self._set_aside,
+                quarantine=self._quarantine,
                 due_ms=self.due_ms,
                 wall_ms=self._wall_ms,
                 behind=partial(self._metrics.standby, self.name),
@@ -170,7 +170,7 @@ class StatefulRole:
             # State, not the committed offset, says where to go on: whoever has no state begins at the beginning.
             starts |= {(topic, partition): known.get(topic, 0) for topic in self.topics}
         await self._check_positions(starts)
-        self._cut_ms, self._events, self._lost_ms = self._clock_ms(), 0, None
+        self._checkpoint_ms, self._events, self._lost_ms = self._monotonic_ms(), 0, None
         return starts
 
     async def _open(self, partition: int) -> Core:
@@ -196,7 +196,7 @@ class StatefulRole:
         await self._join()
         self._lost_ms = None  # this is the rebalance that was waited for
         if await self._writer.still_owner():
-            await self._flush(self._cut(partitions & self.held.keys()))
+            await self._flush(self._begin(partitions & self.held.keys()))
         for partition in partitions & self.held.keys():
             self._release(partition)
 
@@ -214,14 +214,14 @@ class StatefulRole:
             self._metrics.dead_letter(batch.topic, refused.reason)
             self._outbox.send("dead-letter", refused.key, refused.value, headers=refused.headers)
         self._events += len(batch.records)
-        if self._events >= self._epochs.epoch_events * _MAX_BEHIND:
+        if self._events >= self._checkpoints.checkpoint_events * _MAX_BEHIND:
             await self._join()
         await self._maybe_flush()
 
     async def idle(self) -> None:
         if self._standby is not None and self._standby.failure is not None:
             raise self._standby.failure
-        if self._lost_ms is not None and self._clock_ms() - self._lost_ms > _LOST_PATIENCE_MS:
+        if self._lost_ms is not None and self._monotonic_ms() - self._lost_ms > _LOST_PATIENCE_MS:
             raise OwnershipLost(f"{self.name} lost partitions and no rebalance came: a restart joins the group afresh")
         await self._maybe_flush()
 
@@ -244,9 +244,12 @@ class StatefulRole:
             if not self._flushing.done():
                 return
             await self._join()
-        now_ms = self._clock_ms()
-        if self._events >= self._epochs.epoch_events or now_ms - self._cut_ms >= self._epochs.epoch_ms:
-            self._flushing = asyncio.create_task(self._flush(self._cut(self.held.keys())))
+        now_ms = self._monotonic_ms()
+        if (
+            self._events >= self._checkpoints.checkpoint_events
+            or now_ms - self._checkpoint_ms >= self._checkpoints.checkpoint_ms
+        ):
+            self._flushing = asyncio.create_task(self._flush(self._begin(self.held.keys())))
 
     async def _join(self) -> None:
         """Wait for the flush under way; what it raised is raised here, inside a call of the runtime."""
@@ -254,18 +257,18 @@ class StatefulRole:
             flushing, self._flushing = self._flushing, None
             await flushing
 
-    def _cut(self, partitions: Iterable[int]) -> dict[int, Epoch]:
-        now_ms = self._clock_ms()
-        self._cut_ms, self._events = now_ms, 0
-        return {partition: self.cut(partition, self.held[partition].core, now_ms) for partition in partitions}
+    def _begin(self, partitions: Iterable[int]) -> dict[int, StateCheckpoint]:
+        now_ms = self._monotonic_ms()
+        self._checkpoint_ms, self._events = now_ms, 0
+        return {partition: self.checkpoint(partition, self.held[partition].core, now_ms) for partition in partitions}
 
-    async def _flush(self, epochs: Mapping[int, Epoch]) -> None:
-        started_ms = self._clock_ms()
-        if written := await self._writer.write(epochs):
-            self.flushed(written, (self._clock_ms() - started_ms) / 1000)
+    async def _flush(self, checkpoints: Mapping[int, StateCheckpoint]) -> None:
+        started_ms = self._monotonic_ms()
+        if written := await self._writer.write(checkpoints):
+            self.flushed(written, (self._monotonic_ms() - started_ms) / 1000)
 
     def _lose(self, partition: int) -> None:
-        self._lost_ms = self._clock_ms()
+        self._lost_ms = self._monotonic_ms()
         self._release(partition)
 
     def _release(self, partition: int) -> None:

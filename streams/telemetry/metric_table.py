@@ -58,7 +58,7 @@ METRICS: Final[dict[str, Metric]] = {
         _counter("dead_letters_total", "records", "Records refused, by the error's reason.", "topic", "reason"),
         _counter("batches_total", "batches", "Batches handed to a role.", "role"),
         _histogram("batch_records", "records", "Records in one batch.", "role", buckets=_SIZES),
-        _histogram("epoch_flush_seconds", "seconds", "From an epoch's cut to its committed offsets.", "role"),
+        _histogram("checkpoint_seconds", "seconds", "From a checkpoint's beginning to its committed offsets.", "role"),
         _counter("changelog_bytes_total", "bytes", "State records written to the changelog.", "role"),
         _gauge(
             "lag_records",
@@ -82,7 +82,9 @@ METRICS: Final[dict[str, Metric]] = {
         _counter("erasures_total", "customers", "Customers erased."),
         _counter("tail_overflow_total", "events", "Events settled before the lateness bound, for want of room."),
         _counter(
-            "questions_dropped_total", "questions", "Open questions forgotten without an outcome, for want of room."
+            "pending_labels_dropped_total",
+            "labels",
+            "Pending labels dropped without an outcome, for want of room.",
         ),
         _histogram("encode_batch_snapshots", "snapshots", "Snapshots in one run of the model.", buckets=_SIZES),
         _histogram("encode_seconds", "seconds", "One run of encoder and heads."),
@@ -95,7 +97,7 @@ METRICS: Final[dict[str, Metric]] = {
         ),
         _counter("predictions_total", "predictions", "Predictions emitted.", "topic"),
         _counter(
-            "foreign_snapshots_total",
+            "vocabulary_mismatch_total",
             "snapshots",
             "Snapshots with tokens of another vocabulary than the model's: judged on their features alone.",
         ),

@@ -12,11 +12,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 
 from schemas.errors import ConfigError
 from streams.kafka.offsets import Lag
-from streams.state.checkpoints import Epoch
+from streams.state.checkpoints import StateCheckpoint
 from streams.telemetry.metric_table import METRICS, Metric
 
 #: Names in a core's counts -> the counter that they are exported as.
-_CORE_COUNTERS: Final = ("timers_fired", "cache_hits", "cache_misses", "tail_overflow", "questions_dropped")
+_CORE_COUNTERS: Final = ("timers_fired", "cache_hits", "cache_misses", "tail_overflow", "pending_labels_dropped")
 _SIZE_EVERY_S: Final = 5.0
 _CORE_OUTCOMES: Final = ("applied", "duplicates", "replayed", "dead_lettered", "heartbeats", "late", "erased")
 
@@ -53,7 +53,7 @@ class Metrics:
     dead_letters_total: Counter
     batches_total: Counter
     batch_records: Histogram
-    epoch_flush_seconds: Histogram
+    checkpoint_seconds: Histogram
     changelog_bytes_total: Counter
     lag_records: Gauge
     watermark_timestamp_ms: Gauge
@@ -69,13 +69,13 @@ class Metrics:
     outcomes_total: Counter
     erasures_total: Counter
     tail_overflow_total: Counter
-    questions_dropped_total: Counter
+    pending_labels_dropped_total: Counter
     encode_batch_snapshots: Histogram
     encode_seconds: Histogram
     encode_queue_snapshots: Gauge
     freshness_seconds: Histogram
     predictions_total: Counter
-    foreign_snapshots_total: Counter
+    vocabulary_mismatch_total: Counter
     live_auc_ratio: Gauge
     live_auc_pairs: Gauge
     restored_records_total: Counter
@@ -130,34 +130,34 @@ class Metrics:
         """
         self.encode_batch_snapshots.observe(snapshots)
         self.encode_seconds.observe(seconds)
-        self.foreign_snapshots_total.inc(foreign)
+        self.vocabulary_mismatch_total.inc(foreign)
         for age_ms in fresh_ms:
             self.freshness_seconds.observe(max(0.0, age_ms) / 1000)
         for prediction in published:
             self.predictions_total.labels(topic=prediction.topic).inc()
 
-    def ingest_epoch(
+    def ingest_checkpoint(
         self,
-        epochs: Mapping[int, Epoch],
+        checkpoints: Mapping[int, StateCheckpoint],
         held: Mapping[int, Held],
         counted: dict[int, dict[str, int]],
         seconds: float,
     ) -> None:
-        """An epoch of ingest is durable.
+        """A checkpoint of ingest is durable.
 
         Args:
-            epochs: partition -> its cut.
+            checkpoints: partition -> its checkpoint.
             held: partitions still open.
             counted: partition -> the core's counts as exported so far; brought up to date here.
             seconds: how long the flush took.
         """
-        for partition, epoch in epochs.items():
-            cut = cast(Any, epoch)
-            for snapshot in (*cut.snapshots, *cut.judged):
+        for partition, checkpoint in checkpoints.items():
+            checkpoint = cast(Any, checkpoint)
+            for snapshot in (*checkpoint.snapshots, *checkpoint.awaiting_label):
                 self.snapshots_total.labels(kind=snapshot.kind).inc()
-            for outcome in cut.outcomes:
+            for outcome in checkpoint.outcomes:
                 self.outcomes_total.labels(head=outcome.head, label=str(outcome.label)).inc()
-            self.erasures_total.inc(len(cut.erasures))
+            self.erasures_total.inc(len(checkpoint.erasures))
             if partition not in held:
                 continue
             core = held[partition].core
@@ -170,18 +170,20 @@ class Metrics:
             self.watermark_timestamp_ms.labels(partition=number).set(core.watermark.value_ms)
             self.cache_customers.labels(partition=number).set(len(core.cache))
             self.cache_bytes.labels(partition=number).set(core.cache.used_bytes)
-        self._epoch("ingest", epochs, held, seconds)
+        self._checkpoint("ingest", checkpoints, held, seconds)
 
-    def entities_epoch(self, epochs: Mapping[int, Epoch], held: Mapping[int, Held], seconds: float) -> None:
-        """An epoch of entities is durable; see :meth:`ingest_epoch`."""
-        for partition in epochs.keys() & held.keys():
+    def entities_checkpoint(
+        self, checkpoints: Mapping[int, StateCheckpoint], held: Mapping[int, Held], seconds: float
+    ) -> None:
+        """A checkpoint of entities is durable; see :meth:`ingest_checkpoint`."""
+        for partition in checkpoints.keys() & held.keys():
             core = held[partition].core
             known, exported = self._entities.get(partition, (None, {}))
             if known is not core:  # opened again: its counts began at zero
                 exported = {}
             self._outcomes("entities", _grown(core.counts, exported))
             self._entities[partition] = core, exported
-        self._epoch("entities", epochs, held, seconds)
+        self._checkpoint("entities", checkpoints, held, seconds)
 
     def live_auc(self, head: str, auc: float | None, pairs: int) -> None:
         """How well a head told outcomes apart, and on how many questions that rests."""
@@ -227,12 +229,14 @@ class Metrics:
             for gauge in (self.watermark_timestamp_ms, self.cache_customers, self.cache_bytes):
                 gauge.remove_by_labels({"partition": number})
 
-    def _epoch(self, role: str, epochs: Mapping[int, Epoch], held: Mapping[int, Held], seconds: float) -> None:
-        self.epoch_flush_seconds.labels(role=role).observe(seconds)
-        for partition, epoch in epochs.items():
-            written = sum(len(change.record) for change in epoch.changes if change.record is not None)
-            self.changelog_bytes_total.labels(role=role).inc(written + len(epoch.meta))
-            # Last, and not with every epoch: RocksDB may have to wait for its disk to answer.
+    def _checkpoint(
+        self, role: str, checkpoints: Mapping[int, StateCheckpoint], held: Mapping[int, Held], seconds: float
+    ) -> None:
+        self.checkpoint_seconds.labels(role=role).observe(seconds)
+        for partition, checkpoint in checkpoints.items():
+            written = sum(len(change.record) for change in checkpoint.changes if change.record is not None)
+            self.changelog_bytes_total.labels(role=role).inc(written + len(checkpoint.meta))
+            # Last, and not with every checkpoint: RocksDB may have to wait for its disk to answer.
             now_s = time.monotonic()
             if partition in held and now_s >= self._size_due_s.get((role, partition), 0.0):
                 self._size_due_s[role, partition] = now_s + _SIZE_EVERY_S

@@ -20,7 +20,7 @@ from schemas import heartbeat
 from schemas.errors import ConfigError, DiskFailed, StateCorrupt
 from schemas.events import SOURCES
 from streams.core.config import CoreConfig
-from streams.core.partition import Ingest
+from streams.core.partition import IngestPartition
 from streams.kafka.partitioning import partition_for
 from streams.offline.ingest import LogRecord
 from streams.sources.replay import OrderedProducer
@@ -185,19 +185,19 @@ class Shop:
     def expected(self) -> dict[tuple[str, str, bytes], bytes]:
         """State by the core alone, from the topics as they are."""
         by_place: dict[tuple[int, int], list[LogRecord]] = {}
-        for rank, topic in enumerate(SOURCES):
+        for source_index, topic in enumerate(SOURCES):
             for message in self.pipeline.read(topic):
                 record = LogRecord(message.offset(), message.key(), message.value(), (), message.timestamp()[1])
-                by_place.setdefault((message.partition(), rank), []).append(record)
+                by_place.setdefault((message.partition(), source_index), []).append(record)
         found: dict[tuple[str, str, bytes], bytes] = {}
         for partition in range(PARTITIONS):
             store = MemoryStore()
             lexicon = FastLexicon.load(self.model)
             options: Any = {"cache_bytes": 1 << 30, "idle_ms": 0, "now_ms": 0}
-            ingest = Ingest(partition, CoreConfig(), lexicon, StoredRecords(store), None, **options)
-            for rank in range(len(SOURCES)):
-                ingest.take(rank, by_place.get((partition, rank), []), 0)
-            store.write(local_batch(ingest.cut(0), -1))
+            ingest = IngestPartition(partition, CoreConfig(), lexicon, StoredRecords(store), None, **options)
+            for source_index in range(len(SOURCES)):
+                ingest.take(source_index, by_place.get((partition, source_index), []), 0)
+            store.write(local_batch(ingest.checkpoint(0), -1))
             for key, value in store.scan(b"", b"\xff"):
                 if key != keys.META:
                     found["ingest", f"p{partition:05d}", key] = value
@@ -235,7 +235,7 @@ def test_a_worker_sets_spoilt_state_aside_and_rebuilds_it(shop: Shop) -> None:
     assert worker.returncode == 0
     log = pipeline.log().read_text()
     assert log.count("was set aside as") == 2
-    assert all(folder.with_name(folder.name + ".set-aside").is_dir() for folder in folders)
+    assert all(folder.with_name(folder.name + ".quarantine").is_dir() for folder in folders)
     assert shop.state() == shop.expected()
 
 

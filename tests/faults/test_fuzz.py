@@ -25,9 +25,9 @@ from schemas.snapshot import Outcome, Snapshot
 from streams.agents.ingest import IngestRole
 from streams.brokers.processes import free_port
 from streams.core.customer import Customer
-from streams.core.durable import Cut
+from streams.core.durable import IngestCheckpoint
 from streams.core.fold import Context
-from streams.core.partition import Ingest
+from streams.core.partition import IngestPartition
 from streams.inspect import dead_letters
 from streams.kafka import admin
 from streams.kafka.partitioning import partition_for
@@ -57,7 +57,7 @@ class Fuzzed:
         self.restart()
 
     def restart(self) -> None:
-        self.ingest = Ingest(
+        self.ingest = IngestPartition(
             0,
             CONFIG,
             NumberedLexicon(),
@@ -69,13 +69,13 @@ class Fuzzed:
         )
 
     def take(self, batch: list[Payload]) -> None:
-        rank = batch[0].rank
+        source_index = batch[0].source_index
         before = Counter(self.ingest.counts)
         records = []
         for payload in batch:
-            records.append(LogRecord(self.offsets[rank], *payload[1:]))
-            self.offsets[rank] += 1
-        letters = self.ingest.take(rank, records, 0)
+            records.append(LogRecord(self.offsets[source_index], *payload[1:]))
+            self.offsets[source_index] += 1
+        letters = self.ingest.take(source_index, records, 0)
         for letter in letters:
             self.read_again(letter, records)
         ended = Counter(self.ingest.counts) - before
@@ -99,8 +99,8 @@ class Fuzzed:
         assert (letter.key, letter.value) == (record.key, record.value)
         dead_letters.replayed_headers(found)
 
-    def cut(self) -> Cut:
-        done = self.ingest.cut(0)
+    def checkpoint(self) -> IngestCheckpoint:
+        done = self.ingest.checkpoint(0)
         for output in IngestRole.outputs(None, done):  # type: ignore[arg-type]
             assert isinstance(output.value, bytes)
             self.outputs += 1
@@ -114,10 +114,10 @@ def batches(found: list[Payload], rng: random.Random) -> list[list[Payload]]:
     rest: list[list[Payload]] = [[] for _ in SOURCES]
     made: list[list[Payload]] = []
     for payload in found:
-        rest[payload.rank].append(payload)
-        if len(rest[payload.rank]) >= rng.choice((1, 20, 100, 500)):
-            made.append(rest[payload.rank])
-            rest[payload.rank] = []
+        rest[payload.source_index].append(payload)
+        if len(rest[payload.source_index]) >= rng.choice((1, 20, 100, 500)):
+            made.append(rest[payload.source_index])
+            rest[payload.source_index] = []
     return made + [left for left in rest if left]
 
 
@@ -132,12 +132,12 @@ def test_every_payload_ends_somewhere() -> None:
         for batch in batches(portion, rng):
             fuzzed.take(batch)
             if rng.random() < 0.3:
-                cut = fuzzed.cut()
-                for snapshot in (*cut.judged, *cut.snapshots):
+                checkpoint = fuzzed.checkpoint()
+                for snapshot in (*checkpoint.awaiting_label, *checkpoint.snapshots):
                     assert decode_snapshot(codec.msgpack_encode(snapshot)) == snapshot
-                for outcome in cut.outcomes:
+                for outcome in checkpoint.outcomes:
                     assert decode_outcome(codec.msgpack_encode(outcome)) == outcome
-        fuzzed.cut()
+        fuzzed.checkpoint()
         if rng.random() < 0.2:
             fuzzed.restart()
         done += len(portion)
@@ -161,7 +161,7 @@ def everything_stored_reads_back(fuzzed: Fuzzed) -> None:
         assert Customer.decode(context, value).encode() == value
         customers += 1
     assert customers > 100
-    fuzzed.cut()
+    fuzzed.checkpoint()
 
 
 def test_the_same_seed_gives_the_same_payloads() -> None:
@@ -192,7 +192,7 @@ def test_a_worker_lives_through_it(broker: Any, make_topics: Callable[..., str],
         for payload in payloads(SEED, PRODUCED, int(time.time() * 1000) - 86_400_000, largest_bytes=900_000):
             at_ms = payload.timestamp if payload.timestamp < 1 << 50 else 0
             place = produced % 2 if payload.key is None else partition_for(payload.key, 2)
-            topic = prefix + SOURCES[payload.rank]
+            topic = prefix + SOURCES[payload.source_index]
             producer.send(topic, payload.key, payload.value, place, payload.headers, max(0, at_ms))
             produced += 1
         producer.deliver()

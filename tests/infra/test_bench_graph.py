@@ -83,13 +83,13 @@ def test_any_split_and_any_replay_give_the_same_sums(cache_bytes: int):
         for at in range(0, len(records), 17):
             core = GraphPartition("events", StoredRecords(store), meta, cache_bytes=cache_bytes)
             core.take(records[max(0, at - 2) : at + 17])
-            cut, batch = core.cut(0), WriteBatch()
-            for change in cut.changes:
+            checkpoint, batch = core.checkpoint(0), WriteBatch()
+            for change in checkpoint.changes:
                 assert change.record is not None
                 batch.put(keys.record(change.identity), change.record)
             store.write(batch)
             core.written()
-            meta = cut.meta
+            meta = checkpoint.meta
         found += [Graph.unpack(record) for _, record in store.scan(keys.RECORD, keys.RECORDS_STOP)]
     check("ours", add_up(found), reference.totals())
 

@@ -35,7 +35,7 @@ def test_topics_that_say_nothing_hold_event_time_back_for_a_while(broker, make_t
     producer.deliver()
 
     def waiting() -> list[int]:
-        """After each epoch that changed the customer, how many of the events waited for their place."""
+        """After each checkpoint that changed the customer, how many of the events waited for their place."""
         records = [one.value() for one in pipeline.read("ingest-changelog") if one.key() == b"cc1"]
         return [len(Customer.decode(None, record).tail) for record in records]  # type: ignore[arg-type]
 

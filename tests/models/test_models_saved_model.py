@@ -12,8 +12,7 @@ import pytest
 import torch
 from support import model_worlds as worlds
 
-from models import saved_model as checkpoint
-from models import tokenizer
+from models import saved_model, tokenizer
 from models.encoder import EncoderSize, default_config
 from models.inference import Predictor
 from models.model import Model
@@ -30,7 +29,7 @@ def fresh(seed: int = 0) -> Model:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("models") / "one"
-    checkpoint.save(fresh(), directory)
+    saved_model.save(fresh(), directory)
     return directory
 
 
@@ -45,18 +44,18 @@ def test_a_saved_model_comes_back_the_same(saved: Path) -> None:
     everyone = [worlds.snapshot(i, items=[i, i + 1]) for i in range(5)]
     assert np.array_equal(before.encode(everyone).embeddings, after.encode(everyone).embeddings)
     assert after.horizon_days == 14
-    assert after.version == checkpoint.read_card(saved).model_version
-    assert sorted(os.listdir(saved)) == sorted([*checkpoint.HASHED, checkpoint.CARD_FILE])
+    assert after.version == saved_model.read_card(saved).model_version
+    assert sorted(os.listdir(saved)) == sorted([*saved_model.HASHED, saved_model.CARD_FILE])
 
 
 def test_equal_content_has_an_equal_version_and_other_content_another(saved: Path, tmp_path: Path) -> None:
-    version = checkpoint.read_card(saved).model_version
-    assert checkpoint.save(fresh(), tmp_path / "again").model_version == version
-    assert checkpoint.save(fresh(seed=1), tmp_path / "other").model_version != version
+    version = saved_model.read_card(saved).model_version
+    assert saved_model.save(fresh(), tmp_path / "again").model_version == version
+    assert saved_model.save(fresh(seed=1), tmp_path / "other").model_version != version
 
 
 def test_a_card_that_names_no_heads_has_all(copied: Path) -> None:
-    path = copied / checkpoint.CARD_FILE
+    path = copied / saved_model.CARD_FILE
     card = json.loads(path.read_text())
     assert card.pop("heads") == ["churn", "redemption"]
     path.write_text(json.dumps(card))
@@ -66,47 +65,47 @@ def test_a_card_that_names_no_heads_has_all(copied: Path) -> None:
 def test_which_heads_count_is_a_part_of_the_version(copied: Path, tmp_path: Path) -> None:
     partial = fresh()
     partial.trained = frozenset({"churn"})
-    version = checkpoint.save(partial, tmp_path / "partial").model_version
-    assert version != checkpoint.read_card(copied).model_version
-    path = copied / checkpoint.CARD_FILE
+    version = saved_model.save(partial, tmp_path / "partial").model_version
+    assert version != saved_model.read_card(copied).model_version
+    path = copied / saved_model.CARD_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | {"heads": ["churn"]}))
     with pytest.raises(ModelRefused, match="names a version"):
-        checkpoint.load(copied)
+        saved_model.load(copied)
 
 
 def test_transformers_reads_the_directory(saved: Path) -> None:
     from transformers import AutoModel, AutoTokenizer
 
     body = AutoModel.from_pretrained(saved)
-    mine, _ = checkpoint.load(saved)
+    mine, _ = saved_model.load(saved)
     for name, value in mine.encoder.body.state_dict().items():
         assert torch.equal(value, body.state_dict()[name])
     assert AutoTokenizer.from_pretrained(saved).get_vocab() == tokenizer.load(saved).get_vocab()
 
 
 def test_saving_over_a_model_replaces_it_and_leaves_nothing_behind(copied: Path) -> None:
-    card = checkpoint.save(fresh(seed=2), copied)
-    assert checkpoint.load(copied)[1].model_version == card.model_version
+    card = saved_model.save(fresh(seed=2), copied)
+    assert saved_model.load(copied)[1].model_version == card.model_version
     assert os.listdir(copied.parent) == ["model"]
 
 
 def test_a_directory_of_something_else_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(ConfigError, match="no model directory"):
-        checkpoint.save(fresh(), tmp_path)
+        saved_model.save(fresh(), tmp_path)
     assert (tmp_path / "thesis.txt").exists()
 
 
 def test_a_failed_save_leaves_the_old_model(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    version = checkpoint.read_card(copied).model_version
+    version = saved_model.read_card(copied).model_version
 
     def full(*_: object, **__: object) -> bytes:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_tensors", full)
+    monkeypatch.setattr(saved_model, "save_tensors", full)
     with pytest.raises(OSError, match="No space"):
-        checkpoint.save(fresh(seed=3), copied)
-    assert checkpoint.load(copied)[1].model_version == version
+        saved_model.save(fresh(seed=3), copied)
+    assert saved_model.load(copied)[1].model_version == version
     assert os.listdir(copied.parent) == ["model"]
 
 
@@ -114,40 +113,40 @@ def resealed(directory: Path, **changes: object) -> None:
     """Write the card again with hashes and version that fit, so that the check behind the hashes is reached."""
     import hashlib
 
-    card = json.loads((directory / checkpoint.CARD_FILE).read_text()) | changes
+    card = json.loads((directory / saved_model.CARD_FILE).read_text()) | changes
     if "files" not in changes:
-        names = [name for name in checkpoint.HASHED if (directory / name).exists()]
+        names = [name for name in saved_model.HASHED if (directory / name).exists()]
         card["files"] = {n: hashlib.sha256((directory / n).read_bytes()).hexdigest() for n in names}
     if "model_version" not in changes:
-        card["model_version"] = checkpoint.content_version(card["files"], card["horizon_days"])
-    (directory / checkpoint.CARD_FILE).write_text(json.dumps(card))
+        card["model_version"] = saved_model.content_version(card["files"], card["horizon_days"])
+    (directory / saved_model.CARD_FILE).write_text(json.dumps(card))
 
 
 def write(name: str, content: bytes) -> Callable[[Path], None]:
     def act(directory: Path) -> None:
         (directory / name).write_bytes(content)
-        if name != checkpoint.CARD_FILE:
+        if name != saved_model.CARD_FILE:
             resealed(directory)
 
     return act
 
 
 def flip_a_byte(directory: Path) -> None:
-    path = directory / checkpoint.ENCODER_FILE
+    path = directory / saved_model.ENCODER_FILE
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(bytes(content))
 
 
 def truncate(directory: Path) -> None:
-    path = directory / checkpoint.ENCODER_FILE
+    path = directory / saved_model.ENCODER_FILE
     path.write_bytes(path.read_bytes()[:-100])
     resealed(directory)
 
 
 def other_config(**changes: object) -> Callable[[Path], None]:
     def act(directory: Path) -> None:
-        path = directory / checkpoint.CONFIG_FILE
+        path = directory / saved_model.CONFIG_FILE
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
         resealed(directory)
 
@@ -157,7 +156,7 @@ def other_config(**changes: object) -> Callable[[Path], None]:
 def not_finite(directory: Path) -> None:
     model = fresh()
     model.churn.wide.weight.fill_(float("nan"))
-    checkpoint.save(model, directory)
+    saved_model.save(model, directory)
 
 
 def other_tokenizer(directory: Path) -> None:
@@ -172,24 +171,24 @@ def other_tokenizer_and_fingerprint(directory: Path) -> None:
 
 
 def pickled_encoder(directory: Path) -> None:
-    path = directory / checkpoint.ENCODER_FILE
+    path = directory / saved_model.ENCODER_FILE
     path.unlink()
     torch.save({"a": torch.zeros(1)}, path)
     resealed(directory)
 
 
 def a_directory_for_weights(directory: Path) -> None:
-    (directory / checkpoint.HEADS_FILE).unlink()
-    (directory / checkpoint.HEADS_FILE).mkdir()
+    (directory / saved_model.HEADS_FILE).unlink()
+    (directory / saved_model.HEADS_FILE).mkdir()
 
 
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "nothing there": (lambda d: shutil.rmtree(d), "cannot be read"),
-    "no card": (lambda d: (d / checkpoint.CARD_FILE).unlink(), "cannot be read"),
-    "card is no JSON": (write(checkpoint.CARD_FILE, b"{"), "damaged"),
-    "card is a list": (write(checkpoint.CARD_FILE, b"[]"), "damaged"),
-    "card is binary": (write(checkpoint.CARD_FILE, b"\xff\x00"), "damaged"),
-    "card lacks fields": (write(checkpoint.CARD_FILE, b'{"format_version": 1}'), "damaged"),
+    "no card": (lambda d: (d / saved_model.CARD_FILE).unlink(), "cannot be read"),
+    "card is no JSON": (write(saved_model.CARD_FILE, b"{"), "damaged"),
+    "card is a list": (write(saved_model.CARD_FILE, b"[]"), "damaged"),
+    "card is binary": (write(saved_model.CARD_FILE, b"\xff\x00"), "damaged"),
+    "card lacks fields": (write(saved_model.CARD_FILE, b'{"format_version": 1}'), "damaged"),
     "another format": (lambda d: resealed(d, format_version=99), "format 99"),
     "other features": (lambda d: resealed(d, feature_names=["a"]), "other features"),
     "other cross features": (lambda d: resealed(d, cross_names=["a"]), "other features"),
@@ -197,18 +196,18 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "version not of the content": (lambda d: resealed(d, model_version="pg-0"), "version"),
     "a path in the card": (lambda d: resealed(d, files={"../../etc/passwd": "0"}), "exactly"),
     "a flipped byte": (flip_a_byte, "sha256"),
-    "no weights": (lambda d: (d / checkpoint.ENCODER_FILE).unlink(), "cannot be read"),
+    "no weights": (lambda d: (d / saved_model.ENCODER_FILE).unlink(), "cannot be read"),
     "a directory for weights": (a_directory_for_weights, "cannot be read"),
     "truncated weights": (truncate, "not a safetensors file"),
     "a pickle for weights": (pickled_encoder, "not a safetensors file"),
-    "empty weights": (write(checkpoint.HEADS_FILE, b""), "not a safetensors file"),
+    "empty weights": (write(saved_model.HEADS_FILE, b""), "not a safetensors file"),
     "weights that are not finite": (not_finite, "not finite"),
     "other shapes": (other_config(intermediate_size=48), "does not fit"),
     "more layers": (other_config(num_hidden_layers=2), "does not fit"),
     "unknown architecture": (other_config(model_type="no-such-model"), "no encoder"),
     "heads that do not divide": (other_config(num_attention_heads=5), "no encoder"),
     "config of another vocabulary": (other_config(vocab_size=7), "words"),
-    "config is no JSON": (write(checkpoint.CONFIG_FILE, b"nonsense"), "no encoder"),
+    "config is no JSON": (write(saved_model.CONFIG_FILE, b"nonsense"), "no encoder"),
     "tokeniser is no JSON": (write(tokenizer.TOKENIZER_FILE, b"nonsense"), "not a tokeniser"),
     "another tokeniser": (other_tokenizer, "not the tokeniser"),
     "a tokeniser of another size": (other_tokenizer_and_fingerprint, "words"),
@@ -220,16 +219,16 @@ def test_broken_directories_are_refused_with_a_remedy(copied: Path, name: str) -
     damage, message = BROKEN[name]
     damage(copied)
     with pytest.raises(ModelRefused, match=message) as refused:
-        checkpoint.load(copied)
+        saved_model.load(copied)
     assert isinstance(refused.value, Stop)
     assert "train" in str(refused.value), "it says what to do"
 
 
 def test_code_named_in_a_config_is_not_run(copied: Path) -> None:
     other_config(auto_map={"AutoModel": "evil.py--Evil"}, trust_remote_code=True)(copied)
-    assert isinstance(checkpoint.load(copied)[0], Model)
+    assert isinstance(saved_model.load(copied)[0], Model)
 
 
 def test_the_card_survives_its_codec(saved: Path) -> None:
-    card = checkpoint.read_card(saved)
-    assert msgspec.json.decode(msgspec.json.encode(card), type=checkpoint.Card) == card
+    card = saved_model.read_card(saved)
+    assert msgspec.json.decode(msgspec.json.encode(card), type=saved_model.Card) == card

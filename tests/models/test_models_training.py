@@ -9,8 +9,7 @@ import pytest
 import torch
 from support import model_worlds as worlds
 
-from models import metrics, training
-from models import saved_model as checkpoint
+from models import metrics, saved_model, training
 from models.encoder import EncoderSize, default_config
 from models.inference import Predictor
 from models.outcomes import is_held_out, matured
@@ -87,11 +86,11 @@ def test_the_head_that_was_not_trained_is_told_to_who_serves(tmp_path: Path) -> 
     nobody_redeemed = [msgspec.structs.replace(o, label=0) if o.head == "redemption" else o for o in found]
     model, _ = run(nobody_redeemed, max_steps=2)
     assert model.report.left_out == {"redemption": "no outcome has the label 1"}
-    card = checkpoint.save(model, tmp_path / "churn")
+    card = saved_model.save(model, tmp_path / "churn")
     assert card.heads == ("churn",)
     assert Predictor.load(tmp_path / "churn", half=False).heads == {"churn"}
     both, _ = run(found, max_steps=2)
-    checkpoint.save(both, tmp_path / "both")
+    saved_model.save(both, tmp_path / "both")
     assert both.report.left_out == {}
     assert Predictor.load(tmp_path / "both", half=False).heads == {"churn", "redemption"}
 

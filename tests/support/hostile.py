@@ -20,7 +20,7 @@ Headers = tuple[tuple[str, Any], ...]
 class Payload(NamedTuple):
     """One record before it has an offset."""
 
-    rank: int
+    source_index: int
     key: bytes | None
     value: bytes | None
     headers: Headers
@@ -79,25 +79,25 @@ def payloads(seed: int, count: int, start_ms: int, *, largest_bytes: int = 1 << 
 
 
 def _valid(rng: random.Random, now_ms: int) -> Payload:
-    rank = rng.choices((CLICKSTREAM, CAMPAIGN_SENDS, REDEMPTIONS, PROFILES), (6, 2, 1, 1))[0]
+    source_index = rng.choices((CLICKSTREAM, CAMPAIGN_SENDS, REDEMPTIONS, PROFILES), (6, 2, 1, 1))[0]
     body: dict[str, Any] = {"event_ts_ms": now_ms - rng.choice((0, 0, 0, 50, 250_000, 10_000_000))}
     if rng.random() < 0.7:
         body["event_id"] = f"e{rng.getrandbits(64)}"
-    if rank == CLICKSTREAM:
+    if source_index == CLICKSTREAM:
         body |= {"event": rng.choice(_EVENTS), "item_id": f"i{rng.randrange(50)}", "category": "coffee", "price": 2.5}
-    elif rank == CAMPAIGN_SENDS:
+    elif source_index == CAMPAIGN_SENDS:
         body |= {
             "event": rng.choice(_SENDS),
             "campaign_id": f"c{rng.randrange(5)}",
             "channel": "email",
             "offer_id": "o",
         }
-    elif rank == REDEMPTIONS:
+    elif source_index == REDEMPTIONS:
         body |= {"offer_id": "o", "campaign_id": f"c{rng.randrange(5)}", "value": 1.0}
     else:
         body |= {"consent": {"email": {"marketing": rng.random() < 0.5}}, "timezone": "Europe/Berlin"}
-    value = None if rank == PROFILES and rng.random() < 0.1 else json.dumps(body).encode()
-    return Payload(rank, b"c%d" % rng.randrange(CUSTOMERS), value, (), now_ms)
+    value = None if source_index == PROFILES and rng.random() < 0.1 else json.dumps(body).encode()
+    return Payload(source_index, b"c%d" % rng.randrange(CUSTOMERS), value, (), now_ms)
 
 
 def _spoilt(rng: random.Random, payload: Payload) -> Payload:

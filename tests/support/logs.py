@@ -13,8 +13,8 @@ from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, REDEMPTIONS, S
 from schemas.snapshot import Outcome, Snapshot
 from streams.core.config import DAY_MS, MINUTE_MS, CoreConfig
 from streams.core.customer import CustomerRecord
-from streams.core.durable import Cut
-from streams.core.partition import Ingest
+from streams.core.durable import IngestCheckpoint
+from streams.core.partition import IngestPartition
 from streams.offline.ingest import LogRecord
 from streams.state import keys
 from streams.state.checkpoints import StoredRecords, local_batch, read_meta
@@ -59,7 +59,7 @@ class NumberedLexicon:
 class Sent(NamedTuple):
     """One event before it has an offset."""
 
-    rank: int
+    source_index: int
     customer: str
     ts_ms: int
     body: dict[str, Any] | None
@@ -68,18 +68,18 @@ class Sent(NamedTuple):
 _ITEMS = ["a", "b", "c", "d", "e", "f", "unknown-1"]
 
 
-def _event(rank: int, draw: Any) -> dict[str, Any]:
-    if rank == CLICKSTREAM:
+def _event(source_index: int, draw: Any) -> dict[str, Any]:
+    if source_index == CLICKSTREAM:
         name = draw(st.sampled_from(["purchase", "purchase", "item_view", "page_view", "add_to_cart", "loyalty_scan"]))
         return {"event": name, "item_id": draw(st.sampled_from(_ITEMS)), "title": "nice thing", "value": 2.5}
-    if rank == CAMPAIGN_SENDS:
+    if source_index == CAMPAIGN_SENDS:
         return {
             "event": draw(st.sampled_from(["send", "open", "click", "unsubscribe"])),
             "campaign_id": draw(st.sampled_from(["x", "y"])),
             "channel": "email",
             "offer_id": "o",
         }
-    if rank == REDEMPTIONS:
+    if source_index == REDEMPTIONS:
         return {"offer_id": "o", "campaign_id": draw(st.sampled_from(["x", "y", "z"]))}
     return {"consent": {"email": {"marketing": draw(st.booleans())}}}
 
@@ -100,11 +100,13 @@ def sent_events(draw: Any, erasures: bool = False) -> list[Sent]:
     now_ms, events = START_MS, []
     for number in range(draw(st.integers(1, 40))):
         now_ms += draw(steps)
-        rank = draw(st.sampled_from([CLICKSTREAM, CLICKSTREAM, CLICKSTREAM, CAMPAIGN_SENDS, REDEMPTIONS, PROFILES]))
-        body: dict[str, Any] | None = _event(rank, draw) | {"event_ts_ms": now_ms, "event_id": f"e{number:04}"}
-        if erasures and rank == PROFILES and draw(st.booleans()):
+        source_index = draw(
+            st.sampled_from([CLICKSTREAM, CLICKSTREAM, CLICKSTREAM, CAMPAIGN_SENDS, REDEMPTIONS, PROFILES])
+        )
+        body: dict[str, Any] | None = _event(source_index, draw) | {"event_ts_ms": now_ms, "event_id": f"e{number:04}"}
+        if erasures and source_index == PROFILES and draw(st.booleans()):
             body = None
-        events.append(Sent(rank, draw(st.sampled_from(["c1", "c2", "c3"])), now_ms, body))
+        events.append(Sent(source_index, draw(st.sampled_from(["c1", "c2", "c3"])), now_ms, body))
     return events
 
 
@@ -117,7 +119,7 @@ def log_of(events: Sequence[Sent], until_ms: int | None = None) -> Log:
     """The topics as produced in this order, closed by a heartbeat on each at ``until_ms``."""
     topics: Log = [[] for _ in SOURCES]
     for sent in events:
-        topics[sent.rank].append(record(sent, len(topics[sent.rank])))
+        topics[sent.source_index].append(record(sent, len(topics[sent.source_index])))
     if until_ms is not None:
         key, value, headers = heartbeat.encode(until_ms)
         for topic in topics:
@@ -126,7 +128,7 @@ def log_of(events: Sequence[Sent], until_ms: int | None = None) -> Log:
 
 
 class Worker:
-    """One partition with a durable store, that can be killed between and inside epochs."""
+    """One partition with a durable store, that can be killed between and inside checkpoints."""
 
     def __init__(self, config: CoreConfig = CONFIG, cache_bytes: int = 1 << 30) -> None:
         self.store: KeyValue = MemoryStore()
@@ -138,7 +140,7 @@ class Worker:
 
     def restart(self) -> None:
         """Lose everything that is not durable."""
-        self.ingest = Ingest(
+        self.ingest = IngestPartition(
             0,
             self._config,
             NumberedLexicon(),
@@ -149,28 +151,28 @@ class Worker:
             now_ms=0,
         )
 
-    def take(self, rank: int, records: Sequence[LogRecord]) -> None:
-        assert not self.ingest.take(rank, records, 0)
+    def take(self, source_index: int, records: Sequence[LogRecord]) -> None:
+        assert not self.ingest.take(source_index, records, 0)
 
-    def cut(self) -> None:
-        done = self.ingest.cut(0)
+    def checkpoint(self) -> None:
+        done = self.ingest.checkpoint(0)
         self.deliver(done)
         self.store.write(local_batch(done, -1))
         self.ingest.written()
 
-    def deliver(self, done: Cut) -> None:
+    def deliver(self, done: IngestCheckpoint) -> None:
         """What reaches the output topics, in order."""
         encode = codec.msgpack_encode
         for outcome in done.outcomes:
             value = encode(outcome)
             assert self.outcomes.setdefault(outcome.outcome_id, value) == value, "an outcome changed its mind"
-        for snapshot in (*done.judged, *done.snapshots):
+        for snapshot in (*done.awaiting_label, *done.snapshots):
             self.snapshots[snapshot.customer_id, snapshot.kind] = encode(snapshot)
         self.edges += done.edges
 
     def die_while_writing(self, changes_written: int) -> None:
-        """Killed after outputs and some changelog records were delivered, before the epoch's meta record."""
-        done = self.ingest.cut(0)
+        """Killed after outputs and some changelog records were delivered, before the checkpoint's meta record."""
+        done = self.ingest.checkpoint(0)
         self.deliver(done)
         partial = done._replace(changes=done.changes[:changes_written])
         batch = local_batch(partial, -1)
@@ -179,20 +181,20 @@ class Worker:
         self.restart()
 
     def state(self) -> dict[bytes, bytes]:
-        """Everything stored, graves aside: they may be buried an epoch earlier or later."""
+        """Everything stored, tombstones aside: they may be dropped a checkpoint earlier or later."""
         pairs = dict(self.store.scan(b"", b"\xff"))
-        graves = {key[1:] for key, value in pairs.items() if key[:1] == keys.RECORD and _is_grave(value)}
+        tombstones = {key[1:] for key, value in pairs.items() if key[:1] == keys.RECORD and _is_grave(value)}
         return {
             key: value
             for key, value in pairs.items()
-            if not any(key.endswith(grave) for grave in graves) or key == b"m"
+            if not any(key.endswith(tombstone) for tombstone in tombstones) or key == b"m"
         }
 
 
 def without_positions(state: dict[bytes, bytes], customers: set[str]) -> dict[bytes, bytes]:
     """State in which these customers' records do not say how far their topics were read.
 
-    Who comes back after an erasure begins a new record if the grave was buried by then, and goes on with the
+    Who comes back after an erasure begins a new record if the tombstone was dropped by then, and goes on with the
     old record's offsets if not: what is remembered of the person is the same.
     """
     keys_of = {keys.record(customer) for customer in customers}
@@ -225,7 +227,7 @@ def content(worker: Worker) -> dict[Any, Any]:
             msgspec.structs.replace(entry, outcome_id="", snapshot=_placeless(_decode_snapshot(entry.snapshot)))
             for entry in settled.pending
         ]
-        tail = [(event.ts_ms, event.rank, event.event_id) for event in stored.tail]
+        tail = [(event.ts_ms, event.source_index, event.event_id) for event in stored.tail]
         seen[key] = (codec.msgpack_encode(settled), tail)
     for value in worker.outcomes.values():
         outcome = _decode_outcome(value)
@@ -242,7 +244,7 @@ def arrivals(draw: Any, log: Log) -> Iterator[tuple[int, list[LogRecord]]]:
     """Some interleaving of the topics, in batches of some size, each topic in offset order."""
     rest = [list(topic) for topic in log]
     while any(rest):
-        rank = draw(st.sampled_from([rank for rank, topic in enumerate(rest) if topic]))
-        size = draw(st.integers(1, max(1, len(rest[rank]))))
-        yield rank, rest[rank][:size]
-        del rest[rank][:size]
+        source_index = draw(st.sampled_from([source_index for source_index, topic in enumerate(rest) if topic]))
+        size = draw(st.integers(1, max(1, len(rest[source_index]))))
+        yield source_index, rest[source_index][:size]
+        del rest[source_index][:size]

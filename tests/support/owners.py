@@ -15,7 +15,7 @@ from streams.kafka.outbox import Outbox
 from streams.runtime.roles import Batch
 from streams.state import keys
 from streams.state.memory import MemoryStore
-from streams.stateful.role import EpochSettings
+from streams.stateful.role import CheckpointSettings
 from streams.telemetry.metrics import Metrics
 
 START: Final = 1_500_000_000_000
@@ -34,12 +34,17 @@ class Group:
             self.offsets |= offsets
         return not self.expelled
 
-    def is_read(self, topic: str, partition: int) -> bool:
+    def is_caught_up(self, topic: str, partition: int) -> bool:
         return self.read_to_end
 
 
 def worker(
-    bootstrap: str, prefix: str, stores: dict[int, MemoryStore], *, idle_ms: int = 0, clock_ms: Callable[[], int] = int
+    bootstrap: str,
+    prefix: str,
+    stores: dict[int, MemoryStore],
+    *,
+    idle_ms: int = 0,
+    monotonic_ms: Callable[[], int] = int,
 ) -> tuple[IngestRole, Group, Outbox]:
     client: dict[str, str | int | float | bool] = {"bootstrap.servers": bootstrap}
     outbox = Outbox(bootstrap, prefix=prefix)
@@ -52,11 +57,11 @@ def worker(
         outbox=outbox,
         client=client,
         prefix=prefix,
-        epochs=EpochSettings(epoch_ms=1 << 30, epoch_events=1 << 30),
+        checkpoints=CheckpointSettings(checkpoint_ms=1 << 30, checkpoint_events=1 << 30),
         open_store=lambda partition: stores.setdefault(partition, MemoryStore()),
-        set_aside=lambda partition: Path("unused"),
+        quarantine=lambda partition: Path("unused"),
         metrics=Metrics(),
-        clock_ms=clock_ms,
+        monotonic_ms=monotonic_ms,
         wall_ms=lambda: 0,
     )
     group = Group()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from support import model_worlds as worlds
 
-from models import saved_model as checkpoint
+from models import saved_model
 from models.encoder import EncoderSize, default_config
 from models.model import Model
 
@@ -15,5 +15,5 @@ def save_small_model(directory: Path) -> Path:
     """Untrained weights, one layer; the lexicon of :mod:`support.model_worlds`."""
     size = EncoderSize(hidden=32, layers=1, heads=2, intermediate=32, positions=64)
     model = Model(default_config(worlds.lexicon().size, size), worlds.lexicon(), horizon_days=28)
-    checkpoint.save(model.eval(), directory)
+    saved_model.save(model.eval(), directory)
     return directory

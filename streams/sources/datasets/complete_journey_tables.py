@@ -87,12 +87,12 @@ class Tables(NamedTuple):
 
 
 def day_start_ms(day: date) -> int:
-    """Epoch milliseconds of the shops' midnight at which ``day`` begins."""
+    """StateCheckpoint milliseconds of the shops' midnight at which ``day`` begins."""
     return int(datetime.combine(day, time(), ZoneInfo(SHOP_TIMEZONE)).timestamp()) * 1000
 
 
 def day_end_ms(day: date) -> int:
-    """Epoch milliseconds at which ``day`` is over, in the shops' zone."""
+    """StateCheckpoint milliseconds at which ``day`` is over, in the shops' zone."""
     return day_start_ms(day + timedelta(days=1))
 
 

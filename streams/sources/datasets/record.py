@@ -12,7 +12,7 @@ from schemas.codec import Headers
 from schemas.events import SOURCES, Body
 
 #: Order of topics within one instant, the same that ties of event time are broken by.
-RANK: Final[dict[str, int]] = {topic: rank for rank, topic in enumerate(SOURCES)}
+SOURCE_INDEX: Final[dict[str, int]] = {topic: source_index for source_index, topic in enumerate(SOURCES)}
 
 
 class SourceRecord(msgspec.Struct, frozen=True, gc=False):
@@ -46,14 +46,14 @@ def erasure_headers(customer_id: str, event_ts_ms: int) -> Headers:
 
 
 def order(record: SourceRecord) -> tuple[int, int, str, str]:
-    """Sort key of a merged stream: event time, then topic rank, event id and customer.
+    """Sort key of a merged stream: event time, then topic source_index, event id and customer.
 
     Example:
         >>> order(SourceRecord("profiles", "7", None, 5))
         (5, 3, '', '7')
     """
     event_id = record.body.event_id if record.body is not None else None
-    return record.event_ts_ms, RANK[record.topic], event_id or "", record.key
+    return record.event_ts_ms, SOURCE_INDEX[record.topic], event_id or "", record.key
 
 
 def encoded(records: Iterable[SourceRecord]) -> Iterator[RawRecord]:

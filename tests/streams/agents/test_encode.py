@@ -68,7 +68,7 @@ def test_the_role_tells_of_them() -> None:
         batcher=MicroBatcher(2, 0),
         outbox=told,
         metrics=metrics,
-        clock_ms=lambda: 0,
+        monotonic_ms=lambda: 0,
         wall_ms=lambda: worlds.START_MS,
     )
 
@@ -86,5 +86,5 @@ def test_the_role_tells_of_them() -> None:
 
     asyncio.run(encode())
     encoded = metrics.value("encode_batch_snapshots_sum")
-    assert metrics.value("foreign_snapshots_total") == sum(hint is not None for hint in hints[: int(encoded)])
+    assert metrics.value("vocabulary_mismatch_total") == sum(hint is not None for hint in hints[: int(encoded)])
     assert outbox.topics.count("predictions.churn") == encoded > 0

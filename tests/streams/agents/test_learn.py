@@ -33,7 +33,7 @@ class Log:
         self.read: list[tuple[str, int, int]] = []
         self.metrics = Metrics()
         self.now_ms = 0
-        self.role = LearnRole(metrics=self.metrics, clock_ms=lambda: self.now_ms)
+        self.role = LearnRole(metrics=self.metrics, monotonic_ms=lambda: self.now_ms)
 
     def predict(self, partition: int, name: str, probability: float, day: int = 0, **more: Any) -> None:
         judged = {"prediction_id": name, "probability": probability, "as_of_ms": day * DAY_MS}
@@ -210,7 +210,7 @@ class Reader(LearnRole):
     """Remembers what it was given to read."""
 
     def __init__(self) -> None:
-        super().__init__(metrics=Metrics(), clock_ms=lambda: int(time.time() * 1000))
+        super().__init__(metrics=Metrics(), monotonic_ms=lambda: int(time.time() * 1000))
         self.assigned: list[set[int]] = []
         self.read: list[tuple[str, int, int]] = []
 

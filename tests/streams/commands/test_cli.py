@@ -61,11 +61,11 @@ def test_heavy_modules_are_loaded_only_when_needed() -> None:
 
 
 def test_errors_are_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PULSEGRAPH_INGEST_EPOCH_MS", "soon")
+    monkeypatch.setenv("PULSEGRAPH_INGEST_CHECKPOINT_MS", "soon")
     assert cli.main(["settings"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("pulsegraph settings: PULSEGRAPH_INGEST_EPOCH_MS='soon'")
+    assert captured.err.startswith("pulsegraph settings: PULSEGRAPH_INGEST_CHECKPOINT_MS='soon'")
     assert captured.err.count("\n") == 1
     assert cli.main(["--debug", "settings"]) == 2
     assert "Traceback" in capsys.readouterr().err
@@ -102,9 +102,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_settings_are_listed_and_written_back(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path
 ) -> None:
-    monkeypatch.setenv("PULSEGRAPH_INGEST_EPOCH_MS", "250")
+    monkeypatch.setenv("PULSEGRAPH_INGEST_CHECKPOINT_MS", "250")
     assert cli.main(["settings", "--changed"]) == 0
-    assert capsys.readouterr().out.splitlines()[0] == "PULSEGRAPH_INGEST_EPOCH_MS=250  (default 50)"
+    assert capsys.readouterr().out.splitlines()[0] == "PULSEGRAPH_INGEST_CHECKPOINT_MS=250  (default 50)"
     assert cli.main(["settings", "--toml"]) == 0
     text = capsys.readouterr().out
     assert tomllib.loads(text)["ingest"]["epoch_ms"] == 250

@@ -20,7 +20,7 @@ from streams.commands.train import summary
 from streams.core.config import DAY_MS, CoreConfig
 from streams.kafka.outbox import Outbox
 from streams.kafka.partitioning import partition_for
-from streams.offline.ingest import replay_cuts
+from streams.offline.ingest import replay_checkpoints
 from streams.offline.training import build_lexicon, outcomes_of
 from streams.sources import source as sources
 from streams.sources.source import load_source
@@ -121,8 +121,10 @@ def test_learns_from_what_a_deployment_recorded(
     prefix = make_topics(partitions=2)
     outbox, sent = Outbox(broker.bootstrap, prefix=prefix), 0
     written: dict[int, list[Outcome]] = {0: [], 1: []}
-    for cut in replay_cuts(source.history(until_ms), CoreConfig(), FastLexicon.load(base), until_ms=until_ms):
-        for outcome in cut.outcomes:
+    for checkpoint in replay_checkpoints(
+        source.history(until_ms), CoreConfig(), FastLexicon.load(base), until_ms=until_ms
+    ):
+        for outcome in checkpoint.outcomes:
             key = outcome.snapshot.customer_id.encode()
             for _ in range(2 if sent % 10 == 0 else 1):  # delivered at least once
                 outbox.send("outcomes", key, codec.msgpack_encode(outcome), partition=partition_for(key, 2))

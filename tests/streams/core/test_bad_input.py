@@ -40,7 +40,7 @@ class Bad(NamedTuple):
 
     error: type[errors.DeadLetter]
     value: bytes | None
-    rank: int = CLICKSTREAM
+    source_index: int = CLICKSTREAM
     key: bytes | None = KEY
     headers: Headers = ()
 
@@ -148,14 +148,16 @@ REFUSED: Final[dict[str, Bad]] = {
 GOOD = {"event": "purchase", "event_ts_ms": START_MS + CONFIG.max_future_ms, "event_id": "good", "item_id": "after"}
 
 
-def _take(worker: Worker, rank: int, offset: int, key: bytes | None, value: bytes | None, headers: Headers = ()) -> Any:
+def _take(
+    worker: Worker, source_index: int, offset: int, key: bytes | None, value: bytes | None, headers: Headers = ()
+) -> Any:
     record = LogRecord(offset, key, value, tuple(headers), START_MS)
-    return worker.ingest.take(rank, [record], 0)
+    return worker.ingest.take(source_index, [record], 0)
 
 
 def _good_one_is_applied(worker: Worker, offset: int, events: int = 1) -> None:
     assert _take(worker, CLICKSTREAM, offset, KEY, raw(GOOD)) == []
-    worker.cut()
+    worker.checkpoint()
     customer = worker.ingest.customer("c1")
     assert customer is not None
     seen = customer.view()
@@ -167,17 +169,21 @@ def _good_one_is_applied(worker: Worker, offset: int, events: int = 1) -> None:
 def test_refused_with_its_class_and_its_bytes(name: str) -> None:
     bad = REFUSED[name]
     worker = Worker()
-    (letter,) = _take(worker, bad.rank, 0, bad.key, bad.value, bad.headers)
+    (letter,) = _take(worker, bad.source_index, 0, bad.key, bad.value, bad.headers)
     named = dict(letter.headers)
     assert named["dl_error"].decode() == bad.error.__name__
     assert letter.reason == named["dl_reason"].decode() == bad.error.reason
     assert (letter.key, letter.value) == (bad.key, bad.value)
-    assert (named["dl_topic"], named["dl_partition"], named["dl_offset"]) == (SOURCES[bad.rank].encode(), b"0", b"0")
+    assert (named["dl_topic"], named["dl_partition"], named["dl_offset"]) == (
+        SOURCES[bad.source_index].encode(),
+        b"0",
+        b"0",
+    )
     assert 0 < len(named["dl_message"]) <= 4_096
     assert [header for header in letter.headers if header[0].startswith("orig_")] == [
         (f"orig_{header}", content) for header, content in bad.headers
     ]
-    assert worker.ingest.next_offsets == {SOURCES[bad.rank]: 1}
+    assert worker.ingest.next_offsets == {SOURCES[bad.source_index]: 1}
     assert worker.ingest.counts["dead_lettered"] == 1
     _good_one_is_applied(worker, 1)
 
@@ -195,7 +201,7 @@ def test_refused_with_its_class_and_its_bytes(name: str) -> None:
 )
 def test_what_is_too_large_for_a_letter_is_cut(bad: Bad) -> None:
     worker = Worker()
-    (letter,) = _take(worker, bad.rank, 0, bad.key, bad.value, bad.headers)
+    (letter,) = _take(worker, bad.source_index, 0, bad.key, bad.value, bad.headers)
     size = sum(len(name) + len(content or b"") for name, content in letter.headers)
     assert size + len(letter.key or b"") + len(letter.value or b"") < 300_000
     found = parse(letter.key, letter.value, letter.headers)
@@ -215,7 +221,7 @@ def test_every_class_has_a_case() -> None:
 class Kept(NamedTuple):
     """A record that is odd and taken in all the same."""
 
-    rank: int
+    source_index: int
     value: bytes | None
     headers: Headers = ()
     key: bytes = KEY
@@ -249,9 +255,9 @@ ACCEPTED: Final[dict[str, Kept]] = {
 def test_odd_and_taken_in(name: str) -> None:
     odd = ACCEPTED[name]
     worker = Worker()
-    assert _take(worker, odd.rank, 0, odd.key, odd.value, odd.headers) == []
+    assert _take(worker, odd.source_index, 0, odd.key, odd.value, odd.headers) == []
     assert worker.ingest.counts["applied"] == 1
-    offset = 1 if odd.rank == CLICKSTREAM else 0
+    offset = 1 if odd.source_index == CLICKSTREAM else 0
     _good_one_is_applied(worker, offset, events=2)
 
 
@@ -267,14 +273,14 @@ def test_a_custom_event_keeps_its_edges() -> None:
 def test_erasing_somebody_unknown_is_receipted() -> None:
     worker = Worker()
     assert _take(worker, PROFILES, 0, b"never-seen", None) == []
-    (receipt,) = worker.ingest.cut(0).erasures
+    (receipt,) = worker.ingest.checkpoint(0).erasures
     assert (receipt.customer_id, receipt.erased_ms) == ("never-seen", START_MS)
 
 
 def test_an_erasure_takes_its_time_from_the_header() -> None:
     worker = Worker()
     _take(worker, PROFILES, 0, KEY, None, [("ce_time", b"2017-07-14T04:40:00+02:00")])
-    (receipt,) = worker.ingest.cut(0).erasures
+    (receipt,) = worker.ingest.checkpoint(0).erasures
     assert receipt.erased_ms == START_MS
 
 
@@ -309,16 +315,20 @@ def test_nothing_escapes_and_counts_add_up(records: list[tuple[int, Any, Any, An
     worker = Worker()
     offsets = [0] * len(SOURCES)
     letters = 0
-    for rank, key, value, headers, timestamp in records:
-        record = LogRecord(offsets[rank], key, value, tuple(headers), timestamp)
-        letters += len(worker.ingest.take(rank, [record], 0))
-        offsets[rank] += 1
+    for source_index, key, value, headers, timestamp in records:
+        record = LogRecord(offsets[source_index], key, value, tuple(headers), timestamp)
+        letters += len(worker.ingest.take(source_index, [record], 0))
+        offsets[source_index] += 1
         if cuts:
-            worker.cut()
-    worker.cut()
+            worker.checkpoint()
+    worker.checkpoint()
     counts = worker.ingest.counts
     assert counts["dead_lettered"] == letters
     assert len(records) == letters + counts["applied"] + counts["duplicates"] + counts["heartbeats"]
-    assert worker.ingest.next_offsets == {SOURCES[rank]: count for rank, count in enumerate(offsets) if count}
+    assert worker.ingest.next_offsets == {
+        SOURCES[source_index]: count for source_index, count in enumerate(offsets) if count
+    }
     worker.restart()
-    assert worker.ingest.next_offsets == {SOURCES[rank]: count for rank, count in enumerate(offsets) if count}
+    assert worker.ingest.next_offsets == {
+        SOURCES[source_index]: count for source_index, count in enumerate(offsets) if count
+    }

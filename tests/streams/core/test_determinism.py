@@ -22,7 +22,7 @@ from support.logs import (
 )
 
 from streams.core.config import DAY_MS
-from streams.core.durable import Cut
+from streams.core.durable import IngestCheckpoint
 from streams.state import keys
 
 UNTIL_MS = st.sampled_from([START_MS, START_MS + 3 * DAY_MS, START_MS + 100 * DAY_MS])
@@ -30,10 +30,10 @@ UNTIL_MS = st.sampled_from([START_MS, START_MS + 3 * DAY_MS, START_MS + 100 * DA
 
 def undisturbed(log: Log, **kwargs: Any) -> Worker:
     worker = Worker(**kwargs)
-    for rank, topic in enumerate(log):
-        worker.take(rank, topic)
-    worker.cut()
-    worker.cut()
+    for source_index, topic in enumerate(log):
+        worker.take(source_index, topic)
+    worker.checkpoint()
+    worker.checkpoint()
     return worker
 
 
@@ -46,12 +46,12 @@ def outputs(worker: Worker) -> tuple[dict[str, bytes], dict[tuple[str, str], byt
 def test_batches_and_interleaving_change_nothing(events: list[Sent], until_ms: int, data: st.DataObject) -> None:
     log = log_of(events, max(until_ms, *(sent.ts_ms for sent in events)))
     worker = Worker(cache_bytes=data.draw(st.sampled_from([0, 1 << 30]), "cache"))
-    for rank, batch in arrivals(data.draw, log):
-        worker.take(rank, batch)
+    for source_index, batch in arrivals(data.draw, log):
+        worker.take(source_index, batch)
         if data.draw(st.booleans(), "cut"):
-            worker.cut()
-    worker.cut()
-    worker.cut()
+            worker.checkpoint()
+    worker.checkpoint()
+    worker.checkpoint()
     expected = undisturbed(log)
     assert worker.state() == expected.state()
     assert outputs(worker)[0] == outputs(expected)[0]
@@ -74,11 +74,11 @@ def test_crashes_and_replay_of_any_suffix_change_nothing(
             for topic, name in zip(log, ("clickstream", "campaign-sends", "redemptions", "profiles"), strict=True)
         ]
         died = False
-        for rank, batch in arrivals(data.draw, rest):
-            worker.take(rank, batch)
+        for source_index, batch in arrivals(data.draw, rest):
+            worker.take(source_index, batch)
             fate = data.draw(st.sampled_from(["go on", "cut", "die", "die while writing"]), "fate")
             if fate == "cut":
-                worker.cut()
+                worker.checkpoint()
             elif fate != "go on" and crashes:
                 crashes, died = crashes - 1, True
                 if fate == "die":
@@ -88,8 +88,8 @@ def test_crashes_and_replay_of_any_suffix_change_nothing(
                 break
         if not died:
             break
-    worker.cut()
-    worker.cut()
+    worker.checkpoint()
+    worker.checkpoint()
     expected = undisturbed(log)
     assert worker.state() == expected.state()
     assert worker.outcomes == expected.outcomes
@@ -121,14 +121,14 @@ def test_reordering_and_duplicates_within_the_bound_change_nothing(
 def test_erasures_hold_whatever_arrives_when(events: list[Sent], data: st.DataObject) -> None:
     log = log_of(events, events[-1].ts_ms + 100 * DAY_MS)
     worker = Worker()
-    for rank, batch in arrivals(data.draw, log):
-        worker.take(rank, batch)
+    for source_index, batch in arrivals(data.draw, log):
+        worker.take(source_index, batch)
         if data.draw(st.booleans(), "cut"):
-            worker.cut()
+            worker.checkpoint()
     for _ in range(3):
-        worker.cut()
+        worker.checkpoint()
     expected = undisturbed(log)
-    expected.cut()
+    expected.checkpoint()
     erased = {sent.customer for sent in events if sent.body is None}
     assert without_positions(worker.state(), erased) == without_positions(expected.state(), erased)
 
@@ -140,9 +140,9 @@ class Questions(Worker):  # type: ignore[misc]  # tests/support is found by pyte
         self.asked = self.answered = 0
         super().__init__(msgspec.structs.replace(CONFIG, pending_limit=2))
 
-    def deliver(self, done: Cut) -> None:
+    def deliver(self, done: IngestCheckpoint) -> None:
         super().deliver(done)
-        self.asked += len(done.judged)
+        self.asked += len(done.awaiting_label)
         self.answered += len(done.outcomes)
 
     def open(self) -> int:
@@ -157,13 +157,13 @@ class Questions(Worker):  # type: ignore[misc]  # tests/support is found by pyte
 def test_a_question_is_answered_open_or_counted_as_dropped(events: list[Sent], data: st.DataObject) -> None:
     """Once, although a tail is folded again and again, and what was folded for show may be taken over."""
     worker = Questions()
-    for rank, batch in arrivals(data.draw, log_of(events, events[-1].ts_ms + CONFIG.lateness_ms + 1)):
-        worker.take(rank, batch)
+    for source_index, batch in arrivals(data.draw, log_of(events, events[-1].ts_ms + CONFIG.lateness_ms + 1)):
+        worker.take(source_index, batch)
         if data.draw(st.booleans(), "cut"):
-            worker.cut()
-    worker.cut()
-    worker.cut()
-    assert worker.asked == worker.answered + worker.open() + worker.ingest.counts["questions_dropped"]
+            worker.checkpoint()
+    worker.checkpoint()
+    worker.checkpoint()
+    assert worker.asked == worker.answered + worker.open() + worker.ingest.counts["pending_labels_dropped"]
 
 
 @settings(max_examples=60, deadline=None)

@@ -23,12 +23,12 @@ def test_an_erasure_that_comes_twice_leaves_what_came_after_the_first() -> None:
     worker = Worker()
     worker.take(CLICKSTREAM, log[CLICKSTREAM][:1])
     worker.take(PROFILES, log[PROFILES][:1])
-    first = worker.ingest.cut(0)
+    first = worker.ingest.checkpoint(0)
     worker.ingest.written()
     assert [(edge.type, edge.entity) for edge in first.edges if edge.type == ERASED] == [(ERASED, "item:a")]
     worker.take(CLICKSTREAM, log[CLICKSTREAM][1:])
     worker.take(PROFILES, log[PROFILES][1:])
-    second = worker.ingest.cut(0)
+    second = worker.ingest.checkpoint(0)
     assert not [edge for edge in second.edges if edge.type == ERASED]
     assert [snapshot.customer_id for snapshot in second.snapshots] == ["c1"]
     assert [erasure.receipt_id for erasure in second.erasures] == [erasure.receipt_id for erasure in first.erasures]
@@ -51,13 +51,13 @@ def test_a_grave_is_buried_by_the_worker_that_inherits_it_too(killed: bool) -> N
     )
     worker.take(CLICKSTREAM, log[CLICKSTREAM][:1])
     worker.take(PROFILES, log[PROFILES][:1])
-    worker.cut()
+    worker.checkpoint()
     assert list(worker.store.scan(keys.RECORD, keys.RECORDS_STOP))
     if killed:
         worker.restart()
-    for rank, topic in enumerate(log):
-        worker.take(rank, topic[-1:])
-    worker.cut()
+    for source_index, topic in enumerate(log):
+        worker.take(source_index, topic[-1:])
+    worker.checkpoint()
     assert [key for key, _ in worker.store.scan(b"", b"\xff")] == [keys.META]
 
 
@@ -67,6 +67,6 @@ def test_newer_events_are_not_forgotten_by_the_other_side_of_the_graph() -> None
     worker = Worker()
     worker.take(CLICKSTREAM, log[CLICKSTREAM])
     worker.take(PROFILES, log[PROFILES])
-    told = [edge for edge in worker.ingest.cut(0).edges if edge.type == ERASED]
+    told = [edge for edge in worker.ingest.checkpoint(0).edges if edge.type == ERASED]
     assert {edge.entity for edge in told} == {"item:a", "item:b"}
     assert all(edge.event_ts_ms < after.ts_ms for edge in told), "the entity keeps what is newer"

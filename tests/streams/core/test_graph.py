@@ -26,8 +26,8 @@ def draw(edges: Edges, entity_id: str, day: float, edge_type: str = "view>item",
     touch(edges, edge_type, entity_id, ts_ms, forward_weight(ts_ms, HALF_LIFE_MS), limit)
 
 
-def body(rank: int, **said: Any) -> Body:
-    made: Body = msgspec.convert({"event_ts_ms": START_MS} | said, list(type_by_source.values())[rank])
+def body(source_index: int, **said: Any) -> Body:
+    made: Body = msgspec.convert({"event_ts_ms": START_MS} | said, list(type_by_source.values())[source_index])
     return made
 
 
@@ -142,7 +142,7 @@ def test_nothing_known_is_nothing_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rank", "said", "expected"),
+    ("source_index", "said", "expected"),
     [
         (
             CLICKSTREAM,
@@ -166,15 +166,17 @@ def test_nothing_known_is_nothing_shown() -> None:
         (PROFILES, {"timezone": "UTC"}, []),
     ],
 )
-def test_edges_of_events(rank: int, said: dict[str, Any], expected: list[str]) -> None:
-    assert [f"{edge_type}:{entity_id}" for edge_type, entity_id in edges_of(rank, body(rank, **said))] == expected
+def test_edges_of_events(source_index: int, said: dict[str, Any], expected: list[str]) -> None:
+    assert [
+        f"{edge_type}:{entity_id}" for edge_type, entity_id in edges_of(source_index, body(source_index, **said))
+    ] == expected
 
 
 @given(event=st.sampled_from([*SEND_EVENTS, "purchase", "search", "item_view", "custom"]))
 def test_every_edge_drawn_has_a_declared_type(event: str) -> None:
-    rank = CAMPAIGN_SENDS if event in SEND_EVENTS else CLICKSTREAM
-    said = {"campaign_id": "x"} if rank == CAMPAIGN_SENDS else {"item_id": "i", "category": "c", "page": "p"}
-    drawn = list(edges_of(rank, body(rank, event=event, channel="email", **said)))
+    source_index = CAMPAIGN_SENDS if event in SEND_EVENTS else CLICKSTREAM
+    said = {"campaign_id": "x"} if source_index == CAMPAIGN_SENDS else {"item_id": "i", "category": "c", "page": "p"}
+    drawn = list(edges_of(source_index, body(source_index, event=event, channel="email", **said)))
     assert {edge_type for edge_type, _ in drawn} <= set(EDGE_TYPES)
 
 

@@ -36,9 +36,9 @@ class Life:
         self.effects: list[Effect] = []
         self._offset = 0
 
-    def event(self, rank: int, ts_ms: int, **said: Any) -> None:
-        body = msgspec.convert({"event_ts_ms": ts_ms} | said, TYPES[rank])
-        event = Event(ts_ms, rank, f"e{self._offset}", self._offset, self._offset, ts_ms, body)
+    def event(self, source_index: int, ts_ms: int, **said: Any) -> None:
+        body = msgspec.convert({"event_ts_ms": ts_ms} | said, TYPES[source_index])
+        event = Event(ts_ms, source_index, f"e{self._offset}", self._offset, self._offset, ts_ms, body)
         self._offset += 1
         fold(self.state, event, self.context, self.effects)
 
@@ -60,7 +60,7 @@ class Life:
     def outcomes(self, head: str) -> list[Outcome]:
         return [effect for effect in self.effects if isinstance(effect, Outcome) and effect.head == head]
 
-    def judged(self, kind: str) -> list[Snapshot]:
+    def awaiting_label(self, kind: str) -> list[Snapshot]:
         return [effect for effect in self.effects if isinstance(effect, Snapshot) and effect.kind == kind]
 
     def redemption_labels(self) -> list[tuple[str, int]]:
@@ -84,11 +84,11 @@ def test_no_activity_within_the_horizon_is_churn_at_its_end() -> None:
     horizon_ms = life.state.next_horizon_ms
     life.until(horizon_ms + CONFIG.churn_horizon_ms - 1)
     assert life.outcomes("churn") == []
-    assert life.judged("horizon")[0].as_of_ms == horizon_ms
+    assert life.awaiting_label("horizon")[0].as_of_ms == horizon_ms
     life.until(horizon_ms + CONFIG.churn_horizon_ms)
     (outcome,) = life.outcomes("churn")
     assert (outcome.label, outcome.due_ms, outcome.resolved_ms) == (1, horizon_ms + 3 * DAY_MS, horizon_ms + 3 * DAY_MS)
-    assert outcome.snapshot == life.judged("horizon")[0], "the label is about exactly what was predicted on"
+    assert outcome.snapshot == life.awaiting_label("horizon")[0], "the label is about exactly what was predicted on"
 
 
 def test_coming_back_answers_every_open_question_at_once() -> None:
@@ -129,19 +129,19 @@ def test_who_was_never_active_is_never_judged() -> None:
     life.view(START_MS)
     life.send(START_MS + 1)
     life.until(START_MS + 100 * DAY_MS)
-    assert life.outcomes("churn") == [] and life.judged("horizon") == []
+    assert life.outcomes("churn") == [] and life.awaiting_label("horizon") == []
 
 
 def test_a_sleeper_is_judged_no_more_until_active_again() -> None:
     life = Life()
     life.purchase(START_MS)
     life.until(START_MS + 100 * DAY_MS)
-    judged = [snapshot.as_of_ms for snapshot in life.judged("horizon")]
+    judged = [snapshot.as_of_ms for snapshot in life.awaiting_label("horizon")]
     assert judged and all(START_MS < at <= START_MS + CONFIG.churn_active_ms for at in judged)
     assert next_due_ms(life.state, CONFIG) is None
     life.purchase(START_MS + 100 * DAY_MS)
     life.until(START_MS + 102 * DAY_MS)
-    assert len(life.judged("horizon")) > len(judged)
+    assert len(life.awaiting_label("horizon")) > len(judged)
 
 
 def test_outcome_ids_are_those_of_the_predictions() -> None:
@@ -235,9 +235,9 @@ def test_a_send_may_say_when_its_window_ends() -> None:
 def test_a_send_is_judged_on_what_was_known_before_it() -> None:
     life = Life()
     life.send(START_MS, template_id="nothing known")
-    assert life.judged("send") == []
+    assert life.awaiting_label("send") == []
     life.send(START_MS + 1, template_id="known", offer_id="o")
-    (snapshot,) = life.judged("send")
+    (snapshot,) = life.awaiting_label("send")
     assert snapshot.as_of_ms == START_MS + 1 and snapshot.event_ts_ms == START_MS
     assert [count.sent_ms for count in snapshot.sends] == [(START_MS,)]
 
@@ -257,7 +257,7 @@ def test_beyond_the_limit_a_question_is_not_asked() -> None:
         assert len(life.state.pending) <= 3
     life.until(START_MS + 10 * DAY_MS)
     assert life.redemption_labels() == [("t0", 0), ("t1", 0), ("t2", 0)]
-    assert len(life.judged("send")) == 5
+    assert len(life.awaiting_label("send")) == 5
     assert [effect.send_id for effect in life.effects if isinstance(effect, Pending)] == ["s3", "s4"]
 
 
@@ -319,14 +319,14 @@ def test_churn_labels_say_what_happened(gaps: list[int]) -> None:
         purchases.append(now_ms)
     life.until(now_ms + 50 * DAY_MS)
     outcomes = life.outcomes("churn")
-    assert len(outcomes) == len(life.judged("horizon")) > 0
+    assert len(outcomes) == len(life.awaiting_label("horizon")) > 0
     for outcome in outcomes:
         as_of_ms = outcome.snapshot.as_of_ms
         came_back = [at for at in purchases if as_of_ms <= at < outcome.due_ms]
         assert outcome.label == (0 if came_back else 1)
         assert outcome.resolved_ms == min([*came_back, outcome.due_ms])
         assert outcome.due_ms == as_of_ms + CONFIG.churn_horizon_ms
-    spaced = [snapshot.as_of_ms for snapshot in life.judged("horizon")]
+    spaced = [snapshot.as_of_ms for snapshot in life.awaiting_label("horizon")]
     assert all((later - earlier) % DAY_MS == 0 for earlier, later in itertools.pairwise(spaced))
     assert not life.state.pending
 

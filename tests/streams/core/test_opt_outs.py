@@ -33,10 +33,10 @@ def consent_after(*events: Sent) -> tuple[str, ...] | None:
         if sent.body is None:
             body = {"event": "page_view", "event_ts_ms": sent.ts_ms, "event_id": f"v{number}"}
             sent = sent._replace(body=body)
-        one: LogRecord = record(sent, offsets[sent.rank])
-        offsets[sent.rank] += 1
-        worker.take(sent.rank, [one])
-    worker.cut()
+        one: LogRecord = record(sent, offsets[sent.source_index])
+        offsets[sent.source_index] += 1
+        worker.take(sent.source_index, [one])
+    worker.checkpoint()
     return msgspec.msgpack.decode(worker.snapshots["c1", "event"], type=Snapshot).consent
 
 

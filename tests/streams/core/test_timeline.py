@@ -274,5 +274,5 @@ def test_bodies_of_every_kind_have_a_name() -> None:
         (CAMPAIGN_SENDS, CampaignSend(event="click", event_ts_ms=START_MS, campaign_id="x"), "click"),
         (REDEMPTIONS, Redemption(event_ts_ms=START_MS, offer_id="o"), "redemption"),
     ]
-    for rank, body, name in bodies:
-        assert name_of(rank, body) == name
+    for source_index, body, name in bodies:
+        assert name_of(source_index, body) == name

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.core.watermark import UNHEARD_MS, Watermark
+from streams.core.watermark import NOT_OBSERVED_MS, Watermark
 
 T: Final = 1_500_000_000_000
 LATENESS_MS: Final = 300
@@ -29,13 +29,13 @@ def test_the_slowest_topic_decides(idle_ms: int) -> None:
 
 @pytest.mark.parametrize("idle_ms", [0, IDLE_MS])
 def test_a_topic_never_heard_of_holds_time_back(idle_ms: int) -> None:
-    mark = watermark(T, UNHEARD_MS, idle_ms=idle_ms)
+    mark = watermark(T, NOT_OBSERVED_MS, idle_ms=idle_ms)
     assert mark.target_ms(0) == 0
-    assert watermark(T, UNHEARD_MS, idle_ms=idle_ms, floor_ms=7).target_ms(0) == 7
+    assert watermark(T, NOT_OBSERVED_MS, idle_ms=idle_ms, floor_ms=7).target_ms(0) == 7
 
 
 def test_an_idle_topic_stops_counting_after_its_bound() -> None:
-    mark = watermark(T, UNHEARD_MS)
+    mark = watermark(T, NOT_OBSERVED_MS)
     mark.observe(0, T + 10, now_ms=600)
     assert mark.target_ms(IDLE_MS - 1) == 0
     assert mark.target_ms(IDLE_MS) == T + 10 - LATENESS_MS
@@ -44,7 +44,7 @@ def test_an_idle_topic_stops_counting_after_its_bound() -> None:
 def test_a_topic_with_unread_records_is_not_idle() -> None:
     mark = watermark(T, T)
     mark.observe(0, T + 5_000, now_ms=IDLE_MS)
-    mark.heard(1, IDLE_MS)
+    mark.observed(1, IDLE_MS)
     assert mark.target_ms(2 * IDLE_MS - 1) == T - LATENESS_MS
     assert mark.target_ms(2 * IDLE_MS) == T + 5_000 + 0 - LATENESS_MS
 
@@ -71,7 +71,7 @@ def test_when_all_are_idle_time_goes_on_with_the_clock() -> None:
 
 
 def test_a_partition_that_never_heard_anything_stays_where_it_is() -> None:
-    assert watermark(UNHEARD_MS, UNHEARD_MS, floor_ms=3).target_ms(10**9) == 3
+    assert watermark(NOT_OBSERVED_MS, NOT_OBSERVED_MS, floor_ms=3).target_ms(10**9) == 3
 
 
 def test_without_an_idle_bound_the_clock_never_counts() -> None:
@@ -95,7 +95,7 @@ def test_lateness_is_judged_by_the_events_own_topic() -> None:
 
 
 def test_first_event_of_a_topic_is_never_late_by_its_topic() -> None:
-    mark = watermark(T, UNHEARD_MS)
+    mark = watermark(T, NOT_OBSERVED_MS)
     assert not mark.is_late(1, 1)
 
 
@@ -118,14 +118,14 @@ STEPS = st.lists(
     st.tuples(st.integers(0, 2), st.integers(T - 2_000, T + 20_000), st.integers(-200, 3_000), st.booleans()),
     max_size=40,
 )
-"""(topic, event ms, how far the clock goes, whether the partition cuts an epoch)"""
+"""(topic, event ms, how far the clock goes, whether the partition cuts a checkpoint)"""
 
 
 @given(steps=STEPS, idle_ms=st.sampled_from([0, 500, IDLE_MS]))
 def test_time_never_goes_back_and_settles_nothing_punctual(
     steps: list[tuple[int, int, int, bool]], idle_ms: int
 ) -> None:
-    mark = watermark(UNHEARD_MS, UNHEARD_MS, UNHEARD_MS, idle_ms=idle_ms)
+    mark = watermark(NOT_OBSERVED_MS, NOT_OBSERVED_MS, NOT_OBSERVED_MS, idle_ms=idle_ms)
     now_ms = 0
     for topic, event_ts_ms, passed_ms, cut in steps:
         now_ms = max(0, now_ms + passed_ms)  # wall clocks are set back now and then
@@ -146,7 +146,10 @@ def test_time_never_goes_back_and_settles_nothing_punctual(
     events=st.lists(st.tuples(st.integers(0, 1), st.integers(T, T + 5_000)), min_size=1, max_size=30), data=st.data()
 )
 def test_without_idleness_the_interleaving_does_not_matter(events: list[tuple[int, int]], data: st.DataObject) -> None:
-    in_order, mixed = watermark(UNHEARD_MS, UNHEARD_MS, idle_ms=0), watermark(UNHEARD_MS, UNHEARD_MS, idle_ms=0)
+    in_order, mixed = (
+        watermark(NOT_OBSERVED_MS, NOT_OBSERVED_MS, idle_ms=0),
+        watermark(NOT_OBSERVED_MS, NOT_OBSERVED_MS, idle_ms=0),
+    )
     for topic, event_ts_ms in events:
         in_order.observe(topic, event_ts_ms, 0)
     for topic, event_ts_ms in data.draw(st.permutations(events), "mixed"):

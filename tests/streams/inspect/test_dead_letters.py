@@ -12,7 +12,7 @@ from support.logs import CONFIG, START_MS, NumberedLexicon
 
 from schemas.events import CLICKSTREAM, PROFILES, SOURCES
 from streams.cli import main
-from streams.core.partition import Ingest
+from streams.core.partition import IngestPartition
 from streams.inspect import dead_letters
 from streams.inspect.dead_letters import Filter, choose, parse, replayed_headers
 from streams.kafka.reader import TopicReader
@@ -32,7 +32,7 @@ class OnePartition:
         self.store = MemoryStore()
         records, meta = StoredRecords(self.store), read_meta(self.store).partition
         options: Any = {"cache_bytes": 1 << 30, "idle_ms": 0, "now_ms": 0}
-        self.ingest = Ingest(0, CONFIG, NumberedLexicon(), records, meta, **options)
+        self.ingest = IngestPartition(0, CONFIG, NumberedLexicon(), records, meta, **options)
         self.producer = OrderedProducer(client["bootstrap.servers"])
 
     def produce(self, topic: str, key: bytes | None, value: bytes | None, headers: Any = (), at_ms: int = 0) -> None:
@@ -44,16 +44,16 @@ class OnePartition:
         written = 0
         with TopicReader(self.client) as reader:
             ends = reader.ends((self.prefix + topic, 0) for topic in SOURCES)
-            for rank, topic in enumerate(SOURCES):
+            for source_index, topic in enumerate(SOURCES):
                 name = self.prefix + topic
                 end = ends[name, 0]
                 messages = list(reader.range(name, 0, self.ingest.next_offsets.get(topic, 0), end))
                 batch = [_record(message) for message in messages]
-                for letter in self.ingest.take(rank, batch, 0):
+                for letter in self.ingest.take(source_index, batch, 0):
                     self.producer.send(self.prefix + "dead-letter", letter.key, letter.value, 0, letter.headers)
                     written += 1
         self.producer.deliver()
-        self.store.write(local_batch(self.ingest.cut(0), -1))
+        self.store.write(local_batch(self.ingest.checkpoint(0), -1))
         self.ingest.written()
         return written
 
@@ -239,11 +239,11 @@ def test_an_erasure_keeps_its_time() -> None:
     erasure = letter(dl_topic="profiles", value=None)
     assert dict(replayed_headers(erasure))["ce_time"] == b"2017-07-14T02:40:00.000+00:00"
     record = LogRecord(0, b"c1", None, tuple(replayed_headers(erasure)), START_MS + 86_400_000)
-    ingest = Ingest(
+    ingest = IngestPartition(
         0, CONFIG, NumberedLexicon(), StoredRecords(MemoryStore()), None, cache_bytes=1 << 20, idle_ms=0, now_ms=0
     )
     assert ingest.take(PROFILES, [record], 0) == []
-    assert ingest.cut(0).erasures[0].erased_ms == START_MS
+    assert ingest.checkpoint(0).erasures[0].erased_ms == START_MS
 
 
 def test_a_catalog_entry_is_not_brought_back() -> None:
@@ -258,7 +258,7 @@ def test_what_is_no_letter_is_passed_over() -> None:
 
 
 def test_a_sender_cannot_spend_or_renew_attempts() -> None:
-    ingest = Ingest(
+    ingest = IngestPartition(
         0, CONFIG, NumberedLexicon(), StoredRecords(MemoryStore()), None, cache_bytes=1 << 20, idle_ms=0, now_ms=0
     )
     hostile = (("dl_attempt", b"9" * 5_000), ("dl_id", b"clickstream-0-0"), ("orig_dl_reason", b"mine"))

@@ -60,13 +60,13 @@ def _lexicon() -> FastLexicon:
 
 
 def _ingested(lexicon: FastLexicon) -> tuple[list[tuple[bytes, bytes | None]], list[Any]]:
-    """Changelog records of some epochs, and the edges on their way to the entities."""
+    """Changelog records of some checkpoints, and the edges on their way to the entities."""
     offline = OfflineIngest(CONFIG, lexicon)
     changelog: list[tuple[bytes, bytes | None]] = []
     edges: list[Any] = []
 
-    def cut() -> None:
-        done = offline.cut()
+    def checkpoint() -> None:
+        done = offline.checkpoint()
         changelog.extend(changelog_records(done))
         edges.extend(done.edges)
 
@@ -75,19 +75,19 @@ def _ingested(lexicon: FastLexicon) -> tuple[list[tuple[bytes, bytes | None]], l
     clicks = [_record(number, "anna", START_MS + number * DAY_MS, body) for number, body in enumerate(PURCHASES)]
     clicks.append(_record(3, "ben", START_MS + 3 * DAY_MS, PURCHASES[0]))
     offline.ingest.take(CLICKSTREAM, clicks[:2], 0)
-    cut()
+    checkpoint()
     offline.ingest.take(CLICKSTREAM, clicks[2:], 0)
     offline.ingest.take(CAMPAIGN_SENDS, [_record(0, "anna", START_MS + 3 * DAY_MS, SEND)], 0)
     offline.ingest.take(PROFILES, [_record(2, "gone", START_MS + 3 * DAY_MS, {})], 0)
-    cut()
+    checkpoint()
     erased = _record(3, "gone", START_MS + 3 * DAY_MS + 1, None)
     offline.ingest.take(PROFILES, [erased], 0)
     for until_ms in (START_MS + 4 * DAY_MS, START_MS + 5 * DAY_MS):
-        for rank in range(4):
-            offline.ingest.watermark.observe(rank, until_ms, 0)
-        cut()
-    offline.ingest.take(PROFILES, [_record(4, "grave", START_MS + 5 * DAY_MS, None)], 0)
-    cut()
+        for source_index in range(4):
+            offline.ingest.watermark.observe(source_index, until_ms, 0)
+        checkpoint()
+    offline.ingest.take(PROFILES, [_record(4, "tombstone", START_MS + 5 * DAY_MS, None)], 0)
+    checkpoint()
     return changelog, edges
 
 
@@ -97,7 +97,7 @@ def _entity_changelog(edges: list[Any]) -> list[tuple[bytes, bytes | None]]:
         LogRecord(offset, edge.entity.encode(), codec.msgpack_encode(edge), (), 0) for offset, edge in enumerate(edges)
     ]
     assert core.take(records) == []
-    return list(changelog_records(core.cut(0)))
+    return list(changelog_records(core.checkpoint(0)))
 
 
 def _common(customer: str, as_of_ms: int) -> dict[str, Any]:
@@ -224,7 +224,7 @@ def test_without_a_model_everything_but_the_words_is_there(reader: TopicReader, 
     [
         ("nobody", "nothing is known about customer 'nobody'.*never sent"),
         ("gone", "nothing is known.*was erased"),
-        ("grave", r"was erased at 2017-07-\d\d \d\d:\d\d UTC"),
+        ("tombstone", r"was erased at 2017-07-\d\d \d\d:\d\d UTC"),
     ],
 )
 def test_unknown_and_erased_customers(reader: TopicReader, prefix: str, customer: str, said: str) -> None:

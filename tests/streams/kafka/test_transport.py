@@ -147,16 +147,16 @@ def test_room_is_bounded_by_records():
         rig = Rig(prefetch_records=10)
         await rig.runner.assigned(held(0))
         rig.deliver("clickstream", 0, 9)
-        assert await rig.runner.room(0.01)
+        assert await rig.runner.has_capacity(0.01)
         rig.deliver("clickstream", 0, 5)
-        assert not await rig.runner.room(0.01)
-        waiter = asyncio.create_task(rig.runner.room(5))
+        assert not await rig.runner.has_capacity(0.01)
+        waiter = asyncio.create_task(rig.runner.has_capacity(5))
         await rig.agent()
         assert await waiter
         rig.deliver("clickstream", 0, 20)
-        assert not await rig.runner.room(0.01)
+        assert not await rig.runner.has_capacity(0.01)
         await rig.runner.revoked()
-        assert await rig.runner.room(0.01)
+        assert await rig.runner.has_capacity(0.01)
 
     asyncio.run(main())
 

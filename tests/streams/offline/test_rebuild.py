@@ -11,7 +11,7 @@ from schemas.events import SOURCES
 from schemas.snapshot import Snapshot
 from streams.brokers.embedded import EmbeddedBroker
 from streams.core.config import DAY_MS, CoreConfig
-from streams.core.durable import Cut
+from streams.core.durable import IngestCheckpoint
 from streams.kafka import admin
 from streams.kafka.reader import TopicReader
 from streams.offline.rebuild import LogRecord, check, rebuild
@@ -25,16 +25,16 @@ class Keeping(Worker):  # type: ignore[misc]  # tests/support is found by pytest
         self.all: list[Snapshot] = []
         super().__init__()
 
-    def deliver(self, done: Cut) -> None:
+    def deliver(self, done: IngestCheckpoint) -> None:
         super().deliver(done)
-        self.all += [*done.judged, *done.snapshots]
+        self.all += [*done.awaiting_label, *done.snapshots]
 
 
 def _log_up_to(log: Log, applied: dict[str, int]) -> list[LogRecord]:
     return [
-        LogRecord(rank, record.offset, record.key, record.value, record.headers, record.timestamp)
-        for rank, topic in enumerate(SOURCES)
-        for record in log[rank][: applied.get(topic, -1) + 1]
+        LogRecord(source_index, record.offset, record.key, record.value, record.headers, record.timestamp)
+        for source_index, topic in enumerate(SOURCES)
+        for record in log[source_index][: applied.get(topic, -1) + 1]
     ]
 
 
@@ -44,11 +44,11 @@ def test_any_snapshot_is_rebuilt_from_the_log_at_its_offsets(data):
     events = data.draw(sent_events())
     log = log_of(events, until_ms=max(event.ts_ms for event in events) + 40 * DAY_MS)
     worker = Keeping()
-    for rank, batch in arrivals(data.draw, log):
-        worker.take(rank, batch)
+    for source_index, batch in arrivals(data.draw, log):
+        worker.take(source_index, batch)
         if data.draw(st.booleans()):
-            worker.cut()
-    worker.cut()
+            worker.checkpoint()
+    worker.checkpoint()
     assert worker.all
     for snapshot in worker.all:
         found = rebuild(snapshot, _log_up_to(log, snapshot.applied), CONFIG, NumberedLexicon())
@@ -69,9 +69,9 @@ def _events() -> list:
 def test_a_prediction_on_topics_is_found_and_checked():
     log = log_of(_events(), until_ms=START_MS + 9 * DAY_MS)
     worker = Keeping()
-    for rank, records in enumerate(log):
-        worker.take(rank, records)
-    worker.cut()
+    for source_index, records in enumerate(log):
+        worker.take(source_index, records)
+    worker.checkpoint()
     with EmbeddedBroker() as broker:
         client = {"bootstrap.servers": broker.bootstrap}
         admin.create_topics(admin.connect(client), prefix="r.", partitions=1)

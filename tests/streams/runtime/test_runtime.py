@@ -261,10 +261,10 @@ def test_it_is_known_when_a_partition_is_read_to_its_end(broker, make_topics):
 
     class Asks(Ledger):
         async def on_assigned(self, partitions: set[int]) -> None:
-            known.append(any(self.committer.is_read(topic, 0) for topic in TOPICS))
+            known.append(any(self.committer.is_caught_up(topic, 0) for topic in TOPICS))
 
         async def process(self, batch: Any) -> None:
-            known.append(self.committer.is_read(batch.topic, 0))
+            known.append(self.committer.is_caught_up(batch.topic, 0))
             await super().process(batch)
 
     async def main() -> None:
@@ -273,8 +273,8 @@ def test_it_is_known_when_a_partition_is_read_to_its_end(broker, make_topics):
         await run.until(lambda: len(role.seen) == 20)
         # What is being worked on is not read yet, nor is anything before the first fetch.
         assert not any(known)
-        await run.until(lambda: all(role.committer.is_read(topic, 0) for topic in TOPICS), timeout_s=5)
-        assert not role.committer.is_read("redemptions", 0)  # another role's
+        await run.until(lambda: all(role.committer.is_caught_up(topic, 0) for topic in TOPICS), timeout_s=5)
+        assert not role.committer.is_caught_up("redemptions", 0)  # another role's
         assert await run.end() == 0
 
     asyncio.run(main())

@@ -23,10 +23,10 @@ def test_environment_wins_over_file_and_overrides_over_both(tmp_path: Path) -> N
         'state_dir = "/data"\n[kafka]\nbootstrap = "a:1,b:2"\npartitions = 8\n[ingest]\nepoch_ms = 250\n'
         '[core]\nactivity_events = ["purchase", "app_open"]\n'
     )
-    env = {"PULSEGRAPH_CONFIG": str(file), "PULSEGRAPH_INGEST_EPOCH_MS": "50", "HOME": "/elsewhere"}
+    env = {"PULSEGRAPH_CONFIG": str(file), "PULSEGRAPH_INGEST_CHECKPOINT_MS": "50", "HOME": "/elsewhere"}
     found = load(env=env, overrides={"kafka.partitions": 2, "kafka.prefix": None})
     assert (found.kafka.bootstrap, found.kafka.partitions) == ("a:1,b:2", 2)
-    assert found.ingest.epoch_ms == 50
+    assert found.ingest.checkpoint_ms == 50
     assert found.state_dir == Path("/data")
     assert found.core.activity_events == ("purchase", "app_open")
     assert load(file, env={}).kafka.partitions == 8
@@ -56,8 +56,11 @@ def test_text_becomes_a_value(name: str, text: str, path: str, value: object) ->
     ("env", "message"),
     [
         ({"PULSEGRAPH_INGEST_EPOC_MS": "1"}, "no setting PULSEGRAPH_INGEST_EPOC_MS; did you mean .*_EPOCH_MS"),
-        ({"PULSEGRAPH_INGEST_EPOCH_MS": "fast"}, "PULSEGRAPH_INGEST_EPOCH_MS='fast' .* a whole number of at least 1"),
-        ({"PULSEGRAPH_INGEST_EPOCH_MS": "0"}, "EPOCH_MS='0' is not accepted"),
+        (
+            {"PULSEGRAPH_INGEST_CHECKPOINT_MS": "fast"},
+            "PULSEGRAPH_INGEST_CHECKPOINT_MS='fast' .* a whole number of at least 1",
+        ),
+        ({"PULSEGRAPH_INGEST_CHECKPOINT_MS": "0"}, "CHECKPOINT_MS='0' is not accepted"),
         ({"PULSEGRAPH_CORE_HOLDOUT_PERCENT": "101"}, "a whole number from 0 to 100"),
         ({"PULSEGRAPH_CORE_LATENESS_MS": "-1"}, "of at least 0"),
         ({"PULSEGRAPH_ENCODE_DEVICE": "tpu"}, "one of auto, cpu, cuda"),
@@ -82,10 +85,10 @@ def test_what_is_wrong_is_named(env: dict[str, str], message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("epoch_ms = 1", "no setting epoch_ms"),
+        ("checkpoint_ms = 1", "no setting checkpoint_ms"),
         ("[ingset]\nepoch_ms = 1", "no setting ingset; did you mean ingest"),
         ("ingest = 1", r"write \[ingest\]"),
-        ('[ingest]\nepoch_ms = "1"', "ingest.epoch_ms='1' is not accepted"),
+        ('[ingest]\nepoch_ms = "1"', "ingest.checkpoint_ms='1' is not accepted"),
         ("[ingest", "is not TOML"),
         ('[security]\npassword = "x"', "is a secret; give it in PULSEGRAPH_SECURITY_PASSWORD"),
     ],

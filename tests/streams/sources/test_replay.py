@@ -190,7 +190,7 @@ class Double:
 
     def __init__(self, config: dict[str, Any], room: int = 10, refuse: str | None = None) -> None:
         self._report = config["on_delivery"]
-        self._room = room
+        self._capacity = room
         self._refuse = refuse
         self._queued: list[tuple[str, int]] = []
         self.sent: list[tuple[str, bytes | None, bytes | None, int]] = []
@@ -205,7 +205,7 @@ class Double:
         timestamp: int = 0,
         headers: Any = None,
     ) -> None:
-        if len(self._queued) >= self._room:
+        if len(self._queued) >= self._capacity:
             raise BufferError
         self._queued.append((topic, partition))
         self.sent.append((topic, key, value, partition))

@@ -10,7 +10,7 @@ import pytest
 from schemas.codec import decode_event
 from schemas.errors import ConfigError, DeadLetter
 from schemas.events import SOURCES, CampaignSend, Clickstream, Profile, Redemption
-from streams.sources.datasets.record import RANK, SourceRecord, encoded, order
+from streams.sources.datasets.record import SOURCE_INDEX, SourceRecord, encoded, order
 from streams.sources.simulate import FAULTS, CustomerTruth, Simulator, faults
 from streams.sources.simulate.truth import (
     OPEN_COEFFICIENTS,
@@ -77,7 +77,7 @@ def test_records_are_in_order_with_unique_ids(records: list[SourceRecord]) -> No
 
 def test_records_pass_the_contract(records: list[SourceRecord]) -> None:
     for record, raw in zip(records, encoded(records), strict=True):
-        event = decode_event(RANK[raw.topic], raw.key, raw.value, (), raw.event_ts_ms, 0)
+        event = decode_event(SOURCE_INDEX[raw.topic], raw.key, raw.value, (), raw.event_ts_ms, 0)
         assert (event.customer_id, event.event_ts_ms, event.body) == (record.key, record.event_ts_ms, record.body)
 
 
@@ -230,7 +230,7 @@ def test_every_class_of_bad_record_is_refused_as_it_says(records: list[SourceRec
     assert len(bad) > 2 * len(FAULTS)
     for record in bad:
         with pytest.raises(DeadLetter) as refusal:
-            decode_event(RANK[record.topic], record.key, record.value, (), record.event_ts_ms + DAY_MS, 600_000)
+            decode_event(SOURCE_INDEX[record.topic], record.key, record.value, (), record.event_ts_ms + DAY_MS, 600_000)
         refused[refusal.type] += 1
     assert set(refused) == {expected for expected, _ in FAULTS.values()}
 
@@ -243,7 +243,7 @@ def test_a_bad_record_of_each_class(name: str, records: list[SourceRecord]) -> N
         assert good.value is not None
         bad = spoil(good, msgspec.json.decode(good.value))
         with pytest.raises(expected):
-            decode_event(RANK[bad.topic], bad.key, bad.value, (), bad.event_ts_ms + DAY_MS, 600_000)
+            decode_event(SOURCE_INDEX[bad.topic], bad.key, bad.value, (), bad.event_ts_ms + DAY_MS, 600_000)
 
 
 def _identity(record: object) -> bytes:

@@ -26,9 +26,9 @@ def _worker() -> Worker:
     ]
     sent.append(Sent(PROFILES, "gone", START_MS + 1000, None))
     worker = Worker()
-    for rank, records in enumerate(log_of(sent, until_ms=START_MS + DAY_MS)):
-        worker.take(rank, records)
-    worker.cut()
+    for source_index, records in enumerate(log_of(sent, until_ms=START_MS + DAY_MS)):
+        worker.take(source_index, records)
+    worker.checkpoint()
     return worker
 
 
@@ -72,7 +72,7 @@ def _folder(path, worker: Worker, reached: int):
 
 def test_of_two_folders_the_newest_of_a_partition_counts(tmp_path):
     empty = Worker()
-    empty.cut()
+    empty.checkpoint()
     old, new = _folder(tmp_path / "old", empty, 5), _folder(tmp_path / "new", _worker(), 9)
     with dump.opened_folders([old, new]) as parts:
         found = list(dump.lines(parts))

@@ -25,31 +25,37 @@ LOG = st.lists(st.tuples(st.sampled_from([b"ca", b"cb", keys.CLAIM]), st.integer
 
 @given(log=LOG, start=st.integers(0, 2))
 def test_a_reader_believes_no_term_that_is_over(log: list[tuple[bytes, int]], start: int) -> None:
-    records = [ChangelogRecord(offset, key, b"%d" % offset, term) for offset, (key, term) in enumerate(log)]
+    records = [
+        ChangelogRecord(offset, key, b"%d" % offset, fencing_token) for offset, (key, fencing_token) in enumerate(log)
+    ]
     accepted = accept(records, start)
     highest = start
     for one in records:
-        if one.term < highest:
+        if one.fencing_token < highest:
             assert (one.key, one.value) not in accepted.pairs
         elif one.key != keys.CLAIM:
             assert (one.key, one.value) in accepted.pairs
-        highest = max(highest, one.term)
-    assert accepted.term == highest
+        highest = max(highest, one.fencing_token)
+    assert accepted.fencing_token == highest
 
 
 @given(log=LOG, cut=st.integers(0, 30))
 def test_reading_in_two_parts_means_the_same(log: list[tuple[bytes, int]], cut: int) -> None:
-    records = [ChangelogRecord(offset, key, b"%d" % offset, term) for offset, (key, term) in enumerate(log)]
+    records = [
+        ChangelogRecord(offset, key, b"%d" % offset, fencing_token) for offset, (key, fencing_token) in enumerate(log)
+    ]
     whole, first = accept(records, 0), accept(records[:cut], 0)
-    second = accept(records[cut:], first.term)
+    second = accept(records[cut:], first.fencing_token)
     assert first.pairs + second.pairs == whole.pairs
-    assert second.term == whole.term
+    assert second.fencing_token == whole.fencing_token
     assert (first.stale - {key for key, _ in second.pairs}) | second.stale == whole.stale
 
 
 @given(log=LOG)
 def test_stale_is_what_ends_with_a_record_that_does_not_count(log: list[tuple[bytes, int]]) -> None:
-    records = [ChangelogRecord(offset, key, b"%d" % offset, term) for offset, (key, term) in enumerate(log)]
+    records = [
+        ChangelogRecord(offset, key, b"%d" % offset, fencing_token) for offset, (key, fencing_token) in enumerate(log)
+    ]
     accepted, newest = accept(records, 0), {record.key: record for record in records}
     kept = dict(accepted.pairs)
     ends_badly = {key for key, record in newest.items() if key != keys.CLAIM and kept.get(key) != record.value}
@@ -57,13 +63,13 @@ def test_stale_is_what_ends_with_a_record_that_does_not_count(log: list[tuple[by
 
 
 def test_an_owner_knows_the_offset_its_next_record_must_get() -> None:
-    owner = Ownership(term=2, next_offset=10)
+    owner = Ownership(fencing_token=2, next_offset=10)
     assert owner.reached(12, sent=3) is None
     assert owner.reached(15, sent=2) == (13, 16)
     assert owner.reached(16, sent=1) is None
-    assert owner.intruders([ChangelogRecord(14, b"ca", b"", 1), ChangelogRecord(15, b"cb", b"", 2)]) == {b"ca"}
+    assert owner.zombie_writes([ChangelogRecord(14, b"ca", b"", 1), ChangelogRecord(15, b"cb", b"", 2)]) == {b"ca"}
     with pytest.raises(OwnershipLost):
-        owner.intruders([ChangelogRecord(14, keys.CLAIM, b"", 3)])
+        owner.zombie_writes([ChangelogRecord(14, keys.CLAIM, b"", 3)])
 
 
 def test_a_new_owner_that_was_expelled_before_its_first_epoch_tells_nothing(broker: Any, make_topics: Any) -> None:
@@ -72,12 +78,12 @@ def test_a_new_owner_that_was_expelled_before_its_first_epoch_tells_nothing(brok
 
     async def story() -> None:
         now_ms = 0
-        role, group, outbox = worker(broker.bootstrap, prefix, {}, clock_ms=lambda: now_ms)
+        role, group, outbox = worker(broker.bootstrap, prefix, {}, monotonic_ms=lambda: now_ms)
         await role.on_assigned({0})
         await role.process(batch(0, 10))
         # Paused past the session; another one has the partition by now, and may have gone on.
         group.expelled, now_ms = True, 60_000
-        await role._flush(role._cut([0]))
+        await role._flush(role._begin([0]))
         assert not role.held
         # The rebalance that was missed comes, and brings nothing: that is an answer, too.
         await role.on_revoked(set())
@@ -96,20 +102,20 @@ def test_a_worker_that_was_away_takes_no_topic_for_silent(broker: Any, make_topi
 
     async def story() -> None:
         now_ms = 0
-        role, group, outbox = worker(broker.bootstrap, prefix, {}, idle_ms=30_000, clock_ms=lambda: now_ms)
+        role, group, outbox = worker(broker.bootstrap, prefix, {}, idle_ms=30_000, monotonic_ms=lambda: now_ms)
         group.read_to_end = False
         await role.on_assigned({0})
         now_ms = 600_000  # other partitions took their time to be restored
         await role.process(batch(0, 10))
-        await role._flush(role._cut([0]))
+        await role._flush(role._begin([0]))
         assert role.held[0].core.watermark.value_ms == 0
         group.read_to_end = True
         now_ms += 29_999
         await role.process(batch(10, 20))
-        await role._flush(role._cut([0]))
+        await role._flush(role._begin([0]))
         assert role.held[0].core.watermark.value_ms == 0
         now_ms += 30_000  # now the other topics are silent: all there is was read, and nothing came
-        await role._flush(role._cut([0]))
+        await role._flush(role._begin([0]))
         assert role.held[0].core.watermark.value_ms >= START + 19 - CONFIG.lateness_ms
         await role.on_revoked({0})
         outbox.close(5)
@@ -149,27 +155,27 @@ def test_a_paused_owner_neither_wins_nor_harms(broker: Any, make_topics: Any) ->
         new, _, new_outbox = worker(broker.bootstrap, prefix, new_disk)
         await old.on_assigned({0})
         await old.process(batch(0, 10))
-        await old._flush(old._cut([0]))
+        await old._flush(old._begin([0]))
         # The old owner applies more, is paused before it can write, and loses the partition.
         await old.process(batch(10, 12))
         starts = await new.on_assigned({0})
         assert starts["clickstream", 0] == 10
         await new.process(batch(10, 20))
-        await new._flush(new._cut([0]))
+        await new._flush(new._begin([0]))
         expected = state(new_disk[0])
         # It wakes up and writes what it had: older records, newest in the log.
-        late = old._cut([0])
+        late = old._begin([0])
         await old._flush(late)
         assert 0 not in old.held, "it has seen the other's claim"
-        # The new owner notices at its next epoch, and overrules.
+        # The new owner notices at its next checkpoint, and overwrites zombie records.
         await new.process(batch(20, 21))
-        await new._flush(new._cut([0]))
+        await new._flush(new._begin([0]))
         expected = state(new_disk[0])
         fresh = MemoryStore()
         what = restore(fresh, {"bootstrap.servers": broker.bootstrap}, f"{prefix}ingest-changelog", 0, new.due_ms)
         assert state(fresh) == expected
         assert not what.stale, "the good records are behind the bad ones"
-        assert read_meta(fresh).term == 2
+        assert read_meta(fresh).fencing_token == 2
         # Even an expelled member that does notice writes nothing.
         old_group.expelled = True
         await old.on_revoked({0})

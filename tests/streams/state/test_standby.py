@@ -29,7 +29,9 @@ STEPS = st.tuples(st.sampled_from([b"ca", b"cb", keys.META]), st.integers(0, 2))
 def test_stretches_and_crashes_between_them_mean_the_same(
     log: list[tuple[bytes, int]], cuts: set[int], crashes: bool
 ) -> None:
-    records = [ChangelogRecord(offset, key, b"%d" % offset, term) for offset, (key, term) in enumerate(log)]
+    records = [
+        ChangelogRecord(offset, key, b"%d" % offset, fencing_token) for offset, (key, fencing_token) in enumerate(log)
+    ]
     whole = accept(records, 0)
     store = MemoryStore()
     applier = Applier(store, 0, lambda record: -1)
@@ -42,8 +44,8 @@ def test_stretches_and_crashes_between_them_mean_the_same(
             assert applier.position == end
     expected = {key: value for key, value in dict(whole.pairs).items() if key != keys.META}
     assert dict(store.scan(b"c", b"d")) == expected
-    assert applier.stale == whole.stale, "whoever opens the store knows what to overrule"
-    assert applier.term == whole.term
+    assert applier.stale == whole.stale, "whoever opens the store knows what to overwrite"
+    assert applier.fencing_token == whole.fencing_token
     if records and not whole.stale:
         assert read_meta(store).changelog_offset == len(records)
         assert read_meta(store).partition == dict(whole.pairs).get(keys.META)
@@ -60,7 +62,7 @@ class Copies:
             {"bootstrap.servers": bootstrap},
             f"{prefix}ingest-changelog",
             open_store=self.open,
-            set_aside=self.set_aside,
+            quarantine=self.quarantine,
             due_ms=lambda record: due_of(record).due_ms,
             wall_ms=lambda: 0,
             behind=self.behind.__setitem__,
@@ -69,7 +71,7 @@ class Copies:
     def open(self, partition: int) -> KeyValue:
         return self.stores.setdefault(partition, MemoryStore())
 
-    def set_aside(self, partition: int) -> Path:
+    def quarantine(self, partition: int) -> Path:
         self.aside.append(partition)
         del self.stores[partition]
         return Path("aside")
@@ -104,7 +106,7 @@ def test_it_follows_the_owner_and_hands_over(broker: Any, make_topics: Any) -> N
         await old.on_assigned({0})
         for first in range(0, 3_000, 1_000):
             await old.process(batch(first, first + 1_000))
-            await old._flush(old._cut([0]))
+            await old._flush(old._begin([0]))
             await asyncio.to_thread(copies.await_equal, 0, disk[0])
         assert dict(disk[0].scan(b"", b"\xff")).keys() == dict(copies.stores[0].scan(b"", b"\xff")).keys(), "timers too"
         await asyncio.to_thread(await_true, lambda: copies.behind.get(0) == 0)
@@ -132,7 +134,7 @@ def test_a_copy_that_cannot_be_continued_is_rebuilt(broker: Any, make_topics: An
         owner, _, outbox = worker(broker.bootstrap, prefix, disk)
         await owner.on_assigned({0})
         await owner.process(batch(0, 100))
-        await owner._flush(owner._cut([0]))
+        await owner._flush(owner._begin([0]))
         copies = Copies(broker.bootstrap, prefix)
         damaged = WriteBatch()
         damaged.put(keys.META, b"\xc1 no record")

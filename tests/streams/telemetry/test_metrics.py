@@ -54,7 +54,7 @@ class _Cache:
         return 3
 
 
-def _epoch() -> SimpleNamespace:
+def _checkpoint() -> SimpleNamespace:
     return SimpleNamespace(
         changes=[SimpleNamespace(record=b"12345"), SimpleNamespace(record=None)],
         meta=b"123",
@@ -70,24 +70,26 @@ def test_ingest_epochs_add_up_over_reopened_partitions() -> None:
     metrics = Metrics()
     store = SimpleNamespace(size_bytes=lambda: 1000)
     counted: dict[int, dict[str, int]] = {}
-    held = {0: SimpleNamespace(core=_core(applied=4, duplicates=1, timers_fired=2, questions_dropped=3), store=store)}
-    metrics.ingest_epoch({0: _epoch()}, held, counted, 0.01)
+    held = {
+        0: SimpleNamespace(core=_core(applied=4, duplicates=1, timers_fired=2, pending_labels_dropped=3), store=store)
+    }
+    metrics.ingest_checkpoint({0: _checkpoint()}, held, counted, 0.01)
     held[0].core.counts["applied"] = 9
-    metrics.ingest_epoch({0: _epoch()}, held, counted, 0.01)
+    metrics.ingest_checkpoint({0: _checkpoint()}, held, counted, 0.01)
     counted.clear()
     held[0].core = _core(applied=1)
-    metrics.ingest_epoch({0: _epoch()}, held, counted, 0.01)
+    metrics.ingest_checkpoint({0: _checkpoint()}, held, counted, 0.01)
     assert metrics.value("events_total", role="ingest", outcome="applied") == 10
     assert metrics.value("events_total", role="ingest", outcome="duplicates") == 1
     assert metrics.value("timers_fired_total") == 2
-    assert metrics.value("questions_dropped_total") == 3
+    assert metrics.value("pending_labels_dropped_total") == 3
     assert metrics.value("changelog_bytes_total", role="ingest") == 24
     assert metrics.value("snapshots_total", kind="horizon") == 3
     assert metrics.value("outcomes_total", head="churn", label="1") == 3
     assert metrics.value("watermark_timestamp_ms", partition="0") == 99
     assert metrics.value("cache_customers", partition="0") == 3
     assert metrics.value("state_bytes", role="ingest", partition="0") == 1000
-    assert metrics.value("epoch_flush_seconds_count", role="ingest") == 3
+    assert metrics.value("checkpoint_seconds_count", role="ingest") == 3
 
 
 def test_entities_epochs_start_over_with_a_new_core() -> None:
@@ -95,7 +97,7 @@ def test_entities_epochs_start_over_with_a_new_core() -> None:
     store = SimpleNamespace(size_bytes=lambda: 1)
     for applied in (4, 9):
         core = SimpleNamespace(counts={"applied": applied})
-        metrics.entities_epoch({0: _epoch()}, {0: SimpleNamespace(core=core, store=store)}, 0.01)
+        metrics.entities_checkpoint({0: _checkpoint()}, {0: SimpleNamespace(core=core, store=store)}, 0.01)
     assert metrics.value("events_total", role="entities", outcome="applied") == 13
 
 
