@@ -59,8 +59,8 @@ ROWS: Final[dict[str, list[tuple[str, str, list[tuple[str, str]]]]]] = {
             "Checkpoint",
             "s",
             [
-                (_quantile(0.5, "pulsegraph_epoch_flush_seconds", "role"), "{{role}} p50"),
-                (_quantile(0.95, "pulsegraph_epoch_flush_seconds", "role"), "{{role}} p95"),
+                (_quantile(0.5, "pulsegraph_checkpoint_seconds", "role"), "{{role}} p50"),
+                (_quantile(0.95, "pulsegraph_checkpoint_seconds", "role"), "{{role}} p95"),
             ],
         ),
         ("Batch size", "short", [(_quantile(0.5, "pulsegraph_batch_records", "role"), "{{role}} p50")]),
@@ -135,7 +135,7 @@ ROWS: Final[dict[str, list[tuple[str, str, list[tuple[str, str]]]]]] = {
             [
                 (_rate("pulsegraph_snapshots_total", "kind"), "{{kind}}"),
                 (_rate("pulsegraph_snapshots_coalesced_total"), "coalesced"),
-                (_rate("pulsegraph_foreign_snapshots_total"), "of another vocabulary"),
+                (_rate("pulsegraph_vocabulary_mismatch_total"), "of another vocabulary"),
             ],
         ),
     ],

@@ -129,7 +129,7 @@ def test_scraped_over_http() -> None:
     assert 'pulsegraph_predictions_total{topic="predictions.churn"} 1.0' in text
     assert 'pulsegraph_freshness_seconds_bucket{le="0.01"} 2.0' in text
     assert "pulsegraph_snapshots_coalesced_total 2.0" in text
-    assert "pulsegraph_foreign_snapshots_total 2.0" in text
+    assert "pulsegraph_vocabulary_mismatch_total 2.0" in text
     assert 'pulsegraph_dead_letters_total{reason="malformed",topic="clickstream"} 1.0' in text
     with socket.socket() as again:
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
