@@ -60,7 +60,7 @@ def _checkpoint() -> SimpleNamespace:
         meta=b"123",
         next_offsets={"clickstream": 5},
         snapshots=[SimpleNamespace(kind="event")],
-        judged=[SimpleNamespace(kind="horizon")],
+        awaiting_label=[SimpleNamespace(kind="horizon")],
         outcomes=[SimpleNamespace(head="churn", label=1)],
         erasures=[],
     )
