@@ -101,9 +101,11 @@ type_by_source: Final[dict[str, type[Clickstream] | type[CampaignSend] | type[Re
     "redemptions": Redemption,
     "profiles": Profile,
 }
-"""Source topic -> type of its body. The order is the topics' source_index, which breaks ties of event time."""
+"""Source topic -> type of its body."""
 
 SOURCES: Final = tuple(type_by_source)
+SOURCE_INDEX: Final[dict[str, int]] = {topic: source_index for source_index, topic in enumerate(SOURCES)}
+"""Source topic -> its place in :data:`SOURCES`, which breaks ties of event time."""
 CLICKSTREAM, CAMPAIGN_SENDS, REDEMPTIONS, PROFILES = range(4)
 
 Body = Clickstream | CampaignSend | Redemption | Profile

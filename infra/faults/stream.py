@@ -15,7 +15,7 @@ from models.training import TrainSettings
 from schemas import cloudevents, heartbeat
 from schemas.codec import decode_event
 from schemas.errors import DeadLetter
-from schemas.events import SOURCES
+from schemas.events import SOURCE_INDEX, SOURCES
 from schemas.ids import refused_id
 from schemas.topics import TOPICS
 from streams.core.config import DAY_MS, HOUR_MS, CoreConfig
@@ -29,7 +29,6 @@ _START_MS: Final = 1_483_228_800_000  # 2017-01-01
 _DAYS: Final = 60
 _EVENTS_PER_CUSTOMER: Final = 130
 _MODEL_VERSION: Final = 1
-_SOURCE_INDEX: Final = {source: source_index for source_index, source in enumerate(SOURCES)}
 
 
 class Wire(NamedTuple):
@@ -138,7 +137,7 @@ class Expected:
         if digest is None:
             digest = self._digests[topic, partition] = hashlib.blake2b(digest_size=16)
         digest.update(b"%d %d %r %r %r" % (offset, record.timestamp_ms, record.key, record.value, record.headers))
-        source_index = _SOURCE_INDEX[topic]
+        source_index = SOURCE_INDEX[topic]
         place = source_index, partition
         if record.key == heartbeat.HEARTBEAT_KEY:
             self.heartbeats += 1

@@ -10,7 +10,7 @@ from typing import Any, Final
 from schemas import codec
 from schemas.deadletter import Refused, origin_offset
 from schemas.errors import TopicUnfit
-from schemas.events import SOURCES
+from schemas.events import SOURCE_INDEX, SOURCES
 from schemas.words import Lexicon
 from streams.core.config import CoreConfig
 from streams.core.customer import due_of
@@ -23,7 +23,6 @@ from streams.state.contract import KeyValue
 from streams.stateful.checkpoint_writer import Output
 from streams.stateful.role import StatefulRole
 
-_SOURCE_INDEX: Final = {source: source_index for source_index, source in enumerate(SOURCES)}
 _offset: Final = attrgetter("offset")
 
 
@@ -78,7 +77,7 @@ class IngestRole(StatefulRole):
     def take(self, core: IngestPartition, batch: Batch) -> list[Refused]:
         records = batch.records
         first = bisect_left(records, core.next_offsets.get(batch.topic, 0), key=_offset)
-        refused = core.take(_SOURCE_INDEX[batch.topic], records, self._monotonic_ms())
+        refused = core.take(SOURCE_INDEX[batch.topic], records, self._monotonic_ms())
         places = [bisect_left(records, origin_offset(letter), key=_offset) - first for letter in refused]
         try:
             self._refusals.observe(batch.topic, len(records) - first, zip(places, refused, strict=True))

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from operator import attrgetter
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from schemas.events import Body, Profile
-from schemas.snapshot import Snapshot
+from schemas.snapshot import Candidate, Snapshot, SnapshotKind
 from streams.core import stored
 from streams.core.event import Event, StoredEvent, consent_of, restore, store
-from streams.core.fold import Context, Effect, Folded, advance, fold, is_opt_out, next_due_ms
+from streams.core.fold import fire_due, fold, is_opt_out, next_due_ms
 from streams.core.snapshots import snapshot_of
+from streams.core.state import Context, Effect, Folded
 
 RECORD_VERSION: Final = 1
 _EVERYTHING: Final = "*"
@@ -71,10 +72,29 @@ def due_of(record: bytes) -> RecordHead:
     return stored.read(_decode_head, record, _CALLED)
 
 
+class Advanced(NamedTuple):
+    """What a customer leaves to be written when event time has moved on."""
+
+    snapshot: Snapshot | None
+    """What is seen now; None where nothing new is."""
+    effects: list[Effect]
+    """What became known, in order; each exactly once over any sequence of calls."""
+    overflowed: int
+    """Events settled before their time, for want of room."""
+
+
+class Encoded(NamedTuple):
+    """A customer's record within a size, and what had to give way for it."""
+
+    record: bytes
+    effects: list[Effect]
+    overflowed: int
+
+
 class Customer:
     """Decoded state of one customer in the cache of a partition.
 
-    Example: apply events as they arrive, settle as the watermark moves, ask for what is seen.
+    :meth:`insert` takes events as they arrive, :meth:`advance` follows the watermark, :meth:`snapshot` is what is seen.
     """
 
     __slots__ = (
@@ -226,32 +246,50 @@ class Customer:
                 fold(self._view, event, self.context, self._view_effects)
         return self._view
 
-    def settle(self, until_ms: int, effects: list[Effect]) -> None:
-        """Fold tail events older than ``until_ms`` into the settled state.
+    def advance(self, until_ms: int, *, observed: bool) -> Advanced:
+        """Settle what is older than ``until_ms`` and fire what is due by then.
 
-        Effects are what folding made known, in order, each exactly once over any sequence of calls.
+        Args:
+            observed: whether something was taken in that others should see.
         """
-        self._known = None  # settling forgets the oldest ids
-        tail = self.tail
-        ready = len(tail) if tail and tail[-1].ts_ms < until_ms else bisect_left(tail, until_ms, key=_time)
-        self._settle_first(ready, effects)
+        effects: list[Effect] = []
+        self._settle(until_ms, effects)
+        overflowed = self._shorten(self.context.config.tail_limit, effects)
+        # Before the timers fire, so that it does not depend on how far event time had come when it was taken.
+        snapshot = self.snapshot() if observed else None
+        was_open = self.settled.timeline.events > 0
+        self._fire_timers(until_ms, effects)
+        if self.has_late_opt_out and was_open and self.is_at_rest:
+            # Had the opt-out come only now, this is what would be seen with it: so it must be if it came before.
+            snapshot = self.snapshot()
+        return Advanced(snapshot, effects, overflowed)
 
-    def fire_timers(self, until_ms: int, effects: list[Effect]) -> None:
-        """Fire what is due by ``until_ms`` in the settled state; :meth:`settle` comes first."""
-        before = len(effects)
-        advance(self.settled, until_ms, self.context, effects)
-        if self._view is not None and len(effects) > before:
-            # The view fired the same timers on its way to the next tail event.
-            del self._view_effects[: len(effects) - before]
+    def encode_within(self, limit_bytes: int) -> Encoded:
+        """The stored form in at most so many bytes: older tail events settle early, then pending labels are dropped."""
+        record, effects, overflowed = self.encode(), list[Effect](), 0
+        while len(record) > limit_bytes and self.tail:
+            # Thousands of large events inside the lateness bound: no person, and no record the changelog takes.
+            overflowed += self._shorten(len(self.tail) // 2, effects)
+            record = self.encode()
+        while len(record) > limit_bytes and self.settled.pending:
+            effects.append(self.settled.pending.pop(0))
+            record = self.encode()
+        return Encoded(record, effects, overflowed)
 
-    def shorten(self, limit: int, effects: list[Effect]) -> int:
-        """Settle the oldest events of a tail that grew past ``limit``; returns how many."""
-        excess = len(self.tail) - limit
-        if excess <= 0:
-            return 0
-        self._known = None
-        self._settle_first(excess, effects)
-        return excess
+    def snapshot_as_of(self, kind: SnapshotKind, as_of_ms: int, candidate: Candidate | None) -> Snapshot | None:
+        """The snapshot of a kind that was taken at ``as_of_ms``, of a customer whose events end there.
+
+        Ends the customer's use: event time has moved on to ``as_of_ms`` afterwards.
+        """
+        if kind == "event":
+            return self.snapshot()
+        effects: list[Effect] = []
+        self._settle(as_of_ms + 1, effects)
+        self._fire_timers(as_of_ms, effects)
+        if kind == "send":  # taken just before the send, which is not among the events
+            return snapshot_of(self.settled, "send", as_of_ms, self.context, candidate) if self.settled.events else None
+        taken = (effect for effect in effects if isinstance(effect, Snapshot))
+        return next((known for known in taken if known.kind == kind and known.as_of_ms == as_of_ms), None)
 
     def due_or_never_ms(self) -> int:
         """As the timer index has it: :meth:`due_ms`, -1 for never."""
@@ -269,16 +307,33 @@ class Customer:
         return due_ms
 
     def snapshot(self) -> Snapshot | None:
-        """What the encoder should see: the customer at the newest event; None where nothing is known.
-
-        Taken after :meth:`settle` and before :meth:`fire_timers`, so that it does not depend on how far event
-        time had come when it was taken; of a customer with late opt-outs once more when the session has ended.
-        """
+        """What the encoder should see: the customer at the newest event; None where nothing is known."""
         seen = self.view()
         if not seen.events:
             return None
         snapshot = snapshot_of(seen, "event", seen.last_ms, self.context)
         return msgspec.structs.replace(snapshot, consent=self.consent(seen)) if self.has_late_opt_out else snapshot
+
+    def _settle(self, until_ms: int, effects: list[Effect]) -> None:
+        """Fold tail events older than ``until_ms`` into the settled state."""
+        self._known = None  # settling forgets the oldest ids
+        tail = self.tail
+        ready = len(tail) if tail and tail[-1].ts_ms < until_ms else bisect_left(tail, until_ms, key=_time)
+        self._settle_first(ready, effects)
+
+    def _shorten(self, limit: int, effects: list[Effect]) -> int:
+        """Settle the oldest events of a tail that grew past ``limit``; returns how many."""
+        excess = len(self.tail) - limit
+        if excess <= 0:
+            return 0
+        self._known = None
+        self._settle_first(excess, effects)
+        return excess
+
+    def _fire_timers(self, until_ms: int, effects: list[Effect]) -> None:
+        before = len(effects)
+        fire_due(self.settled, until_ms, self.context, effects)
+        self._repeated_in_view(len(effects) - before)
 
     def _settle_first(self, count: int, effects: list[Effect]) -> None:
         if not count:
@@ -295,8 +350,13 @@ class Customer:
         del self.tail[:count]
         if not self.tail:
             self._forget_view()
-        elif self._view is not None:
-            del self._view_effects[: len(effects) - before]
+        else:
+            self._repeated_in_view(len(effects) - before)
+
+    def _repeated_in_view(self, count: int) -> None:
+        """The settled state has come to what the view made known first."""
+        if self._view is not None and count:
+            del self._view_effects[:count]
 
     def _forget_view(self) -> None:
         self._view = None

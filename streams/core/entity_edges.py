@@ -24,7 +24,7 @@ def drawn_edges(event: Event, customer_id: str, partition: int) -> list[GraphEdg
             event_ts_ms=event.ts_ms,
             source=source,
         )
-        for edge_type, entity_id in edges_of(event.source_index, event.body)
+        for edge_type, entity_id in edges_of(event.body)
         if (prefix := ENTITY_OF.get(edge_type)) is not None
     ]
 

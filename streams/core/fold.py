@@ -1,128 +1,56 @@
 """One customer's state as a left fold over its events in event-time order.
 
-:func:`fold` takes one event in; :func:`advance` lets event time pass without one and fires what falls due:
+:func:`fold` takes one event in; :func:`fire_due` lets event time pass without one and fires what falls due:
 the end of a session, a churn horizon, the end of a window. Folding the same events in the same order
 gives the same bytes, whatever the batches were.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 from zlib import crc32
 
-import msgspec
-
 from schemas import ids
-from schemas.events import (
-    CAMPAIGN_SENDS,
-    CLICKSTREAM,
-    REDEMPTIONS,
-    Body,
-    CampaignSend,
-    Clickstream,
-    Profile,
-    Redemption,
-)
-from schemas.snapshot import Outcome, Snapshot
-from schemas.words import Lexicon
+from schemas.events import Body, CampaignSend, Clickstream, Profile, Redemption
 from streams.core import counters, labels
 from streams.core.config import DAY_MS, CoreConfig
-from streams.core.counters import Counter
 from streams.core.decay import factor, forward_weight
 from streams.core.event import Event, consent_of
-from streams.core.graph import Edges, edges_of, touch
+from streams.core.graph import edges_of, touch
 from streams.core.labels import Pending
 from streams.core.snapshots import snapshot_of
-from streams.core.timeline import Timeline
+from streams.core.state import Context, Effect, Folded
 
 _GAP_HALF_LIFE_MS: Final = 84 * DAY_MS
 OPT_OUTS: Final = ("unsubscribe", "complaint")
 _CHANNELS_KEPT: Final = 16  # a producer that invents channel names must not blow up the state
 
 
-class Folded(msgspec.Struct, array_like=True, gc=False):
-    """Everything that is remembered of a customer's settled past. Bounded, whatever the history's length."""
-
-    first_ms: int = 0
-    last_ms: int = 0
-    activity_ms: int = 0
-    """Last event that counts as activity; 0 where there was none."""
-    active_days: int = 0
-    gap_weight: float = 0.0
-    gap_sum_days: float = 0.0
-    """Decayed count and sum of the days between active days, as of ``activity_ms``."""
-    last_order: str = ""
-    events: int = 0
-    last_send_ms: int = 0
-    last_redemption_ms: int = 0
-    sends_total: int = 0
-    redemptions_total: int = 0
-    edges: Edges = {}
-    timeline: Timeline = msgspec.field(default_factory=Timeline)
-    counters: dict[str, Counter] = {}
-    hours: dict[str, dict[int, int]] = {}
-    """Channel -> hour of the week in UTC (0 is Monday 00:00) -> customer's own actions there."""
-    sends: list[tuple[int, str, str]] = []
-    """(ms, channel, campaign id) of the last sends."""
-    consent: tuple[str, ...] | None = None
-    consent_ms: int = 0
-    """Time of the profile that ``consent`` comes from."""
-    timezone: str | None = None
-    attributes: dict[str, str | bool | int | float | None] = {}
-    pending: list[Pending] = []
-    next_horizon_ms: int = 0
-    applied: list[int] = msgspec.field(default_factory=lambda: [-1, -1, -1, -1])
-    """Highest offset folded in, per source topic."""
-    source: tuple[int, int, int] = (0, -1, 0)
-    """(topic source_index, offset, record timestamp ms) of the newest event."""
-    recent: list[int] = []
-    """Ids of the last events folded in."""
-
-    def copy(self) -> Folded:
-        """Independent copy: containers are copied, the immutable values in them are shared."""
-        twin: Folded = msgspec.structs.replace(self)
-        twin.edges = {edge_type: of_type.copy() for edge_type, of_type in self.edges.items()}
-        twin.timeline = self.timeline.copy()
-        twin.counters = self.counters.copy()
-        twin.hours = {channel: histogram.copy() for channel, histogram in self.hours.items()}
-        twin.sends = self.sends.copy()
-        twin.pending = self.pending.copy()
-        twin.applied = self.applied.copy()
-        twin.recent = self.recent.copy()
-        return twin
-
-
-class Context(msgspec.Struct, frozen=True, gc=False):
-    """What the fold needs besides state and event."""
-
-    config: CoreConfig
-    lexicon: Lexicon
-    partition: int
-    customer_id: str
-
-
-Effect = Snapshot | Outcome | Pending
-"""What folding makes known: a snapshot to be judged, a label, or a question for which there was no room."""
-
-
 def fold(state: Folded, event: Event, context: Context, effects: list[Effect]) -> None:
     """Take one event in. Events come in :attr:`Event.order`; what falls due before it fires first."""
-    ts_ms, source_index, body = event.ts_ms, event.source_index, event.body
+    ts_ms, body = event.ts_ms, event.body
     config = context.config
     if ts_ms != state.last_ms:  # the lines of one order share an instant, and nothing falls due within it
-        advance(state, ts_ms, context, effects)
+        fire_due(state, ts_ms, context, effects)
         if not state.first_ms:
             state.first_ms = ts_ms
-    _TAKE_IN[source_index](state, ts_ms, body, context, effects)
+    match body:
+        case Clickstream():
+            _clickstream(state, ts_ms, body, context, effects)
+        case CampaignSend():
+            _campaign_send(state, ts_ms, body, context, effects)
+        case Redemption():
+            _redemption(state, ts_ms, body, context, effects)
+        case Profile():
+            _profile(state, ts_ms, body)
     edges, weight, limit = state.edges, forward_weight(ts_ms, config.edge_half_life_ms), config.edges_per_type
-    for edge_type, entity_id in edges_of(source_index, body):
+    for edge_type, entity_id in edges_of(body):
         touch(edges, edge_type, entity_id, ts_ms, weight, limit)
     state.events += 1
     state.last_ms = ts_ms
-    state.source = (source_index, event.offset, event.ingest_ms)
-    if event.offset > state.applied[source_index]:
-        state.applied[source_index] = event.offset
+    state.source = (event.source_index, event.offset, event.ingest_ms)
+    if event.offset > state.applied[event.source_index]:
+        state.applied[event.source_index] = event.offset
     recent = state.recent
     recent.append(event.uid)
     if len(recent) > config.recent_ids:
@@ -145,7 +73,7 @@ def next_due_ms(state: Folded, config: CoreConfig) -> int | None:
     return due_ms
 
 
-def advance(state: Folded, now_ms: int, context: Context, effects: list[Effect]) -> None:
+def fire_due(state: Folded, now_ms: int, context: Context, effects: list[Effect]) -> None:
     """Fire everything due at or before ``now_ms``, in due order: sessions, then labels, then horizons."""
     config = context.config
     while True:
@@ -180,7 +108,7 @@ def first_horizon_ms(customer_id: str, after_ms: int, every_ms: int) -> int:
 
 def _clickstream(state: Folded, ts_ms: int, body: Clickstream, context: Context, effects: list[Effect]) -> None:
     config, name, counts = context.config, body.event, state.counters
-    state.timeline.act(ts_ms, CLICKSTREAM, body, context.lexicon, config.timeline_tokens)
+    state.timeline.act(ts_ms, body, context.lexicon, config.timeline_tokens)
     if name == "purchase":
         counters.add(counts, "purchases", ts_ms, 1.0)
         order_id, value = body.order_id, body.value
@@ -232,7 +160,7 @@ def _campaign_send(state: Folded, ts_ms: int, body: CampaignSend, context: Conte
         # Without a channel it is not known what was meant: all of it, to be safe.
         lost = f"{body.channel}:" if body.channel else ""
         state.consent = tuple(pair for pair in state.consent if not pair.startswith(lost))
-    state.timeline.note(ts_ms, CAMPAIGN_SENDS, body, context.lexicon, config.timeline_tokens)
+    state.timeline.note(ts_ms, body, context.lexicon, config.timeline_tokens)
 
 
 def _log_send(state: Folded, ts_ms: int, body: CampaignSend, config: CoreConfig) -> None:
@@ -269,21 +197,12 @@ def _redemption(state: Folded, ts_ms: int, body: Redemption, context: Context, e
     state.last_redemption_ms = ts_ms
     if (known := labels.redeemed(state.pending, body, ts_ms)) is not None:
         effects.append(known)
-    state.timeline.note(ts_ms, REDEMPTIONS, body, context.lexicon, context.config.timeline_tokens)
+    state.timeline.note(ts_ms, body, context.lexicon, context.config.timeline_tokens)
 
 
-def _profile(state: Folded, ts_ms: int, body: Profile, context: Context, effects: list[Effect]) -> None:
+def _profile(state: Folded, ts_ms: int, body: Profile) -> None:
     state.consent, state.consent_ms, state.timezone = consent_of(body), ts_ms, body.timezone
     state.attributes = body.attributes or {}
-
-
-_TAKE_IN: Final[tuple[Callable[[Folded, int, Any, Context, list[Effect]], None], ...]] = (
-    _clickstream,
-    _campaign_send,
-    _redemption,
-    _profile,
-)
-"""By the topic's source_index."""
 
 
 def _count_hour(state: Folded, ts_ms: int, channel: str) -> None:

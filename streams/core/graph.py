@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, REDEMPTIONS, Body
+from schemas.events import Body, CampaignSend, Clickstream, Profile, Redemption
 from streams.core.decay import present_weight
 
 #: (edges so far, forward-decayed weight, first ms, last ms)
@@ -67,19 +67,18 @@ class Neighbour(msgspec.Struct, frozen=True):
     last_ms: int
 
 
-def edges_of(source_index: int, body: Body) -> list[tuple[str, str]]:
+def edges_of(body: Body) -> list[tuple[str, str]]:
     """(edge type, entity id) of each edge that an event draws."""
-    if source_index == CLICKSTREAM:
-        rules = _CLICK_EDGES.get(body.event, _CUSTOM_EDGES)  # type: ignore[union-attr]
-        channel, channel_edge = body.channel, "via>channel"  # type: ignore[union-attr]
-    elif source_index == CAMPAIGN_SENDS:
-        rules = _SEND_EDGES[body.event]  # type: ignore[union-attr]
-        channel, channel_edge = body.channel, _CHANNEL_EDGE.get(body.event, "")  # type: ignore[union-attr]
-    elif source_index == REDEMPTIONS:
-        rules, channel, channel_edge = _REDEMPTION_EDGES, None, ""
-    else:
-        assert source_index == PROFILES
-        return []
+    rules: tuple[tuple[str, str], ...]
+    match body:
+        case Clickstream():
+            rules, channel, channel_edge = _CLICK_EDGES.get(body.event, _CUSTOM_EDGES), body.channel, "via>channel"
+        case CampaignSend():
+            rules, channel, channel_edge = _SEND_EDGES[body.event], body.channel, _CHANNEL_EDGE.get(body.event, "")
+        case Redemption():
+            rules, channel, channel_edge = _REDEMPTION_EDGES, None, ""
+        case Profile():
+            return []
     drawn = [(edge_type, entity_id) for edge_type, field in rules if (entity_id := getattr(body, field)) is not None]
     if channel is not None and channel_edge:
         drawn.append((channel_edge, channel))

@@ -29,9 +29,10 @@ from streams.core.durable import NO_OFFSET, IngestCheckpoint, PartitionMeta, Rec
 from streams.core.entity_edges import drawn_edges, erased_edges
 from streams.core.entries import read_entries
 from streams.core.event import Event
-from streams.core.fold import Context, Effect, is_opt_out
+from streams.core.fold import is_opt_out
 from streams.core.graph import known_entities
 from streams.core.labels import Pending
+from streams.core.state import Context, Effect
 from streams.core.watermark import NOT_OBSERVED_MS, Watermark
 
 _MAX_RECORD_BYTES: Final = 4 << 20
@@ -79,7 +80,7 @@ class IngestPartition:
         self._timers_per_cut = timers_per_checkpoint
         self._scanned_ms = 0
         self._dirty: dict[str, Customer] = {}
-        self._seen: set[str] = set()
+        self._observed: set[str] = set()
         self._tombstones: dict[str, int] = {}
         self._effects: list[Effect] = []
         self._edges: list[GraphEdge] = []
@@ -137,20 +138,11 @@ class IngestPartition:
         changes: list[RecordChange] = []
         snapshots: list[Snapshot] = []
         for customer_id, customer in self._dirty.items():
-            customer.settle(until_ms, self._effects)
-            self.counts["tail_overflow"] += customer.shorten(self.config.tail_limit, self._effects)
-            if customer_id in self._seen and (snapshot := customer.snapshot()) is not None:
-                snapshots.append(snapshot)
-            was_open = customer.settled.timeline.events > 0
-            customer.fire_timers(until_ms, self._effects)
-            if (
-                customer.has_late_opt_out
-                and was_open
-                and customer.is_at_rest
-                and (snapshot := customer.snapshot()) is not None
-            ):
-                # A late opt-out that comes from now on is told with the session ended: so it must be if it came before.
-                snapshots.append(snapshot)
+            advanced = customer.advance(until_ms, observed=customer_id in self._observed)
+            self._effects += advanced.effects
+            self.counts["tail_overflow"] += advanced.overflowed
+            if advanced.snapshot is not None:
+                snapshots.append(advanced.snapshot)
             if customer.is_tombstone and customer_id not in touched and until_ms > customer.erased_ms:
                 changes.append(self._drop_tombstone(customer_id, customer))
             else:
@@ -173,7 +165,7 @@ class IngestPartition:
             meta.encode(),
             self.next_offsets,
         )
-        self._dirty, self._seen = {}, set()
+        self._dirty, self._observed = {}, set()
         self._effects, self._edges, self._erasures = [], [], []
         return done
 
@@ -247,10 +239,10 @@ class IngestPartition:
             customer.count_late(SOURCES[source_index])
             customer.opt_out_late(body, ts_ms)
             if customer.has_late_opt_out:
-                self._seen.add(customer_id)  # whoever decides must hear of it
+                self._observed.add(customer_id)  # whoever decides must hear of it
         else:
             customer.insert(event)
-            self._seen.add(customer_id)
+            self._observed.add(customer_id)
             self._edges += drawn_edges(event, customer_id, self.partition)
 
     def _erase(self, customer_id: str, customer: Customer, source_index: int, offset: int, at_ms: int) -> None:
@@ -297,14 +289,9 @@ class IngestPartition:
             self._tombstones[customer_id] = customer.erased_ms
         else:
             self._tombstones.pop(customer_id, None)
-        record = customer.encode()
-        while len(record) > _MAX_RECORD_BYTES and customer.tail:
-            # Thousands of large events inside the lateness bound: no person, and no record the changelog takes.
-            self.counts["tail_overflow"] += customer.shorten(len(customer.tail) // 2, self._effects)
-            record = customer.encode()
-        while len(record) > _MAX_RECORD_BYTES and customer.settled.pending:
-            self._effects.append(customer.settled.pending.pop(0))
-            record = customer.encode()
+        record, effects, overflowed = customer.encode_within(_MAX_RECORD_BYTES)
+        self._effects += effects
+        self.counts["tail_overflow"] += overflowed
         self.cache.resize(customer_id, len(record))
         old_due_ms, new_due_ms = customer.indexed_ms, customer.due_or_never_ms()
         customer.indexed_ms = new_due_ms

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from zlib import crc32
 
 from schemas.events import SOURCES
 from schemas.snapshot import Candidate, SendCount, Snapshot, SnapshotKind
 from streams.core import counters, graph
 from streams.core.config import DAY_MS
-
-if TYPE_CHECKING:
-    from streams.core.fold import Context, Folded
+from streams.core.state import Context, Folded
 
 #: Edge types that reasons and candidates are matched on, and how many of each a snapshot carries.
 _SHOWN_EDGES: Final = {

@@ -11,16 +11,7 @@ from typing import Final
 import msgspec
 
 from schemas import words
-from schemas.events import (
-    CAMPAIGN_SENDS,
-    CLICKSTREAM,
-    PROFILES,
-    REDEMPTIONS,
-    Body,
-    CampaignSend,
-    Clickstream,
-    Redemption,
-)
+from schemas.events import Body, CampaignSend, Clickstream, Profile, Redemption
 from schemas.words import Lexicon
 
 _ID_BYTES: Final = 2
@@ -63,7 +54,7 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
         everything = b"".join([ids for _, _, ids in self.closed]) + self.ids
         return everything[-limit * _ID_BYTES :]
 
-    def act(self, ts_ms: int, source_index: int, body: Body, lexicon: Lexicon, limit: int) -> None:
+    def act(self, ts_ms: int, body: Body, lexicon: Lexicon, limit: int) -> None:
         """Append a customer's own action; begins a session where none is open."""
         if not self.events:
             gap_ms = ts_ms - self.last_ms if self.last_ms else None
@@ -79,14 +70,14 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
             self.sessions += 1
         self.events += 1
         self.last_ms = ts_ms
-        self._say(source_index, body, lexicon, limit)
+        self._say(body, lexicon, limit)
 
-    def note(self, ts_ms: int, source_index: int, body: Body, lexicon: Lexicon, limit: int) -> None:
+    def note(self, ts_ms: int, body: Body, lexicon: Lexicon, limit: int) -> None:
         """Append what was done to the customer (a message): it neither begins nor prolongs a session."""
         if self.events:
-            self._say(source_index, body, lexicon, limit)
+            self._say(body, lexicon, limit)
             return
-        ids = event_ids(source_index, body, lexicon, "")
+        ids = event_ids(body, lexicon, "")
         self._keep((ts_ms, ts_ms, ids), limit)
 
     def close(self, lexicon: Lexicon, limit: int) -> None:
@@ -95,10 +86,10 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
         self._keep((self.start_ms, self.last_ms, ids), limit)
         self.events, self.ids, self.said = 0, b"", ""
 
-    def _say(self, source_index: int, body: Body, lexicon: Lexicon, limit: int) -> None:
-        ids = self.ids + event_ids(source_index, body, lexicon, self.said)
+    def _say(self, body: Body, lexicon: Lexicon, limit: int) -> None:
+        ids = self.ids + event_ids(body, lexicon, self.said)
         self.ids = ids if len(ids) <= 2 * limit * _ID_BYTES else ids[-limit * _ID_BYTES :]
-        self.said = name_of(source_index, body)
+        self.said = name_of(body)
 
     def _keep(self, session: tuple[int, int, bytes], limit: int) -> None:
         self.closed.append(session)
@@ -111,37 +102,39 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
             del self.closed[:drop]
 
 
-def name_of(source_index: int, body: Body) -> str:
+def name_of(body: Body) -> str:
     """The event's word without its field name, e.g. ``purchase`` or ``send``."""
-    if source_index == REDEMPTIONS:
-        return "redemption"
-    if source_index == PROFILES:
-        return "profile"
-    return body.event  # type: ignore[union-attr]
+    match body:
+        case Redemption():
+            return "redemption"
+        case Profile():
+            return "profile"
+        case _:
+            return body.event
 
 
-def event_ids(source_index: int, body: Body, lexicon: Lexicon, said: str) -> bytes:
+def event_ids(body: Body, lexicon: Lexicon, said: str) -> bytes:
     """Token ids of one event; the event's own word is left out where ``said`` is the same."""
-    name, word = name_of(source_index, body), lexicon.word
+    name, word = name_of(body), lexicon.word
     ids = b"" if name == said else word(f"evt:{name}") or word(words.CUSTOM_EVENT) or b""
-    if source_index == CLICKSTREAM:
-        assert isinstance(body, Clickstream)
-        return ids + _clickstream_ids(body, lexicon)
-    if source_index == CAMPAIGN_SENDS:
-        assert isinstance(body, CampaignSend)
-        for field, value in (
-            ("camp", body.campaign_id),
-            ("tmpl", body.template_id),
-            ("offer", body.offer_id),
-            ("chan", body.channel),
-        ):
-            if value is not None:
-                ids += word(f"{field}:{value}") or b""
-    elif source_index == REDEMPTIONS:
-        assert isinstance(body, Redemption)
-        if body.campaign_id is not None:
-            ids += word(f"camp:{body.campaign_id}") or b""
-        ids += word(f"offer:{body.offer_id}") or b""
+    match body:
+        case Clickstream():
+            ids += _clickstream_ids(body, lexicon)
+        case CampaignSend():
+            for field, value in (
+                ("camp", body.campaign_id),
+                ("tmpl", body.template_id),
+                ("offer", body.offer_id),
+                ("chan", body.channel),
+            ):
+                if value is not None:
+                    ids += word(f"{field}:{value}") or b""
+        case Redemption():
+            if body.campaign_id is not None:
+                ids += word(f"camp:{body.campaign_id}") or b""
+            ids += word(f"offer:{body.offer_id}") or b""
+        case Profile():
+            pass  # who somebody is, not what happened
     return ids
 
 

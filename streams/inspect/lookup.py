@@ -20,10 +20,10 @@ from schemas.words import Lexicon
 from streams.core import entities, graph
 from streams.core.config import CoreConfig
 from streams.core.customer import Customer
-from streams.core.fold import Context, Folded
 from streams.core.graph import Neighbour
 from streams.core.labels import Pending
 from streams.core.snapshots import in_holdout, snapshot_of
+from streams.core.state import Context, Folded
 from streams.inspect.moments import moment
 from streams.inspect.render import feature_values
 from streams.kafka.partitioning import partition_for

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from schemas import codec
-from schemas.events import SOURCES, Body
+from schemas.events import SOURCE_INDEX, SOURCES, Body
 from schemas.words import Lexicon
 from streams.core.config import CoreConfig
 from streams.core.durable import IngestCheckpoint
@@ -18,8 +18,6 @@ from streams.core.partition import IngestPartition
 from streams.state.checkpoints import StoredRecords, local_batch, read_meta
 from streams.state.contract import KeyValue
 from streams.state.memory import MemoryStore
-
-_SOURCE_INDEX = {source: source_index for source_index, source in enumerate(SOURCES)}
 
 
 class LogRecord(NamedTuple):
@@ -90,7 +88,7 @@ def replay_checkpoints(
     for topic, customer_id, body, event_ts_ms in events:
         if event_ts_ms >= until_ms:
             break
-        source_index = _SOURCE_INDEX[topic]
+        source_index = SOURCE_INDEX[topic]
         record = LogRecord(offsets[source_index], customer_id.encode(), codec.json_encode(body), (), event_ts_ms)
         offsets[source_index] += 1
         batches[source_index].append(record)

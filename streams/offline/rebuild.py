@@ -20,8 +20,7 @@ from schemas.words import Lexicon
 from streams.core.config import CoreConfig
 from streams.core.customer import Customer
 from streams.core.event import Event
-from streams.core.fold import Context, Effect, advance
-from streams.core.snapshots import snapshot_of
+from streams.core.state import Context
 from streams.inspect.lookup import PREDICTION_TOPICS
 from streams.kafka.partitioning import partition_for
 from streams.kafka.reader import TopicReader
@@ -72,19 +71,7 @@ def rebuild(snapshot: Snapshot, log: Iterable[LogRecord], config: CoreConfig, le
     for event in _events(snapshot, log, config, customer):
         if event.ts_ms > customer.erased_ms and event.ts_ms <= snapshot.as_of_ms and not customer.knows(event):
             customer.insert(event)
-    if snapshot.kind == "event":
-        return customer.snapshot()
-    effects: list[Effect] = []
-    customer.settle(snapshot.as_of_ms + 1, effects)
-    if snapshot.kind == "send":
-        # Taken just before the send, which itself is past `applied`; what it named is the candidate.
-        advance(customer.settled, snapshot.as_of_ms, context, effects)
-        if not customer.settled.events:
-            return None
-        return snapshot_of(customer.settled, "send", snapshot.as_of_ms, context, snapshot.candidate)
-    customer.fire_timers(snapshot.as_of_ms, effects)
-    horizons = [known for known in effects if isinstance(known, Snapshot) and known.kind == "horizon"]
-    return next((known for known in horizons if known.as_of_ms == snapshot.as_of_ms), None)
+    return customer.snapshot_as_of(snapshot.kind, snapshot.as_of_ms, snapshot.candidate)
 
 
 def _events(snapshot: Snapshot, log: Iterable[LogRecord], config: CoreConfig, customer: Customer) -> Iterator[Event]:

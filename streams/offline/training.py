@@ -16,7 +16,7 @@ from models.tokenizer import FastLexicon
 from models.training import TrainSettings, train
 from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError
-from schemas.events import PROFILES, SOURCES, Body
+from schemas.events import PROFILES, SOURCE_INDEX, Body
 from schemas.snapshot import Outcome
 from streams.core.config import DAY_MS, CoreConfig
 from streams.core.timeline import event_ids
@@ -26,7 +26,6 @@ Progress = Callable[[float, str], None]
 SourceEvent = tuple[str, str, Body, int]
 """(topic, customer id, body, event ms)"""
 
-_SOURCE_INDEX: Final = {source: source_index for source_index, source in enumerate(SOURCES)}
 _SHARES: Final = (0.1, 0.4)
 """Parts of the whole that counting words and making outcomes take, for the progress bar."""
 
@@ -53,8 +52,8 @@ def build_lexicon(events: Iterable[SourceEvent], catalog: Mapping[str, CatalogEn
     """Vocabulary of a log and of the catalog's texts."""
     counting = _Counting()
     for topic, _, body, _ in events:
-        if (source_index := _SOURCE_INDEX[topic]) != PROFILES:
-            event_ids(source_index, body, counting, "")
+        if SOURCE_INDEX[topic] != PROFILES:
+            event_ids(body, counting, "")
     for entry in catalog.values():
         if entry.title:
             counting.texts[entry.title] += 1

@@ -26,8 +26,8 @@ from streams.agents.ingest import IngestRole
 from streams.brokers.processes import free_port
 from streams.core.customer import Customer
 from streams.core.durable import IngestCheckpoint
-from streams.core.fold import Context
 from streams.core.partition import IngestPartition
+from streams.core.state import Context
 from streams.inspect import dead_letters
 from streams.kafka import admin
 from streams.kafka.partitioning import partition_for

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final
 
 import msgspec
 
 from schemas import cloudevents
 from schemas.codec import Headers
-from schemas.events import SOURCES, Body
-
-#: Order of topics within one instant, the same that ties of event time are broken by.
-SOURCE_INDEX: Final[dict[str, int]] = {topic: source_index for source_index, topic in enumerate(SOURCES)}
+from schemas.events import SOURCE_INDEX, Body
 
 
 class SourceRecord(msgspec.Struct, frozen=True, gc=False):

@@ -30,8 +30,9 @@ from streams.core.decisions import (
     suppression,
 )
 from streams.core.event import Event
-from streams.core.fold import Context, Folded, fold
+from streams.core.fold import fold
 from streams.core.snapshots import snapshot_of
+from streams.core.state import Context, Folded
 
 POLICY: Final = DecisionPolicy()
 GREEDY: Final = 0.999

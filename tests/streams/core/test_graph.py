@@ -167,16 +167,14 @@ def test_nothing_known_is_nothing_shown() -> None:
     ],
 )
 def test_edges_of_events(source_index: int, said: dict[str, Any], expected: list[str]) -> None:
-    assert [
-        f"{edge_type}:{entity_id}" for edge_type, entity_id in edges_of(source_index, body(source_index, **said))
-    ] == expected
+    assert [f"{edge_type}:{entity_id}" for edge_type, entity_id in edges_of(body(source_index, **said))] == expected
 
 
 @given(event=st.sampled_from([*SEND_EVENTS, "purchase", "search", "item_view", "custom"]))
 def test_every_edge_drawn_has_a_declared_type(event: str) -> None:
     source_index = CAMPAIGN_SENDS if event in SEND_EVENTS else CLICKSTREAM
     said = {"campaign_id": "x"} if source_index == CAMPAIGN_SENDS else {"item_id": "i", "category": "c", "page": "p"}
-    drawn = list(edges_of(source_index, body(source_index, event=event, channel="email", **said)))
+    drawn = list(edges_of(body(source_index, event=event, channel="email", **said)))
     assert {edge_type for edge_type, _ in drawn} <= set(EDGE_TYPES)
 
 

@@ -18,8 +18,9 @@ from schemas.snapshot import Outcome, Snapshot
 from streams.core import labels
 from streams.core.config import DAY_MS, HOUR_MS, CoreConfig
 from streams.core.event import Event
-from streams.core.fold import Context, Effect, Folded, advance, fold, next_due_ms
+from streams.core.fold import fire_due, fold, next_due_ms
 from streams.core.labels import Pending
+from streams.core.state import Context, Effect, Folded
 
 CONFIG: Final = CoreConfig(
     horizon_every_ms=DAY_MS, churn_horizon_ms=3 * DAY_MS, churn_active_ms=3 * DAY_MS, redemption_window_ms=2 * DAY_MS
@@ -55,7 +56,7 @@ class Life:
         self.event(REDEMPTIONS, ts_ms, offer_id=offer_id, **said)
 
     def until(self, now_ms: int) -> None:
-        advance(self.state, now_ms, self.context, self.effects)
+        fire_due(self.state, now_ms, self.context, self.effects)
 
     def outcomes(self, head: str) -> list[Outcome]:
         return [effect for effect in self.effects if isinstance(effect, Outcome) and effect.head == head]

@@ -13,7 +13,7 @@ from schemas.errors import StateCorrupt
 from streams.core.customer import Customer, due_of
 from streams.core.durable import PartitionMeta
 from streams.core.entities import Entities, Entity, decode_entity, encode_entity
-from streams.core.fold import Context
+from streams.core.state import Context
 from streams.state import keys
 from streams.state.checkpoints import LocalMeta, StoredRecords, read_meta
 from streams.state.contract import WriteBatch

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.logs import START_MS
 
 from schemas import words
-from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, REDEMPTIONS, Body, CampaignSend, Clickstream, Redemption
+from schemas.events import Body, CampaignSend, Clickstream, Redemption
 from streams.core.config import DAY_MS, MINUTE_MS
 from streams.core.timeline import Timeline, name_of
 
@@ -52,15 +52,15 @@ class Teller:
 
     def act(self, ts_ms: int = START_MS, event: str = "item_view", **said: Any) -> None:
         made = Clickstream(event=event, event_ts_ms=ts_ms, **said)
-        self.timeline.act(ts_ms, CLICKSTREAM, made, self.lexicon, self.limit)
+        self.timeline.act(ts_ms, made, self.lexicon, self.limit)
 
     def note(self, ts_ms: int = START_MS, event: str = "send", **said: Any) -> None:
         made = CampaignSend(event=event, event_ts_ms=ts_ms, **{"campaign_id": "x"} | said)
-        self.timeline.note(ts_ms, CAMPAIGN_SENDS, made, self.lexicon, self.limit)
+        self.timeline.note(ts_ms, made, self.lexicon, self.limit)
 
     def redeem(self, ts_ms: int = START_MS, **said: Any) -> None:
         made = Redemption(event_ts_ms=ts_ms, offer_id="o", **said)
-        self.timeline.note(ts_ms, REDEMPTIONS, made, self.lexicon, self.limit)
+        self.timeline.note(ts_ms, made, self.lexicon, self.limit)
 
     def close(self) -> None:
         self.timeline.close(self.lexicon, self.limit)
@@ -269,10 +269,10 @@ def test_any_split_of_a_session_stores_and_goes_on_alike(names: list[str]) -> No
 
 
 def test_bodies_of_every_kind_have_a_name() -> None:
-    bodies: list[tuple[int, Body, str]] = [
-        (CLICKSTREAM, Clickstream(event="purchase", event_ts_ms=START_MS), "purchase"),
-        (CAMPAIGN_SENDS, CampaignSend(event="click", event_ts_ms=START_MS, campaign_id="x"), "click"),
-        (REDEMPTIONS, Redemption(event_ts_ms=START_MS, offer_id="o"), "redemption"),
+    bodies: list[tuple[Body, str]] = [
+        (Clickstream(event="purchase", event_ts_ms=START_MS), "purchase"),
+        (CampaignSend(event="click", event_ts_ms=START_MS, campaign_id="x"), "click"),
+        (Redemption(event_ts_ms=START_MS, offer_id="o"), "redemption"),
     ]
-    for source_index, body, name in bodies:
-        assert name_of(source_index, body) == name
+    for body, name in bodies:
+        assert name_of(body) == name

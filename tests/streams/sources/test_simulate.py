@@ -9,8 +9,8 @@ import pytest
 
 from schemas.codec import decode_event
 from schemas.errors import ConfigError, DeadLetter
-from schemas.events import SOURCES, CampaignSend, Clickstream, Profile, Redemption
-from streams.sources.datasets.record import SOURCE_INDEX, SourceRecord, encoded, order
+from schemas.events import SOURCE_INDEX, SOURCES, CampaignSend, Clickstream, Profile, Redemption
+from streams.sources.datasets.record import SourceRecord, encoded, order
 from streams.sources.simulate import FAULTS, CustomerTruth, Simulator, faults
 from streams.sources.simulate.truth import (
     OPEN_COEFFICIENTS,

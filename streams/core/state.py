@@ -1,0 +1,78 @@
+"""What is remembered of one customer, and what its fold makes known."""
+
+from __future__ import annotations
+
+import msgspec
+
+from schemas.snapshot import Outcome, Snapshot
+from schemas.words import Lexicon
+from streams.core.config import CoreConfig
+from streams.core.counters import Counter
+from streams.core.graph import Edges
+from streams.core.labels import Pending
+from streams.core.timeline import Timeline
+
+
+class Folded(msgspec.Struct, array_like=True, gc=False):
+    """Everything that is remembered of a customer's settled past. Bounded, whatever the history's length."""
+
+    first_ms: int = 0
+    last_ms: int = 0
+    activity_ms: int = 0
+    """Last event that counts as activity; 0 where there was none."""
+    active_days: int = 0
+    gap_weight: float = 0.0
+    gap_sum_days: float = 0.0
+    """Decayed count and sum of the days between active days, as of ``activity_ms``."""
+    last_order: str = ""
+    events: int = 0
+    last_send_ms: int = 0
+    last_redemption_ms: int = 0
+    sends_total: int = 0
+    redemptions_total: int = 0
+    edges: Edges = {}
+    timeline: Timeline = msgspec.field(default_factory=Timeline)
+    counters: dict[str, Counter] = {}
+    hours: dict[str, dict[int, int]] = {}
+    """Channel -> hour of the week in UTC (0 is Monday 00:00) -> customer's own actions there."""
+    sends: list[tuple[int, str, str]] = []
+    """(ms, channel, campaign id) of the last sends."""
+    consent: tuple[str, ...] | None = None
+    consent_ms: int = 0
+    """Time of the profile that ``consent`` comes from."""
+    timezone: str | None = None
+    attributes: dict[str, str | bool | int | float | None] = {}
+    pending: list[Pending] = []
+    next_horizon_ms: int = 0
+    applied: list[int] = msgspec.field(default_factory=lambda: [-1, -1, -1, -1])
+    """Highest offset folded in, per source topic."""
+    source: tuple[int, int, int] = (0, -1, 0)
+    """(topic source_index, offset, record timestamp ms) of the newest event."""
+    recent: list[int] = []
+    """Ids of the last events folded in."""
+
+    def copy(self) -> Folded:
+        """Independent copy: containers are copied, the immutable values in them are shared."""
+        twin: Folded = msgspec.structs.replace(self)
+        twin.edges = {edge_type: of_type.copy() for edge_type, of_type in self.edges.items()}
+        twin.timeline = self.timeline.copy()
+        twin.counters = self.counters.copy()
+        twin.hours = {channel: histogram.copy() for channel, histogram in self.hours.items()}
+        twin.sends = self.sends.copy()
+        twin.pending = self.pending.copy()
+        twin.applied = self.applied.copy()
+        twin.recent = self.recent.copy()
+        return twin
+
+
+class Context(msgspec.Struct, frozen=True, gc=False):
+    """What the fold needs besides state and event."""
+
+    config: CoreConfig
+    lexicon: Lexicon
+    partition: int
+    customer_id: str
+
+
+Effect = Snapshot | Outcome | Pending
+"""What folding makes known: a snapshot to be judged, a label, or a question for which there was no room."""
