@@ -19,6 +19,9 @@ from streams.core.config import DAY_MS
 
 _DEFAULT_VALUE: Final = 1.0
 _DEFAULT_PURPOSE: Final = "marketing"
+#: Draws are multiples of 2**-52: a share of fewer than millions of them cannot be told evenly from many candidates, and
+#: its propensities would promise what never happens, down to zero.
+_LEAST_EPSILON: Final = 1e-9
 
 
 class DecisionPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +33,8 @@ class DecisionPolicy(msgspec.Struct, frozen=True, kw_only=True):
     fatigue: float = 0.05
     """Value lost per send the customer got inside the window."""
     epsilon: float = 0.02
-    """Share of decisions drawn evenly from all allowed candidates, so that the policy can be evaluated."""
+    """Share of decisions drawn evenly from all allowed candidates, so that the policy can be evaluated; less than one
+    in a billion is none."""
     alternatives: int = 3
 
 
@@ -75,6 +79,9 @@ def decide(snapshot: Snapshot, scored: Sequence[Scored], policy: DecisionPolicy,
         scored: active campaigns with their probabilities.
         draw: a number in [0, 1) that is fixed for this decision; below ``epsilon`` it explores.
 
+    Propensities sum to 1, and that of whatever is chosen is positive: its inverse is the weight of the decision in an
+    evaluation.
+
     Source of the value: expected margin of the offer less its cost, as in uplift practice without a
     control arm; ``fatigue`` charges for messages the customer already got.
     """
@@ -87,12 +94,13 @@ def decide(snapshot: Snapshot, scored: Sequence[Scored], policy: DecisionPolicy,
         else:
             allowed.append(_action(snapshot, candidate, policy))
     ranked = sorted([*allowed, RankedAction(action="none", value=0.0)], key=_rank)
-    even = policy.epsilon / len(ranked)
+    epsilon = policy.epsilon if policy.epsilon >= _LEAST_EPSILON else 0.0
+    even = epsilon / len(ranked)
     ranked = [
-        msgspec.structs.replace(action, propensity=even + (1.0 - policy.epsilon if place == 0 else 0.0))
+        msgspec.structs.replace(action, propensity=even + (1.0 - epsilon if place == 0 else 0.0))
         for place, action in enumerate(ranked)
     ]
-    explored = draw < policy.epsilon
+    explored = draw < epsilon
     chosen = ranked[min(int(draw / even), len(ranked) - 1)] if explored else ranked[0]
     others = [action for action in ranked if action is not chosen]
     next_best = next((action for action in others if action.action == "send"), None)

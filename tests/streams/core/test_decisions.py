@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.logs import START_MS, NumberedLexicon
 from support.snapshots import plain_snapshot
@@ -212,7 +212,17 @@ def ranking(decision: Decision) -> list[RankedAction]:
     return sorted((decision.chosen, *decision.alternatives), key=lambda one: (-one.value, one.campaign_id or ""))
 
 
-@given(drawn=CANDIDATES, draw=st.floats(0, 1, exclude_max=True), epsilon=st.floats(0, 1))
+# Every share that the settings accept: subnormal ones, and those too small for a draw to fall below them, among them.
+EPSILONS: Final = st.one_of(
+    st.floats(0, 1), st.sampled_from([0.0, 5e-324, 1e-308, 2.0**-52, 1e-9, 1.0]), st.floats(0, 1e-8)
+)
+#: As decisions have them: multiples of 2**-52.
+DRAWS: Final = st.one_of(st.floats(0, 1, exclude_max=True), st.integers(0, 2**52 - 1).map(lambda at: at / 2**52))
+
+
+@example(drawn=[(0.5, "email", 0.0)], draw=0.0, epsilon=5e-324)
+@example(drawn=[(0.5, "email", 0.0)], draw=5e-324, epsilon=1e-323)
+@given(drawn=CANDIDATES, draw=DRAWS, epsilon=EPSILONS)
 def test_laws_of_every_decision(drawn: list[tuple[float, str | None, float]], draw: float, epsilon: float) -> None:
     policy = DecisionPolicy(epsilon=epsilon, alternatives=100)
     scored = scored_of(drawn)
@@ -229,8 +239,11 @@ def test_laws_of_every_decision(drawn: list[tuple[float, str | None, float]], dr
         assert decision.chosen == best
     assert math.isclose(sum(one.propensity for one in found), 1.0, abs_tol=1e-12)
     assert all(0.0 <= one.propensity <= 1.0 for one in found)
+    assert math.isfinite(1.0 / decision.chosen.propensity)
+    # Where the share is too small to be drawn, none but the best is ever chosen.
+    assert all(one.propensity > 0.0 for one in found) == (epsilon >= 1e-9 or len(found) == 1)
     assert max(found, key=lambda one: one.propensity).propensity == best.propensity
-    assert decision.explored == (draw < epsilon)
+    assert decision.explored == (draw < epsilon and epsilon >= 1e-9)
     assert decide(willing(), scored, policy, draw) == decision
     # Candidates come from a dict of the catalog: their order is nobody's promise.
     assert msgspec.structs.replace(decide(willing(), scored[::-1], policy, draw), suppressed=[]) == (
