@@ -160,17 +160,13 @@ def _kind(hint: Any) -> str:
 
 
 def _topics() -> str:
-    def kept(topic: topics.Topic) -> str:
-        days = 0 if topic.retention_ms is None else topic.retention_ms // topics.DAY_MS
-        return "compacted" if topic.retention_ms is None else "1 day" if days == 1 else f"{days} days"
-
     rows = (
         (
             f"`{topic.name}`",
             topic.key,
             topic.format,
             f"`{topic.record.__name__}`" if topic.record is not None else "",
-            kept(topic),
+            topic.kept,
             topic.purpose,
         )
         for topic in topics.TOPICS.values()

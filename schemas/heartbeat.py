@@ -5,7 +5,7 @@ every source topic; a quiet topic then does not hold the watermark back. The pro
 the promise of an event at ``t``: what follows is at most the lateness bound older.
 
 The key is reserved: no customer can be named by it. The value is not null, because a null on ``profiles``
-erases. ``profiles`` is compacted, so it keeps one heartbeat per partition.
+erases. ``profiles`` is compacted, so in the long run it keeps one heartbeat per partition.
 """
 
 from __future__ import annotations

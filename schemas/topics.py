@@ -14,6 +14,8 @@ from schemas import catalog, events, graph, predictions, snapshot
 
 DAY_MS: Final = 86_400_000
 
+#: How long a worker may be away and still find every record of the source topics.
+SOURCE_DAYS: Final = 30
 #: What was predicted is kept until its outcome is known, with time to spare: 28 days for churn, 30 for offers.
 _UNTIL_JUDGED_DAYS: Final = 45
 
@@ -30,7 +32,17 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
     cleanup: Cleanup
     retention_ms: int | None
     """None: for ever (compacted)."""
+    replaced_ms: int | None
+    """Compacted topics: how long at least a record stays that a newer one of its key replaced, and a null; None: not
+    said."""
     purpose: str
+
+    @property
+    def kept(self) -> str:
+        """How long records stay, in words."""
+        if self.cleanup == "compact":
+            return "compacted" if self.replaced_ms is None else f"{_days(self.replaced_ms)}, then compacted"
+        return "for ever" if self.retention_ms is None else _days(self.retention_ms)
 
 
 def _topic(
@@ -42,6 +54,7 @@ def _topic(
     format: Literal["json", "msgpack", "bytes"] = "json",
     cleanup: Cleanup = "delete",
     days: int | None = 7,
+    replaced_days: int | None = None,
 ) -> Topic:
     return Topic(
         name=name,
@@ -50,17 +63,30 @@ def _topic(
         format=format,
         cleanup=cleanup,
         retention_ms=None if cleanup == "compact" or days is None else days * DAY_MS,
+        replaced_ms=None if replaced_days is None else replaced_days * DAY_MS,
         purpose=purpose,
     )
+
+
+def _days(duration_ms: int) -> str:
+    days = duration_ms // DAY_MS
+    return "1 day" if days == 1 else f"{days} days"
 
 
 TOPICS: Final[dict[str, Topic]] = {
     topic.name: topic
     for topic in (
-        _topic("clickstream", events.Clickstream, "what customers do", days=30),
-        _topic("campaign-sends", events.CampaignSend, "what was sent and what became of it", days=30),
-        _topic("redemptions", events.Redemption, "offers used", days=30),
-        _topic("profiles", events.Profile, "attributes and consent; null erases the customer", cleanup="compact"),
+        _topic("clickstream", events.Clickstream, "what customers do", days=SOURCE_DAYS),
+        _topic("campaign-sends", events.CampaignSend, "what was sent and what became of it", days=SOURCE_DAYS),
+        _topic("redemptions", events.Redemption, "offers used", days=SOURCE_DAYS),
+        # Compaction alone would take an erasure, or what consent was meanwhile, from a worker that has not read it yet.
+        _topic(
+            "profiles",
+            events.Profile,
+            "attributes and consent; null erases the customer",
+            cleanup="compact",
+            replaced_days=SOURCE_DAYS,
+        ),
         _topic("catalog", catalog.CatalogEntry, "items, campaigns, offers", key="kind:id", cleanup="compact"),
         _topic("session-snapshots", snapshot.Snapshot, "what the encoder needs", format="msgpack", days=1),
         _topic("graph-edges", graph.GraphEdge, "edges for the entity side", key="kind:id", format="msgpack", days=1),

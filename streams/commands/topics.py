@@ -110,8 +110,6 @@ def _list(client: AdminClient, settings: Settings) -> None:
         table.add_column(column, no_wrap=column != "purpose")
     for topic in TOPICS.values():
         state = found.get(admin.topic_name(prefix, topic.name))
-        days = None if topic.retention_ms is None else topic.retention_ms // 86_400_000
-        kept = "compacted" if topic.cleanup == "compact" else f"{days} days" if days else "for ever"
         there = str(state.partitions) if state else "missing"
-        table.add_row(prefix + topic.name, topic.key, topic.format, kept, there, topic.purpose)
+        table.add_row(prefix + topic.name, topic.key, topic.format, topic.kept, there, topic.purpose)
     Console(width=None if sys.stdout.isatty() else 140).print(table)

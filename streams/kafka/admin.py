@@ -70,6 +70,10 @@ def topic_config(topic: Topic) -> dict[str, str]:
     config: dict[str, str] = {"cleanup.policy": topic.cleanup}
     if topic.cleanup == "delete":
         config["retention.ms"] = str(-1 if topic.retention_ms is None else topic.retention_ms)
+    if topic.replaced_ms is not None:
+        config["min.compaction.lag.ms"] = str(topic.replaced_ms)
+        # Counted from the compaction: an erasure outlives the events before it, also for who begins at the beginning.
+        config["delete.retention.ms"] = str(topic.replaced_ms)
     if topic.name.endswith("-changelog"):
         # Time to overrule a record of a worker that lost its partition before compaction drops the good one.
         config["min.compaction.lag.ms"] = str(_COMPACTION_LAG_MS)

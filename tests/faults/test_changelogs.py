@@ -1,19 +1,22 @@
 """Changelogs that were compacted, cut, emptied or end in something that is no record: a restore ends all the same.
 
-And the catalog, where it is made anew under who follows it.
+And the catalog, where it is made anew under who follows it; and profiles, of which compaction may take nothing that a
+worker that was away has not read.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import NewTopic
 
 from schemas.errors import TopicMismatch
+from schemas.topics import DAY_MS, SOURCE_DAYS
 from streams.brokers.apache import ApacheBroker
 from streams.kafka import admin, offsets
 from streams.serving.catalog import CatalogFollower
@@ -193,6 +196,45 @@ def test_a_catalog_that_began_a_new_life_ends_its_follower(kafka: ApacheBroker) 
     follower.stop()
     assert isinstance(follower.failure, TopicMismatch)
     assert "a restart reads it afresh" in str(follower.failure)
+
+
+def test_profiles_are_not_compacted_before_a_worker_that_was_away_has_read_them(kafka: ApacheBroker) -> None:
+    prefix = "away."
+    client: dict[str, Any] = {"bootstrap.servers": kafka.bootstrap, "log_level": 0}
+    admin.create_topics(admin.connect(client), prefix=prefix, partitions=1)
+    producer = Producer({**client, "enable.idempotence": True})
+
+    def told(days_ago: int, *values: bytes | None) -> None:
+        at_ms = int(time.time() * 1000) - days_ago * DAY_MS  # Kafka begins a segment where records are a week apart
+        for value in values:
+            for customer in range(CUSTOMERS):
+                producer.produce(prefix + "profiles", value, b"c%d" % customer, 0, timestamp=at_ms)
+        assert producer.flush(30) == 0
+
+    told(SOURCE_DAYS + 10, b"first", b"second")
+    told(9, b"third", None, b"fourth")
+    told(0, b"fifth")
+    deadline = time.monotonic() + 60
+    while len(found := _values(client, prefix + "profiles")) == 6 * CUSTOMERS:
+        assert time.monotonic() < deadline, "the broker does not compact"
+        time.sleep(0.2)
+    # What is old was compacted; younger profiles and erasures are all there, whatever came after them.
+    assert Counter(found) == dict.fromkeys((b"second", b"third", None, b"fourth", b"fifth"), CUSTOMERS)
+
+
+def _values(client: dict[str, Any], topic: str) -> list[bytes | None]:
+    consumer = Consumer({**client, "group.id": "reader", "enable.partition.eof": True})
+    consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
+    values = []
+    while True:
+        message = consumer.poll(10)
+        assert message is not None
+        if (error := message.error()) is not None:
+            assert error.code() == KafkaError._PARTITION_EOF
+            break
+        values.append(message.value())
+    consumer.close()
+    return values
 
 
 def _made_anew(log: Changelog, kafka: ApacheBroker) -> Changelog:

@@ -10,7 +10,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
 from schemas.errors import ConfigError, Retry, TopicMismatch
-from schemas.topics import TOPICS
+from schemas.events import SOURCES
+from schemas.topics import DAY_MS, SOURCE_DAYS, TOPICS
 from streams.brokers.processes import free_port
 from streams.kafka import admin
 from streams.kafka.clients import AdminClient
@@ -42,6 +43,21 @@ def test_creates_every_topic_once(client: AdminClient, topics_prefix: str) -> No
     assert admin.describe(client, prefix=topics_prefix) == []
 
 
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_source_keeps_every_record_for_a_worker_that_is_away(source: str) -> None:
+    """Compaction took replaced profiles, erasures among them, before they were read: records gone, and nobody told."""
+    config = admin.topic_config(TOPICS[source])
+    kept = "min.compaction.lag.ms" if config["cleanup.policy"] == "compact" else "retention.ms"
+    assert int(config[kept]) >= SOURCE_DAYS * DAY_MS
+
+
+def test_an_erasure_outlives_the_events_before_it() -> None:
+    profiles = admin.topic_config(TOPICS["profiles"])
+    events_ms = max(int(admin.topic_config(TOPICS[name])["retention.ms"]) for name in SOURCES if name != "profiles")
+    segment_ms = 7 * DAY_MS  # Kafka's default: events leave with the youngest of their segment
+    assert int(profiles["min.compaction.lag.ms"]) + int(profiles["delete.retention.ms"]) > events_ms + segment_ms
+
+
 def test_missing_topics_name_the_command(client: AdminClient, topics_prefix: str) -> None:
     with pytest.raises(TopicMismatch, match=r"topics are missing .*pulsegraph topics create"):
         admin.check_topics(client, prefix=topics_prefix)
@@ -70,6 +86,8 @@ def test_topics_that_are_not_co_partitioned(
     ("topic", "setting", "value"),
     [
         ("profiles", "cleanup.policy", "delete"),
+        ("profiles", "min.compaction.lag.ms", "0"),
+        ("profiles", "delete.retention.ms", "86400000"),
         ("ingest-changelog", "cleanup.policy", "compact,delete"),
         ("outcomes", "retention.ms", "60000"),
         ("dead-letter", "max.message.bytes", "1000012"),
