@@ -82,3 +82,5 @@ class IngestCheckpoint(NamedTuple):
     erasures: list[Erasure]
     meta: bytes
     next_offsets: dict[str, int]
+    counts: dict[str, int]
+    """What became of the records up to ``next_offsets``, since the partition was opened."""

@@ -150,6 +150,8 @@ class EntityCheckpoint(NamedTuple):
     changes: list[RecordChange]
     meta: bytes
     next_offsets: dict[str, int]
+    counts: dict[str, int]
+    """As :class:`streams.core.durable.IngestCheckpoint` has them."""
 
 
 class Entities:
@@ -201,7 +203,8 @@ class Entities:
         """End the checkpoint. Entities have no timers: ``now_ms`` is not used."""
         changes = [RecordChange(name, encode_entity(self._cache[name]), -1, -1) for name in sorted(self._dirty)]
         self._dirty = set()
-        return EntityCheckpoint(changes, msgspec.msgpack.encode(self._next_offset), self.next_offsets)
+        meta = msgspec.msgpack.encode(self._next_offset)
+        return EntityCheckpoint(changes, meta, self.next_offsets, dict(self.counts))
 
     def written(self) -> None:
         excess = len(self._cache) - self._cache_entities

@@ -164,6 +164,7 @@ class IngestPartition:
             self._erasures,
             meta.encode(),
             self.next_offsets,
+            dict(self.counts),
         )
         self._dirty, self._observed = {}, set()
         self._effects, self._edges, self._erasures = [], [], []

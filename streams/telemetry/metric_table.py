@@ -50,8 +50,8 @@ METRICS: Final[dict[str, Metric]] = {
         _counter(
             "events_total",
             "events",
-            "What became of records: applied (late and erased are among them), duplicates, replayed, dead_lettered, "
-            "heartbeats, late, erased.",
+            "What became of records, counted when it is durable: applied (late and erased are among them), duplicates, "
+            "replayed, dead_lettered, heartbeats, late, erased.",
             "role",
             "outcome",
         ),

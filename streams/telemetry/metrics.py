@@ -148,8 +148,11 @@ class Metrics:
         Args:
             checkpoints: partition -> its checkpoint.
             held: partitions still open.
-            counted: partition -> the core's counts as exported so far; brought up to date here.
+            counted: partition -> the counts exported since it was opened; brought up to date here.
             seconds: how long the flush took.
+
+        What the core has counted since waits for its own checkpoint: if the partition is lost before that, the
+        records are read again, and counted by whoever makes them durable.
         """
         for partition, checkpoint in checkpoints.items():
             checkpoint = cast(Any, checkpoint)
@@ -162,7 +165,7 @@ class Metrics:
                 continue
             core = held[partition].core
             evicted = {"cache_evictions": core.cache.evicted}
-            grown = _grown({**core.counts, **evicted}, counted.setdefault(partition, {}))
+            grown = _grown({**checkpoint.counts, **evicted}, counted.setdefault(partition, {}))
             self._outcomes("ingest", grown)
             for name in (*_CORE_COUNTERS, *evicted):
                 getattr(self, f"{name}_total").inc(grown.get(name, 0))
@@ -181,7 +184,7 @@ class Metrics:
             known, exported = self._entities.get(partition, (None, {}))
             if known is not core:  # opened again: its counts began at zero
                 exported = {}
-            self._outcomes("entities", _grown(core.counts, exported))
+            self._outcomes("entities", _grown(cast(Any, checkpoints[partition]).counts, exported))
             self._entities[partition] = core, exported
         self._checkpoint("entities", checkpoints, held, seconds)
 

@@ -12,6 +12,7 @@ from support.logs import CONFIG
 from support.owners import START, batch, fill, state, worker
 
 from schemas.errors import TopicMismatch
+from streams.agents.ingest import IngestRole
 from streams.kafka.positions import missed_records
 from streams.kafka.reader import TopicReader
 from streams.state import keys
@@ -94,6 +95,52 @@ def test_a_new_owner_that_was_expelled_before_its_first_epoch_tells_nothing(brok
     asyncio.run(story())
     with TopicReader({"bootstrap.servers": broker.bootstrap}) as reader:
         assert reader.ends([(f"{prefix}session-snapshots", 0)]) == {(f"{prefix}session-snapshots", 0): 0}
+
+
+@pytest.mark.parametrize("how", ["revoked", "probed", "claimed"])
+def test_every_record_is_counted_once_by_whoever_made_it_durable(how: str, broker: Any, make_topics: Any) -> None:
+    prefix = make_topics(partitions=1)
+    fill(broker.bootstrap, prefix, 30)
+
+    async def story() -> None:
+        now_ms = 0
+        old, group, old_outbox = worker(broker.bootstrap, prefix, {}, monotonic_ms=lambda: now_ms)
+        new, _, new_outbox = worker(broker.bootstrap, prefix, {})
+        await old.on_assigned({0})
+        await old.process(batch(0, 10))
+        first = old._begin([0])
+        await old.process(batch(10, 20))  # while the checkpoint is being written
+        await old._flush(first)
+        assert applied(old) == 10, "what came after the checkpoint is not durable yet"
+        # The partition goes to another worker before the next checkpoint is written.
+        if how != "claimed":
+            group.expelled, now_ms = True, now_ms + 60_000
+        else:
+            await new.on_assigned({0})
+        if how != "revoked":
+            await old._flush(old._begin([0]))
+            assert not old.held
+        await old.on_revoked({0})
+        if how != "claimed":
+            await new.on_assigned({0})
+        assert new.held[0].core.next_offsets["clickstream"] == 10
+        await new.process(batch(10, 30))
+        await new.on_revoked({0})
+        assert (applied(old), applied(new)) == (10, 20)
+        # And back again: counting goes on where it was.
+        group.expelled = False
+        await old.on_assigned({0})
+        await old.process(batch(30, 35))
+        await old.on_revoked({0})
+        assert applied(old) == 15
+        old_outbox.close(5)
+        new_outbox.close(5)
+
+    asyncio.run(story())
+
+
+def applied(role: IngestRole) -> float:
+    return role._metrics.value("events_total", role="ingest", outcome="applied")
 
 
 def test_a_worker_that_was_away_takes_no_topic_for_silent(broker: Any, make_topics: Any) -> None:

@@ -41,9 +41,9 @@ def test_two_processes_in_one_do_not_mix() -> None:
     assert second.value("records_total", role="ingest", topic="clickstream") == 0
 
 
-def _core(**counts: int) -> SimpleNamespace:
+def _core() -> SimpleNamespace:
     cache = SimpleNamespace(evicted=1, used_bytes=10, __len__=lambda: 0)
-    return SimpleNamespace(counts=counts, cache=_Cache(cache), watermark=SimpleNamespace(value_ms=99))
+    return SimpleNamespace(cache=_Cache(cache), watermark=SimpleNamespace(value_ms=99))
 
 
 class _Cache:
@@ -54,8 +54,9 @@ class _Cache:
         return 3
 
 
-def _checkpoint() -> SimpleNamespace:
+def _checkpoint(**counts: int) -> SimpleNamespace:
     return SimpleNamespace(
+        counts=counts,
         changes=[SimpleNamespace(record=b"12345"), SimpleNamespace(record=None)],
         meta=b"123",
         next_offsets={"clickstream": 5},
@@ -70,34 +71,32 @@ def test_ingest_epochs_add_up_over_reopened_partitions() -> None:
     metrics = Metrics()
     store = SimpleNamespace(size_bytes=lambda: 1000)
     counted: dict[int, dict[str, int]] = {}
-    held = {
-        0: SimpleNamespace(core=_core(applied=4, duplicates=1, timers_fired=2, pending_labels_dropped=3), store=store)
-    }
-    metrics.ingest_checkpoint({0: _checkpoint()}, held, counted, 0.01)
-    held[0].core.counts["applied"] = 9
-    metrics.ingest_checkpoint({0: _checkpoint()}, held, counted, 0.01)
+    held = {0: SimpleNamespace(core=_core(), store=store)}
+    counts = {"duplicates": 1, "timers_fired": 2, "pending_labels_dropped": 3}
+    metrics.ingest_checkpoint({0: _checkpoint(applied=4, **counts)}, held, counted, 0.01)
+    metrics.ingest_checkpoint({0: _checkpoint(applied=9, **counts)}, held, counted, 0.01)
     counted.clear()
-    held[0].core = _core(applied=1)
-    metrics.ingest_checkpoint({0: _checkpoint()}, held, counted, 0.01)
+    metrics.ingest_checkpoint({0: _checkpoint(applied=1)}, held, counted, 0.01)
+    metrics.ingest_checkpoint({1: _checkpoint(applied=100)}, held, counted, 0.01)  # lost while it was written
     assert metrics.value("events_total", role="ingest", outcome="applied") == 10
     assert metrics.value("events_total", role="ingest", outcome="duplicates") == 1
     assert metrics.value("timers_fired_total") == 2
     assert metrics.value("pending_labels_dropped_total") == 3
-    assert metrics.value("changelog_bytes_total", role="ingest") == 24
-    assert metrics.value("snapshots_total", kind="horizon") == 3
-    assert metrics.value("outcomes_total", head="churn", label="1") == 3
+    assert metrics.value("changelog_bytes_total", role="ingest") == 32
+    assert metrics.value("snapshots_total", kind="horizon") == 4
+    assert metrics.value("outcomes_total", head="churn", label="1") == 4
     assert metrics.value("watermark_timestamp_ms", partition="0") == 99
     assert metrics.value("cache_customers", partition="0") == 3
     assert metrics.value("state_bytes", role="ingest", partition="0") == 1000
-    assert metrics.value("checkpoint_seconds_count", role="ingest") == 3
+    assert metrics.value("checkpoint_seconds_count", role="ingest") == 4
 
 
 def test_entities_epochs_start_over_with_a_new_core() -> None:
     metrics = Metrics()
     store = SimpleNamespace(size_bytes=lambda: 1)
     for applied in (4, 9):
-        core = SimpleNamespace(counts={"applied": applied})
-        metrics.entities_checkpoint({0: _checkpoint()}, {0: SimpleNamespace(core=core, store=store)}, 0.01)
+        held = {0: SimpleNamespace(core=SimpleNamespace(), store=store)}
+        metrics.entities_checkpoint({0: _checkpoint(applied=applied)}, held, 0.01)
     assert metrics.value("events_total", role="entities", outcome="applied") == 13
 
 
