@@ -11,10 +11,9 @@ from infra.bench.graph_role import Stopwatch
 from schemas.errors import Stop
 from streams.runtime.app import Committer
 from streams.settings.schema import load
+from streams.telemetry.metric_table import FATES
+from streams.telemetry.metrics import Metrics
 from streams.worker import Worker
-
-#: What may become of a record; together they are all there were.
-_FATES = ("applied", "duplicates", "dead_lettered", "heartbeats")
 
 
 def run(job: Job) -> Outcome:
@@ -47,7 +46,7 @@ def run(job: Job) -> Outcome:
     watch.bind(Committer(app))
     app.runner.role = watch
     status = worker.run()
-    counted = sum(int(worker.metrics.value("events_total", role="ingest", outcome=fate)) for fate in _FATES)
+    counted = sum(int(worker.metrics.value(Metrics.events_total, role="ingest", outcome=fate)) for fate in FATES)
     if status != 0 or counted != job.take:
         raise Stop(f"ingest ended with {status} and counted {counted:,} of {job.take:,} records")
     return watch.outcome(None)

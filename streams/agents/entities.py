@@ -8,7 +8,7 @@ from typing import Any
 from schemas.deadletter import Refused
 from streams.core.entities import Entities
 from streams.runtime.roles import Batch
-from streams.state.checkpoints import StateCheckpoint, StoredRecords
+from streams.state.checkpoints import StoredRecords
 from streams.state.contract import KeyValue
 from streams.stateful.checkpoint_writer import Output
 from streams.stateful.role import StatefulRole
@@ -33,5 +33,5 @@ class EntitiesRole(StatefulRole):
     def due_ms(self, record: bytes) -> int:
         return -1
 
-    def flushed(self, checkpoints: Mapping[int, StateCheckpoint], seconds: float) -> None:
+    def flushed(self, checkpoints: Mapping[int, Any], seconds: float) -> None:
         self._metrics.entities_checkpoint(checkpoints, self.held, seconds)

@@ -18,7 +18,7 @@ from streams.core.durable import IngestCheckpoint
 from streams.core.partition import IngestPartition
 from streams.core.refusal_limit import RefusalLimit
 from streams.runtime.roles import Batch, Offsets
-from streams.state.checkpoints import StateCheckpoint, StoredRecords
+from streams.state.checkpoints import StoredRecords
 from streams.state.contract import KeyValue
 from streams.stateful.checkpoint_writer import Output
 from streams.stateful.role import StatefulRole
@@ -109,5 +109,5 @@ class IngestRole(StatefulRole):
     def due_ms(self, record: bytes) -> int:
         return due_of(record).due_ms
 
-    def flushed(self, checkpoints: Mapping[int, StateCheckpoint], seconds: float) -> None:
+    def flushed(self, checkpoints: Mapping[int, Any], seconds: float) -> None:
         self._metrics.ingest_checkpoint(checkpoints, self.held, self._counted, seconds)

@@ -10,6 +10,8 @@ from typing import Final
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
+from streams.telemetry.metric_table import MetricTable
+
 _TIMEOUT_S: Final = 5.0
 
 
@@ -53,23 +55,23 @@ def parse(text: str) -> WorkerNumbers:
     sums: dict[str, float] = defaultdict(float)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            if sample.name == "pulsegraph_events_total":
+            if sample.name == MetricTable.events_total.full_name:
                 if sample.labels["role"] == "ingest":
                     sums[sample.labels["outcome"]] += sample.value
-            elif sample.name == "pulsegraph_restore_seconds":
+            elif sample.name == MetricTable.restore_seconds.full_name:
                 sums["partitions"] += sample.labels["role"] == "ingest"
             else:
-                sums[sample.name.removeprefix("pulsegraph_")] += sample.value
+                sums[sample.name] += sample.value
     return WorkerNumbers(
         applied=int(sums["applied"]),
         duplicates=int(sums["duplicates"]),
         dead_lettered=int(sums["dead_lettered"]),
         late=int(sums["late"]),
         replayed=int(sums["replayed"]),
-        snapshots=int(sums["snapshots_total"]),
-        encoded=int(sums["encode_batch_snapshots_sum"]),
-        coalesced=int(sums["snapshots_coalesced_total"]),
-        queue=int(sums["encode_queue_snapshots"]),
-        state_bytes=int(sums["state_bytes"]),
+        snapshots=int(sums[MetricTable.snapshots_total.full_name]),
+        encoded=int(sums[MetricTable.encode_batch_snapshots.full_name + "_sum"]),
+        coalesced=int(sums[MetricTable.snapshots_coalesced_total.full_name]),
+        queue=int(sums[MetricTable.encode_queue_snapshots.full_name]),
+        state_bytes=int(sums[MetricTable.state_bytes.full_name]),
         partitions=int(sums["partitions"]),
     )

@@ -1,126 +1,106 @@
-"""The one table of metrics: name, kind, unit, meaning, labels.
+"""The one table of metrics. To add one: a line here, and :class:`streams.telemetry.metrics.Metrics` sets it.
 
-Dashboards, alerts and documentation are held to :data:`METRICS` by a test. Names carry their unit, as Prometheus asks:
-``_seconds``, ``_bytes``, ``_total`` for counters.
+An attribute is the declaration on the class and the Prometheus collector on an instance. Tests hold dashboards, alerts
+and documentation to :data:`METRICS`. Names carry their unit, as Prometheus asks: ``_seconds``, ``_bytes``, and
+``_total`` for counters.
 """
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
 
-import msgspec
+from streams.telemetry.metric import (
+    SIZES,
+    AnyMetric,
+    CoreCounter,
+    Metric,
+    PartitionGauge,
+    core_counter,
+    counter,
+    gauge,
+    histogram,
+    partition_gauge,
+)
 
-_SIZES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1_024.0, 4_096.0, 16_384.0)
-_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+#: Fates that exclude each other, as a core counts them: every record that is new to it has one.
+FATES: Final = ("applied", "duplicates", "dead_lettered", "heartbeats")
+#: What may be said of a record: its fate, that it was not new, and what else is worth knowing of one that was applied.
+OUTCOMES: Final = (*FATES, "replayed", "late", "erased")
+
 _FRESHNESS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
-class Metric(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric, without the ``pulsegraph_`` in front."""
+class MetricTable:
+    """Kind, name, unit, meaning and labels of every metric."""
 
-    name: str
-    kind: Literal["counter", "gauge", "histogram"]
-    unit: str
-    meaning: str
-    labels: tuple[str, ...] = ()
-    buckets: tuple[float, ...] = ()
-
-    @property
-    def full_name(self) -> str:
-        """As it is scraped; histograms add ``_bucket``, ``_sum`` and ``_count``."""
-        return f"pulsegraph_{self.name}"
-
-
-def _counter(name: str, unit: str, meaning: str, *labels: str) -> Metric:
-    return Metric(name=name, kind="counter", unit=unit, meaning=meaning, labels=labels)
-
-
-def _gauge(name: str, unit: str, meaning: str, *labels: str) -> Metric:
-    return Metric(name=name, kind="gauge", unit=unit, meaning=meaning, labels=labels)
-
-
-def _histogram(name: str, unit: str, meaning: str, *labels: str, buckets: tuple[float, ...] = _SECONDS) -> Metric:
-    return Metric(name=name, kind="histogram", unit=unit, meaning=meaning, labels=labels, buckets=buckets)
-
-
-METRICS: Final[dict[str, Metric]] = {
-    metric.name: metric
-    for metric in (
-        _counter("records_total", "records", "Records handed to a role.", "role", "topic"),
-        _counter(
-            "events_total",
-            "events",
-            "What became of records, counted when it is durable: applied (late and erased are among them), duplicates, "
-            "replayed, dead_lettered, heartbeats, late, erased.",
-            "role",
-            "outcome",
-        ),
-        _counter("dead_letters_total", "records", "Records refused, by the error's reason.", "topic", "reason"),
-        _counter("batches_total", "batches", "Batches handed to a role.", "role"),
-        _histogram("batch_records", "records", "Records in one batch.", "role", buckets=_SIZES),
-        _histogram("checkpoint_seconds", "seconds", "From a checkpoint's beginning to its committed offsets.", "role"),
-        _counter("changelog_bytes_total", "bytes", "State records written to the changelog.", "role"),
-        _gauge(
-            "lag_records",
-            "records",
-            "Records not yet committed by the whole group; every worker tells it.",
-            "role",
-            "topic",
-            "partition",
-        ),
-        _gauge("watermark_timestamp_ms", "ms of event time", "The partition's watermark.", "partition"),
-        _counter("timers_fired_total", "timers", "Timers that event time has passed."),
-        _gauge("cache_customers", "customers", "Decoded customers in memory.", "partition"),
-        _gauge("cache_bytes", "bytes", "Their estimated size.", "partition"),
-        _counter("cache_hits_total", "lookups", "Customers found decoded."),
-        _counter("cache_misses_total", "lookups", "Customers read from the store, or new."),
-        _counter("cache_evictions_total", "customers", "Customers dropped from memory to stay within its bound."),
-        _gauge("state_bytes", "bytes", "Size of a partition's local store.", "role", "partition"),
-        _counter("snapshots_total", "snapshots", "Snapshots emitted.", "kind"),
-        _counter("snapshots_coalesced_total", "snapshots", "Snapshots dropped because a newer one came before a run."),
-        _counter("outcomes_total", "outcomes", "Labelled snapshots emitted.", "head", "label"),
-        _counter("erasures_total", "customers", "Customers erased."),
-        _counter("tail_overflow_total", "events", "Events settled before the lateness bound, for want of room."),
-        _counter(
-            "pending_labels_dropped_total",
-            "labels",
-            "Pending labels dropped without an outcome, for want of room.",
-        ),
-        _histogram("encode_batch_snapshots", "snapshots", "Snapshots in one run of the model.", buckets=_SIZES),
-        _histogram("encode_seconds", "seconds", "One run of encoder and heads."),
-        _gauge("encode_queue_snapshots", "snapshots", "Snapshots waiting for the model."),
-        _histogram(
-            "freshness_seconds",
-            "seconds",
-            "From the Kafka record timestamp of the newest event to the prediction, wall clock.",
-            buckets=_FRESHNESS,
-        ),
-        _counter("predictions_total", "predictions", "Predictions emitted.", "topic"),
-        _counter(
-            "vocabulary_mismatch_total",
-            "snapshots",
-            "Snapshots with tokens of another vocabulary than the model's: judged on their features alone.",
-        ),
-        _gauge("live_auc_ratio", "0 to 1", "AUC of emitted predictions whose outcome is known.", "head"),
-        _gauge(
-            "live_auc_pairs",
-            "predictions",
-            "Predictions that the live AUC rests on: of many, the newest of an even sample.",
-            "head",
-        ),
-        _counter("restored_records_total", "records", "State records read back from the changelog.", "role"),
-        _counter("restored_bytes_total", "bytes", "Bytes read back from the changelog.", "role"),
-        _gauge("restore_seconds", "seconds", "How long the last restore took.", "role", "partition"),
-        _gauge("restore_progress_ratio", "0 to 1", "How far the restore of a partition has come.", "role", "partition"),
-        _counter(
-            "missed_records_total", "records", "Records that retention removed before they were read.", "role", "topic"
-        ),
-        _gauge(
-            "standby_behind_records",
-            "records",
-            "Changelog records that the local copy of another worker's partition has not applied yet.",
-            "role",
-            "partition",
-        ),
+    records_total = counter("records", "Records handed to a role.", "role", "topic")
+    events_total = counter(
+        "events",
+        f"What became of records, counted when it is durable: {', '.join(OUTCOMES)}. "
+        "Late and erased are among the applied.",
+        "role",
+        "outcome",
     )
+    dead_letters_total = counter("records", "Records refused, by the error's reason.", "topic", "reason")
+    batches_total = counter("batches", "Batches handed to a role.", "role")
+    batch_records = histogram("records", "Records in one batch.", "role", buckets=SIZES)
+    checkpoint_seconds = histogram("seconds", "From a checkpoint's beginning to its committed offsets.", "role")
+    changelog_bytes_total = counter("bytes", "State records written to the changelog.", "role")
+    lag_records = gauge(
+        "records",
+        "Records not yet committed by the whole group; every worker tells it.",
+        "role",
+        "topic",
+        "partition",
+    )
+    watermark_timestamp_ms = partition_gauge("ms of event time", "The partition's watermark.", role="ingest")
+    timers_fired_total = core_counter("timers", "Timers that event time has passed.")
+    cache_customers = partition_gauge("customers", "Decoded customers in memory.", role="ingest")
+    cache_bytes = partition_gauge("bytes", "Their estimated size.", role="ingest")
+    cache_hits_total = core_counter("lookups", "Customers found decoded.")
+    cache_misses_total = core_counter("lookups", "Customers read from the store, or new.")
+    cache_evictions_total = core_counter("customers", "Customers dropped from memory to stay within its bound.")
+    state_bytes = partition_gauge("bytes", "Size of a partition's local store.")
+    snapshots_total = counter("snapshots", "Snapshots emitted.", "kind")
+    snapshots_coalesced_total = counter("snapshots", "Snapshots dropped because a newer one came before a run.")
+    outcomes_total = counter("outcomes", "Labelled snapshots emitted.", "head", "label")
+    erasures_total = counter("customers", "Customers erased.")
+    tail_overflow_total = core_counter("events", "Events settled before the lateness bound, for want of room.")
+    pending_labels_dropped_total = core_counter(
+        "labels", "Pending labels dropped without an outcome, for want of room."
+    )
+    encode_batch_snapshots = histogram("snapshots", "Snapshots in one run of the model.", buckets=SIZES)
+    encode_seconds = histogram("seconds", "One run of encoder and heads.")
+    encode_queue_snapshots = gauge("snapshots", "Snapshots waiting for the model.")
+    freshness_seconds = histogram(
+        "seconds",
+        "From the Kafka record timestamp of the newest event to the prediction, wall clock.",
+        buckets=_FRESHNESS,
+    )
+    predictions_total = counter("predictions", "Predictions emitted.", "topic")
+    vocabulary_mismatch_total = counter(
+        "snapshots", "Snapshots with tokens of another vocabulary than the model's: judged on their features alone."
+    )
+    live_auc_ratio = gauge("0 to 1", "AUC of emitted predictions whose outcome is known.", "head")
+    live_auc_pairs = gauge(
+        "predictions", "Predictions that the live AUC rests on: of many, the newest of an even sample.", "head"
+    )
+    restored_records_total = counter("records", "State records read back from the changelog.", "role")
+    restored_bytes_total = counter("bytes", "Bytes read back from the changelog.", "role")
+    restore_seconds = partition_gauge("seconds", "How long the last restore took.")
+    restore_progress_ratio = partition_gauge("0 to 1", "How far the restore of a partition has come.")
+    missed_records_total = counter("records", "Records that retention removed before they were read.", "role", "topic")
+    standby_behind_records = gauge(
+        "records",
+        "Changelog records that the local copy of another worker's partition has not applied yet.",
+        "role",
+        "partition",
+    )
+
+
+METRICS: Final[dict[str, AnyMetric]] = {
+    name: metric for name, metric in vars(MetricTable).items() if isinstance(metric, Metric)
 }
+#: Name in a core's counts -> the counter that it is exported as.
+CORE_COUNTERS: Final = {metric.counted_as: metric for metric in METRICS.values() if isinstance(metric, CoreCounter)}
+PARTITION_GAUGES: Final = tuple(metric for metric in METRICS.values() if isinstance(metric, PartitionGauge))

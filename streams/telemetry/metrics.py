@@ -1,100 +1,72 @@
-"""The metrics of a process, declared in :mod:`streams.telemetry.metric_table`; and ``/metrics``."""
+"""What sets the metrics that :mod:`streams.telemetry.metric_table` declares; and ``/metrics``."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Protocol, cast
+from typing import Final, Protocol, TypeVar
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from schemas.errors import ConfigError
+from streams.core.durable import IngestCheckpoint
+from streams.core.entities import Entities, EntityCheckpoint
+from streams.core.partition import IngestPartition
 from streams.kafka.offsets import Lag
 from streams.state.checkpoints import StateCheckpoint
-from streams.telemetry.metric_table import METRICS, Metric
+from streams.telemetry.metric import AnyMetric, Metric
+from streams.telemetry.metric_table import CORE_COUNTERS, METRICS, OUTCOMES, PARTITION_GAUGES, MetricTable
 
-#: Names in a core's counts -> the counter that they are exported as.
-_CORE_COUNTERS: Final = ("timers_fired", "cache_hits", "cache_misses", "tail_overflow", "pending_labels_dropped")
 _SIZE_EVERY_S: Final = 5.0
-_CORE_OUTCOMES: Final = ("applied", "duplicates", "replayed", "dead_lettered", "heartbeats", "late", "erased")
+
+Core_co = TypeVar("Core_co", covariant=True)
 
 
-class Held(Protocol):
-    """An open partition, as :class:`streams.stateful.checkpoint_writer.Held` is."""
-
-    @property
-    def core(self) -> Any: ...
-
-    @property
-    def store(self) -> Any: ...
+class HasSize(Protocol):
+    def size_bytes(self) -> int: ...
 
 
-class Published(Protocol):
-    """A prediction that was sent, as :class:`streams.agents.encode.Published` is."""
-
+class HasTopic(Protocol):
     @property
     def topic(self) -> str: ...
 
 
-class Metrics:
-    """All metrics of one process, in a registry of their own; attribute names are those of :data:`METRICS`.
+class HeldPartition(Protocol[Core_co]):
+    """An open partition, as :class:`streams.stateful.checkpoint_writer.Held` is."""
+
+    @property
+    def core(self) -> Core_co: ...
+
+    @property
+    def store(self) -> HasSize: ...
+
+
+class Metrics(MetricTable):
+    """All metrics of one process, in a registry of their own; each method is something that happened.
 
     Example:
         >>> metrics = Metrics()
         >>> metrics.predictions_total.labels(topic="predictions.churn").inc()
-        >>> metrics.value("predictions_total", topic="predictions.churn")
+        >>> metrics.value(Metrics.predictions_total, topic="predictions.churn")
         1.0
     """
-
-    records_total: Counter
-    events_total: Counter
-    dead_letters_total: Counter
-    batches_total: Counter
-    batch_records: Histogram
-    checkpoint_seconds: Histogram
-    changelog_bytes_total: Counter
-    lag_records: Gauge
-    watermark_timestamp_ms: Gauge
-    timers_fired_total: Counter
-    cache_customers: Gauge
-    cache_bytes: Gauge
-    cache_hits_total: Counter
-    cache_misses_total: Counter
-    cache_evictions_total: Counter
-    state_bytes: Gauge
-    snapshots_total: Counter
-    snapshots_coalesced_total: Counter
-    outcomes_total: Counter
-    erasures_total: Counter
-    tail_overflow_total: Counter
-    pending_labels_dropped_total: Counter
-    encode_batch_snapshots: Histogram
-    encode_seconds: Histogram
-    encode_queue_snapshots: Gauge
-    freshness_seconds: Histogram
-    predictions_total: Counter
-    vocabulary_mismatch_total: Counter
-    live_auc_ratio: Gauge
-    live_auc_pairs: Gauge
-    restored_records_total: Counter
-    restored_bytes_total: Counter
-    restore_seconds: Gauge
-    restore_progress_ratio: Gauge
-    standby_behind_records: Gauge
-    missed_records_total: Counter
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         for metric in METRICS.values():
-            setattr(self, metric.name, _build(metric, self.registry))
-        self._entities: dict[int, tuple[object, dict[str, int]]] = {}
+            vars(self)[metric.name] = metric.build(self.registry)
+        self._entities: dict[int, tuple[Entities, dict[str, int]]] = {}
         self._size_due_s: dict[tuple[str, int], float] = {}
 
-    def value(self, name: str, **labels: str) -> float:
-        """Current value of a counter or gauge (or of ``..._count``, ``..._sum``); 0 where nothing was recorded."""
-        return self.registry.get_sample_value(f"pulsegraph_{name}", labels) or 0.0
+    def value(self, metric: Metric[Counter] | Metric[Gauge], **labels: str) -> float:
+        """Current value of a counter or gauge; 0 where nothing was recorded."""
+        return self._sample(metric, "", labels)
+
+    def observations(self, metric: Metric[Histogram], **labels: str) -> tuple[int, float]:
+        """How many values a histogram has taken, and their sum."""
+        return int(self._sample(metric, "_count", labels)), self._sample(metric, "_sum", labels)
 
     def batch(self, role: str, topic: str, records: int) -> None:
         """A batch was handed to a role; ``topic`` is the logical name."""
@@ -116,7 +88,7 @@ class Metrics:
         snapshots: int,
         seconds: float,
         fresh_ms: Iterable[float],
-        published: Iterable[Published],
+        published: Iterable[HasTopic],
         foreign: int = 0,
     ) -> None:
         """The model ran, and its predictions were delivered.
@@ -138,8 +110,8 @@ class Metrics:
 
     def ingest_checkpoint(
         self,
-        checkpoints: Mapping[int, StateCheckpoint],
-        held: Mapping[int, Held],
+        checkpoints: Mapping[int, IngestCheckpoint],
+        held: Mapping[int, HeldPartition[IngestPartition]],
         counted: dict[int, dict[str, int]],
         seconds: float,
     ) -> None:
@@ -155,7 +127,6 @@ class Metrics:
         records are read again, and counted by whoever makes them durable.
         """
         for partition, checkpoint in checkpoints.items():
-            checkpoint = cast(Any, checkpoint)
             for snapshot in (*checkpoint.snapshots, *checkpoint.awaiting_label):
                 self.snapshots_total.labels(kind=snapshot.kind).inc()
             for outcome in checkpoint.outcomes:
@@ -164,11 +135,8 @@ class Metrics:
             if partition not in held:
                 continue
             core = held[partition].core
-            evicted = {"cache_evictions": core.cache.evicted}
-            grown = _grown({**checkpoint.counts, **evicted}, counted.setdefault(partition, {}))
-            self._outcomes("ingest", grown)
-            for name in (*_CORE_COUNTERS, *evicted):
-                getattr(self, f"{name}_total").inc(grown.get(name, 0))
+            counts = {**checkpoint.counts, "cache_evictions": core.cache.evicted}
+            self._count("ingest", counts, counted.setdefault(partition, {}))
             number = str(partition)
             self.watermark_timestamp_ms.labels(partition=number).set(core.watermark.value_ms)
             self.cache_customers.labels(partition=number).set(len(core.cache))
@@ -176,7 +144,10 @@ class Metrics:
         self._checkpoint("ingest", checkpoints, held, seconds)
 
     def entities_checkpoint(
-        self, checkpoints: Mapping[int, StateCheckpoint], held: Mapping[int, Held], seconds: float
+        self,
+        checkpoints: Mapping[int, EntityCheckpoint],
+        held: Mapping[int, HeldPartition[Entities]],
+        seconds: float,
     ) -> None:
         """A checkpoint of entities is durable; see :meth:`ingest_checkpoint`."""
         for partition in checkpoints.keys() & held.keys():
@@ -184,7 +155,7 @@ class Metrics:
             known, exported = self._entities.get(partition, (None, {}))
             if known is not core:  # opened again: its counts began at zero
                 exported = {}
-            self._outcomes("entities", _grown(cast(Any, checkpoints[partition]).counts, exported))
+            self._count("entities", checkpoints[partition].counts, exported)
             self._entities[partition] = core, exported
         self._checkpoint("entities", checkpoints, held, seconds)
 
@@ -224,16 +195,18 @@ class Metrics:
 
     def released(self, role: str, partition: int) -> None:
         """A partition went to another worker: its gauges here would tell yesterday's news."""
-        number = str(partition)
         self._size_due_s.pop((role, partition), None)
-        for gauge in (self.state_bytes, self.restore_seconds, self.restore_progress_ratio):
-            gauge.remove_by_labels({"role": role, "partition": number})
-        if role == "ingest":
-            for gauge in (self.watermark_timestamp_ms, self.cache_customers, self.cache_bytes):
-                gauge.remove_by_labels({"partition": number})
+        for gauge in PARTITION_GAUGES:
+            labels = gauge.labels_of(role, partition)
+            if labels is not None:
+                gauge.of(self).remove_by_labels(labels)
 
     def _checkpoint(
-        self, role: str, checkpoints: Mapping[int, StateCheckpoint], held: Mapping[int, Held], seconds: float
+        self,
+        role: str,
+        checkpoints: Mapping[int, StateCheckpoint],
+        held: Mapping[int, HeldPartition[object]],
+        seconds: float,
     ) -> None:
         self.checkpoint_seconds.labels(role=role).observe(seconds)
         for partition, checkpoint in checkpoints.items():
@@ -246,10 +219,20 @@ class Metrics:
                 size = held[partition].store.size_bytes()
                 self.state_bytes.labels(role=role, partition=str(partition)).set(size)
 
-    def _outcomes(self, role: str, grown: Mapping[str, int]) -> None:
-        for outcome in _CORE_OUTCOMES:
-            if outcome in grown:
-                self.events_total.labels(role=role, outcome=outcome).inc(grown[outcome])
+    def _count(self, role: str, counts: Mapping[str, int], exported: dict[str, int]) -> None:
+        """Export what a core's counts have grown by since ``exported``, which is brought up to date."""
+        for name, count in counts.items():
+            grown = max(0, count - exported.get(name, 0))
+            exported[name] = count
+            if name in CORE_COUNTERS:
+                CORE_COUNTERS[name].of(self).inc(grown)
+            elif grown and name in OUTCOMES:
+                self.events_total.labels(role=role, outcome=name).inc(grown)
+
+    def _sample(self, metric: AnyMetric, ending: str, labels: dict[str, str]) -> float:
+        if labels.keys() != set(metric.labels):
+            raise ValueError(f"{metric.name} has the labels {metric.labels}, not {tuple(labels)}")
+        return self.registry.get_sample_value(metric.full_name + ending, labels) or 0.0
 
 
 class MetricsServer:
@@ -285,19 +268,3 @@ def serve(metrics: Metrics, port: int | None, host: str = "127.0.0.1") -> Metric
             "port, to 0 for a free one or to none"
         ) from error
     return MetricsServer(server, thread)
-
-
-def _grown(counts: Mapping[str, int], exported: dict[str, int]) -> dict[str, int]:
-    grown = {name: count - exported.get(name, 0) for name, count in counts.items() if count > exported.get(name, 0)}
-    exported.update(counts)
-    return grown
-
-
-def _build(metric: Metric, registry: CollectorRegistry) -> Counter | Gauge | Histogram:
-    # prometheus_client appends _total to counters by itself.
-    name = metric.full_name.removesuffix("_total")
-    if metric.kind == "counter":
-        return Counter(name, metric.meaning, metric.labels, registry=registry)
-    if metric.kind == "gauge":
-        return Gauge(name, metric.meaning, metric.labels, registry=registry)
-    return Histogram(name, metric.meaning, metric.labels, registry=registry, buckets=metric.buckets)

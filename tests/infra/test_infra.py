@@ -16,7 +16,8 @@ import yaml
 
 from streams.brokers.apache import KAFKA_VERSION, POM
 from streams.settings.schema import fields
-from streams.telemetry.metric_table import METRICS, Metric
+from streams.telemetry.metric import AnyMetric
+from streams.telemetry.metric_table import METRICS
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
@@ -44,7 +45,7 @@ def _targets() -> list[dict[str, str]]:
 EXPRESSIONS = [rule["expr"] for rule in _alerts()] + [target["expr"] for target in _targets()]
 
 
-def _metric(scraped: str) -> Metric | None:
+def _metric(scraped: str) -> AnyMetric | None:
     for metric in METRICS.values():
         endings = ("_bucket", "_sum", "_count") if metric.kind == "histogram" else ("",)
         if scraped in {metric.full_name + ending for ending in endings}:

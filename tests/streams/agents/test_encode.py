@@ -85,6 +85,6 @@ def test_the_role_tells_of_them() -> None:
         await role.stop()
 
     asyncio.run(encode())
-    encoded = metrics.value("encode_batch_snapshots_sum")
-    assert metrics.value("vocabulary_mismatch_total") == sum(hint is not None for hint in hints[: int(encoded)])
+    _, encoded = metrics.observations(Metrics.encode_batch_snapshots)
+    assert metrics.value(Metrics.vocabulary_mismatch_total) == sum(hint is not None for hint in hints[: int(encoded)])
     assert outbox.topics.count("predictions.churn") == encoded > 0

@@ -78,7 +78,8 @@ class Log:
         asyncio.run(self.role.idle())
 
     def told(self, head: str = "churn") -> tuple[float, float]:
-        return self.metrics.value("live_auc_ratio", head=head), self.metrics.value("live_auc_pairs", head=head)
+        value = self.metrics.value
+        return value(Metrics.live_auc_ratio, head=head), value(Metrics.live_auc_pairs, head=head)
 
 
 @pytest.fixture
@@ -200,7 +201,7 @@ def test_event_predictions_are_not_judged_and_nonsense_is_counted(log: Log) -> N
     log.poll()
     assert log.told()[1] == 2
     for topic in (CHURN, "outcomes"):
-        assert log.metrics.value("dead_letters_total", topic=topic, reason="malformed") == 1
+        assert log.metrics.value(Metrics.dead_letters_total, topic=topic, reason="malformed") == 1
     assert log.positions[CHURN, 0] == 4
     log.assign(0, 1)
     assert log.positions[CHURN, 0] == 4, "they are not read again"

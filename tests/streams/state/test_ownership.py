@@ -20,6 +20,7 @@ from streams.state.checkpoints import read_meta
 from streams.state.memory import MemoryStore
 from streams.state.ownership import ChangelogRecord, Ownership, OwnershipLost, accept
 from streams.state.restore import restore
+from streams.telemetry.metrics import Metrics
 
 LOG = st.lists(st.tuples(st.sampled_from([b"ca", b"cb", keys.CLAIM]), st.integers(1, 4)), max_size=30)
 
@@ -140,7 +141,7 @@ def test_every_record_is_counted_once_by_whoever_made_it_durable(how: str, broke
 
 
 def applied(role: IngestRole) -> float:
-    return role._metrics.value("events_total", role="ingest", outcome="applied")
+    return role._metrics.value(Metrics.events_total, role="ingest", outcome="applied")
 
 
 def test_a_worker_that_was_away_takes_no_topic_for_silent(broker: Any, make_topics: Any) -> None:

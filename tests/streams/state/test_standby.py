@@ -21,6 +21,7 @@ from streams.state.memory import MemoryStore
 from streams.state.ownership import ChangelogRecord, accept
 from streams.state.restore import Applier
 from streams.state.standby import Standby
+from streams.telemetry.metrics import Metrics
 
 STEPS = st.tuples(st.sampled_from([b"ca", b"cb", keys.META]), st.integers(0, 2))
 
@@ -116,7 +117,7 @@ def test_it_follows_the_owner_and_hands_over(broker: Any, make_topics: Any) -> N
         new, _, new_outbox = worker(broker.bootstrap, prefix, copies.stores)
         starts = await new.on_assigned({0})
         assert starts["clickstream", 0] == 3_000
-        assert new._metrics.value("restored_records_total", role="ingest") == 0, "nothing was left to restore"
+        assert new._metrics.value(Metrics.restored_records_total, role="ingest") == 0, "nothing was left to restore"
         assert not copies.aside
         copies.standby.stop()
         assert copies.standby.failure is None

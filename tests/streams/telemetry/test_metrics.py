@@ -2,29 +2,56 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import urllib.request
+from pathlib import Path
 from types import SimpleNamespace
-from typing import get_type_hints
+from typing import TypeVar
 
 import pytest
+from support.logs import CONFIG, START_MS, NumberedLexicon, Sent, log_of
+from support.snapshots import plain_snapshot
 
+import streams.core
 from schemas.errors import ConfigError
+from schemas.events import CLICKSTREAM
+from schemas.snapshot import Outcome
+from streams.core.durable import IngestCheckpoint, RecordChange
+from streams.core.entities import Entities
+from streams.core.partition import IngestPartition
 from streams.kafka.offsets import Lag
+from streams.state.checkpoints import StoredRecords
+from streams.state.memory import MemoryStore
 from streams.telemetry import metrics as module
-from streams.telemetry.metric_table import METRICS, Metric
-from streams.telemetry.metrics import Metrics
+from streams.telemetry.metric import AnyMetric, PartitionGauge
+from streams.telemetry.metric_table import CORE_COUNTERS, METRICS, OUTCOMES, PARTITION_GAUGES
+from streams.telemetry.metrics import HeldPartition, Metrics
+
+Core = TypeVar("Core")
 
 
-def test_attributes_are_the_table() -> None:
-    assert set(get_type_hints(Metrics)) == set(METRICS)
+def test_attributes_are_collectors_on_an_instance() -> None:
     built = Metrics()
     for metric in METRICS.values():
         assert type(getattr(built, metric.name)).__name__.lower() == metric.kind
+        assert getattr(Metrics, metric.name) is metric
+
+
+def test_a_read_names_every_label() -> None:
+    metrics = Metrics()
+    with pytest.raises(ValueError, match="outcomes_total has the labels"):
+        metrics.value(Metrics.outcomes_total, head="churn")
+
+
+def test_all_that_cores_count_is_exported() -> None:
+    folder = Path(streams.core.__path__[0])
+    counted = {name for path in folder.rglob("*.py") for name in re.findall(r'counts\["(\w+)"\]', path.read_text())}
+    assert counted | {"cache_evictions"} == {*OUTCOMES, *CORE_COUNTERS}
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=lambda metric: metric.name)
-def test_names_say_kind_and_unit(metric: Metric) -> None:
+def test_names_say_kind_and_unit(metric: AnyMetric) -> None:
     assert metric.meaning.endswith(".")
     assert metric.unit
     assert (metric.kind == "counter") == metric.name.endswith("_total")
@@ -37,78 +64,113 @@ def test_names_say_kind_and_unit(metric: Metric) -> None:
 def test_two_processes_in_one_do_not_mix() -> None:
     first, second = Metrics(), Metrics()
     first.batch("ingest", "clickstream", 7)
-    assert first.value("records_total", role="ingest", topic="clickstream") == 7
-    assert second.value("records_total", role="ingest", topic="clickstream") == 0
+    assert first.value(Metrics.records_total, role="ingest", topic="clickstream") == 7
+    assert second.value(Metrics.records_total, role="ingest", topic="clickstream") == 0
 
 
-def _core() -> SimpleNamespace:
-    cache = SimpleNamespace(evicted=1, used_bytes=10, __len__=lambda: 0)
-    return SimpleNamespace(cache=_Cache(cache), watermark=SimpleNamespace(value_ms=99))
+def _core() -> IngestPartition:
+    """With three customers and one that was evicted; what it has counted itself is not durable yet."""
+    core = IngestPartition(
+        0, CONFIG, NumberedLexicon(), StoredRecords(MemoryStore()), None, cache_bytes=1 << 20, idle_ms=0, now_ms=0
+    )
+    view = {"event": "page_view", "event_ts_ms": START_MS}
+    events = [Sent(CLICKSTREAM, f"c{number}", START_MS, view) for number in range(3)]
+    core.take(CLICKSTREAM, log_of(events)[CLICKSTREAM], 0)
+    core.cache.evicted = 1
+    core.watermark.value_ms = 99
+    return core
 
 
-class _Cache:
-    def __init__(self, inner: SimpleNamespace) -> None:
-        self.evicted, self.used_bytes = inner.evicted, inner.used_bytes
-
-    def __len__(self) -> int:
-        return 3
-
-
-def _checkpoint(**counts: int) -> SimpleNamespace:
-    return SimpleNamespace(
-        counts=counts,
-        changes=[SimpleNamespace(record=b"12345"), SimpleNamespace(record=None)],
+def _checkpoint(**counts: int) -> IngestCheckpoint:
+    """8 bytes of changelog: a record of 5, a tombstone, meta of 3."""
+    return IngestCheckpoint(
+        changes=[RecordChange("c1", b"12345", -1, -1), RecordChange("c2", None, -1, -1)],
+        snapshots=[plain_snapshot()],
+        awaiting_label=[plain_snapshot(kind="horizon")],
+        outcomes=[Outcome(outcome_id="1", head="churn", label=1, due_ms=0, resolved_ms=0, snapshot=plain_snapshot())],
+        edges=[],
+        erasures=[],
         meta=b"123",
         next_offsets={"clickstream": 5},
-        snapshots=[SimpleNamespace(kind="event")],
-        awaiting_label=[SimpleNamespace(kind="horizon")],
-        outcomes=[SimpleNamespace(head="churn", label=1)],
-        erasures=[],
+        counts=counts,
     )
 
 
-def test_ingest_epochs_add_up_over_reopened_partitions() -> None:
+def _held(core: Core) -> dict[int, HeldPartition[Core]]:
+    return {0: SimpleNamespace(core=core, store=SimpleNamespace(size_bytes=lambda: 1000))}
+
+
+def test_ingest_checkpoints_add_up_over_reopened_partitions() -> None:
     metrics = Metrics()
-    store = SimpleNamespace(size_bytes=lambda: 1000)
     counted: dict[int, dict[str, int]] = {}
-    held = {0: SimpleNamespace(core=_core(), store=store)}
     counts = {"duplicates": 1, "timers_fired": 2, "pending_labels_dropped": 3}
+    held = _held(_core())
     metrics.ingest_checkpoint({0: _checkpoint(applied=4, **counts)}, held, counted, 0.01)
     metrics.ingest_checkpoint({0: _checkpoint(applied=9, **counts)}, held, counted, 0.01)
     counted.clear()
-    metrics.ingest_checkpoint({0: _checkpoint(applied=1)}, held, counted, 0.01)
+    metrics.ingest_checkpoint({0: _checkpoint(applied=1)}, _held(_core()), counted, 0.01)
     metrics.ingest_checkpoint({1: _checkpoint(applied=100)}, held, counted, 0.01)  # lost while it was written
-    assert metrics.value("events_total", role="ingest", outcome="applied") == 10
-    assert metrics.value("events_total", role="ingest", outcome="duplicates") == 1
-    assert metrics.value("timers_fired_total") == 2
-    assert metrics.value("pending_labels_dropped_total") == 3
-    assert metrics.value("changelog_bytes_total", role="ingest") == 32
-    assert metrics.value("snapshots_total", kind="horizon") == 4
-    assert metrics.value("outcomes_total", head="churn", label="1") == 4
-    assert metrics.value("watermark_timestamp_ms", partition="0") == 99
-    assert metrics.value("cache_customers", partition="0") == 3
-    assert metrics.value("state_bytes", role="ingest", partition="0") == 1000
-    assert metrics.value("checkpoint_seconds_count", role="ingest") == 4
+    assert metrics.value(Metrics.events_total, role="ingest", outcome="applied") == 10
+    assert metrics.value(Metrics.events_total, role="ingest", outcome="duplicates") == 1
+    assert metrics.value(Metrics.timers_fired_total) == 2
+    assert metrics.value(Metrics.pending_labels_dropped_total) == 3
+    assert metrics.value(Metrics.cache_evictions_total) == 2, "one by each core"
+    assert metrics.value(Metrics.changelog_bytes_total, role="ingest") == 32
+    assert metrics.value(Metrics.snapshots_total, kind="horizon") == 4
+    assert metrics.value(Metrics.outcomes_total, head="churn", label="1") == 4
+    assert metrics.value(Metrics.watermark_timestamp_ms, partition="0") == 99
+    assert metrics.value(Metrics.cache_customers, partition="0") == 3
+    assert metrics.value(Metrics.state_bytes, role="ingest", partition="0") == 1000
+    flushes, seconds = metrics.observations(Metrics.checkpoint_seconds, role="ingest")
+    assert (flushes, round(seconds, 6)) == (4, 0.04)
 
 
-def test_entities_epochs_start_over_with_a_new_core() -> None:
+def test_entities_checkpoints_start_over_with_a_new_core() -> None:
     metrics = Metrics()
-    store = SimpleNamespace(size_bytes=lambda: 1)
     for applied in (4, 9):
-        held = {0: SimpleNamespace(core=SimpleNamespace(), store=store)}
-        metrics.entities_checkpoint({0: _checkpoint(applied=applied)}, held, 0.01)
-    assert metrics.value("events_total", role="entities", outcome="applied") == 13
+        core = Entities(0, StoredRecords(MemoryStore()), None)
+        checkpoint = core.checkpoint(0)._replace(counts={"applied": applied})
+        metrics.entities_checkpoint({0: checkpoint}, _held(core), 0.01)
+    assert metrics.value(Metrics.events_total, role="entities", outcome="applied") == 13
 
 
-def test_a_partition_that_left_leaves_no_gauge() -> None:
+#: Gauges with a partition that stay when it leaves, and why.
+STAYING = {
+    "lag_records": "it is the whole group's, told by every worker",
+    "standby_behind_records": "it is of another worker's partition",
+}
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=lambda metric: metric.name)
+def test_a_gauge_of_a_partition_goes_with_it(metric: AnyMetric) -> None:
+    is_of_partition = "partition" in metric.labels and metric.name not in STAYING
+    assert isinstance(metric, PartitionGauge) == is_of_partition, "declare it with partition_gauge"
+
+
+@pytest.mark.parametrize("metric", PARTITION_GAUGES, ids=lambda metric: metric.name)
+def test_a_partition_that_left_leaves_no_gauge(metric: PartitionGauge) -> None:
+    metrics = Metrics()
+    held = [("ingest", 0), ("ingest", 1), ("entities", 0)]
+    labels = {place: found for place in held if (found := metric.labels_of(*place)) is not None}
+    assert ("ingest", 0) in labels
+    for found in labels.values():
+        metric.of(metrics).labels(**found).set(7)
+    metrics.released("entities", 1)
+    assert [metrics.value(metric, **found) for found in labels.values()] == [7] * len(labels)
+    metrics.released("ingest", 0)
+    assert metrics.value(metric, **labels.pop(("ingest", 0))) == 0
+    assert [metrics.value(metric, **found) for found in labels.values()] == [7] * len(labels)
+
+
+def test_what_stays_when_a_partition_leaves() -> None:
     metrics = Metrics()
     metrics.lag("ingest", [Lag(topic="p.clickstream", partition=0, committed=1, end=5, lag=4)], "p.")
+    metrics.standby("ingest", 0, 6)
     metrics.restored("ingest", 0, 10, 100, 0.5)
-    metrics.watermark_timestamp_ms.labels(partition="0").set(1)
     metrics.released("ingest", 0)
-    assert metrics.value("lag_records", role="ingest", topic="clickstream", partition="0") == 4, "it is the group's"
-    assert metrics.value("watermark_timestamp_ms", partition="0") == 0
-    assert metrics.value("restored_bytes_total", role="ingest") == 100
+    assert metrics.value(Metrics.lag_records, role="ingest", topic="clickstream", partition="0") == 4
+    assert metrics.value(Metrics.standby_behind_records, role="ingest", partition="0") == 6
+    assert metrics.value(Metrics.restored_bytes_total, role="ingest") == 100
 
 
 def test_scraped_over_http() -> None:
