@@ -42,62 +42,6 @@ _KINDS: Final[tuple[tuple[Any, str], ...]] = (
     (tuple[str, int, int], "array of topic, partition, offset"),
 )
 
-#: For fields that carry no docstring of their own.
-_MEANINGS: Final[dict[str, str]] = {
-    "event": "What happened.",
-    "event_ts_ms": "When it happened: event time, not the time of sending.",
-    "event_id": "Duplicate key; the `ce_id` header is read where it is absent.",
-    "customer_id": "The customer. In an event it repeats the record key and must agree with it.",
-    "item_id": "The item, as in the catalog.",
-    "title": "Name for people; read by the model where it does not know the id.",
-    "category": "Category.",
-    "quantity": "How many units.",
-    "order_id": "Lines of one purchase share it.",
-    "page": "Name of the page or screen.",
-    "query": "What was searched for.",
-    "channel": "Where it happened, or by which channel a message goes.",
-    "properties": "Anything else; kept out of the model.",
-    "campaign_id": "The campaign, as in the catalog.",
-    "template_id": "The template, as in the catalog.",
-    "offer_id": "The offer, as in the catalog.",
-    "send_id": "The one message; joins its opens, clicks and redemptions.",
-    "decision_id": "`prediction_id` of the decision of ours that led to the send.",
-    "propensity": "Probability with which the policy chose what was chosen.",
-    "Redemption.value": "What the redemption was worth.",
-    "attributes": "Anything known; shown, and kept out of the model.",
-    "timezone": "IANA name, e.g. `Europe/Berlin`.",
-    "kind": "What it is.",
-    "id": "Its id; the record key is `kind:id`.",
-    "price": "Price.",
-    "active_from_ms": "Beginning of the window in which a campaign may be chosen; open where absent.",
-    "active_to_ms": "End of that window; open where absent.",
-    "offers": "Offers of a campaign.",
-    "items": "Items of an offer or campaign.",
-    "prediction_id": "Derived from head and snapshot: a repeated record has the same id, so drop what you have seen.",
-    "as_of_ms": "Event time for which it holds.",
-    "model_version": "Which model said so.",
-    "valid_until_ms": "Event time after which it should not be used.",
-    "source": "The newest event it rests on.",
-    "Prediction.customer_id": "The customer.",
-    "Erasure.customer_id": "Who was erased.",
-    "Erasure.source": "The record that asked for it.",
-    "Prediction.event_ts_ms": "Event time of that event.",
-    "snapshot_kind": "`event`: something happened. `horizon`, `send`: a point at which the prediction is judged later.",
-    "ChurnPrediction.probability": "Probability of no activity within the horizon.",
-    "RedemptionPrediction.probability": "Probability that the offer sent is used inside its window.",
-    "RankedAction.probability": "Probability that the offer is used.",
-    "horizon_days": "Days without activity that count as churn.",
-    "reason_codes": "Why, most telling first.",
-    "chosen": "What to do.",
-    "alternatives": "The next best ones, with their values.",
-    "suppressed_by": "Every running campaign that was not allowed, and by what, 1,000 at most.",
-    "experiment_arm": "`explore` where the action was drawn evenly, `greedy` where it was the best.",
-    "action": "Send something, or do nothing.",
-    "detail": "The same for a person, with the numbers.",
-    "receipt_id": "Derived from customer and time.",
-    "erased_ms": "Event time of the erasure; everything up to it is gone.",
-}
-
 
 def render(text: str) -> str:
     """A page with its tables as the code has them now.
@@ -132,13 +76,9 @@ def _fields(struct: type[msgspec.Struct]) -> Iterator[tuple[str, str, str, str]]
 
 
 def meaning(struct: type[msgspec.Struct], name: str) -> str:
-    """What a field means: its docstring, else ours. Empty where nobody said."""
-    for base in struct.__mro__:
-        said = configuration._docstrings(base).get(name) if base is not msgspec.Struct else None
-        said = said or _MEANINGS.get(f"{base.__name__}.{name}")
-        if said:
-            return said.replace("``", "`")
-    return _MEANINGS.get(name, "")
+    """What a field means: the docstring below it, in the struct or one it inherits from; empty where there is none."""
+    said = (configuration.field_docstrings(base).get(name, "") for base in struct.__mro__)
+    return next(filter(None, said), "").replace("``", "`")
 
 
 def _kind(hint: Any) -> str:

@@ -19,23 +19,35 @@ class CatalogEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """
 
     kind: Literal["item", "campaign", "template", "offer", "channel"]
+    """What it is."""
     id: Id
+    """Its id; the record key is ``kind:id``."""
     title: Text | None = None
+    """Name for people; read by the model where it does not know the id."""
     category: Word | None = None
+    """Category."""
     price: Money | None = None
+    """Price."""
     value: Money | None = None
     """Margin or worth of one redemption."""
     cost: Money | None = None
     """Cost of one send."""
     active_from_ms: TimestampMs | None = None
+    """Beginning of the window in which a campaign may be chosen; open where absent."""
     active_to_ms: TimestampMs | None = None
+    """End of that window; open where absent."""
     channel: Word | None = None
+    """By which channel its messages go."""
     template_id: Id | None = None
+    """The template, as in the catalog."""
     purpose: Word | None = None
     """The consent a send needs; ``marketing`` where absent."""
     offers: Annotated[list[Id], Meta(max_length=10_000)] = []
+    """Offers of a campaign."""
     items: Annotated[list[Id], Meta(max_length=10_000)] = []
+    """Items of an offer or campaign."""
     attributes: Properties | None = None
+    """Anything known; shown, and kept out of the model."""
 
     @property
     def key(self) -> str:

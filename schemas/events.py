@@ -2,6 +2,8 @@
 
 The record key is the customer's id. A body may repeat it as ``customer_id``; it must then agree.
 Unknown fields are ignored, so that a producer may send more than we read.
+
+To add a field: the field, with its meaning below it; ``python docs/generate.py`` takes it into the documentation.
 """
 
 from __future__ import annotations
@@ -31,40 +33,64 @@ class Clickstream(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     """
 
     event: EventName
+    """What happened."""
     event_ts_ms: TimestampMs
+    """When it happened: event time, not the time of sending."""
     event_id: Id | None = None
+    """Duplicate key; the ``ce_id`` header is read where it is absent."""
     customer_id: Id | None = None
+    """The customer; it must agree with the record key."""
     item_id: Id | None = None
+    """The item, as in the catalog."""
     title: Text | None = None
+    """Name for people; read by the model where it does not know the id."""
     category: Word | None = None
+    """Category."""
     price: Money | None = None
     """Unit price, in the shop's currency."""
     quantity: Quantity | None = None
+    """How many units."""
     value: Money | None = None
     """Total of the line; ``price * quantity`` where absent."""
     order_id: Id | None = None
+    """Lines of one purchase share it."""
     page: Id | None = None
+    """Name of the page or screen."""
     query: Text | None = None
+    """What was searched for."""
     channel: Word | None = None
+    """Where it happened."""
     properties: Properties | None = None
+    """Anything else; kept out of the model."""
 
 
 class CampaignSend(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One step in the life of one message to one customer."""
 
     event: Word
+    """What happened to the message."""
     event_ts_ms: TimestampMs
+    """When it happened: event time, not the time of sending."""
     campaign_id: Id
+    """The campaign, as in the catalog."""
     event_id: Id | None = None
+    """Duplicate key; the ``ce_id`` header is read where it is absent."""
     customer_id: Id | None = None
+    """The customer; it must agree with the record key."""
     template_id: Id | None = None
+    """The template, as in the catalog."""
     channel: Word | None = None
+    """By which channel the message goes."""
     offer_id: Id | None = None
+    """The offer, as in the catalog."""
     send_id: Id | None = None
+    """The one message; joins its opens, clicks and redemptions."""
     window_end_ms: TimestampMs | None = None
     """End of the redemption window; the configured default after the send where absent."""
     decision_id: Id | None = None
+    """``prediction_id`` of the decision of ours that led to the send."""
     propensity: Probability | None = None
+    """Probability with which the policy chose what was chosen."""
 
     def __post_init__(self) -> None:
         if self.event not in SEND_EVENTS:
@@ -75,22 +101,34 @@ class Redemption(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     """An offer was used."""
 
     event_ts_ms: TimestampMs
+    """When it happened: event time, not the time of sending."""
     offer_id: Id
+    """The offer, as in the catalog."""
     event_id: Id | None = None
+    """Duplicate key; the ``ce_id`` header is read where it is absent."""
     customer_id: Id | None = None
+    """The customer; it must agree with the record key."""
     send_id: Id | None = None
+    """The one message; joins its opens, clicks and redemptions."""
     campaign_id: Id | None = None
+    """The campaign, as in the catalog."""
     value: Money | None = None
+    """What the redemption was worth."""
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What is known about a customer. A record replaces the one before; a null value erases the customer."""
 
     event_ts_ms: TimestampMs
+    """When it happened: event time, not the time of sending."""
     event_id: Id | None = None
+    """Duplicate key; the ``ce_id`` header is read where it is absent."""
     customer_id: Id | None = None
+    """The customer; it must agree with the record key."""
     attributes: Properties | None = None
+    """Anything known; shown, and kept out of the model."""
     timezone: Word | None = None
+    """IANA name, e.g. ``Europe/Berlin``."""
     consent: Consent | None = None
     """channel -> purpose -> granted. A channel or purpose that is absent is not granted."""
 

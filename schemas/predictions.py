@@ -28,55 +28,79 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     prediction_id: str
+    """Derived from head and snapshot: a repeated record has the same id, so drop what you have seen."""
     customer_id: str
+    """The customer."""
     as_of_ms: int
+    """Event time for which it holds."""
     model_version: str
+    """Which model said so."""
     valid_until_ms: int
+    """Event time after which it should not be used."""
     source: tuple[str, int, int]
+    """The newest event it rests on."""
     event_ts_ms: int
+    """Event time of that event."""
     latency_ms: int
     """From the newest event's record timestamp to this prediction, wall clock."""
     snapshot_kind: Literal["event", "horizon", "send"] = "event"
+    """``event``: something happened. ``horizon``, ``send``: a point at which the prediction is judged later."""
 
 
 class ChurnPrediction(Prediction, frozen=True, kw_only=True, omit_defaults=True):
     """Probability that no activity comes within ``horizon_days``."""
 
     probability: Probability
+    """Probability of no activity within the horizon."""
     horizon_days: int
+    """Days without activity that count as churn."""
     reason_codes: list[Reason] = []
+    """Why, most telling first."""
 
 
 class RedemptionPrediction(Prediction, frozen=True, kw_only=True, omit_defaults=True):
     """Probability that the customer uses what a send offered inside its window; one for every send."""
 
     campaign_id: str
+    """The campaign, as in the catalog."""
     probability: Probability
+    """Probability that the offer sent is used inside its window."""
     offer_id: str | None = None
+    """The offer, as in the catalog."""
     channel: str | None = None
+    """By which channel the offer was sent."""
     reason_codes: list[Reason] = []
+    """Why, most telling first."""
 
 
 class Suppressed(msgspec.Struct, frozen=True, omit_defaults=True):
     """A candidate that a constraint removed."""
 
     campaign_id: str
+    """The campaign, as in the catalog."""
     by: str
     """``no_consent``, ``send_cap``, ``holdout``, ``already_sent``, ``offer_over`` or ``no_channel``."""
     detail: str
+    """The same for a person, with the numbers."""
 
 
 class RankedAction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One candidate with its expected value."""
 
     action: Literal["send", "none"]
+    """Send something, or do nothing."""
     value: float
     """P(redeem) * value - cost - fatigue; 0 for doing nothing."""
     probability: Probability = 0.0
+    """Probability that the offer is used."""
     campaign_id: str | None = None
+    """The campaign, as in the catalog."""
     offer_id: str | None = None
+    """The offer, as in the catalog."""
     template_id: str | None = None
+    """The template, as in the catalog."""
     channel: str | None = None
+    """By which channel to send it."""
     propensity: Probability = 0.0
     """Probability with which the policy would have chosen this candidate."""
 
@@ -85,17 +109,27 @@ class NextBestAction(Prediction, frozen=True, kw_only=True, omit_defaults=True):
     """The chosen action, what it was ranked against, and what was not allowed."""
 
     chosen: RankedAction
+    """What to do."""
     propensity: Probability
+    """Probability with which the policy chose what was chosen."""
     alternatives: list[RankedAction] = []
+    """The next best ones, with their values."""
     reason_codes: list[Reason] = []
+    """Why, most telling first."""
     suppressed_by: list[Suppressed] = []
+    """Every running campaign that was not allowed, and by what, 1,000 at most."""
     experiment_arm: Literal["greedy", "explore"] = "greedy"
+    """``explore`` where the action was drawn evenly, ``greedy`` where it was the best."""
 
 
 class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     """Receipt: everything kept about the customer has been deleted."""
 
     receipt_id: str
+    """Derived from customer and time."""
     customer_id: str
+    """Who was erased."""
     erased_ms: int
+    """Event time of the erasure; everything up to it is gone."""
     source: tuple[str, int, int]
+    """The record that asked for it."""

@@ -17,10 +17,13 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     lateness_ms: int = 5 * MINUTE_MS
     """How far an event may arrive behind the newest of its topic partition and still be put in its place."""
     session_gap_ms: int = 30 * MINUTE_MS
+    """A session ends after this much event time without an event."""
     timeline_tokens: int = 512
+    """Most tokens of a customer's timeline; the oldest sessions go first."""
     edges_per_type: int = 48
     """An edge type is cut back to two thirds, heaviest first, when it exceeds this."""
     edge_half_life_ms: int = 28 * DAY_MS
+    """An edge's weight halves over this time."""
     recent_ids: int = 64
     """Event ids remembered per customer behind the lateness bound."""
     tail_limit: int = 16_384
@@ -34,12 +37,16 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     activity_events: tuple[str, ...] = ("purchase",)
     """Clickstream events that count as being active: churn is their absence."""
     churn_horizon_ms: int = 28 * DAY_MS
+    """Churn is no activity for this long."""
     churn_active_ms: int = 28 * DAY_MS
     """A customer is judged for churn only while the last activity is at most this old."""
     horizon_every_ms: int = 7 * DAY_MS
     """Distance of the points at which an active customer is judged; customers are spread over the days."""
     redemption_window_ms: int = 30 * DAY_MS
+    """How long after a send an offer may be redeemed, where the send does not say."""
     pending_limit: int = 64
+    """Most questions of one head that wait for their label, per customer; more are not asked."""
     holdout_percent: int = 0
+    """Share of customers that are never contacted, to measure what contact is worth."""
     max_future_ms: int = 10 * MINUTE_MS
     """An event time this far past its Kafka record timestamp cannot be true."""

@@ -30,12 +30,14 @@ class DecisionPolicy(msgspec.Struct, frozen=True, kw_only=True):
     cap_sends: int = 3
     """Most sends per channel inside ``cap_window_ms``."""
     cap_window_ms: int = 7 * DAY_MS
+    """Length of that window, in event time."""
     fatigue: float = 0.05
     """Value lost per send the customer got inside the window."""
     epsilon: float = 0.02
     """Share of decisions drawn evenly from all allowed candidates, so that the policy can be evaluated; less than one
     in a billion is none."""
     alternatives: int = 3
+    """Most alternatives reported with a decision."""
 
 
 class Scored(msgspec.Struct, frozen=True):

@@ -73,23 +73,21 @@ def fields_of(
     struct: type[msgspec.Struct],
     *,
     env_prefix: str,
-    meanings: Mapping[str, str],
     limits: Mapping[str, Meta],
     path: tuple[str, ...] = (),
 ) -> Iterator[Field]:
     """Every leaf of the tree, depth first.
 
     Args:
-        meanings: by dotted name, for fields of structs that carry no docstring of their own.
         limits: by dotted name, for fields whose type carries none.
     """
     hints = get_type_hints(struct, include_extras=True)
-    documented = _docstrings(struct)
+    documented = field_docstrings(struct)
     for info in msgspec.structs.fields(struct):
         here = (*path, info.name)
         hint = hints[info.name]
         if inspect.isclass(hint) and issubclass(hint, msgspec.Struct):
-            yield from fields_of(hint, env_prefix=env_prefix, meanings=meanings, limits=limits, path=here)
+            yield from fields_of(hint, env_prefix=env_prefix, limits=limits, path=here)
             continue
         name = ".".join(here)
         default = info.default if info.default is not msgspec.NODEFAULT else info.default_factory()
@@ -97,7 +95,7 @@ def fields_of(
             hint = _Annotated(hint, limits[name])
         elif hint in (int, float):
             hint = _Annotated(hint, Meta(ge=0))
-        meaning = documented.get(info.name) or meanings.get(name, "")
+        meaning = documented.get(info.name, "")
         yield Field(here, env_prefix + "_".join(here).upper(), hint, default, meaning)
 
 
@@ -263,7 +261,7 @@ def _bounds(meta: Meta) -> Iterator[str]:
 
 
 @lru_cache(maxsize=32)
-def _docstrings(struct: type) -> dict[str, str]:
+def field_docstrings(struct: type) -> dict[str, str]:
     """Field -> the string below it, as in the source: a struct does not keep it."""
     try:
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(struct))).body

@@ -129,19 +129,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Address that ``/metrics`` is served on; 0.0.0.0 inside a container."""
 
 
-# For fields of the core's structs whose names were enough there.
-_MEANINGS: Final = {
-    "core.session_gap_ms": "A session ends after this much event time without an event.",
-    "core.timeline_tokens": "Most tokens of a customer's timeline; the oldest sessions go first.",
-    "core.edge_half_life_ms": "An edge's weight halves over this time.",
-    "core.sends_kept": "Newest sends remembered per customer, for caps and redemptions.",
-    "core.churn_horizon_ms": "Churn is no activity for this long.",
-    "core.redemption_window_ms": "How long after a send an offer may be redeemed, where the send does not say.",
-    "core.pending_limit": "Most questions of one head that wait for their label, per customer; more are not asked.",
-    "core.holdout_percent": "Share of customers that are never contacted, to measure what contact is worth.",
-    "decide.cap_window_ms": "Length of that window, in event time.",
-    "decide.alternatives": "Most alternatives reported with a decision.",
-}
 _LIMITS: Final = {
     "core.session_gap_ms": Meta(ge=1),
     "core.timeline_tokens": Meta(ge=8, le=8_192),
@@ -168,7 +155,7 @@ class Described(NamedTuple):
 
 
 def fields() -> list[configuration.Field]:
-    return list(configuration.fields_of(Settings, env_prefix=ENV_PREFIX, meanings=_MEANINGS, limits=_LIMITS))
+    return list(configuration.fields_of(Settings, env_prefix=ENV_PREFIX, limits=_LIMITS))
 
 
 def load(
