@@ -1,10 +1,17 @@
-"""Writes ``dashboards/pulsegraph.json``. Run it after a change: ``python infra/grafana/build_dashboard.py``."""
+"""Writes ``dashboards/pulsegraph.json``. Run it after a change: ``python infra/grafana/build_dashboard.py``.
+
+A metric that no panel of :data:`ROWS` asks for gets a plain one at the end.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Final
+
+from streams.telemetry.metric import AnyMetric
+from streams.telemetry.metric_table import METRICS
 
 TARGET: Final = Path(__file__).parent / "dashboards" / "pulsegraph.json"
 _WIDTH: Final = 8
@@ -21,11 +28,14 @@ def _quantile(share: float, metric: str, by: str = "") -> str:
 
 _HITS_AND_MISSES: Final = _rate("pulsegraph_cache_hits_total") + " + " + _rate("pulsegraph_cache_misses_total")
 
-# Row -> panels; a panel is a title, a unit of Grafana's, and (query, legend) pairs.
+#: Title, a unit of Grafana's, and (query, legend) pairs.
+Panel = tuple[str, str, list[tuple[str, str]]]
+
 #: Every worker tells the lag of its whole group: the maximum counts each partition once.
 _BEHIND: Final = "sum by (role) (max by (role, topic, partition) (pulsegraph_lag_records))"
 
-ROWS: Final[dict[str, list[tuple[str, str, list[tuple[str, str]]]]]] = {
+#: Row -> panels.
+ROWS: Final[dict[str, list[Panel]]] = {
     "Is it well?": [
         (
             "Event to prediction",
@@ -142,11 +152,30 @@ ROWS: Final[dict[str, list[tuple[str, str, list[tuple[str, str]]]]]] = {
 }
 
 
+def rows() -> dict[str, list[Panel]]:
+    """Row -> its panels, with all metrics that there are."""
+    asked = json.dumps(list(ROWS.values()))
+    others = [metric for metric in METRICS.values() if not re.search(rf"{metric.full_name}(_bucket)?\b", asked)]
+    return ROWS | ({"Others": [_plain(metric) for metric in others]} if others else {})
+
+
+def _plain(metric: AnyMetric) -> Panel:
+    labels = [label for label in metric.labels if label != "partition"]
+    by, legend = ", ".join(labels), " ".join(f"{{{{{label}}}}}" for label in labels)
+    unit = {"seconds": "s", "bytes": "bytes"}.get(metric.unit, "short")
+    if metric.kind == "histogram":
+        return metric.name, unit, [(_quantile(0.95, metric.full_name, by), f"{legend} p95".strip())]
+    if metric.kind == "counter":
+        return metric.name, "Bps" if unit == "bytes" else "cps", [(_rate(metric.full_name, by), legend or metric.unit)]
+    query = f"max by ({by}) ({metric.full_name})" if by else f"max({metric.full_name})"
+    return metric.name, unit, [(query, legend or metric.unit)]
+
+
 def build() -> dict[str, Any]:
     """The dashboard as Grafana's provisioning reads it."""
     panels: list[dict[str, Any]] = []
     y = 0
-    for row, contents in ROWS.items():
+    for row, contents in rows().items():
         panels.append({"type": "row", "title": row, "gridPos": {"x": 0, "y": y, "w": 24, "h": 1}, "panels": []})
         y += 1
         for place, (title, unit, queries) in enumerate(contents):

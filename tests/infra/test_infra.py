@@ -16,7 +16,7 @@ import yaml
 
 from streams.brokers.apache import KAFKA_VERSION, POM
 from streams.settings.schema import fields
-from streams.telemetry.metric import AnyMetric
+from streams.telemetry.metric import AnyMetric, counter, gauge, histogram
 from streams.telemetry.metric_table import METRICS
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +74,28 @@ def test_dashboard_shows_every_metric() -> None:
     shown = {metric.name for target in _targets() for name in re.findall(r"pulsegraph_\w+", target["expr"])
              if (metric := _metric(name)) is not None}  # fmt: skip
     assert set(METRICS) - shown == set()
+
+
+def test_a_metric_without_a_panel_gets_a_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Extra:
+        spare_total = counter("things", "Things.", "role", "partition")
+        spare_ratio = gauge("0 to 1", "Share.")
+        spare_seconds = histogram("seconds", "How long.", "role")
+
+    builder = _builder()
+    before = len(builder.build()["panels"])
+    for metric in (Extra.spare_total, Extra.spare_ratio, Extra.spare_seconds):
+        monkeypatch.setitem(METRICS, metric.name, metric)
+    row, *panels = builder.build()["panels"][before:]
+    assert row["title"] == "Others"
+    assert [(panel["title"], panel["targets"][0]["expr"]) for panel in panels] == [
+        ("spare_total", "sum by (role) (rate(pulsegraph_spare_total[$__rate_interval]))"),
+        ("spare_ratio", "max(pulsegraph_spare_ratio)"),
+        (
+            "spare_seconds",
+            "histogram_quantile(0.95, sum by (le, role) (rate(pulsegraph_spare_seconds_bucket[$__rate_interval])))",
+        ),
+    ]
 
 
 def test_dashboard_is_what_its_builder_writes() -> None:
