@@ -31,7 +31,7 @@ class Job(Struct, frozen=True, kw_only=True):
     block_cache_bytes: int = 128 << 20
     """RocksDB's, all partitions together."""
     guarantee: Literal["at_least_once", "exactly_once_v2"] = "at_least_once"
-    epoch_ms: int = 100
+    checkpoint_ms: int = 100
     """Ours."""
     commit_ms: int = 1_000
     """Of Quix Streams, and of Kafka Streams at least once; their defaults are longer than a run."""

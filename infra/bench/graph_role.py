@@ -22,7 +22,7 @@ from streams.stateful.role import CheckpointSettings, StatefulRole
 from streams.telemetry.metrics import Metrics
 
 _COMMIT_S = 1.0
-_EPOCH_EVENTS = 20_000
+_CHECKPOINT_EVENTS = 20_000
 
 
 class GraphRole(StatefulRole):
@@ -176,7 +176,7 @@ def graph_role(job: Job, outbox: Outbox) -> GraphRole:
         outbox=outbox,
         client={"bootstrap.servers": job.bootstrap},
         prefix="",
-        checkpoints=CheckpointSettings(job.epoch_ms, _EPOCH_EVENTS * max(1, job.epoch_ms // 100)),
+        checkpoints=CheckpointSettings(job.checkpoint_ms, _CHECKPOINT_EVENTS * max(1, job.checkpoint_ms // 100)),
         open_store=lambda partition: RocksStore(_path(folder, partition), memory),
         quarantine=_refuse,
         metrics=Metrics(),

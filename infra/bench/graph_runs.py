@@ -46,7 +46,7 @@ class Hot:
         """How many events a contender got, and the processor time that its process took for one."""
         return _note(self._sizes[_topic(kind, self.name)], self._cpu_us[kind])
 
-    def run(self, kind: str, epoch_ms: int = 100, label: str = "") -> float:
+    def run(self, kind: str, checkpoint_ms: int = 100, label: str = "") -> float:
         """Events/s of one run from nothing; ``label`` names it in :meth:`note` instead of its kind."""
         topic = _topic(kind, self.name)
         app = f"{kind}-{topic}-{next(self._runs)}"
@@ -63,7 +63,7 @@ class Hot:
             take=size,
             warm=size // 5,
             guarantee=_guarantee(kind),
-            epoch_ms=epoch_ms,
+            checkpoint_ms=checkpoint_ms,
         )
         try:
             outcome = self._runner.run(job, self._wanted[topic])

@@ -47,7 +47,7 @@ _TOGETHER: Final = 4
 _CROWDS: Final = (1_000, 10_000, 100_000, 1_000_000)
 _CHECKPOINTS: Final = 20
 _WARM_CHECKPOINTS: Final = 2
-_EPOCH_CUSTOMERS: Final = 500
+_CHECKPOINT_CUSTOMERS: Final = 500
 _WARM_CUSTOMERS: Final = 40_000
 """About as many as a worker's cache holds."""
 _OFFSETS_PER_HOUR: Final = 1_000_000
@@ -138,7 +138,7 @@ def crowd_cost_us(store: KeyValue, customers: int, cache_bytes: int, checkpoints
         for number in random.sample(range(customers), min(customers, _WARM_CUSTOMERS)):
             partition.offline.ingest.customer(customer_id(number))
         partition.offline.ingest.written()
-    coming, events = min(customers, _EPOCH_CUSTOMERS), 0
+    coming, events = min(customers, _CHECKPOINT_CUSTOMERS), 0
     for checkpoint in range(_WARM_CHECKPOINTS + checkpoints):
         if checkpoint == _WARM_CHECKPOINTS:
             partition.busy_s = 0.0

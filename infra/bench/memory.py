@@ -31,7 +31,7 @@ ABOUT: Final = "resident memory and disk per customer at 100,000 and 1,000,000 c
 
 _CUSTOMERS: Final = 1_000_000
 _CHECKPOINTS: Final = 10
-_EPOCH_VISITS: Final = 4_000
+_CHECKPOINT_VISITS: Final = 4_000
 _FIRST_OFFSET: Final = 1_000_000
 _GIB: Final = float(1 << 30)
 
@@ -111,7 +111,7 @@ def grow(customers: int, folder: Path) -> Iterator[Mark]:
     partition = Partition(store, IngestSettings().cache_bytes, first_offset=_FIRST_OFFSET)
     yield Mark(0, _resident_bytes(), _disk_bytes(folder))
     now_ms, random = START_MS, Random(11)
-    visits = max(100, _EPOCH_VISITS * customers // _CUSTOMERS)
+    visits = max(100, _CHECKPOINT_VISITS * customers // _CUSTOMERS)
     known = 0
     for mark in (customers // 10, customers):
         fill(store, range(known, mark))

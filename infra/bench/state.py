@@ -33,7 +33,7 @@ def run(options: Options, say: Say) -> Findings:
         hot.fill()
         say(f"hot: {hot.customers:,} customers, events are filled")
         contenders = {kind: partial(hot.run, kind) for kind in kinds}
-        contenders[_SLOW_CHECKPOINT] = partial(hot.run, _OURS, epoch_ms=1_000, label=_SLOW_CHECKPOINT)
+        contenders[_SLOW_CHECKPOINT] = partial(hot.run, _OURS, checkpoint_ms=1_000, label=_SLOW_CHECKPOINT)
         values = take_turns(contenders, options.rounds, say, unit="events/s")
         results += [
             Measured(name=f"hot: {NAMES.get(kind, kind)}", unit="events/s", values=found, note=hot.note(kind))

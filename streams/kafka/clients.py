@@ -68,7 +68,7 @@ class Refusal:
         if error.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL):
             self._refused, self._refused_s = error, time.monotonic()
         if error.code() != KafkaError._ALL_BROKERS_DOWN:  # says nothing that was not said before
-            self.is_observed = error.str()
+            self.heard = error.str()
         if self._then is not None:
             self._then(error)
 

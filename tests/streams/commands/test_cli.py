@@ -107,9 +107,9 @@ def test_settings_are_listed_and_written_back(
     assert capsys.readouterr().out.splitlines()[0] == "PULSEGRAPH_INGEST_CHECKPOINT_MS=250  (default 50)"
     assert cli.main(["settings", "--toml"]) == 0
     text = capsys.readouterr().out
-    assert tomllib.loads(text)["ingest"]["epoch_ms"] == 250
+    assert tomllib.loads(text)["ingest"]["checkpoint_ms"] == 250
     file = tmp_path / "p.toml"
-    file.write_text(text.replace("epoch_ms = 250", "epoch_ms = 50"))
+    file.write_text(text.replace("checkpoint_ms = 250", "checkpoint_ms = 50"))
     assert load(file, env={}) == Settings()
 
 

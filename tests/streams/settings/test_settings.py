@@ -20,7 +20,7 @@ def test_defaults_need_nothing() -> None:
 def test_environment_wins_over_file_and_overrides_over_both(tmp_path: Path) -> None:
     file = tmp_path / "pulsegraph.toml"
     file.write_text(
-        'state_dir = "/data"\n[kafka]\nbootstrap = "a:1,b:2"\npartitions = 8\n[ingest]\nepoch_ms = 250\n'
+        'state_dir = "/data"\n[kafka]\nbootstrap = "a:1,b:2"\npartitions = 8\n[ingest]\ncheckpoint_ms = 250\n'
         '[core]\nactivity_events = ["purchase", "app_open"]\n'
     )
     env = {"PULSEGRAPH_CONFIG": str(file), "PULSEGRAPH_INGEST_CHECKPOINT_MS": "50", "HOME": "/elsewhere"}
@@ -55,7 +55,10 @@ def test_text_becomes_a_value(name: str, text: str, path: str, value: object) ->
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        ({"PULSEGRAPH_INGEST_EPOC_MS": "1"}, "no setting PULSEGRAPH_INGEST_EPOC_MS; did you mean .*_EPOCH_MS"),
+        (
+            {"PULSEGRAPH_INGEST_CHEKPOINT_MS": "1"},
+            "no setting PULSEGRAPH_INGEST_CHEKPOINT_MS; did you mean .*_CHECKPOINT_MS",
+        ),
         (
             {"PULSEGRAPH_INGEST_CHECKPOINT_MS": "fast"},
             "PULSEGRAPH_INGEST_CHECKPOINT_MS='fast' .* a whole number of at least 1",
@@ -86,9 +89,9 @@ def test_what_is_wrong_is_named(env: dict[str, str], message: str) -> None:
     ("text", "message"),
     [
         ("checkpoint_ms = 1", "no setting checkpoint_ms"),
-        ("[ingset]\nepoch_ms = 1", "no setting ingset; did you mean ingest"),
+        ("[ingset]\ncheckpoint_ms = 1", "no setting ingset; did you mean ingest"),
         ("ingest = 1", r"write \[ingest\]"),
-        ('[ingest]\nepoch_ms = "1"', "ingest.checkpoint_ms='1' is not accepted"),
+        ('[ingest]\ncheckpoint_ms = "1"', "ingest.checkpoint_ms='1' is not accepted"),
         ("[ingest", "is not TOML"),
         ('[security]\npassword = "x"', "is a secret; give it in PULSEGRAPH_SECURITY_PASSWORD"),
     ],
