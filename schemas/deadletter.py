@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from schemas.errors import DeadLetter
 from schemas.ids import refused_id
-from schemas.records import RawRecord
+from schemas.records import OutputRecord, RawRecord
 
+TOPIC: Final = "dead-letter"
 ORIGINAL: Final = "orig_"
 #: How often a record was replayed from here; a record that comes for the first time has none.
 ATTEMPT: Final = "dl_attempt"
@@ -23,13 +24,12 @@ _MAX_OURS: Final = 512  # a sender may put anything into headers that have our n
 _MAX_ATTEMPTS: Final = 1_000_000
 
 
-class Refused(NamedTuple):
+class Refused(OutputRecord, frozen=True, kw_only=True):
     """Ready for the ``dead-letter`` topic: original key, value and headers, ours in front."""
 
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes]]
     reason: str
+    offset: int
+    """Of the record that was refused, in the topic it came from."""
 
 
 def refuse(error: DeadLetter, topic: str, partition: int, record: RawRecord) -> Refused:
@@ -58,16 +58,11 @@ def refuse(error: DeadLetter, topic: str, partition: int, record: RawRecord) -> 
         key, value = key and key[:_KEPT_BYTES], value and value[:_KEPT_BYTES]
         while _size(theirs) > _KEPT_BYTES:
             del theirs[len(theirs) // 2 :]
-    return Refused(key, value, ours + replay + theirs, error.reason)
+    return Refused(TOPIC, key, value, ours + replay + theirs, reason=error.reason, offset=record.offset)
 
 
 def _size(headers: list[tuple[str, bytes]]) -> int:
     return sum(len(name.encode("utf-8", "replace")) + len(raw or b"") for name, raw in headers)
-
-
-def origin_offset(letter: Refused) -> int:
-    """Offset of a refused record in the topic it came from."""
-    return next(int(raw) for name, raw in letter.headers if name == "dl_offset")
 
 
 def attempts(raw: bytes | None) -> int:

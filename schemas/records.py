@@ -1,8 +1,10 @@
-"""A record as a consumer gives it, before anything is known of its content."""
+"""Records at the edge: as a consumer gives them, and as they leave for a topic."""
 
 from __future__ import annotations
 
 from typing import Protocol
+
+import msgspec
 
 from schemas.codec import Headers
 
@@ -25,3 +27,13 @@ class RawRecord(Protocol):
     @property
     def timestamp(self) -> int:
         """Milliseconds since the epoch."""
+
+
+class OutputRecord(msgspec.Struct, frozen=True):
+    """One record on its way to a topic; :meth:`streams.kafka.outbox.Outbox.send_all` sends it."""
+
+    topic: str
+    """Logical name: without the deployment's prefix."""
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()

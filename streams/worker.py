@@ -189,7 +189,7 @@ class Worker:
         def refused(partition: int, offset: int, key: bytes | None, value: bytes | None, error: Exception) -> None:
             record = LogRecord(offset, key, value, (), now_ms())
             letter = refuse(InvalidField(str(error)), "catalog", partition, record)
-            letters.send("dead-letter", letter.key, letter.value, headers=letter.headers)
+            letters.send_all([letter])
             self.metrics.dead_letter("catalog", letter.reason)
 
         def delivered() -> None:

@@ -11,13 +11,13 @@ from infra.bench.graph_core import Graph, GraphPartition
 from infra.bench.graph_data import PARTITIONS, Totals, add_up
 from infra.bench.graph_job import Job, Outcome
 from schemas.deadletter import Refused
+from schemas.records import OutputRecord
 from streams.kafka.outbox import Outbox
 from streams.runtime.roles import Batch, Commit, Offsets, Role
 from streams.state import keys
 from streams.state.checkpoints import StoredRecords
 from streams.state.contract import KeyValue
 from streams.state.rocks import RocksStore, shared_memory
-from streams.stateful.checkpoint_writer import Output
 from streams.stateful.role import CheckpointSettings, StatefulRole
 from streams.telemetry.metrics import Metrics
 
@@ -42,7 +42,7 @@ class GraphRole(StatefulRole):
         core.take(batch.records)
         return []
 
-    def outputs(self, checkpoint: Any) -> list[Output]:
+    def outputs(self, checkpoint: Any) -> list[OutputRecord]:
         return []
 
     def due_ms(self, record: bytes) -> int:

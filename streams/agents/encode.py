@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -16,32 +16,12 @@ from schemas.snapshot import SNAPSHOT_VERSION, Snapshot
 from streams.core.batching import MicroBatcher, Waiting
 from streams.kafka.outbox import Outbox
 from streams.runtime.roles import Batch, Commit
+from streams.serving.records import Predict, Predicted
 from streams.telemetry.metrics import Metrics
 
 _COMMIT_EVERY_MS: Final = 250
 _DELIVERY_TIMEOUT_S: Final = 60.0
 _decode: Final = codec.decoder(Snapshot)
-
-
-class Published(NamedTuple):
-    """One prediction on its way out."""
-
-    topic: str
-    key: bytes
-    value: bytes
-    headers: list[tuple[str, bytes]]
-
-
-class Predicted(NamedTuple):
-    """What became of a batch."""
-
-    records: list[Published]
-    foreign: int
-    """Snapshots judged on their features alone: another tokeniser made their tokens."""
-
-
-Predict = Callable[[list[Snapshot]], Predicted]
-"""Snapshots to records, called in a thread; see :class:`streams.serving.predict.Predictions`."""
 
 
 class EncodeRole:
@@ -109,7 +89,7 @@ class EncodeRole:
                 self._batcher.add(self._read(record.value), batch.partition, record.offset, now_ms)
             except DeadLetter as error:
                 refused = refuse(error, batch.topic, batch.partition, record)
-                self._outbox.send("dead-letter", refused.key, refused.value, headers=refused.headers)
+                self._outbox.send_all([refused])
                 self._refused = True
                 self._metrics.dead_letter(batch.topic, refused.reason)
         self._next[batch.partition] = batch.records[-1].offset + 1
@@ -168,8 +148,7 @@ class EncodeRole:
             batch = self._batcher.take()
             started_ms = self._monotonic_ms()
             predicted = await loop.run_in_executor(self._thread, self._predict, [entry.snapshot for entry in batch])
-            for record in predicted.records:
-                self._outbox.send(record.topic, record.key, record.value, headers=record.headers)
+            self._outbox.send_all(predicted.records)
             self._observe(batch, predicted, started_ms)
             if delivering is not None:
                 await delivering
@@ -179,7 +158,7 @@ class EncodeRole:
         if delivering is not None:
             await delivering
 
-    async def _deliver(self, batch: list[Waiting], mark: Any) -> None:
+    async def _deliver(self, batch: list[Waiting], mark: int) -> None:
         await self._outbox.delivered(mark, _DELIVERY_TIMEOUT_S)
         self._batcher.done(batch)
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from schemas.deadletter import Refused
+from schemas.records import OutputRecord
 from streams.core.entities import Entities
 from streams.runtime.roles import Batch
 from streams.state.checkpoints import StoredRecords
 from streams.state.contract import KeyValue
-from streams.stateful.checkpoint_writer import Output
 from streams.stateful.role import StatefulRole
 
 
@@ -27,7 +27,7 @@ class EntitiesRole(StatefulRole):
     def take(self, core: Entities, batch: Batch) -> list[Refused]:
         return core.take(batch.records)
 
-    def outputs(self, checkpoint: Any) -> list[Output]:
+    def outputs(self, checkpoint: Any) -> list[OutputRecord]:
         return []
 
     def due_ms(self, record: bytes) -> int:

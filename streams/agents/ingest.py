@@ -8,9 +8,10 @@ from operator import attrgetter
 from typing import Any, Final
 
 from schemas import codec
-from schemas.deadletter import Refused, origin_offset
+from schemas.deadletter import Refused
 from schemas.errors import TopicUnfit
 from schemas.events import SOURCE_INDEX, SOURCES
+from schemas.records import OutputRecord
 from schemas.words import Lexicon
 from streams.core.config import CoreConfig
 from streams.core.customer import due_of
@@ -20,7 +21,6 @@ from streams.core.refusal_limit import RefusalLimit
 from streams.runtime.roles import Batch, Offsets
 from streams.state.checkpoints import StoredRecords
 from streams.state.contract import KeyValue
-from streams.stateful.checkpoint_writer import Output
 from streams.stateful.role import StatefulRole
 
 _offset: Final = attrgetter("offset")
@@ -78,14 +78,13 @@ class IngestRole(StatefulRole):
         records = batch.records
         first = bisect_left(records, core.next_offsets.get(batch.topic, 0), key=_offset)
         refused = core.take(SOURCE_INDEX[batch.topic], records, self._monotonic_ms())
-        places = [bisect_left(records, origin_offset(letter), key=_offset) - first for letter in refused]
+        places = [bisect_left(records, letter.offset, key=_offset) - first for letter in refused]
         try:
             self._refusals.observe(batch.topic, len(records) - first, zip(places, refused, strict=True))
         except TopicUnfit:
             # Nothing of this batch is written or committed, but why it was refused is there to be looked at. The next
             # worker sends the same letters, with the same ids.
-            for letter in refused:
-                self._outbox.send("dead-letter", letter.key, letter.value, headers=letter.headers)
+            self._outbox.send_all(refused)
             raise
         return refused
 
@@ -95,16 +94,16 @@ class IngestRole(StatefulRole):
                 core.watermark.observed(source_index, now_ms)
         return core.checkpoint(now_ms)
 
-    def outputs(self, checkpoint: IngestCheckpoint) -> Iterator[Output]:
+    def outputs(self, checkpoint: IngestCheckpoint) -> Iterator[OutputRecord]:
         encode = codec.msgpack_encode
         for edge in checkpoint.edges:
-            yield Output("graph-edges", edge.entity.encode(), encode(edge))
+            yield OutputRecord("graph-edges", edge.entity.encode(), encode(edge))
         for outcome in checkpoint.outcomes:
-            yield Output("outcomes", outcome.snapshot.customer_id.encode(), encode(outcome))
+            yield OutputRecord("outcomes", outcome.snapshot.customer_id.encode(), encode(outcome))
         for snapshot in (*checkpoint.awaiting_label, *checkpoint.snapshots):
-            yield Output("session-snapshots", snapshot.customer_id.encode(), encode(snapshot))
+            yield OutputRecord("session-snapshots", snapshot.customer_id.encode(), encode(snapshot))
         for erasure in checkpoint.erasures:
-            yield Output("erasures", erasure.customer_id.encode(), codec.json_encode(erasure))
+            yield OutputRecord("erasures", erasure.customer_id.encode(), codec.json_encode(erasure))
 
     def due_ms(self, record: bytes) -> int:
         return due_of(record).due_ms

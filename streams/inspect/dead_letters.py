@@ -14,14 +14,13 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from schemas.codec import Headers
-from schemas.deadletter import ATTEMPT, CUT, ORIGINAL, REPLAYED_FROM, attempts
+from schemas.deadletter import ATTEMPT, CUT, ORIGINAL, REPLAYED_FROM, TOPIC, attempts
 from schemas.events import PROFILES, SOURCES
 from schemas.limits import MAX_EVENT_TS_MS, MIN_EVENT_TS_MS
 from streams.kafka.partitioning import partition_for
 from streams.kafka.reader import TopicReader
 from streams.sources.replay import OrderedProducer
 
-TOPIC: Final = "dead-letter"
 MAX_ATTEMPTS: Final = 3
 
 

@@ -15,12 +15,13 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, cast
 
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from schemas.errors import DeliveryFailed
+from schemas.records import OutputRecord
 from streams.kafka.clients import Producer
 
 Headers = Sequence[tuple[str, str | bytes | None]]
@@ -79,7 +80,7 @@ class Outbox:
 
     Example:
         >>> outbox = Outbox("127.0.0.1:9092", prefix="shop.")  # doctest: +SKIP
-        >>> outbox.send("predictions.churn", b"customer-1", b"{}")  # doctest: +SKIP
+        >>> outbox.send_all([OutputRecord("predictions.churn", b"customer-1", b"{}")])  # doctest: +SKIP
         >>> await outbox.delivered(outbox.mark(), timeout_s=10)  # doctest: +SKIP
     """
 
@@ -164,6 +165,12 @@ class Outbox:
                 raise DeliveryFailed(f"{name}: {exc.args[0]}") from exc
             else:
                 return
+
+    def send_all(self, records: Iterable[OutputRecord]) -> None:
+        """Queue what a role has made, each record to the partition of its key; see :meth:`send`."""
+        send = self.send
+        for record in records:
+            send(record.topic, record.key, record.value, headers=list(record.headers) or None)
 
     def mark(self) -> int:
         """A point in the sequence of sends, for :meth:`delivered`."""

@@ -12,11 +12,12 @@ from schemas import cloudevents, ids
 from schemas.catalog import CatalogEntry
 from schemas.codec import json_encode
 from schemas.predictions import ChurnPrediction, NextBestAction, Prediction, Reason, RedemptionPrediction
+from schemas.records import OutputRecord
 from schemas.snapshot import Candidate, Snapshot
-from streams.agents.encode import Predicted, Published
 from streams.core.config import DAY_MS
 from streams.core.decisions import DecisionPolicy, Scored, active_campaigns, decide, offers_over
 from streams.core.reasons import decision_reasons
+from streams.serving.records import Predicted
 
 _CHURN_VALID_MS: Final = 7 * DAY_MS
 _ACTION_VALID_MS: Final = DAY_MS
@@ -52,13 +53,13 @@ class Predictions:
 
     def __call__(self, snapshots: list[Snapshot]) -> Predicted:
         encoded = self._predictor.encode(snapshots)
-        published: list[Published] = []
+        published: list[OutputRecord] = []
         self._churn(snapshots, encoded, published)
         self._actions(snapshots, encoded, published)
         self._sends(snapshots, encoded, published)
         return Predicted(published, encoded.foreign)
 
-    def _churn(self, snapshots: Sequence[Snapshot], encoded: Encoded, published: list[Published]) -> None:
+    def _churn(self, snapshots: Sequence[Snapshot], encoded: Encoded, published: list[OutputRecord]) -> None:
         if "churn" not in self._predictor.heads:
             return
         now_ms, typical = self._wall_ms(), self._predictor.typical
@@ -74,7 +75,7 @@ class Predictions:
             )
             published.append(_record("predictions.churn", prediction))
 
-    def _actions(self, snapshots: Sequence[Snapshot], encoded: Encoded, published: list[Published]) -> None:
+    def _actions(self, snapshots: Sequence[Snapshot], encoded: Encoded, published: list[OutputRecord]) -> None:
         rows = [row for row, snapshot in enumerate(snapshots) if snapshot.kind == "event"]
         if not rows:
             return
@@ -118,7 +119,7 @@ class Predictions:
             )
             published.append(_record("predictions.next-best-action", prediction))
 
-    def _sends(self, snapshots: Sequence[Snapshot], encoded: Encoded, published: list[Published]) -> None:
+    def _sends(self, snapshots: Sequence[Snapshot], encoded: Encoded, published: list[OutputRecord]) -> None:
         if "redemption" not in self._predictor.heads:
             return
         entries, version = self._catalog.current
@@ -149,7 +150,7 @@ class Predictions:
         version: int,
         sent: Mapping[str, Candidate],
         rows: Sequence[int],
-        published: list[Published],
+        published: list[OutputRecord],
     ) -> None:
         strange = {
             f"campaign:{name}": named(candidate, entries)
@@ -200,9 +201,9 @@ def _until_ms(snapshot: Snapshot, campaign: CatalogEntry | None) -> int:
     return day_ms if campaign is None or campaign.active_to_ms is None else min(day_ms, campaign.active_to_ms)
 
 
-def _record(topic: str, prediction: Prediction) -> Published:
+def _record(topic: str, prediction: Prediction) -> OutputRecord:
     headers = cloudevents.headers(prediction.prediction_id, topic, prediction.as_of_ms)
-    return Published(topic, prediction.customer_id.encode(), json_encode(prediction), headers)
+    return OutputRecord(topic, prediction.customer_id.encode(), json_encode(prediction), headers)
 
 
 def _rounded(probability: float) -> float:

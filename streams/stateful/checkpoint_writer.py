@@ -17,6 +17,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
+from schemas.records import OutputRecord
 from streams.kafka.outbox import Outbox
 from streams.runtime.roles import Commit, Offsets
 from streams.state.checkpoints import StateCheckpoint, changelog_records, local_batch
@@ -31,15 +32,6 @@ _PROBE_AFTER_MS: Final = 2_000
 #: back is overwritten before compaction takes our version away, see ``_COMPACTION_LAG_MS`` in
 #: :mod:`streams.kafka.admin`.
 _REFRESH_MS: Final = 20 * 60_000
-
-
-class Output(NamedTuple):
-    """One record for another topic."""
-
-    topic: str
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes]] | None = None
 
 
 class Held(NamedTuple):
@@ -69,7 +61,7 @@ class CheckpointWriter:
         outbox: Outbox,
         committer: Commit,
         *,
-        outputs: Callable[[Any], Iterable[Output]],
+        outputs: Callable[[Any], Iterable[OutputRecord]],
         lost: Callable[[int], None],
         monotonic_ms: Callable[[], int],
         wall_ms: Callable[[], int],
@@ -112,10 +104,9 @@ class CheckpointWriter:
             for partition in checkpoints:
                 self._lost(partition)
             return {}
-        send, outbox = self._outbox.send, self._outbox
+        outbox = self._outbox
         for checkpoint in checkpoints.values():
-            for topic, key, value, headers in self._outputs(checkpoint):
-                send(topic, key, value, headers=headers)
+            outbox.send_all(self._outputs(checkpoint))
         await outbox.delivered(outbox.mark(), DELIVERY_TIMEOUT_S)
         sent = {
             partition: self._held[partition].log.send(changelog_records(checkpoint))

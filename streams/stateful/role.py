@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 from schemas.deadletter import Refused
+from schemas.records import OutputRecord
 from streams.kafka.outbox import Outbox
 from streams.kafka.positions import missed_records
 from streams.runtime.roles import Batch, Commit, Offsets
@@ -23,7 +24,7 @@ from streams.state.contract import KeyValue
 from streams.state.ownership import OwnershipLost
 from streams.state.progress import summary
 from streams.state.standby import Standby
-from streams.stateful.checkpoint_writer import CheckpointWriter, Held, Output
+from streams.stateful.checkpoint_writer import CheckpointWriter, Held
 from streams.stateful.opening import Opening
 from streams.telemetry.metrics import Metrics
 
@@ -123,7 +124,7 @@ class StatefulRole:
         """End a checkpoint of a partition."""
         return core.checkpoint(now_ms)
 
-    def outputs(self, checkpoint: Any) -> Iterable[Output]:
+    def outputs(self, checkpoint: Any) -> Iterable[OutputRecord]:
         raise NotImplementedError
 
     def due_ms(self, record: bytes) -> int:
@@ -210,9 +211,10 @@ class StatefulRole:
             # taken for what was read before.
             await self._check_positions({(batch.topic, batch.partition): next_offset})
         self._metrics.batch(self.name, batch.topic, len(batch.records))
-        for refused in self.take(held.core, batch):
-            self._metrics.dead_letter(batch.topic, refused.reason)
-            self._outbox.send("dead-letter", refused.key, refused.value, headers=refused.headers)
+        refused = self.take(held.core, batch)
+        for letter in refused:
+            self._metrics.dead_letter(batch.topic, letter.reason)
+        self._outbox.send_all(refused)
         self._events += len(batch.records)
         if self._events >= self._checkpoints.checkpoint_events * _MAX_BEHIND:
             await self._join()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from models.encoder import EncoderSize, default_config
 from models.inference import Predictor, check
 from models.model import Model
 from schemas import codec
+from schemas.records import OutputRecord
 from schemas.snapshot import Snapshot
 from streams.agents.encode import EncodeRole
 from streams.core.batching import MicroBatcher
@@ -30,8 +32,8 @@ class Outbox:
     def __init__(self) -> None:
         self.topics: list[str] = []
 
-    def send(self, topic: str, key: bytes, value: bytes, headers: Any = None) -> None:
-        self.topics.append(topic)
+    def send_all(self, records: Iterable[OutputRecord]) -> None:
+        self.topics += [record.topic for record in records]
 
     def mark(self) -> int:
         return len(self.topics)
@@ -52,11 +54,8 @@ def test_snapshots_of_another_vocabulary_are_judged_and_counted() -> None:
     snapshots = [worlds.snapshot(1), worlds.snapshot(2, hint="elsewhere"), worlds.snapshot(3, hint="elsewhere")]
     predicted = _predictions()(snapshots)
     assert predicted.foreign == 2
-    assert sorted(record.key for record in predicted.records if record.topic == "predictions.churn") == [
-        b"1",
-        b"2",
-        b"3",
-    ]
+    churn = [record.key for record in predicted.records if record.topic == "predictions.churn"]
+    assert sorted(churn, key=str) == [b"1", b"2", b"3"]
 
 
 def test_the_role_tells_of_them() -> None:

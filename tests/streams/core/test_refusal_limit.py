@@ -12,7 +12,7 @@ from streams.core.refusal_limit import RefusalLimit
 
 
 def letter(reason: str = "invalid_field") -> Refused:
-    return Refused(None, b"", [], reason)
+    return Refused("dead-letter", None, b"", reason=reason, offset=0)
 
 
 def feed(limit: RefusalLimit, verdicts: list[bool], sizes: list[int], topic: str = "clickstream") -> int | None:

@@ -107,8 +107,8 @@ def test_letters_are_acknowledged_before_they_count_as_told(catalog: Catalog) ->
     letters = Outbox(catalog.client["bootstrap.servers"], prefix=prefix)
 
     def refused(partition: int, offset: int, key: bytes | None, value: bytes | None, error: Exception) -> None:
-        letter = refuse(InvalidField(str(error)), "catalog", partition, LogRecord(offset, key, value, (), 0))
-        letters.send("dead-letter", letter.key, letter.value, headers=letter.headers)
+        record = LogRecord(offset, key, value, (), 0)
+        letters.send_all([refuse(InvalidField(str(error)), "catalog", partition, record)])
 
     for _ in range(2):
         follower = CatalogFollower(

@@ -37,7 +37,8 @@ def said(
     predictor = Predictor(model, "test", device="cpu", half=False, compiled=False)
     known = SimpleNamespace(current=(worlds.catalog() if catalog is None else catalog, 1))
     predict = Predictions(predictor, known, DecisionPolicy(epsilon=0.0), lambda: worlds.START_MS)
-    return [msgspec.json.decode(one.value) for one in predict(snapshots).records if one.topic == f"predictions.{topic}"]
+    records = [record for record in predict(snapshots).records if record.topic == f"predictions.{topic}"]
+    return [msgspec.json.decode(record.value or b"") for record in records]
 
 
 def willing(as_of_ms: int = worlds.START_MS) -> Snapshot:

@@ -1,0 +1,22 @@
+"""What becomes of a batch of snapshots: the records on their way out, and what is told of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from schemas.records import OutputRecord
+from schemas.snapshot import Snapshot
+
+
+class Predicted(NamedTuple):
+    """What became of a batch."""
+
+    records: list[OutputRecord]
+    """Predictions, each for its topic."""
+    foreign: int
+    """Snapshots judged on their features alone: another tokeniser made their tokens."""
+
+
+Predict = Callable[[list[Snapshot]], Predicted]
+"""Snapshots to records, called in a thread; see :class:`streams.serving.predict.Predictions`."""
