@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -27,6 +27,16 @@ class RawRecord(Protocol):
     @property
     def timestamp(self) -> int:
         """Milliseconds since the epoch."""
+
+
+class LogRecord(NamedTuple):
+    """A :class:`RawRecord` that was made by hand or read by a plain consumer."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+    timestamp: int
 
 
 class OutputRecord(msgspec.Struct, frozen=True):

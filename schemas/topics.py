@@ -44,6 +44,24 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
             return "compacted" if self.replaced_ms is None else f"{_days(self.replaced_ms)}, then compacted"
         return "for ever" if self.retention_ms is None else _days(self.retention_ms)
 
+    @property
+    def is_changelog(self) -> bool:
+        """Whether it keeps the state of a role; see :func:`changelog_of`."""
+        return self.name.endswith(_CHANGELOG)
+
+
+_CHANGELOG: Final = "-changelog"
+
+
+def changelog_of(role: str) -> str:
+    """Logical name of the topic that keeps a role's state.
+
+    Example:
+        >>> changelog_of("ingest")
+        'ingest-changelog'
+    """
+    return role + _CHANGELOG
+
 
 def _topic(
     name: str,

@@ -10,9 +10,9 @@ from confluent_kafka.admin import NewTopic
 
 from infra.bench.deployment import started_broker
 from infra.bench.graph_data import PARTITIONS, GraphEvent, customer_id, partition_of, stored_record
-from infra.bench.graph_role import changelog_of
 from infra.bench.report import Options
 from schemas.errors import ConfigError
+from schemas.topics import changelog_of
 from streams.brokers.apache import KAFKA_VERSION
 from streams.kafka import admin
 from streams.sources.replay import OrderedProducer

@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-from infra.bench.graph_core import Graph, GraphPartition
+from infra.bench.graph_core import Graph, GraphCheckpoint, GraphPartition
 from infra.bench.graph_data import PARTITIONS, Totals, add_up
 from infra.bench.graph_job import Job, Outcome
 from schemas.deadletter import Refused
 from schemas.records import OutputRecord
 from streams.kafka.outbox import Outbox
+from streams.runtime.clocks import SYSTEM_CLOCKS
 from streams.runtime.roles import Batch, Commit, Offsets, Role
 from streams.state import keys
 from streams.state.checkpoints import StoredRecords
 from streams.state.contract import KeyValue
-from streams.state.rocks import RocksStore, shared_memory
-from streams.stateful.role import CheckpointSettings, StatefulRole
+from streams.state.rocks import Memory, shared_memory
+from streams.state.stores import RocksStores
+from streams.stateful.resources import CheckpointSettings, Resources
+from streams.stateful.role import StatefulRole
 from streams.telemetry.metrics import Metrics
 
 _COMMIT_S = 1.0
 _CHECKPOINT_EVENTS = 20_000
 
 
-class GraphRole(StatefulRole):
+class GraphRole(StatefulRole[GraphPartition, GraphCheckpoint]):
     """The small graph job with everything that a stateful role promises."""
 
-    def __init__(self, topic: str, app: str, cache_bytes: int, **shell: Any) -> None:
+    def __init__(self, topic: str, app: str, cache_bytes: int, given: Resources) -> None:
         self.name = app
         self.topics = (topic,)
-        self.changelog = changelog_of(app)
         self._cache_bytes = cache_bytes
-        super().__init__(**shell)
+        super().__init__(given)
 
     def open_core(self, partition: int, store: KeyValue, meta: bytes | None) -> GraphPartition:
         return GraphPartition(self.topics[0], StoredRecords(store), meta, cache_bytes=self._cache_bytes)
@@ -42,11 +43,30 @@ class GraphRole(StatefulRole):
         core.take(batch.records)
         return []
 
-    def outputs(self, checkpoint: Any) -> list[OutputRecord]:
+    def outputs(self, checkpoint: GraphCheckpoint) -> list[OutputRecord]:
         return []
+
+    def checkpoint(self, partition: int, core: GraphPartition, now_ms: int) -> GraphCheckpoint:
+        return core.checkpoint(now_ms)
 
     def due_ms(self, record: bytes) -> int:
         return -1
+
+    def flushed(self, checkpoints: Mapping[int, GraphCheckpoint], seconds: float) -> None:
+        """The clock stops by what is committed, see :class:`Stopwatch`."""
+
+
+class BenchStores:
+    """Stores under one folder, none of which may need a repair while the clock runs."""
+
+    def __init__(self, folder: Path, memory: Memory) -> None:
+        self._stores = RocksStores(folder, memory)
+
+    def open(self, partition: int) -> KeyValue:
+        return self._stores.open(partition)
+
+    def quarantine(self, partition: int) -> Path:
+        raise RuntimeError(f"the store of partition {partition} is broken: a bench must not time its repair")
 
 
 class EmptyRole:
@@ -159,36 +179,30 @@ class Stopwatch:
             self._done()
 
 
-def changelog_of(app: str) -> str:
-    """Our changelog's name."""
-    return f"{app}-changelog"
-
-
 def graph_role(job: Job, outbox: Outbox) -> GraphRole:
     """The role as a worker would build it."""
-    folder = Path(job.folder)
     # Half is for write buffers, which the peers have on top of their block caches.
     memory = shared_memory(2 * job.block_cache_bytes)
     return GraphRole(
         job.topic,
         job.app,
         job.cache_bytes // PARTITIONS,
-        outbox=outbox,
-        client={"bootstrap.servers": job.bootstrap},
-        prefix="",
-        checkpoints=CheckpointSettings(job.checkpoint_ms, _CHECKPOINT_EVENTS * max(1, job.checkpoint_ms // 100)),
-        open_store=lambda partition: RocksStore(_path(folder, partition), memory),
-        quarantine=_refuse,
-        metrics=Metrics(),
-        monotonic_ms=lambda: time.monotonic_ns() // 1_000_000,
-        wall_ms=lambda: time.time_ns() // 1_000_000,
+        Resources(
+            client={"bootstrap.servers": job.bootstrap},
+            prefix="",
+            outbox=outbox,
+            stores=BenchStores(Path(job.folder), memory),
+            clocks=SYSTEM_CLOCKS,
+            metrics=Metrics(),
+            checkpoints=CheckpointSettings(job.checkpoint_ms, _CHECKPOINT_EVENTS * max(1, job.checkpoint_ms // 100)),
+        ),
     )
 
 
 def stored_totals(folder: Path) -> Totals:
     """Sums over what is on the disk."""
-    memory = shared_memory(8 << 20)
-    stores = [RocksStore(_path(folder, partition), memory) for partition in range(PARTITIONS)]
+    found = BenchStores(folder, shared_memory(8 << 20))
+    stores = [found.open(partition) for partition in range(PARTITIONS)]
     try:
         return add_up(
             Graph.unpack(record) for store in stores for _, record in store.scan(keys.RECORD, keys.RECORDS_STOP)
@@ -196,11 +210,3 @@ def stored_totals(folder: Path) -> Totals:
     finally:
         for store in stores:
             store.close()
-
-
-def _path(folder: Path, partition: int) -> Path:
-    return folder / f"p{partition:05d}"
-
-
-def _refuse(partition: int) -> Path:
-    raise RuntimeError(f"the store of partition {partition} is broken: a bench must not time its repair")

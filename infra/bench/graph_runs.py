@@ -10,8 +10,8 @@ from infra.bench.graph_contenders import Runner
 from infra.bench.graph_data import Reference, Totals, events, stored_record
 from infra.bench.graph_job import Job
 from infra.bench.graph_load import Load
-from infra.bench.graph_role import changelog_of
 from infra.bench.report import Options, figure
+from schemas.topics import changelog_of
 from streams.core.cache import DECODED_PER_ENCODED
 
 _LEAST: Final = 2_000

@@ -12,9 +12,10 @@ from zlib import crc32
 
 from schemas.codec import msgpack_encode
 from schemas.events import CLICKSTREAM, PROFILES, SOURCES
+from schemas.records import LogRecord
 from streams.core.config import DAY_MS, HOUR_MS, MINUTE_MS, CoreConfig
 from streams.core.customer import due_of
-from streams.offline.ingest import LogRecord, OfflineIngest
+from streams.offline.ingest import OfflineIngest
 from streams.state import keys
 from streams.state.contract import KeyValue, WriteBatch
 from streams.state.rocks import WORKER_BYTES, RocksStore, shared_memory

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import msgspec
 
+from models.inference import Predictor, check
 from schemas import codec
 from schemas.deadletter import refuse
 from schemas.errors import DeadLetter, InvalidField, Malformed
 from schemas.snapshot import SNAPSHOT_VERSION, Snapshot
 from streams.core.batching import MicroBatcher, Waiting
 from streams.kafka.outbox import Outbox
+from streams.runtime.clocks import Clocks
+from streams.runtime.context import RoleContext
 from streams.runtime.roles import Batch, Commit
+from streams.serving.catalog import CatalogFollower
+from streams.serving.predict import Predictions
 from streams.serving.records import Predict, Predicted
+from streams.serving.refusals import CatalogRefusals
 from streams.telemetry.metrics import Metrics
+
+logger: Final = logging.getLogger(__name__)
 
 _COMMIT_EVERY_MS: Final = 250
 _DELIVERY_TIMEOUT_S: Final = 60.0
@@ -29,8 +38,6 @@ class EncodeRole:
 
     Args:
         check: raises InvalidField for a snapshot the model cannot read.
-        monotonic_ms: a monotonic clock in ms.
-        wall_ms: wall clock in ms, for how fresh predictions are.
         healthy: raises what has broken beside the model; asked every tick.
         queue_bound: fetching pauses while this many snapshots wait.
     """
@@ -46,8 +53,7 @@ class EncodeRole:
         batcher: MicroBatcher,
         outbox: Outbox,
         metrics: Metrics,
-        monotonic_ms: Callable[[], int],
-        wall_ms: Callable[[], int],
+        clocks: Clocks,
         healthy: Callable[[], None] = lambda: None,
         queue_bound: int = 20_000,
     ) -> None:
@@ -56,15 +62,15 @@ class EncodeRole:
         self._batcher = batcher
         self._outbox = outbox
         self._metrics = metrics
-        self._monotonic_ms = monotonic_ms
-        self._wall_ms = wall_ms
+        self._monotonic_ms = clocks.monotonic_ms
+        self._wall_ms = clocks.wall_ms
         self._healthy = healthy
         self._queue_bound = queue_bound
         self._pausing = False
         self._committer: Commit | None = None
         self._next: dict[int, int] = {}
         self._committed: dict[int, int] = {}
-        self._commit_ms = monotonic_ms()
+        self._commit_ms = clocks.monotonic_ms()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
         self._encoding: asyncio.Task[None] | None = None
         self._coalesced = 0
@@ -183,3 +189,29 @@ class EncodeRole:
             self._refused = False
         if offsets and self._committer is not None and await self._committer.commit(offsets):
             self._committed |= {partition: offset for (_, partition), offset in offsets.items()}
+
+
+def build(context: RoleContext) -> EncodeRole:
+    """See :meth:`streams.agents.RoleEntry.build`."""
+    settings, mine = context.settings, context.settings.encode
+    predictor = Predictor.load(
+        settings.model_dir, device=None if mine.device == "auto" else mine.device, threads=mine.threads or None
+    )
+    context.check_horizon(predictor.horizon_days)
+    logger.info("model %s on %s: %s", predictor.version, predictor.device, predictor.embed.name)
+    outbox = context.outbox()
+    # An outbox of its own: what the catalog refuses is told by the follower's thread.
+    refusals = CatalogRefusals(context.outbox(), context.metrics, context.clocks.wall_ms)
+    catalog = CatalogFollower(context.client, context.prefix + "catalog", refusals.tell, refusals.delivered)
+    catalog.start()
+    context.closing.callback(catalog.stop)
+    return EncodeRole(
+        predict=Predictions(predictor, catalog, settings.decide, context.clocks.wall_ms),
+        healthy=catalog.check,
+        check=check,
+        batcher=MicroBatcher(mine.batch_size, mine.batch_age_ms, mine.coalesce),
+        outbox=outbox,
+        metrics=context.metrics,
+        clocks=context.clocks,
+        queue_bound=max(mine.queue_bound, mine.batch_size),
+    )

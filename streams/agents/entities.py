@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from schemas.deadletter import Refused
 from schemas.records import OutputRecord
-from streams.core.entities import Entities
+from streams.core.entities import Entities, EntityCheckpoint
+from streams.runtime.context import RoleContext
 from streams.runtime.roles import Batch
 from streams.state.checkpoints import StoredRecords
 from streams.state.contract import KeyValue
+from streams.stateful.resources import resources
 from streams.stateful.role import StatefulRole
 
 
-class EntitiesRole(StatefulRole):
+class EntitiesRole(StatefulRole[Entities, EntityCheckpoint]):
     """One writer per entity: partitions of ``graph-edges``, which is keyed by entity."""
 
     name = "entities"
     topics = ("graph-edges",)
-    changelog = "entities-changelog"
 
     def open_core(self, partition: int, store: KeyValue, meta: bytes | None) -> Entities:
         return Entities(partition, StoredRecords(store), meta)
@@ -27,11 +27,19 @@ class EntitiesRole(StatefulRole):
     def take(self, core: Entities, batch: Batch) -> list[Refused]:
         return core.take(batch.records)
 
-    def outputs(self, checkpoint: Any) -> list[OutputRecord]:
+    def checkpoint(self, partition: int, core: Entities, now_ms: int) -> EntityCheckpoint:
+        return core.checkpoint(now_ms)
+
+    def outputs(self, checkpoint: EntityCheckpoint) -> list[OutputRecord]:
         return []
 
     def due_ms(self, record: bytes) -> int:
         return -1
 
-    def flushed(self, checkpoints: Mapping[int, Any], seconds: float) -> None:
+    def flushed(self, checkpoints: Mapping[int, EntityCheckpoint], seconds: float) -> None:
         self._metrics.entities_checkpoint(checkpoints, self.held, seconds)
+
+
+def build(context: RoleContext) -> EntitiesRole:
+    """See :meth:`streams.agents.RoleEntry.build`."""
+    return EntitiesRole(resources(context, EntitiesRole.name))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from operator import attrgetter
-from typing import Any, Final
+from typing import Final
 
+from models.saved_model import read_card
+from models.tokenizer import FastLexicon
 from schemas import codec
 from schemas.deadletter import Refused
 from schemas.errors import TopicUnfit
@@ -18,15 +20,17 @@ from streams.core.customer import due_of
 from streams.core.durable import IngestCheckpoint
 from streams.core.partition import IngestPartition
 from streams.core.refusal_limit import RefusalLimit
+from streams.runtime.context import RoleContext
 from streams.runtime.roles import Batch, Offsets
 from streams.state.checkpoints import StoredRecords
 from streams.state.contract import KeyValue
+from streams.stateful.resources import Resources, resources
 from streams.stateful.role import StatefulRole
 
 _offset: Final = attrgetter("offset")
 
 
-class IngestRole(StatefulRole):
+class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
     """One writer per customer: all four source topics of a partition go through one :class:`IngestPartition`.
 
     Args:
@@ -35,19 +39,18 @@ class IngestRole(StatefulRole):
 
     name = "ingest"
     topics = SOURCES
-    changelog = "ingest-changelog"
 
     def __init__(
         self,
+        given: Resources,
         *,
         config: CoreConfig,
         lexicon: Lexicon,
         cache_bytes: int,
         idle_ms: int,
         refusals: RefusalLimit,
-        **shell: Any,
     ) -> None:
-        super().__init__(**shell)
+        super().__init__(given)
         self._config = config
         self._lexicon = lexicon
         self._cache_bytes = cache_bytes
@@ -108,5 +111,19 @@ class IngestRole(StatefulRole):
     def due_ms(self, record: bytes) -> int:
         return due_of(record).due_ms
 
-    def flushed(self, checkpoints: Mapping[int, Any], seconds: float) -> None:
+    def flushed(self, checkpoints: Mapping[int, IngestCheckpoint], seconds: float) -> None:
         self._metrics.ingest_checkpoint(checkpoints, self.held, self._counted, seconds)
+
+
+def build(context: RoleContext) -> IngestRole:
+    """See :meth:`streams.agents.RoleEntry.build`."""
+    settings, mine = context.settings, context.settings.ingest
+    context.check_horizon(read_card(settings.model_dir).horizon_days)
+    return IngestRole(
+        resources(context, IngestRole.name),
+        config=settings.core,
+        lexicon=FastLexicon.load(settings.model_dir),
+        cache_bytes=mine.cache_bytes,
+        idle_ms=mine.idle_ms,
+        refusals=RefusalLimit(mine.refused_share, mine.refused_min),
+    )

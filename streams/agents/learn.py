@@ -7,13 +7,15 @@ still keep, and nothing is ever committed. A partition that stays through a reba
 from __future__ import annotations
 
 import itertools
-from typing import Any, Final, get_args
+from collections.abc import Callable
+from typing import Final, get_args
 
 import msgspec
 
 from schemas import codec
 from schemas.snapshot import Head, Outcome
 from streams.core.scoring import LiveScore, auc
+from streams.runtime.context import RoleContext
 from streams.runtime.roles import Batch, Commit
 from streams.telemetry.metrics import Metrics
 
@@ -60,7 +62,7 @@ class LearnRole:
     name = "learn"
     topics = ("outcomes", "predictions.churn", "predictions.redemption")
 
-    def __init__(self, *, metrics: Metrics, monotonic_ms: Any) -> None:
+    def __init__(self, *, metrics: Metrics, monotonic_ms: Callable[[], int]) -> None:
         self._known: dict[int, _Known] = {}
         self._held: set[int] = set()
         self._metrics = metrics
@@ -129,3 +131,8 @@ def _take_outcome(known: _Known, outcome: Outcome) -> None:
     asked_ms = outcome.snapshot.as_of_ms
     known.scores[outcome.head].answered(outcome.outcome_id, outcome.label, outcome.due_ms, asked_ms)
     known.newest_ms = max(known.newest_ms, outcome.resolved_ms)
+
+
+def build(context: RoleContext) -> LearnRole:
+    """See :meth:`streams.agents.RoleEntry.build`."""
+    return LearnRole(metrics=context.metrics, monotonic_ms=context.clocks.monotonic_ms)

@@ -7,10 +7,10 @@ the ``outcomes`` topic that a worker would have written from the same log.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from schemas import codec
 from schemas.events import SOURCE_INDEX, SOURCES, Body
+from schemas.records import LogRecord
 from schemas.words import Lexicon
 from streams.core.config import CoreConfig
 from streams.core.durable import IngestCheckpoint
@@ -18,16 +18,6 @@ from streams.core.partition import IngestPartition
 from streams.state.checkpoints import StoredRecords, local_batch, read_meta
 from streams.state.contract import KeyValue
 from streams.state.memory import MemoryStore
-
-
-class LogRecord(NamedTuple):
-    """One record as a consumer would give it."""
-
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
-    timestamp: int
 
 
 class OfflineIngest:

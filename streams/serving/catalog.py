@@ -112,6 +112,15 @@ class CatalogFollower:
         if not caught_up or self.failure is not None:
             raise DeliveryFailed(f"the catalog topic {self._topic} could not be read: {self.failure or 'no answer'}")
 
+    def check(self) -> None:
+        """Whether it is still followed.
+
+        Raises:
+            DeliveryFailed: it is not; what broke is the cause.
+        """
+        if self.failure is not None:
+            raise DeliveryFailed(f"the catalog is no longer followed: {self.failure}") from self.failure
+
     def stop(self) -> None:
         self._stopping.set()
         self._thread.join(timeout=10.0)

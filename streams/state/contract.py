@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 
@@ -48,3 +49,17 @@ class KeyValue(Protocol):
     def close(self) -> None:
         """Release the store; a second call does nothing."""
         ...
+
+
+class Stores(Protocol):
+    """The local stores of one role, by partition."""
+
+    def open(self, partition: int) -> KeyValue:
+        """The store, created where there is none.
+
+        Raises:
+            StateCorrupt: it cannot be trusted.
+        """
+
+    def quarantine(self, partition: int) -> Path:
+        """Move a closed store that cannot be trusted out of the way; returns where it is now."""

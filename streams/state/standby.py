@@ -10,18 +10,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from math import inf
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.errors import StateCorrupt
 from streams.kafka.offsets import available, first_offset
 from streams.state import ownership
+from streams.state.changelog import Changelog
 from streams.state.checkpoints import LocalMeta, read_meta
-from streams.state.contract import KeyValue
+from streams.state.contract import KeyValue, Stores
 from streams.state.restore import Applier, check_continues
 
 logger: Final = logging.getLogger(__name__)
@@ -40,32 +40,22 @@ class Standby:
     """Follows partitions of one changelog in a thread.
 
     Args:
-        client: confluent-kafka settings of the cluster.
-        topic: full name of the changelog topic.
-        open_store: partition -> its local store.
-        quarantine: moves a local store that cannot be trusted out of the way.
-        due_ms: reads a record's due time, to keep the timers.
         wall_ms: wall clock in ms.
         behind: told (partition, records not applied yet); None for a partition that is not followed any more.
     """
 
     def __init__(
         self,
-        client: Mapping[str, Any],
-        topic: str,
+        changelog: Changelog,
+        stores: Stores,
         *,
-        open_store: Callable[[int], KeyValue],
-        quarantine: Callable[[int], Path],
-        due_ms: Callable[[bytes], int],
         wall_ms: Callable[[], int],
         behind: Callable[[int, int | None], None],
     ) -> None:
         self.failure: Exception | None = None
-        self._client = dict(client)
-        self._topic = topic
-        self._open_store = open_store
-        self._quarantine = quarantine
-        self._due_ms = due_ms
+        self._changelog = changelog
+        self._topic = changelog.topic
+        self._local = stores
         self._wall_ms = wall_ms
         self._behind = behind
         self._lock = threading.Lock()
@@ -74,7 +64,7 @@ class Standby:
         self._appliers: dict[int, Applier] = {}
         self._reassign = False
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"standby-{topic}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"standby-{changelog.topic}", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -99,7 +89,7 @@ class Standby:
             consumer = Consumer(
                 {
                     "log_level": 0,
-                    **self._client,
+                    **self._changelog.client,
                     "group.id": "pulsegraph-standby",
                     "enable.auto.commit": False,
                     "auto.offset.reset": "error",
@@ -157,7 +147,7 @@ class Standby:
 
     def _open(self, partition: int, low: int) -> None:
         try:
-            store = self._open_store(partition)
+            store = self._local.open(partition)
             try:
                 known = read_meta(store)
                 self._check(known, partition, low)
@@ -168,7 +158,7 @@ class Standby:
             self._rebuild(partition, error)
             return  # opened afresh in the next round
         self._stores[partition] = store
-        self._appliers[partition] = Applier(store, max(known.changelog_offset, low), self._due_ms)
+        self._appliers[partition] = Applier(store, max(known.changelog_offset, low), self._changelog.due_ms)
         self._reassign = True
 
     def _apply(self, consumer: Consumer, messages: Sequence[Message]) -> None:
@@ -202,10 +192,10 @@ class Standby:
                 self._behind(partition, max(0, high - applier.position))
 
     def _check(self, known: LocalMeta, partition: int, low: int) -> None:
-        check_continues(known, f"{self._topic}-{partition}", low, self._wall_ms())
+        check_continues(known, self._changelog.place(partition), low, self._wall_ms())
 
     def _rebuild(self, partition: int, error: StateCorrupt) -> None:
-        aside = self._quarantine(partition)
+        aside = self._local.quarantine(partition)
         logger.error("standby of %s-%d was set aside as %s and is rebuilt: %s", self._topic, partition, aside, error)
 
     def _close(self, partition: int) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from schemas.errors import StateCorrupt
 from streams.kafka.outbox import Outbox
-from streams.state.contract import KeyValue
+from streams.state.changelog import Changelog
+from streams.state.contract import KeyValue, Stores
 from streams.state.ownership import Ownership, OwnershipLost
 from streams.state.progress import RestoreProgress
 from streams.state.restore import Restored, restore
@@ -34,36 +34,22 @@ class Opening:
     """Opens partitions of one role.
 
     Args:
-        client: confluent-kafka settings of the cluster.
-        prefix: of the deployment's topics.
-        changelog: name of the changelog topic, without the prefix.
-        open_store: partition -> its local store.
-        quarantine: moves a local store that cannot be trusted out of the way.
-        due_ms: reads a record's due time, to rebuild the timers.
         wall_ms: wall clock in ms.
         restoring: told (partition, records read, records at most to be read); called from threads.
     """
 
     def __init__(
         self,
+        changelog: Changelog,
+        stores: Stores,
         outbox: Outbox,
-        client: Mapping[str, Any],
-        prefix: str,
-        changelog: str,
         *,
-        open_store: Callable[[int], KeyValue],
-        quarantine: Callable[[int], Path],
-        due_ms: Callable[[bytes], int],
         wall_ms: Callable[[], int],
         restoring: Callable[[int, int, int], None],
     ) -> None:
-        self._outbox = outbox
-        self._client = client
-        self._prefix = prefix
         self._changelog = changelog
-        self._open_store = open_store
-        self._quarantine = quarantine
-        self._due_ms = due_ms
+        self._stores = stores
+        self._outbox = outbox
         self._wall_ms = wall_ms
         self._restoring = restoring
 
@@ -77,7 +63,7 @@ class Opening:
         store, what = await asyncio.to_thread(self._restored, partition)
         for _ in range(_CLAIM_ATTEMPTS):
             owner = Ownership(what.fencing_token + 1, what.next_offset)
-            log = OwnedLog(self._outbox, self._client, self._prefix, self._changelog, partition, owner)
+            log = OwnedLog(self._outbox, self._changelog, partition, owner)
             if await log.claim():
                 break
             again = await asyncio.to_thread(self._read_back, store, partition)
@@ -85,24 +71,20 @@ class Opening:
                 stale=what.stale | again.stale, fencing_token=max(what.fencing_token, again.fencing_token)
             )
         else:
-            raise OwnershipLost(f"{self.name(partition)} could not be claimed: others keep writing to it")
+            raise OwnershipLost(f"{self._changelog.place(partition)} could not be claimed: others keep writing to it")
         await log.overwrite(store, what.stale, {})
         return Opened(store, log, what)
-
-    def name(self, partition: int) -> str:
-        """The changelog partition, for people."""
-        return f"{self._prefix}{self._changelog}-{partition}"
 
     def _restored(self, partition: int) -> tuple[KeyValue, Restored]:
         try:
             return self._open_restored(partition)
         except StateCorrupt as error:
-            aside = self._quarantine(partition)
-            logger.error("local state of %s was set aside as %s and is rebuilt: %s", self.name(partition), aside, error)
+            aside, where = self._stores.quarantine(partition), self._changelog.place(partition)
+            logger.error("local state of %s was set aside as %s and is rebuilt: %s", where, aside, error)
             return self._open_restored(partition)
 
     def _open_restored(self, partition: int) -> tuple[KeyValue, Restored]:
-        store = self._open_store(partition)
+        store = self._stores.open(partition)
         try:
             return store, self._read_back(store, partition)
         except StateCorrupt:
@@ -110,12 +92,13 @@ class Opening:
             raise
 
     def _read_back(self, store: KeyValue, partition: int) -> Restored:
+        log = self._changelog
         return restore(
             store,
-            self._client,
-            self._prefix + self._changelog,
+            log.client,
+            log.topic,
             partition,
-            self._due_ms,
+            log.due_ms,
             now_ms=self._wall_ms(),
-            progress=RestoreProgress(self.name(partition), partial(self._restoring, partition)),
+            progress=RestoreProgress(log.place(partition), partial(self._restoring, partition)),
         )

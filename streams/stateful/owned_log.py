@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from streams.kafka.outbox import Outbox
 from streams.state import keys, ownership
+from streams.state.changelog import Changelog
 from streams.state.checkpoints import read_meta
 from streams.state.contract import KeyValue
 from streams.state.ownership import Ownership
@@ -23,32 +24,25 @@ Change = tuple[bytes, bytes | None]
 
 
 class OwnedLog:
-    """Sends the owner's records, and finds and overwrites zombie records those of workers that had lost the partition.
+    """Sends the owner's records, and finds and overwrites those of workers that had lost the partition.
 
     Args:
-        client: confluent-kafka settings of the cluster.
-        prefix: of the deployment's topics.
-        name: of the changelog topic, without the prefix.
-        owner: whose term every record carries.
+        owner: whose fencing token every record carries.
     """
 
-    def __init__(
-        self, outbox: Outbox, client: Mapping[str, Any], prefix: str, name: str, partition: int, owner: Ownership
-    ) -> None:
+    def __init__(self, outbox: Outbox, changelog: Changelog, partition: int, owner: Ownership) -> None:
         self.owner = owner
-        self.where = f"{name}-{partition}"
+        self.where = changelog.place(partition)
         self._outbox = outbox
-        self._client = client
-        self._topic = prefix + name
-        self._name = name
+        self._changelog = changelog
         self._partition = partition
         self._headers = ownership.headers(owner.fencing_token)
 
     def send(self, records: Iterable[Change]) -> int:
         """Put records on their way; returns how many."""
-        sent = 0
+        sent, name = 0, self._changelog.name
         for key, value in records:
-            self._outbox.send(self._name, key, value, partition=self._partition, headers=self._headers)
+            self._outbox.send(name, key, value, partition=self._partition, headers=self._headers)
             sent += 1
         return sent
 
@@ -71,7 +65,8 @@ class OwnedLog:
         foreign = self._foreign(sent)
         if foreign is None:
             return set()
-        records = await asyncio.to_thread(read_range, self._client, self._topic, self._partition, *foreign)
+        log = self._changelog
+        records = await asyncio.to_thread(read_range, log.client, log.topic, self._partition, *foreign)
         return self.owner.zombie_writes(records)
 
     async def overwrite(self, store: KeyValue, stale: set[bytes], fresh: Mapping[bytes, bytes | None]) -> None:
@@ -94,7 +89,7 @@ class OwnedLog:
             stale = await self.zombie_writes(sent)
 
     def _foreign(self, sent: int) -> tuple[int, int] | None:
-        reached = self._outbox.offset(self._name, self._partition)
+        reached = self._outbox.offset(self._changelog.name, self._partition)
         assert reached is not None
         return self.owner.reached(reached, sent)
 

@@ -9,24 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, Generic, TypeVar
 
 from schemas.deadletter import Refused
 from schemas.records import OutputRecord
-from streams.kafka.outbox import Outbox
+from schemas.topics import changelog_of
 from streams.kafka.positions import missed_records
 from streams.runtime.roles import Batch, Commit, Offsets
+from streams.state.changelog import Changelog
 from streams.state.checkpoints import StateCheckpoint, read_meta
 from streams.state.contract import KeyValue
 from streams.state.ownership import OwnershipLost
 from streams.state.progress import summary
 from streams.state.standby import Standby
-from streams.stateful.checkpoint_writer import CheckpointWriter, Held
+from streams.stateful.checkpoint_writer import CheckpointT, CheckpointWriter
+from streams.stateful.held import Core, Held
 from streams.stateful.opening import Opening
-from streams.telemetry.metrics import Metrics
+from streams.stateful.resources import Resources
 
 logger: Final = logging.getLogger(__name__)
 
@@ -34,131 +36,80 @@ _STOP_TIMEOUT_S: Final = 10.0
 _LOST_PATIENCE_MS: Final = 60_000
 _MAX_BEHIND: Final = 4  # checkpoints' worth of events applied before a slow flush is waited for
 
-
-class Core(Protocol):
-    """The pure part of a role's partition."""
-
-    @property
-    def next_offsets(self) -> dict[str, int]: ...
-
-    def checkpoint(self, now_ms: int) -> Any: ...
-
-    def written(self) -> None: ...
+CoreT = TypeVar("CoreT", bound=Core[StateCheckpoint])
 
 
-class CheckpointSettings(NamedTuple):
-    """When a checkpoint ends: after this much time, or this many events."""
-
-    checkpoint_ms: int
-    checkpoint_events: int
-
-
-class StatefulRole:
+class StatefulRole(ABC, Generic[CoreT, CheckpointT]):
     """Base of roles that own state. Subclasses say what a partition is and what leaves it.
 
-    Args:
-        open_store: partition -> its local store.
-        quarantine: called with a partition whose local store cannot be trusted; moves it out of the way.
-        monotonic_ms: a monotonic clock in ms, whatever is done to the wall clock: for all that lasts.
-        wall_ms: wall clock in ms, for what is compared with other workers' times.
-        standby_partitions: partitions there are, to keep copies of those that others own; 0 keeps none.
+    Its state is kept in the topic ``{name}-changelog``.
     """
 
     name: str
     topics: tuple[str, ...]
-    changelog: str
 
-    _writer: CheckpointWriter  # made by bind, which the runtime calls before everything else
+    _committer: Commit  # these two are made by bind, which the runtime calls before everything else
+    _writer: CheckpointWriter[CheckpointT]
 
-    def __init__(
-        self,
-        *,
-        outbox: Outbox,
-        client: Mapping[str, Any],
-        prefix: str,
-        checkpoints: CheckpointSettings,
-        open_store: Callable[[int], KeyValue],
-        quarantine: Callable[[int], Path],
-        metrics: Metrics,
-        monotonic_ms: Callable[[], int],
-        wall_ms: Callable[[], int],
-        standby_partitions: int = 0,
-    ) -> None:
-        self.held: dict[int, Held] = {}
-        self._outbox = outbox
-        self._client = client
-        self._prefix = prefix
-        self._checkpoints = checkpoints
-        self._open_store = open_store
-        self._quarantine = quarantine
-        self._metrics = metrics
-        self._monotonic_ms = monotonic_ms
-        self._wall_ms = wall_ms
+    def __init__(self, given: Resources) -> None:
+        self.held: dict[int, Held[CoreT]] = {}
+        self._given = given
+        self._outbox = given.outbox
+        self._metrics = given.metrics
+        self._monotonic_ms = given.clocks.monotonic_ms
+        self._changelog = Changelog(given.client, given.prefix, changelog_of(self.name), self.due_ms)
         self._opening = Opening(
-            outbox,
-            client,
-            prefix,
-            self.changelog,
-            open_store=open_store,
-            quarantine=quarantine,
-            due_ms=self.due_ms,
-            wall_ms=wall_ms,
-            restoring=partial(metrics.restoring, self.name),
+            self._changelog,
+            given.stores,
+            given.outbox,
+            wall_ms=given.clocks.wall_ms,
+            restoring=partial(given.metrics.restoring, self.name),
         )
+        self._standby: Standby | None = None
         self._flushing: asyncio.Task[None] | None = None
-        self._checkpoint_ms = monotonic_ms()
+        self._checkpoint_ms = self._monotonic_ms()
         self._events = 0
         self._lost_ms: int | None = None
-        self._standby_partitions = standby_partitions
-        self._standby: Standby | None = None
 
     # What a subclass provides.
 
-    def open_core(self, partition: int, store: KeyValue, meta: bytes | None) -> Core:
-        raise NotImplementedError
+    @abstractmethod
+    def open_core(self, partition: int, store: KeyValue, meta: bytes | None) -> CoreT:
+        """The partition as its store has it; ``meta`` is None where nothing was ever written."""
 
-    def take(self, core: Any, batch: Batch) -> list[Refused]:
-        raise NotImplementedError
+    @abstractmethod
+    def take(self, core: CoreT, batch: Batch) -> Sequence[Refused]:
+        """Apply a batch; returns what is refused."""
 
-    def checkpoint(self, partition: int, core: Any, now_ms: int) -> Any:
-        """End a checkpoint of a partition."""
-        return core.checkpoint(now_ms)
+    @abstractmethod
+    def checkpoint(self, partition: int, core: CoreT, now_ms: int) -> CheckpointT:
+        """End a checkpoint of a partition; ``now_ms`` is of the monotonic clock."""
 
-    def outputs(self, checkpoint: Any) -> Iterable[OutputRecord]:
-        raise NotImplementedError
+    @abstractmethod
+    def outputs(self, checkpoint: CheckpointT) -> Iterable[OutputRecord]:
+        """What leaves with a checkpoint."""
 
+    @abstractmethod
     def due_ms(self, record: bytes) -> int:
-        raise NotImplementedError
+        """When a stored record is to be woken; -1 for never."""
 
-    def flushed(self, checkpoints: Mapping[int, StateCheckpoint], seconds: float) -> None:
+    @abstractmethod
+    def flushed(self, checkpoints: Mapping[int, CheckpointT], seconds: float) -> None:
         """Called after every checkpoint that is durable; metrics live here."""
 
     # The runtime's side.
 
     def bind(self, committer: Commit) -> None:
+        given = self._given
         self._committer = committer
         self._writer = CheckpointWriter(
-            self.name,
-            self.held,
-            self._outbox,
-            committer,
-            outputs=self.outputs,
-            lost=self._lose,
-            monotonic_ms=self._monotonic_ms,
-            wall_ms=self._wall_ms,
+            self.name, self.held, given.outbox, committer, given.clocks, outputs=self.outputs, lost=self._lose
         )
-        if self._standby_partitions:
+        if given.standby_partitions:
             # Now and not with the first assignment: a worker beyond the number of partitions gets none, and waits.
-            self._standby = Standby(
-                self._client,
-                self._prefix + self.changelog,
-                open_store=self._open_store,
-                quarantine=self._quarantine,
-                due_ms=self.due_ms,
-                wall_ms=self._wall_ms,
-                behind=partial(self._metrics.standby, self.name),
-            )
-            self._standby.follow(range(self._standby_partitions))
+            behind = partial(given.metrics.standby, self.name)
+            self._standby = Standby(self._changelog, given.stores, wall_ms=given.clocks.wall_ms, behind=behind)
+            self._standby.follow(range(given.standby_partitions))
             self._standby.start()
 
     async def on_assigned(self, partitions: set[int]) -> Offsets:
@@ -174,24 +125,24 @@ class StatefulRole:
         self._checkpoint_ms, self._events, self._lost_ms = self._monotonic_ms(), 0, None
         return starts
 
-    async def _open(self, partition: int) -> Core:
+    async def _open(self, partition: int) -> CoreT:
         store, log, restored = await self._opening.open(partition)
         core = self.open_core(partition, store, read_meta(store).partition)
         self._metrics.restored(self.name, partition, restored.records, restored.size_bytes, restored.seconds)
-        where = self._opening.name(partition)
-        logger.info(summary(where, restored.records, restored.size_bytes, restored.seconds))
+        logger.info(summary(log.where, restored.records, restored.size_bytes, restored.seconds))
         self.held[partition] = Held(store, core, log)
         return core
 
     async def _check_positions(self, starts: Offsets) -> None:
-        places = {(self._prefix + topic, partition): start for (topic, partition), start in starts.items()}
-        missed = await asyncio.to_thread(missed_records, self._client, places)
+        prefix = self._given.prefix
+        places = {(prefix + topic, partition): start for (topic, partition), start in starts.items()}
+        missed = await asyncio.to_thread(missed_records, self._given.client, places)
         for (name, partition), records in missed.items():
             logger.error(
                 "%s-%d: retention removed %d records before they were read; state and predictions go on without them",
                 name, partition, records,
             )  # fmt: skip
-            self._metrics.missed(self.name, name.removeprefix(self._prefix), records)
+            self._metrics.missed(self.name, name.removeprefix(prefix), records)
 
     async def on_revoked(self, partitions: set[int]) -> None:
         await self._join()
@@ -216,7 +167,7 @@ class StatefulRole:
             self._metrics.dead_letter(batch.topic, letter.reason)
         self._outbox.send_all(refused)
         self._events += len(batch.records)
-        if self._events >= self._checkpoints.checkpoint_events * _MAX_BEHIND:
+        if self._events >= self._given.checkpoints.checkpoint_events * _MAX_BEHIND:
             await self._join()
         await self._maybe_flush()
 
@@ -239,18 +190,16 @@ class StatefulRole:
             held.store.close()
         self.held.clear()
 
-    # Epochs.
+    # Checkpoints.
 
     async def _maybe_flush(self) -> None:
         if self._flushing is not None:
             if not self._flushing.done():
                 return
             await self._join()
-        now_ms = self._monotonic_ms()
-        if (
-            self._events >= self._checkpoints.checkpoint_events
-            or now_ms - self._checkpoint_ms >= self._checkpoints.checkpoint_ms
-        ):
+        ends = self._given.checkpoints
+        elapsed_ms = self._monotonic_ms() - self._checkpoint_ms
+        if self._events >= ends.checkpoint_events or elapsed_ms >= ends.checkpoint_ms:
             self._flushing = asyncio.create_task(self._flush(self._begin(self.held.keys())))
 
     async def _join(self) -> None:
@@ -259,12 +208,12 @@ class StatefulRole:
             flushing, self._flushing = self._flushing, None
             await flushing
 
-    def _begin(self, partitions: Iterable[int]) -> dict[int, StateCheckpoint]:
+    def _begin(self, partitions: Iterable[int]) -> dict[int, CheckpointT]:
         now_ms = self._monotonic_ms()
         self._checkpoint_ms, self._events = now_ms, 0
         return {partition: self.checkpoint(partition, self.held[partition].core, now_ms) for partition in partitions}
 
-    async def _flush(self, checkpoints: Mapping[int, StateCheckpoint]) -> None:
+    async def _flush(self, checkpoints: Mapping[int, CheckpointT]) -> None:
         started_ms = self._monotonic_ms()
         if written := await self._writer.write(checkpoints):
             self.flushed(written, (self._monotonic_ms() - started_ms) / 1000)

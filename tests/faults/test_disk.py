@@ -19,10 +19,10 @@ from models.tokenizer import FastLexicon
 from schemas import heartbeat
 from schemas.errors import ConfigError, DiskFailed, StateCorrupt
 from schemas.events import SOURCES
+from schemas.records import LogRecord
 from streams.core.config import CoreConfig
 from streams.core.partition import IngestPartition
 from streams.kafka.partitioning import partition_for
-from streams.offline.ingest import LogRecord
 from streams.sources.replay import OrderedProducer
 from streams.state import keys
 from streams.state.checkpoints import StoredRecords, local_batch

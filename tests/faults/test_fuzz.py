@@ -21,6 +21,7 @@ from support.small_model import save_small_model
 from schemas import codec, errors
 from schemas.deadletter import Refused
 from schemas.events import SOURCES
+from schemas.records import LogRecord
 from schemas.snapshot import Outcome, Snapshot
 from streams.agents.ingest import IngestRole
 from streams.brokers.processes import free_port
@@ -32,7 +33,6 @@ from streams.inspect import dead_letters
 from streams.kafka import admin
 from streams.kafka.partitioning import partition_for
 from streams.kafka.transport import COMMIT_TIMEOUT_S
-from streams.offline.ingest import LogRecord
 from streams.sources.replay import OrderedProducer
 from streams.state import keys
 from streams.state.checkpoints import StoredRecords, local_batch, read_meta

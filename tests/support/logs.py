@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from schemas import codec, heartbeat
 from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, REDEMPTIONS, SOURCES
+from schemas.records import LogRecord
 from schemas.snapshot import Outcome, Snapshot
 from streams.core.config import DAY_MS, MINUTE_MS, CoreConfig
 from streams.core.customer import CustomerRecord
 from streams.core.durable import IngestCheckpoint
 from streams.core.partition import IngestPartition
-from streams.offline.ingest import LogRecord
 from streams.state import keys
 from streams.state.checkpoints import StoredRecords, local_batch, read_meta
 from streams.state.contract import KeyValue

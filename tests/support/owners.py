@@ -12,10 +12,12 @@ from schemas.events import CLICKSTREAM
 from streams.agents.ingest import IngestRole
 from streams.core.refusal_limit import RefusalLimit
 from streams.kafka.outbox import Outbox
+from streams.runtime.clocks import Clocks
 from streams.runtime.roles import Batch
 from streams.state import keys
+from streams.state.contract import KeyValue
 from streams.state.memory import MemoryStore
-from streams.stateful.role import CheckpointSettings
+from streams.stateful.resources import CheckpointSettings, Resources
 from streams.telemetry.metrics import Metrics
 
 START: Final = 1_500_000_000_000
@@ -38,6 +40,22 @@ class Group:
         return self.read_to_end
 
 
+class MemoryStores:
+    """Stores of one role in memory; what is opened again is still there."""
+
+    def __init__(self, stores: dict[int, MemoryStore]) -> None:
+        self.stores = stores
+        self.quarantined: list[int] = []
+
+    def open(self, partition: int) -> KeyValue:
+        return self.stores.setdefault(partition, MemoryStore())
+
+    def quarantine(self, partition: int) -> Path:
+        self.quarantined.append(partition)
+        del self.stores[partition]
+        return Path("memory")
+
+
 def worker(
     bootstrap: str,
     prefix: str,
@@ -46,23 +64,22 @@ def worker(
     idle_ms: int = 0,
     monotonic_ms: Callable[[], int] = int,
 ) -> tuple[IngestRole, Group, Outbox]:
-    client: dict[str, str | int | float | bool] = {"bootstrap.servers": bootstrap}
     outbox = Outbox(bootstrap, prefix=prefix)
     role = IngestRole(
+        Resources(
+            client={"bootstrap.servers": bootstrap},
+            prefix=prefix,
+            outbox=outbox,
+            stores=MemoryStores(stores),
+            clocks=Clocks(monotonic_ms, lambda: 0),
+            metrics=Metrics(),
+            checkpoints=CheckpointSettings(checkpoint_ms=1 << 30, checkpoint_events=1 << 30),
+        ),
         config=CONFIG,
         lexicon=NumberedLexicon(),
         refusals=RefusalLimit(1.0, 1_000),
         cache_bytes=1 << 24,
         idle_ms=idle_ms,
-        outbox=outbox,
-        client=client,
-        prefix=prefix,
-        checkpoints=CheckpointSettings(checkpoint_ms=1 << 30, checkpoint_events=1 << 30),
-        open_store=lambda partition: stores.setdefault(partition, MemoryStore()),
-        quarantine=lambda partition: Path("unused"),
-        metrics=Metrics(),
-        monotonic_ms=monotonic_ms,
-        wall_ms=lambda: 0,
     )
     group = Group()
     role.bind(group)

@@ -19,6 +19,7 @@ from schemas.snapshot import Snapshot
 from streams.agents.encode import EncodeRole
 from streams.core.batching import MicroBatcher
 from streams.core.decisions import DecisionPolicy
+from streams.runtime.clocks import Clocks
 from streams.runtime.roles import Batch
 from streams.serving.predict import Predictions
 from streams.telemetry.metrics import Metrics
@@ -67,8 +68,7 @@ def test_the_role_tells_of_them() -> None:
         batcher=MicroBatcher(2, 0),
         outbox=told,
         metrics=metrics,
-        monotonic_ms=lambda: 0,
-        wall_ms=lambda: worlds.START_MS,
+        clocks=Clocks(monotonic_ms=lambda: 0, wall_ms=lambda: worlds.START_MS),
     )
 
     def record(offset: int, snapshot: Snapshot) -> Any:

@@ -14,10 +14,10 @@ from support.logs import CONFIG, START_MS, Worker
 from schemas import errors, heartbeat
 from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, REDEMPTIONS, SOURCES
 from schemas.limits import MAX_EVENT_TS_MS, MAX_HEADERS_BYTES, MAX_KEY_BYTES, MAX_PAYLOAD_BYTES, MAX_PROPERTIES
+from schemas.records import LogRecord
 from streams.core.config import DAY_MS
 from streams.core.graph import neighbours
 from streams.inspect.dead_letters import Filter, choose, parse
-from streams.offline.ingest import LogRecord
 
 Headers = Sequence[tuple[str, bytes]]
 KEY: Final = b"c1"

@@ -11,12 +11,12 @@ import pytest
 from support.logs import CONFIG, START_MS, NumberedLexicon
 
 from schemas.events import CLICKSTREAM, PROFILES, SOURCES
+from schemas.records import LogRecord
 from streams.cli import main
 from streams.core.partition import IngestPartition
 from streams.inspect import dead_letters
 from streams.inspect.dead_letters import Filter, choose, parse, replayed_headers
 from streams.kafka.reader import TopicReader
-from streams.offline.ingest import LogRecord
 from streams.sources.replay import OrderedProducer
 from streams.state.checkpoints import StoredRecords, local_batch, read_meta
 from streams.state.memory import MemoryStore

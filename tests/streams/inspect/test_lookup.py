@@ -18,6 +18,7 @@ from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError, TopicMismatch
 from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, Clickstream
 from schemas.predictions import ChurnPrediction, NextBestAction, RankedAction, Reason, Suppressed
+from schemas.records import LogRecord
 from streams import cli
 from streams.brokers.embedded import EmbeddedBroker
 from streams.commands.customer import describe
@@ -27,7 +28,7 @@ from streams.inspect import lookup
 from streams.kafka import admin
 from streams.kafka.partitioning import partition_for
 from streams.kafka.reader import TopicReader
-from streams.offline.ingest import LogRecord, OfflineIngest
+from streams.offline.ingest import OfflineIngest
 from streams.offline.training import build_lexicon
 from streams.state.checkpoints import StoredRecords, changelog_records
 from streams.state.memory import MemoryStore

@@ -13,10 +13,10 @@ import pytest
 from schemas.catalog import CatalogEntry
 from schemas.deadletter import refuse
 from schemas.errors import InvalidField, TopicMismatch
+from schemas.records import LogRecord
 from streams.inspect import dead_letters
 from streams.kafka.outbox import Outbox
 from streams.kafka.reader import TopicReader
-from streams.offline.ingest import LogRecord
 from streams.serving.catalog import CatalogFollower
 from streams.sources.replay import OrderedProducer
 

@@ -6,15 +6,16 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.owners import batch, fill, state, worker
+from support.owners import MemoryStores, batch, fill, state, worker
 
 from streams.core.customer import due_of
 from streams.state import keys
+from streams.state.changelog import Changelog
 from streams.state.checkpoints import read_meta
 from streams.state.contract import KeyValue, WriteBatch
 from streams.state.memory import MemoryStore
@@ -57,25 +58,11 @@ class Copies:
 
     def __init__(self, bootstrap: str, prefix: str) -> None:
         self.stores: dict[int, MemoryStore] = {}
-        self.aside: list[int] = []
+        self.local = MemoryStores(self.stores)
         self.behind: dict[int, int | None] = {}
-        self.standby = Standby(
-            {"bootstrap.servers": bootstrap},
-            f"{prefix}ingest-changelog",
-            open_store=self.open,
-            quarantine=self.quarantine,
-            due_ms=lambda record: due_of(record).due_ms,
-            wall_ms=lambda: 0,
-            behind=self.behind.__setitem__,
-        )
-
-    def open(self, partition: int) -> KeyValue:
-        return self.stores.setdefault(partition, MemoryStore())
-
-    def quarantine(self, partition: int) -> Path:
-        self.aside.append(partition)
-        del self.stores[partition]
-        return Path("aside")
+        client = {"bootstrap.servers": bootstrap}
+        changelog = Changelog(client, prefix, "ingest-changelog", lambda record: due_of(record).due_ms)
+        self.standby = Standby(changelog, self.local, wall_ms=lambda: 0, behind=self.behind.__setitem__)
 
     def await_equal(self, partition: int, expected: MemoryStore) -> None:
         await_true(
@@ -118,7 +105,7 @@ def test_it_follows_the_owner_and_hands_over(broker: Any, make_topics: Any) -> N
         starts = await new.on_assigned({0})
         assert starts["clickstream", 0] == 3_000
         assert new._metrics.value(Metrics.restored_records_total, role="ingest") == 0, "nothing was left to restore"
-        assert not copies.aside
+        assert not copies.local.quarantined
         copies.standby.stop()
         assert copies.standby.failure is None
         old_outbox.close(5)
@@ -139,18 +126,18 @@ def test_a_copy_that_cannot_be_continued_is_rebuilt(broker: Any, make_topics: An
         copies = Copies(broker.bootstrap, prefix)
         damaged = WriteBatch()
         damaged.put(keys.META, b"\xc1 no record")
-        copies.open(0).write(damaged)
+        copies.local.open(0).write(damaged)
         copies.standby.follow({0})
         copies.standby.start()
         await asyncio.to_thread(copies.await_equal, 0, disk[0])
-        assert copies.aside == [0]
+        assert copies.local.quarantined == [0]
         copies.standby.stop()
         outbox.close(5)
 
     asyncio.run(story())
 
 
-def test_what_breaks_the_thread_is_told(broker: Any, make_topics: Any) -> None:
+def test_what_breaks_the_thread_is_told(broker: Any, make_topics: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     prefix = make_topics(partitions=1)
     asked = threading.Event()
 
@@ -159,7 +146,7 @@ def test_what_breaks_the_thread_is_told(broker: Any, make_topics: Any) -> None:
         raise OSError("no disk")
 
     copies = Copies(broker.bootstrap, prefix)
-    copies.standby._open_store = no_disk
+    monkeypatch.setattr(copies.local, "open", no_disk)
     copies.standby.follow({0})
     copies.standby.start()
     assert asked.wait(30)
