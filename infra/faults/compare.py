@@ -13,9 +13,9 @@ from infra.faults.stream import Expected, Wire
 from schemas.events import SOURCES
 from schemas.snapshot import Outcome, Snapshot
 from streams.core.config import CoreConfig
+from streams.inspect import dump
 from streams.inspect.lookup import PREDICTION_TOPICS
 from streams.kafka.reader import TopicReader
-from streams.state import dump
 
 TOLERANCE: Final = 1e-3
 _SHOWN: Final = 5

@@ -37,8 +37,8 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from schemas.errors import ConfigError
+    from streams.inspect import dump
     from streams.settings.schema import kafka_client_config
-    from streams.state import dump
 
     settings = settings_from(args)
     opened = (

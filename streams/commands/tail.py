@@ -105,7 +105,7 @@ def _is_wanted(message: Message, topic: Topic, key: str | None, with_heartbeats:
     if key is None:
         return True
     # State records are keyed like the store: a letter for their kind in front.
-    return bool(found == (keys.record(key) if topic.name.endswith("-changelog") else key.encode()))
+    return bool(found == (keys.record(key) if topic.is_changelog else key.encode()))
 
 
 def _line(topic: Topic, message: Message) -> bytes:

@@ -7,6 +7,7 @@ import logging
 import time
 from pathlib import Path
 
+from streams.agents import ROLES
 from streams.commands import Subparsers, add_settings_options, new_parser, settings_from
 from streams.telemetry.log_filter import OnceInAWhile
 
@@ -16,13 +17,11 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "worker",
         "run one or more roles of the pipeline until SIGTERM or Ctrl-C",
-        "ingest keeps every customer's state and emits snapshots; encode runs the model on them and publishes "
-        "predictions;\nentities keeps the graph's other side; learn scores predictions by their outcomes. Each role "
-        "is a consumer group\nof its own: start more workers to share the load. State lives in --state-dir and, in "
-        "full, in the changelog topics.",
+        f"{'; '.join(f'{role.name} {role.does}' for role in ROLES.values())}. Each role is a consumer group of its "
+        "own: start more workers to share the load. State lives in --state-dir and, in full, in the changelog topics.",
         "  pulsegraph worker --roles ingest,entities\n  pulsegraph worker --roles encode --model .cache/model",
     )
-    parser.add_argument("--roles", default="ingest,encode,entities,learn", help="comma-separated (default: all four)")
+    parser.add_argument("--roles", default=",".join(ROLES), help="comma-separated (default: all)")
     parser.add_argument("--model", type=Path, metavar="DIR", help="model directory (PULSEGRAPH_MODEL_DIR)")
     parser.add_argument("--state-dir", type=Path, metavar="DIR", help="folder of local stores (PULSEGRAPH_STATE_DIR)")
     parser.add_argument(

@@ -15,10 +15,8 @@ import msgspec
 
 from schemas import features
 from schemas.snapshot import Snapshot
-from schemas.topics import TOPICS
-from streams.core import entities
-from streams.core.customer import CustomerRecord
-from streams.core.durable import PartitionMeta
+from schemas.topics import TOPICS, changelog_of
+from streams.agents import STATEFUL
 from streams.core.event import StoredEvent
 from streams.core.event import restore as restore_event
 from streams.core.labels import Pending
@@ -32,9 +30,9 @@ _decode_internal: Final[dict[str, Callable[[bytes], Any]]] = {
     for topic in TOPICS.values()
     if topic.format == "msgpack" and topic.record is not None
 }
-_decode_changelog: Final = {
-    "ingest-changelog": (msgspec.msgpack.Decoder(CustomerRecord).decode, msgspec.msgpack.Decoder(PartitionMeta).decode),
-    "entities-changelog": (msgspec.msgpack.Decoder(entities.Entity).decode, msgspec.msgpack.Decoder(int).decode),
+_decode_changelog: Final[dict[str, tuple[Callable[[bytes], Any], Callable[[bytes], Any]]]] = {
+    changelog_of(role): (msgspec.msgpack.Decoder(stored.record).decode, msgspec.msgpack.Decoder(stored.meta).decode)
+    for role, stored in STATEFUL.items()
 }
 
 Headers = Sequence[tuple[str, str | bytes | None]]

@@ -15,7 +15,7 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
-from schemas.deadletter import MAX_LETTER_BYTES
+from schemas import deadletter
 from schemas.errors import ConfigError, Retry, TopicMismatch
 from schemas.topics import TOPICS, Topic
 from streams.kafka import clients
@@ -38,10 +38,9 @@ _UPDATE: Final = "`pulsegraph topics create --update`"
 _COMPACTION_LAG_MS: Final = 3_600_000
 _DELETE_RETENTION_MS: Final = 86_400_000
 # Room for a refused record, and for the state of a customer whose tail is full.
-_MAX_BYTES: Final[Mapping[str, int]] = {
-    "dead-letter": MAX_LETTER_BYTES,
-    "ingest-changelog": 8 << 20,
-    "entities-changelog": 8 << 20,
+_MAX_STATE_BYTES: Final = 8 << 20
+_MAX_BYTES: Final[Mapping[str, int]] = {deadletter.TOPIC: deadletter.MAX_LETTER_BYTES} | {
+    topic.name: _MAX_STATE_BYTES for topic in TOPICS.values() if topic.is_changelog
 }
 
 
@@ -74,7 +73,7 @@ def topic_config(topic: Topic) -> dict[str, str]:
         config["min.compaction.lag.ms"] = str(topic.replaced_ms)
         # Counted from the compaction: an erasure outlives the events before it, also for who begins at the beginning.
         config["delete.retention.ms"] = str(topic.replaced_ms)
-    if topic.name.endswith("-changelog"):
+    if topic.is_changelog:
         # Time to overrule a record of a worker that lost its partition before compaction drops the good one.
         config["min.compaction.lag.ms"] = str(_COMPACTION_LAG_MS)
         # How long a store may rest and still hear of every deletion, see streams.state.restore.REST_MS.

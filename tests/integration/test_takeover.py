@@ -24,10 +24,10 @@ from support.small_model import save_small_model
 from streams.brokers.apache import ApacheBroker
 from streams.brokers.embedded import EmbeddedBroker
 from streams.brokers.processes import Child, free_port, tail_of
+from streams.inspect import dump
 from streams.kafka import admin
 from streams.kafka.partitioning import partition_for
 from streams.sources.replay import OrderedProducer
-from streams.state import dump
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -22,9 +22,11 @@ import msgspec
 
 from schemas.errors import ConfigError, StateCorrupt
 from schemas.events import SOURCES
+from schemas.topics import changelog_of
+from streams.agents import STATEFUL
 from streams.core.customer import CustomerRecord
 from streams.core.durable import PartitionMeta
-from streams.core.entities import decode_entity
+from streams.core.entities import Entity, decode_entity
 from streams.kafka.reader import TopicReader
 from streams.state import keys
 from streams.state.checkpoints import read_meta
@@ -32,12 +34,11 @@ from streams.state.contract import KeyValue
 from streams.state.restore import restore
 from streams.state.rocks import RocksStore, shared_memory
 
-#: Roles that own state, in the order of the dump, and their changelogs.
-CHANGELOGS: Final = {"entities": "entities-changelog", "ingest": "ingest-changelog"}
+_ROLES: Final = sorted(STATEFUL)
 _BLOCK_CACHE_BYTES: Final = 64 << 20
 
-_customer: Final = msgspec.msgpack.Decoder(CustomerRecord).decode
-_meta: Final = msgspec.msgpack.Decoder(PartitionMeta).decode
+_read: Final = {role: msgspec.msgpack.Decoder(stored.record).decode for role, stored in STATEFUL.items()}
+_read_meta: Final = msgspec.msgpack.Decoder(PartitionMeta).decode
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -53,9 +54,10 @@ def lines(parts: Iterable[Part]) -> Iterator[bytes]:
     """The canonical form, line by line, without line ends. Memory does not grow with the customers."""
     known = sorted(parts, key=lambda part: (part.role, part.partition))
     for part in known:
-        if part.role == "ingest" and (raw := read_meta(part.store).partition) is not None:
+        of_sources = STATEFUL[part.role].meta is PartitionMeta
+        if of_sources and (raw := read_meta(part.store).partition) is not None:
             yield _encode({"partition": part.partition, "role": part.role} | _positions(raw))
-    for role in CHANGELOGS:
+    for role in _ROLES:
         scans = [_records(part) for part in known if part.role == role]
         for identity, partition, record in heapq.merge(*scans):
             told = _told(role, record)
@@ -77,9 +79,9 @@ def opened_folders(folders: Sequence[Path]) -> Iterator[list[Part]]:
     opened: list[KeyValue] = []
     try:
         for folder in folders:
-            found = [(role, path) for role in CHANGELOGS for path in sorted((folder / role).glob("p[0-9]*[0-9]"))]
+            found = [(role, path) for role in _ROLES for path in sorted((folder / role).glob("p[0-9]*[0-9]"))]
             if not found:
-                raise ConfigError(f"{folder} holds no state of {' or '.join(CHANGELOGS)}: give a worker's --state-dir")
+                raise ConfigError(f"{folder} holds no state of {' or '.join(_ROLES)}: give a worker's --state-dir")
             for role, path in found:
                 part = Part(role, int(path.name[1:]), RocksStore(path, cache))
                 opened.append(part.store)
@@ -104,12 +106,12 @@ def opened_changelogs(client: Mapping[str, Any], prefix: str) -> Iterator[list[P
     parts: list[Part] = []
     with tempfile.TemporaryDirectory(prefix="pulsegraph-dump-") as scratch, contextlib.ExitStack() as closing:
         with TopicReader(client) as reader:
-            counts = {role: reader.partitions(prefix + topic) for role, topic in CHANGELOGS.items()}
-        for role, topic in CHANGELOGS.items():
+            counts = {role: reader.partitions(prefix + changelog_of(role)) for role in _ROLES}
+        for role in _ROLES:
             for partition in range(counts[role]):
                 store = RocksStore(Path(scratch) / f"{role}-{partition}", cache)
                 closing.callback(store.close)
-                restore(store, client, prefix + topic, partition, _never_due)
+                restore(store, client, prefix + changelog_of(role), partition, _never_due)
                 parts.append(Part(role, partition, store))
         yield parts
 
@@ -128,7 +130,7 @@ def _records(part: Part) -> Iterator[tuple[bytes, int, bytes]]:
 
 
 def _positions(raw: bytes) -> dict[str, Any]:
-    meta = _meta(raw)
+    meta = _read_meta(raw)
     return {
         "next_offsets": dict(zip(SOURCES, meta.next_offsets, strict=True)),
         "newest_ms": dict(zip(SOURCES, meta.newest_ms, strict=True)),
@@ -138,15 +140,16 @@ def _positions(raw: bytes) -> dict[str, Any]:
 
 def _told(role: str, record: bytes) -> Any:
     """The record with names; None for a tombstone."""
-    if role == "entities":
-        return canonical(decode_entity(record))
     try:
-        customer = _customer(record)
+        known = _read[role](record)
     except msgspec.DecodeError as error:
-        raise StateCorrupt(f"the stored state of a customer cannot be read: {error}") from error
-    if customer.erased_ms >= 0 and not customer.tail and not customer.settled.events:
-        return None
-    return canonical(customer)
+        raise StateCorrupt(f"a stored record of {role} cannot be read: {error}") from error
+    match known:
+        case CustomerRecord() if known.erased_ms >= 0 and not known.tail and not known.settled.events:
+            return None
+        case Entity():
+            decode_entity(record)  # refuses another version
+    return canonical(known)
 
 
 def canonical(value: Any) -> Any:

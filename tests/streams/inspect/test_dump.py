@@ -10,7 +10,8 @@ from support.logs import Sent, Worker, log_of
 from schemas.errors import ConfigError
 from schemas.events import CLICKSTREAM, PROFILES
 from streams.core.config import DAY_MS
-from streams.state import dump, keys
+from streams.inspect import dump
+from streams.state import keys
 from streams.state.checkpoints import LocalMeta, _encode, read_meta
 from streams.state.contract import WriteBatch
 from streams.state.rocks import RocksStore, shared_memory
