@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from streams.runtime.roles import Role
 
 
-class Stored(msgspec.Struct, frozen=True):
+class StoredTypes(msgspec.Struct, frozen=True):
     """What a role's store and changelog hold, in msgpack."""
 
     record: type[msgspec.Struct]
@@ -38,7 +38,7 @@ class RoleEntry(msgspec.Struct, frozen=True, kw_only=True):
     """Also of its file here, whose ``build`` makes it."""
     does: str
     """For ``--help``."""
-    stored: Stored | None = None
+    stored: StoredTypes | None = None
     """None: it keeps no state."""
     commits: bool = True
     """Whether its group's offsets say how far it has come, so that there is a lag to tell."""
@@ -65,10 +65,10 @@ ROLES: Final = {
         RoleEntry(
             name="ingest",
             does="keeps every customer's state and emits snapshots",
-            stored=Stored(CustomerRecord, PartitionMeta),
+            stored=StoredTypes(CustomerRecord, PartitionMeta),
         ),
         RoleEntry(name="encode", does="runs the model on them and publishes predictions"),
-        RoleEntry(name="entities", does="keeps the graph's other side", stored=Stored(Entity, int)),
+        RoleEntry(name="entities", does="keeps the graph's other side", stored=StoredTypes(Entity, int)),
         RoleEntry(name="learn", does="scores predictions by their outcomes", commits=False),
     )
 }

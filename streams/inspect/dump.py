@@ -13,7 +13,7 @@ import contextlib
 import heapq
 import tempfile
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -37,7 +37,10 @@ from streams.state.rocks import RocksStore, shared_memory
 _ROLES: Final = sorted(STATEFUL)
 _BLOCK_CACHE_BYTES: Final = 64 << 20
 
-_read: Final = {role: msgspec.msgpack.Decoder(stored.record).decode for role, stored in STATEFUL.items()}
+_read: Final[dict[str, Callable[[bytes], msgspec.Struct]]] = {
+    role: decode_entity if stored.record is Entity else msgspec.msgpack.Decoder(stored.record).decode
+    for role, stored in STATEFUL.items()
+}
 _read_meta: Final = msgspec.msgpack.Decoder(PartitionMeta).decode
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
 
@@ -144,11 +147,8 @@ def _told(role: str, record: bytes) -> Any:
         known = _read[role](record)
     except msgspec.DecodeError as error:
         raise StateCorrupt(f"a stored record of {role} cannot be read: {error}") from error
-    match known:
-        case CustomerRecord() if known.erased_ms >= 0 and not known.tail and not known.settled.events:
-            return None
-        case Entity():
-            decode_entity(record)  # refuses another version
+    if isinstance(known, CustomerRecord) and known.erased_ms >= 0 and not known.tail and not known.settled.events:
+        return None
     return canonical(known)
 
 
