@@ -34,7 +34,7 @@ class HasTopic(Protocol):
 
 
 class HeldPartition(Protocol[Core_co]):
-    """An open partition, as :class:`streams.stateful.checkpoint_writer.Held` is."""
+    """An open partition, as :class:`streams.stateful.held.Held` is."""
 
     @property
     def core(self) -> Core_co: ...
