@@ -4,7 +4,9 @@ Faust builds an Event, a Message, a queue put and an ack for every record, which
 records/s. Here the consumer keeps Faust's group membership, rebalance callbacks, consumer thread and lifecycle, but
 hands each partition's fetch over as one list, and commits what the role asks for instead of what was acked.
 
-Who fetches, restores and seeks is one coroutine, :meth:`BatchConsumer._drain_messages`, so none of the three overlap.
+The agent pulls: its stream asks :meth:`BatchConsumer.next_batch` for a batch when the one before is done. No queue lies
+between, so there is nothing to bound, to empty at a rebalance or to lose; aiokafka's fetcher reads ahead meanwhile. Who
+fetches, restores and seeks is that one coroutine, so none of the three overlap with each other or with the role.
 Every fetch is bound to the aiokafka ``Assignment`` object it started under, the *token*: each rebalance makes a new
 one, and positions live inside it, so a fetch of an older token can be dropped and is read again from the committed
 offset.
@@ -34,9 +36,9 @@ from mode.types import ServiceT
 
 from streams.kafka.tolerant_records import tolerate
 
-#: Upper bound in seconds of one wait for records; also how long a stop may go unnoticed.
+#: Upper bound in seconds of one wait for records.
 FETCH_TIMEOUT_S: Final = 0.5
-#: aiokafka leaves the group when nobody fetched for ``broker_max_poll_interval``; the drain loop reports in this often.
+#: aiokafka leaves the group when nobody fetched for ``broker_max_poll_interval``; the consumer reports in this often.
 KEEPALIVE_S: Final = 5.0
 COMMIT_TIMEOUT_S: Final = 30.0
 #: How old a broker's word on where a partition ends may be. Every fetch says it, and is answered after milliseconds.
@@ -49,12 +51,12 @@ FETCH_MAX_WAIT_MS: Final = 20
 #: 0.73 of a core with 1 byte here and 0.53 with many, for 15 ms of latency.
 FETCH_MIN_BYTES: Final = 1 << 16
 
-#: By aiokafka ``TopicPartition``; the lists hold its ``ConsumerRecord``.
-Records = dict[Any, list[Any]]
+#: A fetch by partition, in the order in which it is handed out; the lists hold aiokafka's ``ConsumerRecord``.
+Records = dict[TP, list[Any]]
 
 
-class BatchHandler(Protocol):
-    """Where the batches go. Every call is made on the app's event loop."""
+class AssignmentHandler(Protocol):
+    """Who gets ready for partitions and lets go of them. Every call is made on the app's event loop."""
 
     async def assigned(self, partitions: set[TP]) -> Mapping[TP, int]:
         """Make ready for these partitions. Nothing is fetched before this returns.
@@ -65,12 +67,6 @@ class BatchHandler(Protocol):
 
     async def revoked(self) -> None:
         """Finish and let go of everything: the group waits for this call. Commits are still accepted in it."""
-
-    async def has_capacity(self, timeout_s: float) -> bool:
-        """Wait until another fetch may be handed over; False where there is still no room after ``timeout_s``."""
-
-    def deliver(self, partition: TP, records: list[Any]) -> None:
-        """Take one partition's records, in offset order. Must not block."""
 
 
 class BatchConsumerThread(driver.AIOKafkaConsumerThread):
@@ -121,29 +117,27 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         self.consumer.announced = (consumer._subscription.subscription.assignment, generation_id)
         await super().on_partitions_assigned(assigned, generation_id)
 
-    async def fetch(self, token: object, timeout_s: float) -> Records:
-        """Records of the assignment ``token``; nothing where that is no longer, or not any more, the assignment."""
-        return cast(Records, await self.call_thread(self._fetch, token, timeout_s))
+    async def fetch(self, token: object, timeout_s: float) -> None:
+        """Put records of the assignment ``token`` into ``consumer.fetched``, as long as it is the assignment."""
+        await self.call_thread(self._fetch, token, timeout_s)
 
-    async def _fetch(self, token: object, timeout_s: float) -> Records:
+    async def _fetch(self, token: object, timeout_s: float) -> None:
         consumer = self._ensure_consumer()
         fetcher, subscriptions = consumer._fetcher, consumer._subscription
         if consumer._closed or fetcher._closed:
             raise ConsumerStoppedError
         if subscriptions.reassignment_in_progress or subscriptions.subscription.assignment is not token:
             await asyncio.sleep(0.01)
-            return {}
+            return
         with subscriptions.fetch_context():
-            records: Records = await fetcher.fetched_records(
-                (), timeout=timeout_s, max_records=consumer._max_poll_records
-            )
-        if subscriptions.subscription.assignment is not token:
-            # ``fetched_records`` waits out a rebalance and then answers from the new assignment, whose partitions are
-            # not restored yet. Put them back: the positions have already moved past them.
-            for partition, batch in records.items():
-                fetcher.seek_to(partition, batch[0].offset)
-            return {}
-        return records
+            records = await fetcher.fetched_records((), timeout=timeout_s, max_records=consumer._max_poll_records)
+        if subscriptions.subscription.assignment is token:
+            self.consumer.fetched = token, {TP(*partition): batch for partition, batch in records.items()}
+            return
+        # ``fetched_records`` waits out a rebalance and then answers from the new assignment, whose partitions are not
+        # restored yet. Put them back: the positions have already moved past them.
+        for partition, batch in records.items():
+            fetcher.seek_to(partition, batch[0].offset)
 
     async def seek_within(self, token: object, offsets: Mapping[TP, int]) -> None:
         """Start reading at ``offsets``, unless the assignment changed."""
@@ -190,11 +184,14 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
 
 class BatchConsumer(driver.Consumer):
-    """A Faust consumer that delivers whole partition batches to ``app.batch_handler``."""
+    """A Faust consumer that hands out whole partition batches, and tells ``app.assignment_handler`` of rebalances."""
 
     _thread: BatchConsumerThread
     #: The newest assignment and its group generation, written by the consumer thread before the app hears of it.
     announced: tuple[object, int] = (None, -1)
+    #: The newest fetch and its token, written by the consumer thread as soon as the positions have moved past it; what
+    #: is left of it was not handled yet.
+    fetched: tuple[object, Records] = (None, {})
     _live: object = None  # the token that may be fetched: its partitions are restored
     _pending: set[TP] | None = None  # assigned, not restored yet
     _generation: int = -1
@@ -204,8 +201,8 @@ class BatchConsumer(driver.Consumer):
         return BatchConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     @property
-    def _handler(self) -> BatchHandler:
-        return cast(BatchHandler, cast(Any, self.app).batch_handler)
+    def _handler(self) -> AssignmentHandler:
+        return cast(AssignmentHandler, cast(Any, self.app).assignment_handler)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         self._rebalances += 1
@@ -216,9 +213,9 @@ class BatchConsumer(driver.Consumer):
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         self._rebalances += 1
         self._generation = self.announced[1]
-        self._pending = set(assigned)
-        # The heartbeat task starts only after this callback, so the restore must not happen in it.
         await super().on_partitions_assigned(assigned, generation_id)
+        # The heartbeat task starts only after this callback, so the restore must not happen in it.
+        self._pending = set(assigned)
 
     async def commit_positions(self, offsets: Mapping[TP, int]) -> bool:
         """Commit next offsets to read.
@@ -232,7 +229,7 @@ class BatchConsumer(driver.Consumer):
         return bool(outcome.result)
 
     def is_caught_up(self, partition: TP) -> bool:
-        """Whether the broker said within the last :data:`CURRENT_S` that nothing lies behind what was fetched."""
+        """Whether the broker said within the last :data:`CURRENT_S` that nothing lies behind what was handled."""
         aio = self._thread._consumer
         assignment = aio._subscription.subscription.assignment if aio is not None and self._live is not None else None
         state = assignment.state_value(driver.ensure_aiokafka_TP(partition)) if assignment is not None else None
@@ -242,40 +239,56 @@ class BatchConsumer(driver.Consumer):
             and state.highwater is not None
             and state.position >= state.highwater
             and time.time() - state.timestamp / 1000 < CURRENT_S
+            and partition not in self.fetched[1]
         )
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
-        """Never: offsets move by :meth:`commit_positions` alone (trap 1: acks out of order commit too much)."""
+        """Never: acks out of order commit past records in flight. Offsets move by :meth:`commit_positions` alone."""
         return False
 
     async def perform_seek(self) -> None:
-        """Nothing: a new aiokafka assignment starts at the committed offsets, and the drain loop owns every seek."""
+        """Nothing: a new aiokafka assignment starts at the committed offsets; :meth:`next_batch` owns other seeks."""
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Nothing: Faust's livelock detector looks for per-record stream events, which do not exist here."""
 
+    async def next_batch(self) -> tuple[TP, list[Any]]:
+        """The next partition's records, in offset order; the same again until they are :meth:`handled`.
+
+        Takes over what a rebalance assigned first: nothing is fetched before it is restored.
+
+        Raises:
+            StopAsyncIteration: the consumer stops.
+        """
+        while not self.should_stop:
+            token, records = self.fetched
+            if not self.flow_active:
+                await self.wait(cast(Any, self.can_resume_flow), timeout=FETCH_TIMEOUT_S)
+            elif self._pending is not None:
+                await self._take_over(self._pending)
+            elif self._live is None:
+                await asyncio.sleep(0.02)
+            elif token is self._live and records:
+                return next(iter(records.items()))
+            else:
+                await self._fetch_once(self._live)
+        raise StopAsyncIteration
+
+    def handled(self, partition: TP) -> None:
+        """The batch of ``partition`` that :meth:`next_batch` gave is done with, and the next one may follow."""
+        self.fetched[1].pop(partition, None)
+
     async def _drain_messages(self, fetcher: ServiceT) -> None:
-        # As long as this loop turns, and not only while it fetches: a member without partitions waits to take over, a
-        # restore takes minutes, a slow role holds fetching up. aiokafka would leave the group and never come back.
-        alive = asyncio.create_task(self._report_in())
-        try:
-            while not (self.should_stop or fetcher.should_stop):
-                if not self.flow_active:
-                    await self.wait(cast(Any, self.can_resume_flow), timeout=FETCH_TIMEOUT_S)
-                elif self._pending is not None:
-                    await self._take_over(self._pending)
-                elif self._live is None:
-                    await asyncio.sleep(0.02)
-                elif await self._handler.has_capacity(FETCH_TIMEOUT_S):
-                    await self._fetch_once()
-        except (ConsumerStoppedError, asyncio.CancelledError):
-            if not self.app.should_stop:
-                raise
-            self.log.info("Consumer stopped while shutting down.")
-        finally:
-            alive.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await alive
+        """Nothing but to report in: Faust's place to fetch, but here the agent does, through :meth:`next_batch`.
+
+        A member without partitions waits to take over, a restore takes minutes, a slow role holds fetching up. aiokafka
+        would leave the group and never come back.
+        """
+        while True:
+            await cast(Any, fetcher).sleep(KEEPALIVE_S)
+            if self.should_stop or fetcher.should_stop:
+                return
+            await self.wait(self._thread.keepalive())
 
     async def _take_over(self, partitions: set[TP]) -> None:
         rebalances, token = self._rebalances, self.announced[0]
@@ -288,18 +301,13 @@ class BatchConsumer(driver.Consumer):
         if rebalances == self._rebalances:
             self._live = token
 
-    async def _report_in(self) -> None:
-        while True:
-            await asyncio.sleep(KEEPALIVE_S)
-            await self._thread.keepalive()
-
-    async def _fetch_once(self) -> None:
-        token = self._live
-        fetched = await self._thread.fetch(token, FETCH_TIMEOUT_S)
-        if token is None or self._live is not token:
-            return  # revoked while the answer was on its way: read again from the committed offset
-        for partition, records in fetched.items():
-            self._handler.deliver(TP(partition.topic, partition.partition), records)
+    async def _fetch_once(self, token: object) -> None:
+        try:
+            await self._thread.fetch(token, FETCH_TIMEOUT_S)
+        except ConsumerStoppedError:
+            if not self.app.should_stop:
+                raise
+            raise StopAsyncIteration from None
 
 
 class BatchTransport(driver.Transport):

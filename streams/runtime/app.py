@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import logging
 import os
 import signal
 import ssl
@@ -18,7 +17,7 @@ from faust.app.base import BootStrategy
 from faust.channels import Channel
 from faust.types import TP
 from faust.types.auth import CredentialsT
-from mode.utils.queues import ThrowableQueue
+from mode.supervisors import CrashingSupervisor
 
 from schemas.errors import PulsegraphError, Retry, Stop
 from streams.kafka.transport import BatchConsumer, BatchTransport
@@ -33,8 +32,17 @@ EXIT_STOP: Final = 2
 #: collector walks them again and again. 1,000,000 records through an empty role: 1.9 -> 1.3 CPU seconds. A checkpoint's
 #: snapshots live until it is written: they should not be walked either, and most are gone by a million allocations.
 GC_THRESHOLDS: Final = (1_000_000, 50, 100)
-
-logger: Final = logging.getLogger(__name__)
+#: What batches make of Faust's settings: nothing is acked, declared, kept in tables or shown by a web server.
+_FIXED_SETTINGS: Final[dict[str, Any]] = {
+    "consumer_auto_offset_reset": "earliest",
+    # Faust's default waits at a rebalance for acks, which never come here.
+    "stream_wait_empty": False,
+    "table_standby_replicas": 0,
+    "topic_disable_leader": True,
+    "topic_allow_declare": False,
+    "web_enabled": False,
+    "autodiscover": False,
+}
 
 
 class Committer:
@@ -45,34 +53,23 @@ class Committer:
 
     async def commit(self, offsets: Offsets) -> bool:
         prefix = self._app.topic_prefix
-        consumer = cast(BatchConsumer, self._app.consumer)
-        return await consumer.commit_positions(
+        return await self._app.batch_consumer.commit_positions(
             {TP(prefix + topic, partition): offset for (topic, partition), offset in offsets.items()}
         )
 
     def is_caught_up(self, topic: str, partition: int) -> bool:
-        place = TP(self._app.topic_prefix + topic, partition)
-        return not self._app.runner.waits(place) and cast(BatchConsumer, self._app.consumer).is_caught_up(place)
+        return self._app.batch_consumer.is_caught_up(TP(self._app.topic_prefix + topic, partition))
 
 
 class BatchChannel(Channel[Any]):
-    """An in-memory channel with one queue that Faust's flow control does not empty.
+    """What the role's agent iterates: every value is a partition and its records, fetched when the agent asks for it.
 
-    Faust clears its queues at every resume, also for a member that held nothing before and so was never suspended: a
-    batch delivered meanwhile would be lost although its position has moved on. Stale batches are known by their
-    generation.
+    A channel, because Faust's agents take nothing else, but one whose queue stays empty. Faust clears queues at every
+    resume, also for a member that held nothing before and so was never suspended: what is in them then is lost.
     """
 
-    @property
-    def queue(self) -> ThrowableQueue[Any]:
-        root = cast(BatchChannel, self._root or self)
-        if root._queue is None:
-            root._queue = ThrowableQueue(maxsize=0, flow_control=self.app.flow_control, clear_on_resume=False)
-        return root._queue
-
-    def offer(self, unit: Any) -> None:
-        """Put without waiting; the runner bounds what is offered."""
-        self.queue.put_nowait(unit)
+    async def __anext__(self) -> Any:
+        return await cast(RoleApp, self.app).batch_consumer.next_batch()
 
 
 class _Boot(BootStrategy):
@@ -83,7 +80,7 @@ class _Boot(BootStrategy):
 
 
 class RoleApp(faust.App):
-    """A Faust app of one role, whose consumer delivers partition batches."""
+    """A Faust app of one role, whose agent works on partition batches."""
 
     BootStrategy = _Boot
     runner: RoleRunner
@@ -93,9 +90,13 @@ class RoleApp(faust.App):
     role_failed: asyncio.Event
 
     @property
-    def batch_handler(self) -> RoleRunner:
-        """Where :class:`streams.kafka.transport.BatchConsumer` delivers."""
+    def assignment_handler(self) -> RoleRunner:
+        """Whom :class:`streams.kafka.transport.BatchConsumer` tells of rebalances."""
         return self.runner
+
+    @property
+    def batch_consumer(self) -> BatchConsumer:
+        return cast(BatchConsumer, self.consumer)
 
     def _new_transport(self) -> BatchTransport:
         return BatchTransport(self.conf.broker_consumer, self)
@@ -105,7 +106,7 @@ class RoleApp(faust.App):
 
     async def on_start(self) -> None:
         await super().on_start()
-        # The agent's channel is not a topic, so the conductor has to be told what to subscribe to.
+        # The agent's channel is not a topic, so Faust's conductor has to be told what to subscribe to.
         self.topics.add(self.topic(*self.topic_names, internal=False))
 
     async def on_stop(self) -> None:
@@ -137,7 +138,7 @@ def build_app(
         session_timeout_ms: a silent member is expelled after this.
         rebalance_timeout_ms: how long a rebalance waits for a member; bounds one ``process`` plus ``on_revoked``.
         max_poll_interval_ms: a member that takes no records for this long leaves the group, except while it restores.
-        max_poll_records: most records of one fetch, all partitions together; at most twice that is held undelivered.
+        max_poll_records: most records of one fetch, all partitions together.
         partition_fetch_bytes: most bytes of one partition in one fetch.
         tick_ms: distance of ``idle`` calls.
         credentials: Faust's, e.g. ``faust.SASLCredentials``.
@@ -159,46 +160,43 @@ def build_app(
         broker_max_poll_records=max_poll_records,
         broker_request_timeout=max(90.0, session_s),
         consumer_max_fetch_size=partition_fetch_bytes,
-        consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=group_instance_id,
-        # Faust's default waits for acks that never come here, and can hang at a rebalance (trap 9).
-        stream_wait_empty=False,
-        table_standby_replicas=0,
-        topic_disable_leader=True,
-        topic_allow_declare=False,
-        web_enabled=False,
-        autodiscover=False,
+        **_FIXED_SETTINGS,
     )
     app.bootstrap = bootstrap
     app.topic_prefix = prefix
     app.topic_names = tuple(prefix + topic for topic in role.topics)
-    channel = BatchChannel(app)
     app.role_failed = failed = asyncio.Event()
-    app.runner = runner = RoleRunner(
-        role,
-        prefix=prefix,
-        prefetch_records=max_poll_records,
-        offer=channel.offer,
-        failed=lambda exc: failed.set(),
-    )
-
-    @app.agent(channel, name=role.name)
-    async def run_role(stream: Any) -> None:
-        async for unit in stream:
-            await runner.handle(unit)
-
-    @app.task  # type: ignore[untyped-decorator]
-    async def tick() -> None:
-        await runner.tick_for_ever(tick_ms / 1000)
-
+    app.runner = RoleRunner(role, prefix=prefix, failed=lambda exc: failed.set())
+    _add_agent(app)
+    _add_ticks(app, tick_ms / 1000)
     role.bind(Committer(app))
     return app
+
+
+def _add_agent(app: RoleApp) -> None:
+    runner = app.runner
+
+    # Faust would restart an agent that crashed, on a batch that the role may have applied in part: end the app instead.
+    @app.agent(BatchChannel(app), name=runner.role.name, supervisor_strategy=CrashingSupervisor)
+    async def run_role(batches: Any) -> None:
+        async for partition, records in batches:
+            await runner.process(partition, records)
+            if runner.closed:
+                return
+            app.batch_consumer.handled(partition)
+
+
+def _add_ticks(app: RoleApp, tick_s: float) -> None:
+    @app.task  # type: ignore[untyped-decorator]
+    async def tick() -> None:
+        await app.runner.tick_for_ever(tick_s)
 
 
 async def serve(*apps: RoleApp, stop: asyncio.Event, grace_s: float = 30.0, connect_timeout_s: float = 30.0) -> int:
     """Run apps until ``stop`` is set, a role raises or an app crashes; then stop all of them cleanly.
 
-    Roles that did not fail flush and commit; every consumer leaves its group. What went wrong is told on stderr.
+    Roles that did not fail flush and commit; every consumer leaves its group. Failures are written to stderr.
 
     Args:
         stop: set it to end the run.
@@ -211,41 +209,53 @@ async def serve(*apps: RoleApp, stop: asyncio.Event, grace_s: float = 30.0, conn
     Raises:
         TimeoutError: the clean stop took longer than ``grace_s``; consumer threads may still be alive.
     """
-    starts = {asyncio.ensure_future(_start(app, connect_timeout_s)): app for app in apps}
-    events: list[Any] = [stop, *(app.role_failed for app in apps), *(app._crashed for app in apps)]
-    ends = [asyncio.ensure_future(event.wait()) for event in events]
-    waiting: set[asyncio.Future[Any]] = {*starts, *ends}
-    while True:
-        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        for start in starts.keys() & done:
-            if not start.cancelled() and (error := start.exception()):
-                starts[start].runner.fail(error)
-        if any(end in done for end in ends) or any(app.runner.failure for app in apps):
-            break
-    for app in apps:
-        if app._crashed.is_set():
-            app.runner.fail(app.crash_reason or RuntimeError(f"{app.conf.id} crashed"))
-    codes = [_tell(app) for app in apps]
-    told = [app.runner.failure for app in apps]
-    for start, app in starts.items():
+    starts = [asyncio.create_task(_start(app, connect_timeout_s)) for app in apps]
+    await _first_end(apps, stop)
+    _note_crashes(apps)
+    codes = [_report(app) for app in apps]
+    reported = [app.runner.failure for app in apps]
+    for app, start in zip(apps, starts, strict=True):
         if not app.started:
             start.cancel()
     await asyncio.wait_for(_stop(apps), grace_s)
-    for task in (*starts, *ends):
-        task.cancel()
-    # What only failed while it flushed is told now.
-    codes += [_tell(app) for app, before in zip(apps, told, strict=True) if app.runner.failure is not before]
+    for start in starts:
+        start.cancel()
+    # What failed only while it flushed.
+    codes += [_report(app) for app, before in zip(apps, reported, strict=True) if app.runner.failure is not before]
     return max(codes)
 
 
+async def _first_end(apps: tuple[RoleApp, ...], stop: asyncio.Event) -> None:
+    """Wait for ``stop``, a role's failure or an app's crash."""
+    events: list[Any] = [stop, *(app.role_failed for app in apps), *(app._crashed for app in apps)]
+    ends = [asyncio.ensure_future(event.wait()) for event in events]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    for end in ends:
+        end.cancel()
+
+
+def _note_crashes(apps: tuple[RoleApp, ...]) -> None:
+    for app in apps:
+        if app._crashed.is_set():
+            app.runner.fail(app.crash_reason or RuntimeError(f"{app.conf.id} crashed"))
+
+
 async def _start(app: RoleApp, timeout_s: float) -> None:
-    # Asked first, because Faust's consumer thread crashes loudly where nobody answers; and a broker may start with us.
+    try:
+        await _until_answered(app.bootstrap, timeout_s)
+        await app.start()
+    except Exception as error:  # noqa: BLE001 - an app that does not start has failed, whatever kept it
+        if not app.runner.closed:
+            app.runner.fail(error)
+
+
+async def _until_answered(bootstrap: str, timeout_s: float) -> None:
+    """Ask before Faust does, whose consumer thread crashes loudly where nobody answers; a broker may start with us."""
     deadline = asyncio.get_running_loop().time() + timeout_s
-    while not await _answers(app.bootstrap):
+    while not await _answers(bootstrap):
         if asyncio.get_running_loop().time() > deadline:
-            raise Retry(f"no broker answers at {app.bootstrap} within {timeout_s:g} s")
+            raise Retry(f"no broker answers at {bootstrap} within {timeout_s:g} s")
         await asyncio.sleep(0.2)
-    await app.start()
 
 
 async def _answers(bootstrap: str) -> bool:
@@ -265,7 +275,7 @@ async def _stop(apps: tuple[RoleApp, ...]) -> None:
     await asyncio.gather(*(app.stop() for app in apps if app.started))
 
 
-def _tell(app: RoleApp) -> int:
+def _report(app: RoleApp) -> int:
     failure = app.runner.failure
     if failure is None:
         return EXIT_OK

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from faust.types import TP
 
@@ -83,64 +82,39 @@ class Role(Protocol):
         """Let go of resources, last of all. Nothing may be committed here."""
 
 
-class _Unit(NamedTuple):
-    generation: int
-    sequence: int
-    batch: Batch
-
-
 class RoleRunner:
-    """Between transport and role: implements :class:`streams.kafka.transport.BatchHandler`.
+    """Makes the calls to a role: batches for its agent, rebalances as a
+    :class:`streams.kafka.transport.AssignmentHandler`, ticks and the stop for its app.
 
     Args:
         role: what to run.
         prefix: put before a logical topic name to get the broker's.
-        prefetch_records: fetching pauses while at least this many delivered records wait for the role.
-        offer: puts a unit into the agent's channel; set by the app.
         failed: called once with the exception that ends the role.
     """
 
-    def __init__(
-        self,
-        role: Role,
-        *,
-        prefix: str,
-        prefetch_records: int,
-        offer: Callable[[Any], None],
-        failed: Callable[[BaseException], None],
-    ) -> None:
+    def __init__(self, role: Role, *, prefix: str, failed: Callable[[BaseException], None]) -> None:
         self.role = role
         self.failure: BaseException | None = None
         self._prefix = prefix
-        self._prefetch_records = prefetch_records
-        self._offer = offer
         self._failed = failed
         self._lock = asyncio.Lock()
-        self._capacity = asyncio.Event()
         self._held: set[int] = set()
-        self._generation = 0  # moves with every rebalance: units of an older one are dropped
-        self._delivered = 0
-        self._handled = 0
-        self._waiting_records = 0
-        self._waiting: Counter[TP] = Counter()
         self._stopping = False
         self._stopped = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether the role failed or is stopping: it gets no more records."""
+        return self._stopping or self.failure is not None
 
     def _logical(self, partition: TP) -> tuple[str, int]:
         return partition.topic.removeprefix(self._prefix), partition.partition
 
-    def _restart_count(self) -> None:
-        self._generation += 1
-        self._delivered = self._handled = self._waiting_records = 0
-        self._waiting.clear()
-        self._capacity.set()
-
     async def assigned(self, partitions: set[TP]) -> Mapping[TP, int]:
         """Restore through the role, and translate its start offsets."""
         async with self._lock:
-            if self._stopping or self.failure is not None:
+            if self.closed:
                 return {}
-            self._restart_count()
             starts: Offsets | None = None
             with self._guarded():
                 self._held = self._copartitioned(partitions)
@@ -164,8 +138,7 @@ class RoleRunner:
         return set(next(iter(sets)))
 
     async def revoked(self) -> None:
-        """Drop what waits, let the batch in work finish, then flush and close."""
-        self._restart_count()
+        """Let the batch in work finish, then flush and close."""
         async with self._lock:
             await self._let_go()
 
@@ -175,64 +148,26 @@ class RoleRunner:
             with self._guarded():
                 await self.role.on_revoked(held)
 
-    async def has_capacity(self, timeout_s: float) -> bool:
-        """True while fewer than ``prefetch_records`` delivered records wait."""
-        if self._stopping or self.failure is not None:
-            await asyncio.sleep(timeout_s)
-            return False
-        if self._waiting_records < self._prefetch_records:
-            return True
-        self._capacity.clear()
-        try:
-            await asyncio.wait_for(self._capacity.wait(), timeout_s)
-        except TimeoutError:
-            return False
-        return not self._stopping and self.failure is None
-
-    def deliver(self, partition: TP, records: list[RawRecord]) -> None:
-        """Queue a partition's records for the agent."""
+    async def process(self, partition: TP, records: list[RawRecord]) -> None:
+        """Run the role on a batch, unless a rebalance that came in between took the partition away."""
         topic, number = self._logical(partition)
-        self._waiting_records += len(records)
-        self._waiting[partition] += 1
-        self._offer(_Unit(self._generation, self._delivered, Batch(topic, number, records)))
-        self._delivered += 1
-
-    def waits(self, partition: TP) -> bool:
-        """Whether records of it were delivered and are not handled yet."""
-        return self._waiting[partition] > 0
-
-    async def handle(self, unit: _Unit) -> None:
-        """Run the role on one delivered unit, unless it was fetched before the last rebalance."""
         async with self._lock:
-            if unit.generation != self._generation or self._stopping or self.failure is not None:
-                return
-            if unit.sequence != self._handled:
-                # Committing past a lost batch would lose its records for good.
-                self.fail(RuntimeError(f"batch {self._handled} was lost on the way to role {self.role.name}"))
-                return
-            with self._guarded():
-                await self.role.process(unit.batch)
-            if unit.generation != self._generation or self.failure is not None:
-                return  # a rebalance began meanwhile and waits for the lock; its counts start over
-            self._handled += 1
-            self._waiting_records -= len(unit.batch.records)
-            self._waiting[TP(self._prefix + unit.batch.topic, unit.batch.partition)] -= 1
-            if self._waiting_records < self._prefetch_records:
-                self._capacity.set()
+            if number in self._held and not self.closed:
+                with self._guarded():
+                    await self.role.process(Batch(topic, number, records))
 
     async def tick_for_ever(self, tick_s: float) -> None:
         """Call ``idle`` about every ``tick_s``, with partitions or without; after the batch in work where one is."""
-        while not self._stopping and self.failure is None:
+        while not self.closed:
             await asyncio.sleep(tick_s)
             async with self._lock:
-                if not self._stopping and self.failure is None:
+                if not self.closed:
                     with self._guarded():
                         await self.role.idle()
 
     async def shutdown(self) -> None:
         """Take no more, flush and close what is held unless the role failed, then stop the role. Safe to repeat."""
         self._stopping = True
-        self._restart_count()
         async with self._lock:
             if self._stopped:
                 return
@@ -245,7 +180,7 @@ class RoleRunner:
     def _guarded(self) -> Iterator[None]:
         try:
             yield
-        except Exception as exc:  # noqa: BLE001 - whatever a role raises ends the process (trap 2: never just go on)
+        except Exception as exc:  # noqa: BLE001 - whatever a role raises ends the process and never just goes on
             self.fail(exc)
 
     def fail(self, exc: BaseException) -> None:

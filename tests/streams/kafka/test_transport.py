@@ -1,9 +1,10 @@
-"""The runner's promises and the assignment, without a broker."""
+"""What consumer, agent and runner promise together, and the assignment, without a broker."""
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,7 +15,8 @@ from faust.assignor.partition_assignor import PartitionAssignor
 from faust.types import TP
 
 from schemas.errors import StateCorrupt, TopicMismatch
-from streams.runtime.roles import RoleRunner
+from streams.kafka.transport import BatchConsumer
+from streams.runtime.app import build_app
 
 TOPICS = ("clickstream", "campaign-sends")
 
@@ -63,31 +65,209 @@ class Role:
         await self._call("stop")
 
 
+class Thread:
+    """Stands for the consumer thread: fetches give what the test put into ``answers``, seeks are written down."""
+
+    def __init__(self, consumer: BatchConsumer) -> None:
+        self.consumer = consumer
+        self.answers: list[dict[TP, list[Any]]] = []
+        self.fetches: list[object] = []
+        self.seeks: list[tuple[object, Mapping[TP, int]]] = []
+        self.before_answer: Callable[[], Any] | None = None
+
+    async def fetch(self, token: object, timeout_s: float) -> None:
+        self.fetches.append(token)
+        if self.before_answer is not None:
+            await self.before_answer()
+        if self.answers:
+            self.consumer.fetched = token, self.answers.pop(0)
+        else:
+            await asyncio.sleep(0.001)
+
+    async def seek_within(self, token: object, offsets: Mapping[TP, int]) -> None:
+        self.seeks.append((token, offsets))
+
+
 class Rig:
-    """A runner with the app's side of it: a queue and an agent."""
+    """A role's app as :func:`build_app` makes it, of which only the agent is started; and the group's side of it."""
 
-    def __init__(self, prefetch_records: int = 10) -> None:
+    def __init__(self) -> None:
         self.role = Role()
-        self.queue: asyncio.Queue[Any] = asyncio.Queue()
-        self.failures: list[BaseException] = []
-        self.runner = RoleRunner(
-            self.role,
-            prefix="p.",
-            prefetch_records=prefetch_records,
-            offer=self.queue.put_nowait,
-            failed=self.failures.append,
-        )
+        self.app = build_app(self.role, bootstrap="127.0.0.1:9", prefix="p.")
+        self.runner = self.app.runner
 
-    async def agent(self) -> None:
-        while not self.queue.empty():
-            await self.runner.handle(self.queue.get_nowait())
+        async def nothing(*_: Any) -> None: ...
 
-    def deliver(self, topic: str, partition: int, count: int) -> None:
-        self.runner.deliver(TP("p." + topic, partition), [cast(Any, object())] * count)
+        self.consumer = BatchConsumer(self.app.transport, nothing, nothing, nothing)
+        self.consumer._thread.thread_loop.close()
+        self.thread = Thread(self.consumer)
+        self.consumer._thread = cast(Any, self.thread)
+        self.app.consumer = self.consumer
+
+    async def assign(self, *numbers: int) -> object:
+        """A rebalance's end; the token of the new assignment."""
+        token = object()
+        self.consumer.announced = token, 1
+        await self.consumer.on_partitions_assigned(held(*numbers))
+        return token
+
+    async def revoke(self) -> None:
+        await self.consumer.on_partitions_revoked(set())
+
+    async def process(self, topic: str, partition: int, count: int) -> None:
+        """What the agent does with a batch."""
+        await self.runner.process(TP("p." + topic, partition), records(count))
+
+    async def called(self, *calls: Any) -> None:
+        """Wait until these were the role's newest calls."""
+        for _ in range(500):
+            if self.role.calls[-len(calls) :] == list(calls):
+                return
+            await asyncio.sleep(0.001)
+        raise AssertionError(self.role.calls)
+
+
+def records(count: int) -> list[Any]:
+    return [cast(Any, object)] * count
+
+
+def fetched(*batches: tuple[str, int, int]) -> dict[TP, list[Any]]:
+    return {TP("p." + topic, partition): records(count) for topic, partition, count in batches}
 
 
 def held(*numbers: int) -> set[TP]:
     return {TP("p." + topic, number) for topic in TOPICS for number in numbers}
+
+
+def test_the_role_is_an_agent_that_iterates_what_is_fetched():
+    async def main() -> None:
+        rig = Rig()
+        assert list(rig.app.agents) == ["double"]
+        await rig.app.agents.start()
+        rig.thread.answers = [
+            fetched(("clickstream", 0, 2), ("campaign-sends", 1, 3)),
+            fetched(("clickstream", 1, 1)),
+        ]
+        token = await rig.assign(0, 1)
+        await rig.called(
+            ("assigned", {0, 1}),
+            ("process", "clickstream", 0, 2),
+            ("process", "campaign-sends", 1, 3),
+            ("process", "clickstream", 1, 1),
+        )
+        assert set(rig.thread.fetches) == {token}
+        await rig.app.agents.stop()
+
+    asyncio.run(main())
+
+
+def test_nothing_is_fetched_before_the_restore_nor_while_the_role_works():
+    async def main() -> None:
+        rig = Rig()
+        await rig.app.agents.start()
+        rig.role.gate.clear()
+        rig.role.starts = {("clickstream", 1): 7}
+        rig.thread.answers = [fetched(("clickstream", 1, 1))]
+        token = await rig.assign(1)
+        await rig.called(("assigned", {1}))
+        assert rig.thread.fetches == rig.thread.seeks == []
+        rig.role.gate.set()
+        await rig.called(("process", "clickstream", 1, 1))
+        assert rig.thread.seeks == [(token, {TP("p.clickstream", 1): 7})]
+        rig.role.gate.clear()
+        rig.thread.answers = [fetched(("clickstream", 1, 2))]
+        await rig.called(("process", "clickstream", 1, 2))
+        fetches = len(rig.thread.fetches)
+        await asyncio.sleep(0.02)
+        assert len(rig.thread.fetches) == fetches
+        rig.role.gate.set()
+        await rig.app.agents.stop()
+
+    asyncio.run(main())
+
+
+def test_a_batch_is_handed_out_until_it_is_handled():
+    async def main() -> None:
+        rig = Rig()
+        await rig.assign(0)
+        rig.thread.answers = [fetched(("clickstream", 0, 1), ("campaign-sends", 0, 1)), fetched(("clickstream", 0, 2))]
+        first = await rig.consumer.next_batch()
+        # As after a crash on the way to the role: to pass over it would lose its records for good.
+        assert await rig.consumer.next_batch() == first
+        rig.consumer.handled(first[0])
+        second = await rig.consumer.next_batch()
+        assert second[0] == TP("p.campaign-sends", 0)
+        rig.consumer.handled(second[0])
+        assert await rig.consumer.next_batch() == (TP("p.clickstream", 0), records(2))
+
+    asyncio.run(main())
+
+
+def test_what_was_fetched_before_a_rebalance_is_dropped():
+    async def main() -> None:
+        rig = Rig()
+        await rig.app.agents.start()
+        await rig.assign(0)
+        await rig.called(("assigned", {0}))
+        rig.role.gate.clear()
+        rig.thread.answers = [fetched(("clickstream", 0, 1), ("campaign-sends", 0, 1))]
+        await rig.called(("process", "clickstream", 0, 1))
+        revoke = asyncio.create_task(rig.revoke())
+        await asyncio.sleep(0)
+        rig.role.gate.set()
+        await revoke
+        rig.thread.answers = [fetched(("clickstream", 0, 2))]
+        await rig.assign(0)
+        await rig.called(("process", "clickstream", 0, 2))
+        assert rig.role.calls[1:] == [
+            ("process", "clickstream", 0, 1),
+            ("revoked", {0}),
+            ("assigned", {0}),
+            ("process", "clickstream", 0, 2),
+        ]
+        await rig.app.agents.stop()
+
+    asyncio.run(main())
+
+
+def test_between_two_assignments_nothing_is_fetched_or_handed_out():
+    async def main() -> None:
+        rig = Rig()
+        await rig.assign(0)
+        rig.thread.answers = [fetched(("clickstream", 0, 1), ("campaign-sends", 0, 1))]
+        rig.consumer.handled((await rig.consumer.next_batch())[0])
+        await rig.revoke()
+        waiting = asyncio.create_task(rig.consumer.next_batch())
+        await asyncio.sleep(0.05)
+        assert not waiting.done() and len(rig.thread.fetches) == 1
+        rig.thread.answers = [fetched(("clickstream", 0, 3))]
+        await rig.assign(0)
+        assert await waiting == (TP("p.clickstream", 0), records(3))
+
+    asyncio.run(main())
+
+
+def test_a_fetch_that_a_rebalance_overtakes_is_dropped():
+    async def main() -> None:
+        rig = Rig()
+        await rig.app.agents.start()
+        answered = asyncio.Event()
+
+        async def overtake() -> None:
+            rig.thread.before_answer = None
+            await rig.revoke()
+            rig.thread.answers.append(fetched(("clickstream", 0, 2)))
+            await rig.assign(0)
+            answered.set()
+
+        rig.thread.answers = [fetched(("clickstream", 0, 1))]
+        rig.thread.before_answer = overtake
+        await rig.assign(0)
+        await answered.wait()
+        await rig.called(("assigned", {0}), ("revoked", {0}), ("assigned", {0}), ("process", "clickstream", 0, 2))
+        await rig.app.agents.stop()
+
+    asyncio.run(main())
 
 
 def test_names_are_logical_and_starts_physical():
@@ -95,23 +275,22 @@ def test_names_are_logical_and_starts_physical():
         rig = Rig()
         rig.role.starts = {("clickstream", 1): 7}
         assert await rig.runner.assigned(held(0, 1)) == {TP("p.clickstream", 1): 7}
-        rig.deliver("campaign-sends", 1, 3)
-        await rig.agent()
+        await rig.process("campaign-sends", 1, 3)
         assert rig.role.calls == [("assigned", {0, 1}), ("process", "campaign-sends", 1, 3)]
 
     asyncio.run(main())
 
 
-def test_batches_fetched_before_a_rebalance_are_dropped():
+def test_a_batch_of_a_partition_that_is_not_held_is_dropped():
     async def main() -> None:
         rig = Rig()
         await rig.runner.assigned(held(0))
-        rig.deliver("clickstream", 0, 1)
         await rig.runner.revoked()
-        await rig.runner.assigned(held(0))
-        rig.deliver("clickstream", 0, 2)
-        await rig.agent()
-        assert rig.role.calls[1:] == [("revoked", {0}), ("assigned", {0}), ("process", "clickstream", 0, 2)]
+        await rig.process("clickstream", 0, 1)
+        await rig.runner.assigned(held(1))
+        await rig.process("clickstream", 0, 1)
+        await rig.process("clickstream", 1, 2)
+        assert rig.role.calls[1:] == [("revoked", {0}), ("assigned", {1}), ("process", "clickstream", 1, 2)]
 
     asyncio.run(main())
 
@@ -128,9 +307,8 @@ def test_a_rebalance_waits_for_the_batch_in_work_and_for_the_restore():
         rig.role.gate.set()
         await asyncio.gather(restore, revoke)
         await rig.runner.assigned(held(1))
-        rig.deliver("clickstream", 1, 1)
         rig.role.gate.clear()
-        work = asyncio.create_task(rig.agent())
+        work = asyncio.create_task(rig.process("clickstream", 1, 1))
         await asyncio.sleep(0)
         revoke = asyncio.create_task(rig.runner.revoked())
         await asyncio.sleep(0.01)
@@ -138,39 +316,6 @@ def test_a_rebalance_waits_for_the_batch_in_work_and_for_the_restore():
         rig.role.gate.set()
         await asyncio.gather(work, revoke)
         assert rig.role.calls[-1] == ("revoked", {1})
-
-    asyncio.run(main())
-
-
-def test_room_is_bounded_by_records():
-    async def main() -> None:
-        rig = Rig(prefetch_records=10)
-        await rig.runner.assigned(held(0))
-        rig.deliver("clickstream", 0, 9)
-        assert await rig.runner.has_capacity(0.01)
-        rig.deliver("clickstream", 0, 5)
-        assert not await rig.runner.has_capacity(0.01)
-        waiter = asyncio.create_task(rig.runner.has_capacity(5))
-        await rig.agent()
-        assert await waiter
-        rig.deliver("clickstream", 0, 20)
-        assert not await rig.runner.has_capacity(0.01)
-        await rig.runner.revoked()
-        assert await rig.runner.has_capacity(0.01)
-
-    asyncio.run(main())
-
-
-def test_a_lost_batch_is_noticed():
-    async def main() -> None:
-        rig = Rig()
-        await rig.runner.assigned(held(0))
-        rig.deliver("clickstream", 0, 1)
-        rig.deliver("clickstream", 0, 1)
-        rig.queue.get_nowait()
-        await rig.agent()
-        assert "lost" in str(rig.failures[0])
-        assert ("process", "clickstream", 0, 1) not in rig.role.calls
 
     asyncio.run(main())
 
@@ -183,17 +328,34 @@ def test_after_a_failure_only_stop_is_called(where: str):
         await rig.runner.assigned(held(0))
         ticks = asyncio.create_task(rig.runner.tick_for_ever(0.001))
         await asyncio.sleep(0.01)
-        rig.deliver("clickstream", 0, 1)
-        rig.deliver("clickstream", 0, 1)
-        await rig.agent()
+        await rig.process("clickstream", 0, 1)
+        await rig.process("clickstream", 0, 1)
         await rig.runner.revoked()
         await rig.runner.assigned(held(0, 1))
         await rig.runner.shutdown()
         await asyncio.wait_for(ticks, 1)
-        assert [str(failure) for failure in rig.failures] == [f"broken in {where}"]
+        assert str(rig.runner.failure) == f"broken in {where}"
+        assert rig.app.role_failed.is_set()
         names = [call[0] for call in rig.role.calls]
         assert names.index(where) == len(names) - 2
         assert names[-1] == "stop"
+
+    asyncio.run(main())
+
+
+def test_a_role_that_failed_gets_its_agent_to_fetch_no_more():
+    async def main() -> None:
+        rig = Rig()
+        rig.role.fails_in = "process"
+        await rig.app.agents.start()
+        rig.thread.answers = [fetched(("clickstream", 0, 1)), fetched(("clickstream", 0, 1))]
+        await rig.assign(0)
+        await asyncio.wait_for(rig.app.role_failed.wait(), 5)
+        await asyncio.sleep(0.02)
+        assert len(rig.thread.fetches) == 1
+        assert rig.role.calls == [("assigned", {0}), ("process", "clickstream", 0, 1)]
+        assert not rig.app._crashed.is_set()
+        await rig.app.agents.stop()
 
     asyncio.run(main())
 
@@ -202,10 +364,9 @@ def test_shutdown_flushes_then_stops_once():
     async def main() -> None:
         rig = Rig()
         await rig.runner.assigned(held(0))
-        rig.deliver("clickstream", 0, 1)
         await rig.runner.shutdown()
         await rig.runner.shutdown()
-        await rig.agent()
+        await rig.process("clickstream", 0, 1)
         await rig.runner.revoked()
         assert await rig.runner.assigned(held(0)) == {}
         assert rig.role.calls == [("assigned", {0}), ("revoked", {0}), ("stop",)]
@@ -222,7 +383,7 @@ def test_topics_that_are_not_copartitioned_are_refused(partitions: set[TP]):
     async def main() -> None:
         rig = Rig()
         await rig.runner.assigned(partitions)
-        assert isinstance(rig.failures[0], TopicMismatch)
+        assert isinstance(rig.runner.failure, TopicMismatch)
         assert rig.role.calls == []
 
     asyncio.run(main())

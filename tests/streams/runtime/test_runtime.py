@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from aiokafka.errors import TopicAuthorizationFailedError
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer
 from confluent_kafka.admin import NewTopic
 
@@ -321,6 +322,28 @@ def test_one_failing_role_stops_the_others_cleanly(broker, make_topics, capsys):
     assert committed(broker, prefix, "failing") == {}
     assert sum(committed(broker, prefix, "healthy").values()) == 100
     assert "pulsegraph failing: the store is broken" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [TopicAuthorizationFailedError("clickstream"), asyncio.CancelledError()])
+def test_an_agent_that_crashes_ends_the_process(broker, make_topics, monkeypatch, capsys, error):
+    """Faust's default is to restart it, on a batch of which the role may have applied a part."""
+    prefix = make_topics(partitions=1)
+    fill(broker, prefix, 20)
+
+    async def main() -> None:
+        role = Ledger("crashing")
+        run = Run(broker, prefix, role)
+        await run.until(lambda: len(role.seen) == 20)
+
+        async def fetch(*_: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(transport.BatchConsumerThread, "fetch", fetch)
+        assert await asyncio.wait_for(run.task, 20) == 1
+        assert role.events[-1] == ("stop", set()) and role.committed == []
+
+    asyncio.run(main())
+    assert "pulsegraph crashing: " + (str(error) or "CancelledError") in capsys.readouterr().err
 
 
 def test_without_a_broker_the_process_says_so(capsys):
