@@ -75,9 +75,6 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     consumer: BatchConsumer
 
     def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
-        # Faust falls back to round robin for an app without tables, which splits co-partitioned topics. Its own
-        # assignor gives partition p of all equally partitioned topics to one member, and is sticky.
-        self._assignor = self.app.assignor
         tolerate()
         conf = self.app.conf
         return aiokafka.AIOKafkaConsumer(
@@ -85,7 +82,9 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             group_id=conf.id,
             group_instance_id=conf.consumer_group_instance_id,
             bootstrap_servers=driver.server_list(transport.url, transport.default_port),
-            partition_assignment_strategy=[self._assignor],
+            # Faust falls back to round robin for an app without tables, which splits co-partitioned topics. Its own
+            # assignor gives partition p of all equally partitioned topics to one member, and is sticky.
+            partition_assignment_strategy=[self.app.assignor],
             enable_auto_commit=False,
             auto_offset_reset=conf.consumer_auto_offset_reset,
             max_poll_records=conf.broker_max_poll_records,
@@ -105,7 +104,8 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def on_thread_stop(self) -> None:
         coordinator = self._consumer._coordinator if self._consumer is not None else None
-        if coordinator is not None and coordinator.generation == 0 and not coordinator._group_instance_id:
+        stays = self.app.conf.consumer_group_instance_id is not None
+        if coordinator is not None and coordinator.generation == 0 and not stays:
             # aiokafka leaves from generation 1 on, which is Kafka's first. Tansu's first is 0, and it would keep the
             # partitions for a whole session timeout.
             with contextlib.suppress(KafkaError):
@@ -113,9 +113,13 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         await super().on_thread_stop()
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        consumer = self._ensure_consumer()
-        self.consumer.announced = (consumer._subscription.subscription.assignment, generation_id)
+        self.consumer.announced = (self.token(), generation_id)
         await super().on_partitions_assigned(assigned, generation_id)
+
+    def token(self) -> Any:
+        """The current assignment: aiokafka's object, which holds the positions; None before the first one."""
+        subscription = self._consumer._subscription.subscription if self._consumer is not None else None
+        return subscription.assignment if subscription is not None else None
 
     async def fetch(self, token: object, timeout_s: float) -> None:
         """Put records of the assignment ``token`` into ``consumer.fetched``, as long as it is the assignment."""
@@ -123,31 +127,26 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def _fetch(self, token: object, timeout_s: float) -> None:
         consumer = self._ensure_consumer()
-        fetcher, subscriptions = consumer._fetcher, consumer._subscription
-        if consumer._closed or fetcher._closed:
-            raise ConsumerStoppedError
-        if subscriptions.reassignment_in_progress or subscriptions.subscription.assignment is not token:
+        if consumer._subscription.reassignment_in_progress or self.token() is not token:
             await asyncio.sleep(0.01)
             return
-        with subscriptions.fetch_context():
-            records = await fetcher.fetched_records((), timeout=timeout_s, max_records=consumer._max_poll_records)
-        if subscriptions.subscription.assignment is token:
+        records = await consumer.getmany(timeout_ms=int(timeout_s * 1000))
+        if self.token() is token:
             self.consumer.fetched = token, {TP(*partition): batch for partition, batch in records.items()}
             return
-        # ``fetched_records`` waits out a rebalance and then answers from the new assignment, whose partitions are not
-        # restored yet. Put them back: the positions have already moved past them.
+        # ``getmany`` waits out a rebalance and then answers from the new assignment, whose partitions are not restored
+        # yet. Put them back: the positions have already moved past them.
         for partition, batch in records.items():
-            fetcher.seek_to(partition, batch[0].offset)
+            consumer.seek(partition, batch[0].offset)
 
     async def seek_within(self, token: object, offsets: Mapping[TP, int]) -> None:
         """Start reading at ``offsets``, unless the assignment changed."""
         await self.call_thread(self._seek_within, token, offsets)
 
     async def _seek_within(self, token: object, offsets: Mapping[TP, int]) -> None:
-        consumer = self._ensure_consumer()
-        if consumer._subscription.subscription.assignment is token:
+        if self.token() is token:
             for partition, offset in offsets.items():
-                consumer.seek(driver.ensure_aiokafka_TP(partition), offset)
+                self._ensure_consumer().seek(driver.ensure_aiokafka_TP(partition), offset)
 
     async def keepalive(self) -> None:
         """Count as having polled, so that a pause between fetches does not cost the membership."""
@@ -230,8 +229,7 @@ class BatchConsumer(driver.Consumer):
 
     def is_caught_up(self, partition: TP) -> bool:
         """Whether the broker said within the last :data:`CURRENT_S` that nothing lies behind what was handled."""
-        aio = self._thread._consumer
-        assignment = aio._subscription.subscription.assignment if aio is not None and self._live is not None else None
+        assignment = self._thread.token() if self._live is not None else None
         state = assignment.state_value(driver.ensure_aiokafka_TP(partition)) if assignment is not None else None
         return (
             state is not None

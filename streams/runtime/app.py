@@ -98,9 +98,6 @@ class RoleApp(faust.App):
     def batch_consumer(self) -> BatchConsumer:
         return cast(BatchConsumer, self.consumer)
 
-    def _new_transport(self) -> BatchTransport:
-        return BatchTransport(self.conf.broker_consumer, self)
-
     def _create_directories(self) -> None:
         """Nothing: Faust's folders are for its tables, and there are none."""
 
@@ -163,6 +160,7 @@ def build_app(
         consumer_group_instance_id=group_instance_id,
         **_FIXED_SETTINGS,
     )
+    app.transport = BatchTransport(app.conf.broker_consumer, app)
     app.bootstrap = bootstrap
     app.topic_prefix = prefix
     app.topic_names = tuple(prefix + topic for topic in role.topics)
@@ -236,7 +234,7 @@ async def _first_end(apps: tuple[RoleApp, ...], stop: asyncio.Event) -> None:
 
 def _note_crashes(apps: tuple[RoleApp, ...]) -> None:
     for app in apps:
-        if app._crashed.is_set():
+        if app.crashed:
             app.runner.fail(app.crash_reason or RuntimeError(f"{app.conf.id} crashed"))
 
 
