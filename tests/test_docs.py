@@ -98,6 +98,21 @@ def test_limits_in_the_text() -> None:
     assert f"the last {config.recent_ids} behind it" in text
 
 
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}" for name in PAGES if name != "log.md")])
+def test_paths_in_the_text_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:streams|models|schemas|infra|tests|docs)/[\w./-]*)`", text))
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+
+
+def test_the_picture_names_files() -> None:
+    picture = PAGES["design.md"].split("```text\n")[1].split("```")[0]
+    files = re.findall(r"(?:\w+/)*\w+\.py", picture)
+    assert len(files) > 15
+    for name in files:
+        assert any((ROOT / room / name).is_file() for room in ("", "streams", "streams/core")), name
+
+
 def test_links_lead_somewhere() -> None:
     for name, text in PAGES.items():
         anchors = {
