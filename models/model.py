@@ -34,7 +34,7 @@ class HeadReport(msgspec.Struct, frozen=True, kw_only=True):
     """Of a linear layer on the embedding alone: how much of the label the embedding carries."""
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class TrainingReport(msgspec.Struct, frozen=True, kw_only=True):
     """What training did and reached. ``heads`` lacks a head that had no usable outcomes."""
 
     heads: dict[str, HeadReport] = {}
@@ -59,7 +59,7 @@ class Model(nn.Module):
         lexicon: FastLexicon,
         *,
         horizon_days: int = 28,
-        report: Report | None = None,
+        report: TrainingReport | None = None,
         trained: Iterable[Head] = HEADS,
     ) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Model(nn.Module):
         )
         self.lexicon = lexicon
         self.horizon_days = horizon_days
-        self.report = report or Report()
+        self.report = report or TrainingReport()
         self.trained = frozenset(trained)
         """Heads whose probabilities mean something."""
 

@@ -35,7 +35,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from models.candidates import CROSS_NAMES
-from models.model import HEADS, Model, Report
+from models.model import HEADS, Model, TrainingReport
 from models.tokenizer import HF_TOKENIZER, TOKENIZER_FILE, FastLexicon
 from schemas import features
 from schemas.errors import ConfigError, ModelRefused
@@ -68,7 +68,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     """Those that were trained; a card from before this was told counts as having all."""
     calibration: dict[str, dict[str, float]]
     """Head → gate, scale and shift; for people, the heads hold them as tensors."""
-    report: Report = Report()
+    report: TrainingReport = TrainingReport()
 
 
 def save(model: Model, directory: str | Path) -> Card:

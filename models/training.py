@@ -22,7 +22,7 @@ import torch
 
 from models import calibration, metrics, outcomes, pretrain
 from models.encoder import EncoderSize, default_config
-from models.model import HEADS, HeadReport, Model, Report
+from models.model import HEADS, HeadReport, Model, TrainingReport
 from models.outcomes import Rows
 from models.tokenizer import FastLexicon
 from models.tuning import Data, Tuner
@@ -164,7 +164,7 @@ def train(
     progress(0.9, "calibrating and measuring")
     reports: dict[str, HeadReport] = {h: _finish(model, h, tuner, fitted[h], settings) for h in data}
     marks["measure"] = elapsed_s()
-    model.report = Report(
+    model.report = TrainingReport(
         heads=reports,
         left_out=left_out,
         early=early,

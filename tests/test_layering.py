@@ -91,6 +91,18 @@ def test_packages_are_listed() -> None:
     assert all((ROOT / name.replace(".", "/") / "__init__.py").exists() for name in there)
 
 
+def test_class_names_are_unique() -> None:
+    """One name, one thing. `Held` and `Published` are on their way out."""
+    places: dict[str, list[str]] = {}
+    for top in ("schemas", "models", "streams", "infra"):
+        for path in sorted((ROOT / top).rglob("*.py")):
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    double = {name: found for name, found in places.items() if len(found) > 1}
+    assert double.keys() <= {"Held", "Published"}, double
+
+
 def test_tests_are_no_package() -> None:
     # A tests/models with an __init__.py would shadow models.
     assert list((ROOT / "tests").rglob("__init__.py")) == []

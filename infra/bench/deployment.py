@@ -138,7 +138,7 @@ class Deployment:
             raise Stop(f"{what}: {[tail_of(worker.log, 4) for worker in self.workers]}")
 
 
-class Broker(NamedTuple):
+class RunningBroker(NamedTuple):
     """A broker that runs for one bench."""
 
     bootstrap: str
@@ -147,7 +147,7 @@ class Broker(NamedTuple):
 
 
 @contextmanager
-def started_broker(options: Options, properties: Mapping[str, str] | None = None) -> Iterator[Broker]:
+def started_broker(options: Options, properties: Mapping[str, str] | None = None) -> Iterator[RunningBroker]:
     """A broker with nothing on it; what it keeps goes with it.
 
     Args:
@@ -156,13 +156,13 @@ def started_broker(options: Options, properties: Mapping[str, str] | None = None
     if options.broker == "embedded":
         with EmbeddedBroker() as embedded:
             assert embedded.pid is not None
-            yield Broker(embedded.bootstrap, "embedded broker (Tansu)", embedded.pid)
+            yield RunningBroker(embedded.bootstrap, "embedded broker (Tansu)", embedded.pid)
         return
     data = options.folder / "kafka"
     shutil.rmtree(data, ignore_errors=True)
     try:
         with ApacheBroker(data_dir=data, properties=properties) as apache:
-            yield Broker(apache.bootstrap, f"Apache Kafka {KAFKA_VERSION}, one node", apache.node(0).pid)
+            yield RunningBroker(apache.bootstrap, f"Apache Kafka {KAFKA_VERSION}, one node", apache.node(0).pid)
     finally:
         shutil.rmtree(data, ignore_errors=True)
 

@@ -12,7 +12,7 @@ import msgspec
 
 from infra.bench.graph_core import DECAY_PER_MS, SESSION_GAP_MS, TAIL_EVENTS
 from infra.bench.graph_data import PARTITIONS, Totals
-from infra.bench.graph_job import Job, Outcome
+from infra.bench.graph_job import ContenderResult, Job
 
 TABLE = "graph"
 
@@ -35,8 +35,8 @@ class _Clock:
             self._cpu_s = time.process_time() - self._cpu_s
             self.done.set()
 
-    def outcome(self, totals: Totals | None) -> Outcome:
-        return Outcome(
+    def outcome(self, totals: Totals | None) -> ContenderResult:
+        return ContenderResult(
             events=self._job.take - self._job.warm,
             seconds=self._stopped_s - self._began_s,
             cpu_s=self._cpu_s,
@@ -44,12 +44,12 @@ class _Clock:
         )
 
 
-def run(job: Job) -> Outcome:
+def run(job: Job) -> ContenderResult:
     """``faust-empty`` or ``faust-graph``, from start to clean stop."""
     return asyncio.run(_empty(job) if job.kind == "faust-empty" else _graph(job))
 
 
-async def _empty(job: Job) -> Outcome:
+async def _empty(job: Job) -> ContenderResult:
     app, clock = _app(job), _Clock(job)
 
     @app.agent(app.topic(job.topic, value_type=bytes, value_serializer="raw"))
@@ -62,7 +62,7 @@ async def _empty(job: Job) -> Outcome:
     return clock.outcome(None)
 
 
-async def _graph(job: Job) -> Outcome:
+async def _graph(job: Job) -> ContenderResult:
     app, clock = _app(job), _Clock(job)
     table = app.Table(TABLE, partitions=PARTITIONS, options={"block_cache_size": job.block_cache_bytes // PARTITIONS})
 

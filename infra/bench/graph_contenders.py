@@ -13,7 +13,7 @@ import msgspec
 
 from infra.bench import graph_peers
 from infra.bench.graph_data import Totals, check
-from infra.bench.graph_job import Job, Outcome
+from infra.bench.graph_job import ContenderResult, Job
 from schemas.errors import Stop
 from streams.brokers.apache import KAFKA_VERSION
 from streams.brokers.processes import Child, tail_of
@@ -75,7 +75,7 @@ class Runner:
         """Remove an app's local state."""
         shutil.rmtree(self.state_folder(app), ignore_errors=True)
 
-    def run(self, job: Job, wanted: Totals | None) -> Outcome:
+    def run(self, job: Job, wanted: Totals | None) -> ContenderResult:
         """One job, from its start to its end.
 
         Args:
@@ -101,7 +101,7 @@ class Runner:
             lines = [line for line in log.read().splitlines() if line.startswith(b'{"events"')]
         if not lines:
             raise Stop(f"{name} said nothing: {tail_of(self._log)}")
-        outcome = msgspec.json.decode(lines[-1], type=Outcome)
+        outcome = msgspec.json.decode(lines[-1], type=ContenderResult)
         if wanted is not None:
             if outcome.totals is None:
                 raise Stop(f"{name} did not tell its sums")

@@ -23,7 +23,7 @@ SESSION_GAP_MS: Final = 1_800_000
 TAIL_EVENTS: Final = 64
 
 
-class Event(Struct, gc=False):
+class JobEvent(Struct, gc=False):
     """What the job needs of an event; other fields of the JSON are skipped."""
 
     customer_id: str
@@ -44,7 +44,7 @@ class Packed(Struct, array_like=True, gc=False):
     tail_at: bytes
 
 
-class Graph:
+class JobGraph:
     """A customer. An edge is a place in the columns; ``items`` says which item has which place."""
 
     __slots__ = ("applied", "counts", "encoded_items", "items", "lasts_ms", "n", "tail_at", "tail_ms", "weights")
@@ -137,7 +137,7 @@ class GraphCheckpoint(NamedTuple):
 encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(Packed).decode
 _decode_items: Final = msgspec.msgpack.Decoder(list[str]).decode
-_decode_event: Final = msgspec.json.Decoder(Event).decode
+_decode_event: Final = msgspec.json.Decoder(JobEvent).decode
 
 
 class GraphPartition:
@@ -156,7 +156,7 @@ class GraphPartition:
         self._next_offset = 0 if meta is None else msgspec.msgpack.decode(meta, type=int)
         # The cache is the product's own; it never looks into what it keeps.
         self._cache: Any = CustomerCache(cache_bytes)
-        self._dirty: dict[str, Graph] = {}
+        self._dirty: dict[str, JobGraph] = {}
 
     @property
     def next_offsets(self) -> dict[str, int]:
@@ -194,13 +194,13 @@ class GraphPartition:
         """The last checkpoint is durable: customers that are clean may leave the cache."""
         self._cache.shrink(self._dirty)
 
-    def _graphs(self, wanted: set[str]) -> dict[str, Graph]:
+    def _graphs(self, wanted: set[str]) -> dict[str, JobGraph]:
         """Each customer once, however many events it has in the batch."""
         get = self._cache.get
         known = {customer_id: get(customer_id) for customer_id in wanted}
         missing = sorted(customer_id for customer_id, graph in known.items() if graph is None)
         for customer_id, record in zip(missing, self._stored.load(missing) if missing else (), strict=True):
-            graph = Graph() if record is None else Graph.unpack(record)
+            graph = JobGraph() if record is None else JobGraph.unpack(record)
             known[customer_id] = graph
             self._cache.put(customer_id, graph, 0 if record is None else len(record))
-        return cast("dict[str, Graph]", known)
+        return cast("dict[str, JobGraph]", known)

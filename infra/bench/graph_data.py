@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from infra.bench.graph_core import Graph
+from infra.bench.graph_core import JobGraph
 from schemas.errors import Stop
 
 PARTITIONS: Final = 4
@@ -85,11 +85,11 @@ def _item(taste: int, rank: int) -> str:
     return f"i{(taste * 31 + rank * 977) % _ITEMS:04d}"
 
 
-def stored(number: int) -> Graph:
+def stored(number: int) -> JobGraph:
     """A state to begin with, about 600 bytes of JSON: a dozen edges, and the session before."""
     taste = number % _TASTES
     last_ms = START_MS - 60_000 * (taste + 1)
-    graph = Graph()
+    graph = JobGraph()
     for rank in range(_STORED_EDGES):
         graph.items[_item(taste, rank)] = rank
         graph.weights.append(1.0 + rank / 7)
@@ -132,13 +132,13 @@ class Reference:
     def __init__(self, customers: int, *, prepared: bool) -> None:
         self._customers = customers
         self._prepared = prepared
-        self._touched: dict[int, Graph] = {}
+        self._touched: dict[int, JobGraph] = {}
 
     def take(self, stretch: Iterator[GraphEvent]) -> None:
         for event in stretch:
             graph = self._touched.get(event.number)
             if graph is None:
-                graph = stored(event.number) if self._prepared else Graph()
+                graph = stored(event.number) if self._prepared else JobGraph()
                 self._touched[event.number] = graph
             graph.apply(event.item, event.ms)
 
@@ -163,7 +163,7 @@ class Reference:
         return found
 
 
-def add_up(graphs: Iterable[Graph]) -> Totals:
+def add_up(graphs: Iterable[JobGraph]) -> Totals:
     """Sums over states."""
     customers = count = edges = tail = 0
     weight = 0.0

@@ -39,7 +39,7 @@ class Job(Struct, frozen=True, kw_only=True):
     """Model directory, for the full ingest role."""
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
+class ContenderResult(Struct, frozen=True, kw_only=True):
     """The last line of a contender's output."""
 
     events: int

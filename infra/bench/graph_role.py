@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from infra.bench.graph_core import Graph, GraphCheckpoint, GraphPartition
+from infra.bench.graph_core import GraphCheckpoint, GraphPartition, JobGraph
 from infra.bench.graph_data import PARTITIONS, Totals, add_up
-from infra.bench.graph_job import Job, Outcome
+from infra.bench.graph_job import ContenderResult, Job
 from schemas.deadletter import Refused
 from schemas.records import OutputRecord
 from streams.kafka.outbox import Outbox
@@ -164,8 +164,8 @@ class Stopwatch:
     async def stop(self) -> None:
         await self._role.stop()
 
-    def outcome(self, totals: Totals | None) -> Outcome:
-        return Outcome(
+    def outcome(self, totals: Totals | None) -> ContenderResult:
+        return ContenderResult(
             events=self._taken - self._from,
             seconds=self._stopped_s - self._began_s,
             cpu_s=self._cpu_s,
@@ -205,7 +205,7 @@ def stored_totals(folder: Path) -> Totals:
     stores = [found.open(partition) for partition in range(PARTITIONS)]
     try:
         return add_up(
-            Graph.unpack(record) for store in stores for _, record in store.scan(keys.RECORD, keys.RECORDS_STOP)
+            JobGraph.unpack(record) for store in stores for _, record in store.scan(keys.RECORD, keys.RECORDS_STOP)
         )
     finally:
         for store in stores:

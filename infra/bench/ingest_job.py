@@ -6,7 +6,7 @@ import os
 import signal
 
 from infra.bench.graph_data import PARTITIONS
-from infra.bench.graph_job import Job, Outcome
+from infra.bench.graph_job import ContenderResult, Job
 from infra.bench.graph_role import Stopwatch
 from schemas.errors import Stop
 from streams.runtime.app import Committer
@@ -16,7 +16,7 @@ from streams.telemetry.metrics import Metrics
 from streams.worker import Worker
 
 
-def run(job: Job) -> Outcome:
+def run(job: Job) -> ContenderResult:
     """Until everything is durable; ``job.topic`` is the prefix of the deployment's topics.
 
     Raises:

@@ -1,6 +1,6 @@
 """The child processes of benches that are Python of this environment: ``python -m infra.bench.jobs JOB``.
 
-``JOB`` is a :class:`infra.bench.graph_job.Job` as JSON; the last line on stdout is an ``Outcome``.
+``JOB`` is a :class:`infra.bench.graph_job.Job` as JSON; the last line on stdout is an ``ContenderResult``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from infra.bench.graph_job import Job, Outcome
+from infra.bench.graph_job import ContenderResult, Job
 from schemas.errors import Stop
 
 
@@ -32,7 +32,7 @@ def main() -> int:
     return 0
 
 
-async def _ours(job: Job) -> Outcome:
+async def _ours(job: Job) -> ContenderResult:
     from infra.bench.graph_role import EmptyRole, Stopwatch, graph_role, stored_totals
     from streams.kafka.outbox import Outbox
     from streams.runtime.app import GC_THRESHOLDS, build_app, serve

@@ -1,6 +1,6 @@
 """The small graph job of ``pulsegraph bench state`` on Quix Streams, in an environment of its own.
 
-``python quix_graph.py JOB``: JOB is what infra/bench/graph_job.py describes; the last line on stdout is an Outcome.
+``python quix_graph.py JOB``: JOB is described in infra/bench/graph_job.py; the last line on stdout is a ContenderResult.
 """
 
 import json
@@ -19,7 +19,7 @@ TAIL_EVENTS = 64
 STATE_KEY = "g"
 
 
-class Graph:
+class QuixGraph:
     """The job, and a clock around it."""
 
     def __init__(self, job: dict, stop) -> None:
@@ -88,7 +88,7 @@ def main() -> None:
         rocksdb_options=options,
         loglevel="WARNING",
     )
-    graph = Graph(job, lambda: app.stop())
+    graph = QuixGraph(job, lambda: app.stop())
     topic = app.topic(job["topic"], key_deserializer="bytes", value_deserializer="json")
     app.dataframe(topic).update(graph.apply, stateful=True)
     app.run()

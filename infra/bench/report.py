@@ -76,7 +76,7 @@ class Findings(Struct, frozen=True, kw_only=True):
     """What a reader would expect and this run did not measure, with the reason."""
 
 
-class Report(Struct, frozen=True, kw_only=True):
+class BenchReport(Struct, frozen=True, kw_only=True):
     """Findings with what is needed to take them again. One line of JSON."""
 
     bench: str
@@ -91,10 +91,10 @@ class Report(Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-def report(name: str, findings: Findings, *, command: str, date: str, seconds: float) -> Report:
+def report(name: str, findings: Findings, *, command: str, date: str, seconds: float) -> BenchReport:
     """Findings with machine, versions and command."""
     versions = {package: metadata.version(package) for package in _PACKAGES}
-    return Report(
+    return BenchReport(
         bench=name,
         results=findings.results,
         targets=findings.targets,
@@ -159,7 +159,7 @@ def figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def table(found: Report) -> Iterator[str]:
+def table(found: BenchReport) -> Iterator[str]:
     """The report for people, as Markdown."""
     yield f"### {found.bench}"
     yield ""

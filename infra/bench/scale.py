@@ -10,7 +10,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from infra.bench.deployment import PARTITIONS, Broker, cpu_s, deployed, journey_events, model_for, started_broker
+from infra.bench.deployment import PARTITIONS, RunningBroker, cpu_s, deployed, journey_events, model_for, started_broker
 from infra.bench.report import Findings, Measured, Options, Say, Target, ratio, take_turns
 from streams.sources.datasets.record import SourceRecord
 
@@ -39,7 +39,7 @@ def run(options: Options, say: Say) -> Findings:
     runs: dict[str, list[_Once]] = {"one worker": [], "two workers": []}
     number = count()
 
-    def go(name: str, workers: int, broker: Broker) -> float:
+    def go(name: str, workers: int, broker: RunningBroker) -> float:
         runs[name].append(_once(options, broker, model, f"scale-{next(number)}.", events, workers))
         return runs[name][-1].events_per_s
 
@@ -79,7 +79,7 @@ def run(options: Options, say: Say) -> Findings:
 
 
 def _once(
-    options: Options, broker: Broker, model: Path, prefix: str, events: list[SourceRecord], workers: int
+    options: Options, broker: RunningBroker, model: Path, prefix: str, events: list[SourceRecord], workers: int
 ) -> _Once:
     with deployed(options, broker.bootstrap, prefix, model) as deployment:
         for number in range(workers):

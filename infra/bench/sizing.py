@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from infra.bench import NAMES
-from infra.bench.report import Report, figure
+from infra.bench.report import BenchReport, figure
 
 _SLICE_S: Final = 0.01
 _UTILISATION: Final = 0.7
@@ -184,7 +184,7 @@ def _round_up(partitions: int) -> int:
     return -(-partitions // step) * step
 
 
-def costs_from(reports: Iterable[Report]) -> Costs:
+def costs_from(reports: Iterable[BenchReport]) -> Costs:
     """Medians of the benches ``scale`` and ``memory``, and what docs/log.md has."""
     found = {(one.bench, row.name): row.median for one in reports for row in one.results}
     rate = found["scale", "one worker"]
@@ -201,7 +201,7 @@ def costs_from(reports: Iterable[Report]) -> Costs:
     )
 
 
-def tables(reports: Sequence[Report]) -> Iterator[str]:
+def tables(reports: Sequence[BenchReport]) -> Iterator[str]:
     """The tables of docs/scaling.md."""
     costs = costs_from(reports)
     measured = {row.name: row.median for one in reports if one.bench == "scale" for row in one.results}
@@ -230,10 +230,10 @@ def _checks(costs: Costs, measured: Mapping[str, float]) -> Iterator[str]:
         yield f"| {name} | {figure(measured[name])} | {figure(simulated)} | {difference:+.0%} |"
 
 
-def read(path: Path) -> list[Report]:
+def read(path: Path) -> list[BenchReport]:
     """Reports as ``pulsegraph bench all --json`` prints them; other lines are skipped, of two the later counts."""
     lines = [line for line in path.read_text().splitlines() if line.startswith("{")]
-    found = {one.bench: one for one in (msgspec.json.decode(line, type=Report) for line in lines)}
+    found = {one.bench: one for one in (msgspec.json.decode(line, type=BenchReport) for line in lines)}
     return [found[name] for name in NAMES if name in found]
 
 

@@ -168,7 +168,7 @@ class Fleet:
         self.workers = []
 
 
-class Progress:
+class GroupProgress:
     """Watches the offsets a group commits, in a thread, and tells when every partition has moved.
 
     Args:

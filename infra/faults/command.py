@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from streams.commands import Subparsers, make_folder, new_parser, whole
 
 if TYPE_CHECKING:
-    from infra.faults.run import Report
+    from infra.faults.run import FaultsReport
 
 
 def add(subparsers: Subparsers) -> None:
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
-def table(report: Report) -> Iterator[str]:
+def table(report: FaultsReport) -> Iterator[str]:
     """The report for people, as Markdown."""
     from infra.faults.schedule import KINDS
 

@@ -13,10 +13,10 @@ from typing import Any, Final
 import msgspec
 
 from infra.faults import schedule as schedules
-from infra.faults.cluster import Cluster, Fleet, Progress, freeze_code
+from infra.faults.cluster import Cluster, Fleet, GroupProgress, freeze_code
 from infra.faults.compare import Check, compare, left_by
 from infra.faults.schedule import KINDS, Action, Kind
-from infra.faults.stream import Recorded, Sources, model, produce
+from infra.faults.stream import RecordedStream, Sources, model, produce
 from schemas.errors import Stop
 from schemas.events import SOURCES
 from schemas.topics import TOPICS
@@ -68,7 +68,7 @@ class Timing(msgspec.Struct, kw_only=True):
     max_s: float
 
 
-class Report(msgspec.Struct, kw_only=True):
+class FaultsReport(msgspec.Struct, kw_only=True):
     """Everything the one JSON line says."""
 
     ok: bool
@@ -101,7 +101,7 @@ class Harness:
         self._times: list[tuple[Action, float]] = []
         self._exits: list[str] = []
 
-    def run(self) -> Report:
+    def run(self) -> FaultsReport:
         plan, started_s = self._plan, time.monotonic()
         self._code = freeze_code(self._folder.resolve() / "code")
         self._model = model(self._folder.resolve().parent)
@@ -117,7 +117,7 @@ class Harness:
         try:
             self._cluster.start()
             self._client: dict[str, Any] = {"bootstrap.servers": self._cluster.direct, "log_level": 0}
-            recorded = Recorded(
+            recorded = RecordedStream(
                 plan.seed, plan.events, plan.partitions, int(time.time() * 1000) - 3_600_000, plan.erased
             )
             first_s = self._undisturbed(recorded)
@@ -137,7 +137,7 @@ class Harness:
         ]
         known = read[1].sources
         killed = [seconds for action, seconds in self._times if action.kills]
-        return Report(
+        return FaultsReport(
             ok=not self._problems,
             command=plan.command(),
             plan=plan,
@@ -176,7 +176,7 @@ class Harness:
                 )
         return table
 
-    def _prepare(self, prefix: str, recorded: Recorded) -> tuple[OrderedProducer, Fleet]:
+    def _prepare(self, prefix: str, recorded: RecordedStream) -> tuple[OrderedProducer, Fleet]:
         plan = self._plan
         admin.create_topics(admin.connect(self._client), prefix=prefix, partitions=plan.partitions)
         # One producer for the whole stream, idempotent: its log has no gap and no repetition, whatever befalls brokers.
@@ -196,7 +196,7 @@ class Harness:
         )
         return producer, fleet
 
-    def _undisturbed(self, recorded: Recorded) -> float:
+    def _undisturbed(self, recorded: RecordedStream) -> float:
         self._say(f"undisturbed: {self._plan.events:,} records through one worker")
         started_s = time.monotonic()
         producer, fleet = self._prepare("a.", recorded)
@@ -210,7 +210,7 @@ class Harness:
             raise Stop(f"the undisturbed worker ended by itself: {fleet.exits}")
         return time.monotonic() - started_s
 
-    def _disturbed(self, recorded: Recorded, actions: list[Action]) -> float:
+    def _disturbed(self, recorded: RecordedStream, actions: list[Action]) -> float:
         plan, started_s = self._plan, time.monotonic()
         self._say(f"disturbed: {len(actions)} actions, {sum(action.kills for action in actions)} kills")
         producer, fleet = self._prepare("b.", recorded)
@@ -225,7 +225,7 @@ class Harness:
                 failures.append(error)
 
         feeding = threading.Thread(target=feed, name="feed", daemon=True)
-        progress = Progress(self._cluster.direct, group, ["b.clickstream"], plan.partitions)
+        progress = GroupProgress(self._cluster.direct, group, ["b.clickstream"], plan.partitions)
         try:
             for _ in range(plan.workers):
                 fleet.start()
@@ -258,7 +258,7 @@ class Harness:
             progress.stop()
         return time.monotonic() - started_s
 
-    def _act(self, action: Action, number: int, count: int, fleet: Fleet, progress: Progress) -> None:
+    def _act(self, action: Action, number: int, count: int, fleet: Fleet, progress: GroupProgress) -> None:
         since_s, after = self._strike(action, fleet)
         moved_s = progress.moved_at(since_s, _GIVE_UP_S, fleet.supervise)
         took_s = (time.monotonic() if moved_s is None else moved_s) - since_s
@@ -348,7 +348,7 @@ def _rate(events: int, actions: int, action_s: float) -> float:
     return min(most, max(least, 0.95 * events / (max(1, actions) * action_s)))
 
 
-def run(plan: Plan, folder: Path, say: Say) -> Report:
+def run(plan: Plan, folder: Path, say: Say) -> FaultsReport:
     """Run a plan; see :class:`Harness`. ``folder`` is emptied by nobody: give a new one."""
     folder.mkdir(parents=True, exist_ok=True)
     return Harness(plan, folder, say).run()

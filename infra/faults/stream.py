@@ -42,7 +42,7 @@ class Wire(NamedTuple):
     timestamp_ms: int
 
 
-class Recorded:
+class RecordedStream:
     """Simulated customers with every input fault: duplicates, disorder, late and malformed records, erasures.
 
     Args:
@@ -94,7 +94,7 @@ class Recorded:
                 yield Wire(topic, partition, key, value, headers, self.base_ms + number)
 
 
-def produce(recorded: Recorded, producer: OrderedProducer, prefix: str, pacer: Pacer, sent: list[int]) -> None:
+def produce(recorded: RecordedStream, producer: OrderedProducer, prefix: str, pacer: Pacer, sent: list[int]) -> None:
     """Produce the stream and return when all of it is acknowledged; ``sent[0]`` is kept at the records handed over."""
     waiting = 0
     for record in recorded.records():

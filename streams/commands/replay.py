@@ -20,7 +20,7 @@ from streams.inspect.moments import moment
 if TYPE_CHECKING:
     from schemas.catalog import CatalogEntry
     from streams.settings.schema import Settings
-    from streams.sources.datasets.record import RawRecord, SourceRecord
+    from streams.sources.datasets.record import EncodedRecord, SourceRecord
     from streams.sources.replay import ReplayReport
     from streams.telemetry.progress_bars import Progress
 
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 def produce(
     settings: Settings,
-    records: Iterable[SourceRecord | RawRecord],
+    records: Iterable[SourceRecord | EncodedRecord],
     catalog: Iterable[CatalogEntry],
     from_ms: int,
     to_ms: int,
@@ -104,8 +104,8 @@ def produce(
 
 
 def _watched(
-    records: Iterable[SourceRecord | RawRecord], from_ms: int, to_ms: int, progress: Progress
-) -> Iterator[SourceRecord | RawRecord]:
+    records: Iterable[SourceRecord | EncodedRecord], from_ms: int, to_ms: int, progress: Progress
+) -> Iterator[SourceRecord | EncodedRecord]:
     """The records, telling how far event time has come."""
     for number, record in enumerate(records):
         if number % _SAY_EVERY == 0:

@@ -23,7 +23,7 @@ _ROWS: Final = 6
 _PLAIN_EVERY_S: Final = 5.0
 
 
-class Progress(Protocol):
+class DemoProgress(Protocol):
     """What the view needs to know of the run."""
 
     @property
@@ -48,7 +48,7 @@ class Progress(Protocol):
 class View(Protocol):
     """Somewhere to show progress."""
 
-    def show(self, run: Progress) -> None: ...
+    def show(self, run: DemoProgress) -> None: ...
 
 
 @contextmanager
@@ -59,14 +59,14 @@ def open_view(quiet: bool) -> Iterator[View]:
         with Live(console=console, refresh_per_second=4, transient=True) as live:
             yield _Screen(live)
     else:
-        yield _Lines()
+        yield _LineView()
 
 
-class _Lines:
+class _LineView:
     def __init__(self) -> None:
         self._told_s = time.monotonic()
 
-    def show(self, run: Progress) -> None:
+    def show(self, run: DemoProgress) -> None:
         now_s = time.monotonic()
         if now_s - self._told_s < _PLAIN_EVERY_S:
             return
@@ -86,7 +86,7 @@ class _Screen:
     def __init__(self, live: Live) -> None:
         self._live = live
 
-    def show(self, run: Progress) -> None:
+    def show(self, run: DemoProgress) -> None:
         self._live.update(Group(Text(_headline(run)), _risers(run.collector), _actions(run.collector)))
 
 
@@ -96,7 +96,7 @@ def sorted_risers(collector: Collector) -> list[Riser]:
     return sorted(newest.values(), key=lambda riser: riser.before - riser.now)
 
 
-def _headline(run: Progress) -> str:
+def _headline(run: DemoProgress) -> str:
     fresh = run.collector.recent_freshness_ms
     p50, p95 = percentile(list(fresh), 0.5), percentile(list(fresh), 0.95)
     day = datetime.fromtimestamp(run.event_time_ms / 1000, UTC).strftime("%d %b %Y") if run.event_time_ms else "-"

@@ -32,7 +32,7 @@ _snapshot: Final = msgspec.msgpack.Decoder(Snapshot).decode
 _outcome: Final = msgspec.msgpack.Decoder(Outcome).decode
 
 
-class LogRecord(NamedTuple):
+class SourceLogRecord(NamedTuple):
     """One record of a source topic."""
 
     source_index: int
@@ -58,7 +58,9 @@ class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
     """Fields of the snapshot that are not the same."""
 
 
-def rebuild(snapshot: Snapshot, log: Iterable[LogRecord], config: CoreConfig, lexicon: Lexicon) -> Snapshot | None:
+def rebuild(
+    snapshot: Snapshot, log: Iterable[SourceLogRecord], config: CoreConfig, lexicon: Lexicon
+) -> Snapshot | None:
     """The snapshot as the log gives it; None where the log knows nothing of the customer.
 
     Args:
@@ -74,7 +76,9 @@ def rebuild(snapshot: Snapshot, log: Iterable[LogRecord], config: CoreConfig, le
     return customer.snapshot_as_of(snapshot.kind, snapshot.as_of_ms, snapshot.candidate)
 
 
-def _events(snapshot: Snapshot, log: Iterable[LogRecord], config: CoreConfig, customer: Customer) -> Iterator[Event]:
+def _events(
+    snapshot: Snapshot, log: Iterable[SourceLogRecord], config: CoreConfig, customer: Customer
+) -> Iterator[Event]:
     """The customer's punctual events; an erasure is told to ``customer`` on the way."""
     newest_ms = [-1] * len(SOURCES)
     key = snapshot.customer_id.encode()
@@ -202,7 +206,7 @@ def _recorded(reader: TopicReader, prefix: str, prediction: Mapping[str, Any], h
 
 def _log(
     reader: TopicReader, prefix: str, snapshot: Snapshot, read: list[int], *, erasures: bool = False
-) -> Iterator[LogRecord]:
+) -> Iterator[SourceLogRecord]:
     """The log up to ``applied``; ``erasures``: and the customer's erasures behind that, up to ``as_of_ms``."""
     partition, key = snapshot.source[1], snapshot.customer_id.encode()
     for source_index, topic in enumerate(SOURCES):
@@ -215,6 +219,6 @@ def _log(
             if offset > applied and not (message.key() == key and message.value() is None):
                 continue
             read[0] += 1
-            yield LogRecord(
+            yield SourceLogRecord(
                 source_index, offset, message.key(), message.value(), tuple(headers), message.timestamp()[1]
             )

@@ -27,7 +27,7 @@ _outcome: Final = codec.decoder(Outcome)
 _erasure: Final = msgspec.json.Decoder(Erasure).decode
 
 
-class Recorded(msgspec.Struct):
+class RecordedOutcomes(msgspec.Struct):
     """What was read, and what was left out."""
 
     outcomes: list[Outcome]
@@ -46,7 +46,7 @@ class Recorded(msgspec.Struct):
 
 def read_recorded(
     reader: TopicReader, prefix: str, vocabulary: str, progress: Callable[[float, str], None]
-) -> Recorded:
+) -> RecordedOutcomes:
     """Read ``outcomes``, ``erasures`` and ``catalog`` to their present ends.
 
     Args:
@@ -59,7 +59,7 @@ def read_recorded(
         ConfigError: a receipt of an erasure cannot be read.
         Retry: the broker does not answer.
     """
-    found, seen = Recorded([], {}), set[str]()
+    found, seen = RecordedOutcomes([], {}), set[str]()
     # A customer's questions and answers are in one partition, and an answer is written when event time has come to it
     # there. So what its newest answer tells is exact for a partition, and one that lags or is empty holds up no other.
     by_partition: dict[int, list[Outcome]] = {}

@@ -18,7 +18,7 @@ from schemas.errors import DeliveryFailed, TopicMismatch
 from schemas.events import SOURCES
 from streams.kafka import clients
 from streams.kafka.partitioning import partition_for
-from streams.sources.datasets.record import RawRecord, SourceRecord, erasure_headers
+from streams.sources.datasets.record import EncodedRecord, SourceRecord, erasure_headers
 from streams.sources.pacing import Pacer
 
 HEARTBEAT_MS: Final = 3_600_000
@@ -187,7 +187,7 @@ class OrderedProducer:
 
 
 def replay(
-    records: Iterable[SourceRecord | RawRecord],
+    records: Iterable[SourceRecord | EncodedRecord],
     producer: OrderedProducer,
     *,
     partitions: int,

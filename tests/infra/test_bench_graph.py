@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from infra.bench.graph_contenders import Runner
-from infra.bench.graph_core import SESSION_GAP_MS, TAIL_EVENTS, Graph, GraphPartition
+from infra.bench.graph_core import SESSION_GAP_MS, TAIL_EVENTS, GraphPartition, JobGraph
 from infra.bench.graph_data import (
     PARTITIONS,
     Reference,
@@ -34,12 +34,12 @@ class FakeRecord(msgspec.Struct):
     offset: int
 
 
-def edges_of(graph: Graph) -> dict[str, tuple[float, int, int]]:
+def edges_of(graph: JobGraph) -> dict[str, tuple[float, int, int]]:
     return {item: (graph.weights[at], graph.counts[at], graph.lasts_ms[at]) for item, at in graph.items.items()}
 
 
 def test_an_edge_decays_by_half_in_28_days():
-    graph = Graph()
+    graph = JobGraph()
     graph.apply("i1", 0)
     graph.apply("i1", 28 * 86_400_000)
     assert graph.weights[0] == pytest.approx(1.5)
@@ -47,7 +47,7 @@ def test_an_edge_decays_by_half_in_28_days():
 
 
 def test_the_tail_is_of_the_running_session_and_bounded():
-    graph = Graph()
+    graph = JobGraph()
     for number in range(TAIL_EVENTS + 3):
         graph.apply(f"i{number}", number)
     assert list(graph.tail_ms) == list(range(3, TAIL_EVENTS + 3))
@@ -58,14 +58,14 @@ def test_the_tail_is_of_the_running_session_and_bounded():
 def test_a_stored_graph_is_read_back():
     graph = stored(7)
     graph.apply("new", 1_700_000_000_000)
-    again = Graph.unpack(graph.pack())
+    again = JobGraph.unpack(graph.pack())
     assert again.pack() == graph.pack() and edges_of(again) == edges_of(graph)
     assert add_up([again]) == add_up([graph])
 
 
 def test_peers_begin_with_the_same_state_as_we():
     ours, theirs = stored_record(3)
-    graph, told = Graph.unpack(ours), msgspec.json.decode(theirs)
+    graph, told = JobGraph.unpack(ours), msgspec.json.decode(theirs)
     assert {item: tuple(edge) for item, edge in told["edges"].items()} == edges_of(graph)
     assert told["n"] == graph.n and len(told["tail"]) == len(graph.tail_ms)
 
@@ -90,7 +90,7 @@ def test_any_split_and_any_replay_give_the_same_sums(cache_bytes: int):
             store.write(batch)
             core.written()
             meta = checkpoint.meta
-        found += [Graph.unpack(record) for _, record in store.scan(keys.RECORD, keys.RECORDS_STOP)]
+        found += [JobGraph.unpack(record) for _, record in store.scan(keys.RECORD, keys.RECORDS_STOP)]
     check("ours", add_up(found), reference.totals())
 
 

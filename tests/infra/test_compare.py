@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.faults.compare import same, same_lines, same_predictions
-from infra.faults.stream import Expected, Recorded
+from infra.faults.stream import Expected, RecordedStream
 from streams.core.config import CoreConfig
 
 
@@ -57,7 +57,7 @@ def test_predictions_may_miss_what_was_coalesced_and_nothing_else():
 
 @pytest.fixture(scope="module")
 def wires():
-    return list(Recorded(5, 3_000, 2, 1_700_000_000_000).records())
+    return list(RecordedStream(5, 3_000, 2, 1_700_000_000_000).records())
 
 
 def _expected(wires) -> Expected:
@@ -71,8 +71,8 @@ def _expected(wires) -> Expected:
 
 
 def test_a_recorded_stream_is_the_same_every_time(wires):
-    assert wires == list(Recorded(5, 3_000, 2, 1_700_000_000_000).records())
-    assert wires != list(Recorded(6, 3_000, 2, 1_700_000_000_000).records())
+    assert wires == list(RecordedStream(5, 3_000, 2, 1_700_000_000_000).records())
+    assert wires != list(RecordedStream(6, 3_000, 2, 1_700_000_000_000).records())
 
 
 def test_a_stream_has_every_fault_in_it_and_each_record_is_accounted_for(wires):

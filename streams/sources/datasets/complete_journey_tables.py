@@ -54,7 +54,7 @@ class Products(NamedTuple):
     titles: list[str | None]
 
 
-class Campaign(NamedTuple):
+class JourneyCampaign(NamedTuple):
     id: int
     kind: str
     """Type A, B or C."""
@@ -77,7 +77,7 @@ class Redeemed(NamedTuple):
 class Tables(NamedTuple):
     lines: Lines
     products: Products
-    campaigns: list[Campaign]
+    campaigns: list[JourneyCampaign]
     targeted: list[tuple[int, int]]
     """(campaign, household)."""
     redeemed: list[Redeemed]
@@ -131,7 +131,7 @@ def read(directory: Path) -> Tables:
     lines, sold = _lines(directory)
     products = _products(directory, sold)
     campaigns = [
-        Campaign(row["campaign_id"], row["campaign_type"], row["start_date"].date(), row["end_date"].date())
+        JourneyCampaign(row["campaign_id"], row["campaign_type"], row["start_date"].date(), row["end_date"].date())
         for row in _rows(directory, "campaign_descriptions")
     ]
     targeted = [(row["campaign_id"], row["household_id"]) for row in _rows(directory, "campaigns")]

@@ -23,7 +23,7 @@ class SourceRecord(msgspec.Struct, frozen=True, gc=False):
     event_ts_ms: int
 
 
-class RawRecord(msgspec.Struct, frozen=True, gc=False):
+class EncodedRecord(msgspec.Struct, frozen=True, gc=False):
     """The same as bytes. Anything may be in them: this is also what broken producers send.
 
     ``event_ts_ms`` is the stream's event time at this record, even where the bytes say otherwise.
@@ -52,13 +52,13 @@ def order(record: SourceRecord) -> tuple[int, int, str, str]:
     return record.event_ts_ms, SOURCE_INDEX[record.topic], event_id or "", record.key
 
 
-def encoded(records: Iterable[SourceRecord]) -> Iterator[RawRecord]:
+def encoded(records: Iterable[SourceRecord]) -> Iterator[EncodedRecord]:
     """The records as they are produced: UTF-8 keys, JSON values, null for an erasure."""
     encode = msgspec.json.Encoder().encode
     for record in records:
         key = record.key.encode()
         if record.body is None:
             headers = erasure_headers(record.key, record.event_ts_ms)
-            yield RawRecord(record.topic, key, None, record.event_ts_ms, headers)
+            yield EncodedRecord(record.topic, key, None, record.event_ts_ms, headers)
         else:
-            yield RawRecord(record.topic, key, encode(record.body), record.event_ts_ms)
+            yield EncodedRecord(record.topic, key, encode(record.body), record.event_ts_ms)

@@ -11,9 +11,9 @@ import numpy as np
 from schemas.events import CampaignSend, Profile
 from streams.sources.datasets.record import SourceRecord
 from streams.sources.simulate import truth
-from streams.sources.simulate.population import Customer, at_local_hour
+from streams.sources.simulate.population import SimulatedCustomer, at_local_hour
 from streams.sources.simulate.truth import ResponseTruth
-from streams.sources.simulate.world import CHANNELS, DAY_MS, Campaign, template_id
+from streams.sources.simulate.world import CHANNELS, DAY_MS, SimulatedCampaign, template_id
 
 _TARGETED_SHARE: Final = 0.5
 _FATIGUE_MS: Final = 7 * DAY_MS
@@ -29,7 +29,7 @@ class RedeemingVisit(NamedTuple):
 
     customer: int
     start_ms: int
-    campaign: Campaign
+    campaign: SimulatedCampaign
     send_id: str
 
 
@@ -51,7 +51,7 @@ class Consents:
     def revoke(self, customer: int, channel: str, at_ms: int) -> None:
         self._revoked_ms[customer, channel] = min(at_ms, self._revoked_ms.get((customer, channel), at_ms))
 
-    def granted(self, customer: Customer, number: int, at_ms: int) -> list[str]:
+    def granted(self, customer: SimulatedCustomer, number: int, at_ms: int) -> list[str]:
         return [
             channel
             for channel in CHANNELS
@@ -59,7 +59,7 @@ class Consents:
         ]
 
 
-def profile(customer: Customer, granted: list[str], event_ts_ms: int, event_id: str) -> SourceRecord:
+def profile(customer: SimulatedCustomer, granted: list[str], event_ts_ms: int, event_id: str) -> SourceRecord:
     """The profile of a customer who grants marketing on some channels and service messages on all."""
     tier = "gold" if event_ts_ms >= customer.gold_ms else "basic"
     body = Profile(
@@ -75,14 +75,14 @@ def profile(customer: Customer, granted: list[str], event_ts_ms: int, event_id: 
 class Launcher:
     """Launches the campaigns of one run in their order, remembering sends and consents."""
 
-    def __init__(self, rng: np.random.Generator, customers: tuple[Customer, ...], end_ms: int) -> None:
+    def __init__(self, rng: np.random.Generator, customers: tuple[SimulatedCustomer, ...], end_ms: int) -> None:
         self._rng = rng
         self._customers = customers
         self._end_ms = end_ms
         self._sent_ms: dict[int, list[int]] = {}
         self.consents = Consents()
 
-    def launch(self, campaign: Campaign) -> Launch:
+    def launch(self, campaign: SimulatedCampaign) -> Launch:
         """Send ``campaign`` on its first day to half of those who may be sent to, on a channel drawn evenly."""
         launch = Launch([], [], [])
         targeted = self._rng.random(len(self._customers)) < _TARGETED_SHARE
@@ -91,7 +91,7 @@ class Launcher:
             self._send(campaign, number, uniform, launch)
         return launch
 
-    def _send(self, campaign: Campaign, number: int, uniform: list[float], launch: Launch) -> None:
+    def _send(self, campaign: SimulatedCampaign, number: int, uniform: list[float], launch: Launch) -> None:
         customer = self._customers[number]
         known = customer.truth
         hour = _FIRST_HOUR + uniform[0] * (_LAST_HOUR - _FIRST_HOUR)
@@ -156,7 +156,13 @@ class Launcher:
 
 
 def _step(
-    campaign: Campaign, customer: Customer, channel: str, send_id: str, event: str, ts_ms: int, propensity: float
+    campaign: SimulatedCampaign,
+    customer: SimulatedCustomer,
+    channel: str,
+    send_id: str,
+    event: str,
+    ts_ms: int,
+    propensity: float,
 ) -> SourceRecord:
     sent = event == "send"
     body = CampaignSend(
@@ -179,6 +185,6 @@ def _hour_match(hour: float, peak: float) -> float:
     return exp(-0.5 * (min(distance, 24 - distance) / _HOUR_WIDTH) ** 2)
 
 
-def launched(campaigns: tuple[Campaign, ...], from_ms: int, to_ms: int) -> Iterator[Campaign]:
+def launched(campaigns: tuple[SimulatedCampaign, ...], from_ms: int, to_ms: int) -> Iterator[SimulatedCampaign]:
     """Campaigns that start in the range."""
     return (campaign for campaign in campaigns if from_ms <= campaign.from_ms < to_ms)

@@ -16,16 +16,16 @@ import numpy as np
 from schemas import errors
 from schemas.events import SOURCES
 from schemas.limits import MAX_PAYLOAD_BYTES
-from streams.sources.datasets.record import RawRecord, SourceRecord, encoded
+from streams.sources.datasets.record import EncodedRecord, SourceRecord, encoded
 from streams.sources.simulate.sessions import uniforms
 
 _LATE_BY_MS: Final = 2 * 3_600_000
 
-Spoil = Callable[[RawRecord, dict[str, Any]], RawRecord]
+Spoil = Callable[[EncodedRecord, dict[str, Any]], EncodedRecord]
 
 
-def _with(record: RawRecord, value: bytes | None) -> RawRecord:
-    return RawRecord(record.topic, record.key, value, record.event_ts_ms)
+def _with(record: EncodedRecord, value: bytes | None) -> EncodedRecord:
+    return EncodedRecord(record.topic, record.key, value, record.event_ts_ms)
 
 
 def _with_fields(**fields: object) -> Spoil:
@@ -43,7 +43,7 @@ def _replaced(value: bytes) -> Spoil:
 
 
 def _keyed(key: bytes | None) -> Spoil:
-    return lambda record, body: RawRecord(record.topic, key, record.value, record.event_ts_ms)
+    return lambda record, body: EncodedRecord(record.topic, key, record.value, record.event_ts_ms)
 
 
 def _scaled_time(factor: float) -> Spoil:
@@ -52,13 +52,13 @@ def _scaled_time(factor: float) -> Spoil:
     )
 
 
-def _null(record: RawRecord, body: dict[str, Any]) -> RawRecord:
-    return RawRecord(SOURCES[0], record.key, None, record.event_ts_ms)
+def _null(record: EncodedRecord, body: dict[str, Any]) -> EncodedRecord:
+    return EncodedRecord(SOURCES[0], record.key, None, record.event_ts_ms)
 
 
-def _unkeyed(record: RawRecord, body: dict[str, Any]) -> RawRecord:
+def _unkeyed(record: EncodedRecord, body: dict[str, Any]) -> EncodedRecord:
     # Never on profiles: Kafka itself refuses a record without a key on a compacted topic, with its whole batch.
-    return RawRecord(SOURCES[0], None, record.value, record.event_ts_ms)
+    return EncodedRecord(SOURCES[0], None, record.value, record.event_ts_ms)
 
 
 #: Class of bad record -> the refusal it deserves, and how to make one of a good record.
@@ -92,7 +92,7 @@ def faults(
     late: float = 0.0,
     late_by_ms: int = _LATE_BY_MS,
     malformed: float = 0.0,
-) -> Iterator[RawRecord]:
+) -> Iterator[EncodedRecord]:
     """The records as a faulty world delivers them: every good one at least once, bad ones between them.
 
     Args:
@@ -106,7 +106,7 @@ def faults(
     uniform = uniforms(np.random.Generator(np.random.PCG64(seed)))
     classes = list(FAULTS)
     spoiled = 0
-    waiting: list[tuple[int, int, RawRecord]] = []
+    waiting: list[tuple[int, int, EncodedRecord]] = []
     number = 0
     for record in encoded(records):
         now_ms = record.event_ts_ms

@@ -25,7 +25,7 @@ _FAVOURITES: Final = 6
 _FAVOURITE_SHARE: Final = 0.5
 
 
-class Customer(msgspec.Struct, frozen=True, kw_only=True):
+class SimulatedCustomer(msgspec.Struct, frozen=True, kw_only=True):
     """A customer's truth, and the tables that make drawing from it quick."""
 
     truth: CustomerTruth
@@ -56,7 +56,7 @@ class Customer(msgspec.Struct, frozen=True, kw_only=True):
 
 def draw(
     rng: np.random.Generator, world: World, customers: int, start_ms: int, days: int, erased_share: float
-) -> tuple[Customer, ...]:
+) -> tuple[SimulatedCustomer, ...]:
     """Draw the customers. About a third joins during the first half; ``erased_share`` of them is erased later."""
     end_ms = start_ms + days * DAY_MS
     joins_later = rng.random(customers) < _JOIN_LATER_SHARE
@@ -103,7 +103,7 @@ def draw(
             favourites=tuple(item.id for item in favourites),
         )
         drawn.append(
-            Customer(
+            SimulatedCustomer(
                 truth=truth,
                 gone_ms=min(truth.death_ms, erased_ms if erased_ms is not None else truth.death_ms),
                 cumulative_share=cumulative,

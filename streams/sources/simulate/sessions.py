@@ -11,7 +11,7 @@ import numpy as np
 from schemas.events import Clickstream, Redemption
 from streams.sources.datasets.record import SourceRecord
 from streams.sources.simulate.campaigns import RedeemingVisit
-from streams.sources.simulate.population import Customer
+from streams.sources.simulate.population import SimulatedCustomer
 from streams.sources.simulate.world import CATEGORIES, Item, World
 
 _MEAN_STEPS: Final = 4.0
@@ -36,7 +36,7 @@ class Visits:
         self._world = world
         self._number = 0
 
-    def browse(self, customer: Customer, start_ms: int) -> Iterator[SourceRecord]:
+    def browse(self, customer: SimulatedCustomer, start_ms: int) -> Iterator[SourceRecord]:
         """A session that begins at ``start_ms`` and is cut off when the customer is gone."""
         uniform, world, gone_ms = self._uniform, self._world, customer.gone_ms
         ts_ms = start_ms
@@ -79,7 +79,7 @@ class Visits:
                     quantity = 1.0 + int(next(uniform) * next(uniform) * 4)
                     yield self._bought(customer, ts_ms, item, quantity, order_id, 0.0)
 
-    def redeem(self, customer: Customer, visit: RedeemingVisit) -> Iterator[SourceRecord]:
+    def redeem(self, customer: SimulatedCustomer, visit: RedeemingVisit) -> Iterator[SourceRecord]:
         """A session that buys an item of an offer and uses the offer."""
         campaign = visit.campaign
         item = campaign.items[int(next(self._uniform) * len(campaign.items))]
@@ -102,13 +102,13 @@ class Visits:
     def _gap_ms(self) -> int:
         return min(_MAX_GAP_MS, _MIN_GAP_MS + int(-log(1 - next(self._uniform)) * _MEAN_GAP_MS))
 
-    def _item(self, customer: Customer, event: str, ts_ms: int, item: Item) -> SourceRecord:
+    def _item(self, customer: SimulatedCustomer, event: str, ts_ms: int, item: Item) -> SourceRecord:
         return self._click(
             customer, event, ts_ms, item_id=item.id, title=item.title, category=item.category, price=item.price
         )
 
     def _bought(
-        self, customer: Customer, ts_ms: int, item: Item, quantity: float, order_id: str, discount: float
+        self, customer: SimulatedCustomer, ts_ms: int, item: Item, quantity: float, order_id: str, discount: float
     ) -> SourceRecord:
         return self._click(
             customer,
@@ -123,7 +123,7 @@ class Visits:
             order_id=order_id,
         )
 
-    def _click(self, customer: Customer, event: str, ts_ms: int, **fields: Any) -> SourceRecord:
+    def _click(self, customer: SimulatedCustomer, event: str, ts_ms: int, **fields: Any) -> SourceRecord:
         self._number += 1
         body = Clickstream(event=event, event_ts_ms=ts_ms, event_id=f"click-{self._number:010d}", **fields)
         return SourceRecord("clickstream", customer.truth.customer_id, body, ts_ms)

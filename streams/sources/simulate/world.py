@@ -31,7 +31,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     price: float
 
 
-class Campaign(msgspec.Struct, frozen=True, kw_only=True):
+class SimulatedCampaign(msgspec.Struct, frozen=True, kw_only=True):
     """One offer on the items of one category, sent on its first day."""
 
     id: str
@@ -49,7 +49,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     """By category, most popular first."""
     popularity: tuple[tuple[float, ...], ...]
     """Cumulative probability within the category, for a binary search with a uniform number."""
-    campaigns: tuple[Campaign, ...]
+    campaigns: tuple[SimulatedCampaign, ...]
 
     def catalog(self) -> list[CatalogEntry]:
         return list(_entries(self))
@@ -76,7 +76,7 @@ def build(rng: np.random.Generator, items: int, start_ms: int, days: int, campai
     for number, day in enumerate(range(1, days, campaign_every_days) if campaign_every_days > 0 else ()):
         about = int(rng.integers(len(CATEGORIES)))
         campaigns.append(
-            Campaign(
+            SimulatedCampaign(
                 id=f"campaign-{number:03d}",
                 offer_id=f"offer-{number:03d}",
                 category=about,

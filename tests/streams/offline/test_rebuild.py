@@ -14,7 +14,7 @@ from streams.core.config import DAY_MS, CoreConfig
 from streams.core.durable import IngestCheckpoint
 from streams.kafka import admin
 from streams.kafka.reader import TopicReader
-from streams.offline.rebuild import LogRecord, check, rebuild
+from streams.offline.rebuild import SourceLogRecord, check, rebuild
 from streams.sources.replay import OrderedProducer
 
 
@@ -30,9 +30,9 @@ class Keeping(Worker):  # type: ignore[misc]  # tests/support is found by pytest
         self.all += [*done.awaiting_label, *done.snapshots]
 
 
-def _log_up_to(log: Log, applied: dict[str, int]) -> list[LogRecord]:
+def _log_up_to(log: Log, applied: dict[str, int]) -> list[SourceLogRecord]:
     return [
-        LogRecord(source_index, record.offset, record.key, record.value, record.headers, record.timestamp)
+        SourceLogRecord(source_index, record.offset, record.key, record.value, record.headers, record.timestamp)
         for source_index, topic in enumerate(SOURCES)
         for record in log[source_index][: applied.get(topic, -1) + 1]
     ]

@@ -13,7 +13,7 @@ from schemas import codec
 from schemas.errors import ConfigError
 from schemas.predictions import Erasure
 from schemas.snapshot import Outcome
-from streams.offline.recorded import Recorded, read_recorded
+from streams.offline.recorded import RecordedOutcomes, read_recorded
 
 DAY_MS = worlds.DAY_MS
 NOW_MS = worlds.START_MS + 100 * DAY_MS
@@ -60,7 +60,7 @@ class Lists:
             yield Line(topic, partition, offset, body)
 
 
-def read(*partitions: Sequence[Outcome], erasures: Sequence[bytes] = ()) -> Recorded:
+def read(*partitions: Sequence[Outcome], erasures: Sequence[bytes] = ()) -> RecordedOutcomes:
     reader: Any = Lists(outcomes=[[codec.msgpack_encode(o) for o in part] for part in partitions], erasures=[erasures])
     return read_recorded(reader, "", worlds.lexicon().fingerprint, lambda share, text: None)
 

@@ -19,7 +19,7 @@ from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError, DeliveryFailed, InvalidField, Malformed, Retry, TopicMismatch
 from schemas.events import SOURCES, Clickstream, Profile
 from streams.kafka.partitioning import partition_for
-from streams.sources.datasets.record import RawRecord, SourceRecord, encoded
+from streams.sources.datasets.record import EncodedRecord, SourceRecord, encoded
 from streams.sources.pacing import Pacer
 from streams.sources.replay import OrderedProducer, publish_catalog, replay
 from streams.sources.simulate import Simulator
@@ -89,7 +89,7 @@ def test_everything_arrives_in_order_in_its_partition(broker: HasBootstrap, pref
     assert partitions == PARTITIONS
     report = replay(simulator.records(), producer, partitions=partitions, prefix=prefix, until_ms=until_ms)
 
-    expected: dict[tuple[str, int], list[RawRecord]] = defaultdict(list)
+    expected: dict[tuple[str, int], list[EncodedRecord]] = defaultdict(list)
     for raw in encoded(simulator.records()):
         assert raw.key is not None
         expected[raw.topic, partition_for(raw.key, PARTITIONS)].append(raw)
@@ -126,9 +126,9 @@ def test_everything_arrives_in_order_in_its_partition(broker: HasBootstrap, pref
 
 def test_raw_records_arrive_as_they_are(broker: HasBootstrap, prefix: str) -> None:
     records = [
-        RawRecord("clickstream", None, b"no json", START_MS),
-        RawRecord("profiles", b"c1", None, START_MS + 1),
-        RawRecord("redemptions", b"\xff", b"", START_MS + 2),
+        EncodedRecord("clickstream", None, b"no json", START_MS),
+        EncodedRecord("profiles", b"c1", None, START_MS + 1),
+        EncodedRecord("redemptions", b"\xff", b"", START_MS + 2),
     ]
     report = replay(records, OrderedProducer(broker.bootstrap), partitions=PARTITIONS, prefix=prefix, heartbeat_ms=0)
     assert report.heartbeats == 0
