@@ -93,9 +93,9 @@ class Remembering:
         self._budget_bytes = budget_bytes
         self._known: dict[bytes, Floats] = {}
         self.used_bytes = 0
-        self.asked = 0
+        self.requested = 0
         self.embedded = 0
-        """Of those asked for, how many were computed."""
+        """Of those requested, how many were computed."""
         self.dtype = inner.dtype
         self.name = inner.name
 
@@ -106,7 +106,7 @@ class Remembering:
         seen = [one[-self._newest :] for one in tokens]
         fresh = [one for one in dict.fromkeys(seen) if one not in self._known]
         made = self._inner(fresh)
-        self.asked += len(seen)
+        self.requested += len(seen)
         self.embedded += len(fresh)
         rows = dict(zip(fresh, made.cpu().numpy(), strict=True))
         if len(fresh) < len(seen):

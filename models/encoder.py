@@ -107,11 +107,11 @@ class Sequences:
 
     def __init__(self, tokens: Sequence[bytes], positions: int, vocabulary: int) -> None:
         newest = 2 * (positions - 1)
-        cut = [one[-newest:] for one in tokens]
-        flat = np.frombuffer(b"".join(cut), dtype="<u2").astype(np.int64)
+        newest_tokens = [one[-newest:] for one in tokens]
+        flat = np.frombuffer(b"".join(newest_tokens), dtype="<u2").astype(np.int64)
         flat[flat >= vocabulary] = UNK_ID
         self._flat = flat
-        bounds = np.cumsum([0, *(len(one) // 2 for one in cut)])
+        bounds = np.cumsum([0, *(len(one) // 2 for one in newest_tokens)])
         self._end: Ints = bounds[1:]
         self.lengths: Ints = np.diff(bounds)
         """Tokens of each customer without ``[CLS]``, (B,)."""

@@ -107,16 +107,16 @@ class NativeEncoder:
 
     def _run(self, tokens: Sequence[bytes], out: Floats, room: Cells) -> None:
         newest = 2 * (self.positions - 1)
-        cut = [one[-newest:] for one in tokens] if newest else [b""] * len(tokens)
-        flat = b"".join(cut)
-        ends: Ints = np.cumsum(np.fromiter(map(len, cut), dtype=np.int64, count=len(cut))) // 2
+        newest_tokens = [one[-newest:] for one in tokens] if newest else [b""] * len(tokens)
+        flat = b"".join(newest_tokens)
+        ends: Ints = np.cumsum(np.fromiter(map(len, newest_tokens), dtype=np.int64, count=len(newest_tokens))) // 2
         # ctypes lets go of the interpreter lock for the whole batch.
         self._library.pulsegraph_encode(
             ctypes.byref(self._shape),
             self._weights.ctypes.data,
             flat,
             ends.ctypes.data,
-            len(cut),
+            len(newest_tokens),
             room.ctypes.data,
             out.ctypes.data,
         )
@@ -241,10 +241,10 @@ def _compile(compiler: str, flags: tuple[str, ...], path: Path) -> None:
         os.replace(fresh, path)
     except (OSError, subprocess.SubprocessError) as error:
         Path(fresh).unlink(missing_ok=True)
-        told = getattr(error, "stderr", None) or b""
-        raise Unavailable(f"the encoder does not compile here ({error}; {told.decode(errors='replace')[:200]})") from (
-            error
-        )
+        output = getattr(error, "stderr", None) or b""
+        raise Unavailable(
+            f"the encoder does not compile here ({error}; {output.decode(errors='replace')[:200]})"
+        ) from (error)
 
 
 def _cache() -> Path | None:
@@ -267,5 +267,5 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    told = {line.split(":", 1)[0].strip(): line.split(":", 1)[1].strip() for line in lines if ":" in line}
-    return f"{told.get('model name', '')} {told.get('flags', told.get('Features', ''))}"
+    fields = {line.split(":", 1)[0].strip(): line.split(":", 1)[1].strip() for line in lines if ":" in line}
+    return f"{fields.get('model name', '')} {fields.get('flags', fields.get('Features', ''))}"

@@ -4,7 +4,7 @@ Windows of one kind (7, 28 and 84 days of orders) are correlated, and their sing
 other; what a person can read is their sum. Features are therefore grouped into families, and a reason is a family's
 exact share of the wide logit. The deep part has no reasons: it is a residual behind a gate.
 
-Decayed sums are told as rates: a steady rate r per day gives a sum of ``r * half_life / ln 2``.
+Decayed sums are given as rates: a steady rate r per day gives a sum of ``r * half_life / ln 2``.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ def churn_reasons(snapshot: Snapshot, contributions: Floats, typical: Floats, to
     shares = dict(zip(FAMILIES, (contributions @ _MEMBERS).tolist(), strict=True))
     values = np.frombuffer(snapshot.features, dtype="<f4")
     return [
-        Reason(*_told(code, values, typical, share), weight=round(share, 4)) for code, share in _strongest(shares, top)
+        Reason(*_described(code, values, typical, share), weight=round(share, 4))
+        for code, share in _strongest(shares, top)
     ]
 
 
@@ -110,11 +111,11 @@ def redemption_reasons(
     shares = dict(zip(FAMILIES, (customer @ _MEMBERS).tolist(), strict=True))
     shares |= zip(CROSS_FAMILIES, (cross @ _CROSS_MEMBERS).tolist(), strict=True)
     values = np.frombuffer(snapshot.features, dtype="<f4")
-    told: list[Reason] = []
+    reasons: list[Reason] = []
     for code, share in _strongest(shares, top):
-        said = _paired(code, cross_values) if code in CROSS_FAMILIES else _told(code, values, typical, share)
-        told.append(Reason(*said, weight=round(share, 4)))
-    return told
+        said = _paired(code, cross_values) if code in CROSS_FAMILIES else _described(code, values, typical, share)
+        reasons.append(Reason(*said, weight=round(share, 4)))
+    return reasons
 
 
 def _strongest(shares: dict[str, float], top: int) -> Sequence[tuple[str, float]]:
@@ -122,7 +123,7 @@ def _strongest(shares: dict[str, float], top: int) -> Sequence[tuple[str, float]
     return [(code, share) for code, share in ranked[:top] if abs(share) >= SMALLEST]
 
 
-def _told(code: str, values: Floats, typical: Floats, share: float) -> tuple[str, str]:
+def _described(code: str, values: Floats, typical: Floats, share: float) -> tuple[str, str]:
     """Code with its direction, and the sentence."""
 
     def value(name: str) -> float:

@@ -57,18 +57,18 @@ def learn(text_counts: Mapping[str, int], size: int) -> list[str]:
     """
     words = split_words(text_counts)
     common = sorted(words.items(), key=lambda item: (-item[1], item[0]))[:MAX_WORDS]
-    letters: Counter[str] = Counter()
+    symbols: Counter[str] = Counter()
     for word, count in common:
-        for position, letter in enumerate(word):
-            letters[letter if position == 0 else CONTINUES + letter] += count
-    ranked = sorted(letters.items(), key=lambda item: (-item[1], item[0]))
-    pieces = [letter for letter, _ in ranked[: min(size, MAX_ALPHABET)]]
+        for position, symbol in enumerate(word):
+            symbols[symbol if position == 0 else CONTINUES + symbol] += count
+    ranked = sorted(symbols.items(), key=lambda item: (-item[1], item[0]))
+    pieces = [symbol for symbol, _ in ranked[: min(size, MAX_ALPHABET)]]
     known = set(pieces)
 
     spelled: list[list[str]] = []
     weight: list[int] = []
     for word, count in common:
-        spelling = [word[0], *(CONTINUES + letter for letter in word[1:])]
+        spelling = [word[0], *(CONTINUES + symbol for symbol in word[1:])]
         if known.issuperset(spelling):
             spelled.append(spelling)
             weight.append(count)

@@ -224,9 +224,9 @@ def _finish(model: Model, head: Head, tuner: Tuner, fitted: Fitted, settings: Tr
     rows, train, held_out = tuner.data[head]
     module = model.head(head)
     most = max(200, int(settings.budget_s * settings.measured_per_s))
-    judged = rows.take(tuner.some(held_out, most))
-    labels, wide = judged.labels.astype(np.float64), fitted.logits(judged.inputs())
-    deep, alone = tuner.measured(head, judged)
+    scored = rows.take(tuner.some(held_out, most))
+    labels, wide = scored.labels.astype(np.float64), fitted.logits(scored.inputs())
+    deep, alone = tuner.measured(head, scored)
     found = calibration.choose(labels, wide, deep)
     plain = calibration.Calibration(0.0, *calibration.platt(labels, wide))
     for name, value in found._asdict().items():
@@ -235,8 +235,8 @@ def _finish(model: Model, head: Head, tuner: Tuner, fitted: Fitted, settings: Tr
     return HeadReport(
         split=outcomes.split(rows, head)[2],
         train_rows=len(train),
-        wide=metrics.score(labels, plain.apply(wide, deep), judged.customers, seed=settings.seed),
-        model=metrics.score(labels, found.apply(wide, deep), judged.customers, seed=settings.seed),
+        wide=metrics.score(labels, plain.apply(wide, deep), scored.customers, seed=settings.seed),
+        model=metrics.score(labels, found.apply(wide, deep), scored.customers, seed=settings.seed),
         gate=found.gate,
         embedding_auc=metrics.auc(labels, alone),
     )

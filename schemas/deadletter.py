@@ -12,11 +12,11 @@ TOPIC: Final = "dead-letter"
 ORIGINAL: Final = "orig_"
 #: How often a record was replayed from here; a record that comes for the first time has none.
 ATTEMPT: Final = "dl_attempt"
-#: ``dl_id`` of the letter that a replayed record comes from.
+#: ``dl_id`` of the dead letter that a replayed record comes from.
 REPLAYED_FROM: Final = "dl_replayed_from"
-#: What was cut off, where a record is too large for a letter: ``key`` and ``value`` in bytes, ``headers`` in number.
+#: The full size of a record that a dead letter truncates: ``key`` and ``value`` in bytes, number of ``headers``.
 CUT: Final = "dl_cut"
-MAX_LETTER_BYTES: Final = 2 << 20
+MAX_DEAD_LETTER_BYTES: Final = 2 << 20
 """What the topic takes. A record of a source may be larger: Kafka's limit there is on compressed batches."""
 _ROOM_BYTES: Final = 1 << 16  # for our own headers, and the record's frame
 _KEPT_BYTES: Final = 1 << 16
@@ -36,8 +36,8 @@ def refuse(error: DeadLetter, topic: str, partition: int, record: RawRecord) -> 
     """Wrap a record for the dead-letter topic.
 
     Original headers keep their names behind ``orig_``. Those that a replay had put on the record stay ours, so that a
-    record that is refused again says how often it was tried. Of a record that is larger than a letter can be, only the
-    beginning is kept; the whole lies at its origin for as long as that topic keeps it.
+    record that is refused again says how often it was tried. A record that is too large is truncated; the whole
+    record stays at its origin for as long as that topic keeps it.
     """
     ours = [
         ("dl_id", refused_id(topic, partition, record.offset).encode()),
@@ -52,7 +52,7 @@ def refuse(error: DeadLetter, topic: str, partition: int, record: RawRecord) -> 
     key, value = record.key, record.value
     replay = [(name, raw and raw[:_MAX_OURS]) for name, raw in record.headers if name in (ATTEMPT, REPLAYED_FROM)]
     theirs = [(f"{ORIGINAL}{name}", raw) for name, raw in record.headers if name not in (ATTEMPT, REPLAYED_FROM)]
-    if len(key or b"") + len(value or b"") + _size(theirs) > MAX_LETTER_BYTES - _ROOM_BYTES:
+    if len(key or b"") + len(value or b"") + _size(theirs) > MAX_DEAD_LETTER_BYTES - _ROOM_BYTES:
         sizes = {"key": len(key or b""), "value": len(value or b""), "headers": len(record.headers)}
         ours.append((CUT, ", ".join(f"{name} {size}" for name, size in sizes.items()).encode()))
         key, value = key and key[:_KEPT_BYTES], value and value[:_KEPT_BYTES]

@@ -17,7 +17,7 @@ DAY_MS: Final = 86_400_000
 #: How long a worker may be away and still find every record of the source topics.
 SOURCE_DAYS: Final = 30
 #: What was predicted is kept until its outcome is known, with time to spare: 28 days for churn, 30 for offers.
-_UNTIL_JUDGED_DAYS: Final = 45
+_UNTIL_OUTCOME_DAYS: Final = 45
 
 Cleanup = Literal["delete", "compact"]
 
@@ -109,12 +109,12 @@ TOPICS: Final[dict[str, Topic]] = {
         _topic("session-snapshots", snapshot.Snapshot, "what the encoder needs", format="msgpack", days=1),
         _topic("graph-edges", graph.GraphEdge, "edges for the entity side", key="kind:id", format="msgpack", days=1),
         _topic("outcomes", snapshot.Outcome, "past snapshots with their labels", format="msgpack", days=400),
-        _topic("predictions.churn", predictions.ChurnPrediction, "churn risk", days=_UNTIL_JUDGED_DAYS),
+        _topic("predictions.churn", predictions.ChurnPrediction, "churn risk", days=_UNTIL_OUTCOME_DAYS),
         _topic(
             "predictions.redemption",
             predictions.RedemptionPrediction,
             "P(redeem) of every send",
-            days=_UNTIL_JUDGED_DAYS,
+            days=_UNTIL_OUTCOME_DAYS,
         ),
         _topic("predictions.next-best-action", predictions.NextBestAction, "the decision, ranked, with reasons"),
         _topic("erasures", predictions.Erasure, "receipts of erased customers", days=400),

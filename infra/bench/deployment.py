@@ -128,7 +128,7 @@ class Deployment:
 
     def stop_workers(self) -> None:
         for worker in self.workers:
-            worker.child.ask_to_stop()
+            worker.child.request_stop()
         for worker in self.workers:
             worker.child.stop(30.0)
         self.workers = []

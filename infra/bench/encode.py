@@ -133,7 +133,7 @@ def _run(options: Options, say: Say) -> Findings:
         predictor = _predictor(folder, remembered_bytes=None)
         rate = _rate(lambda batch: predictor.encode(batch).churn, batches)
         assert isinstance(predictor.embed, Remembering)
-        shares.append(1 - predictor.embed.embedded / predictor.embed.asked)
+        shares.append(1 - predictor.embed.embedded / predictor.embed.requested)
         return rate
 
     contenders[SERVED] = served

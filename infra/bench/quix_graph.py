@@ -1,6 +1,6 @@
 """The small graph job of ``pulsegraph bench state`` on Quix Streams, in an environment of its own.
 
-``python quix_graph.py JOB``: JOB is described in infra/bench/graph_job.py; the last line on stdout is a ContenderResult.
+``python quix_graph.py JOB``: JOB is described in infra/bench/graph_job.py; the last line is a ContenderResult.
 """
 
 import json

@@ -162,7 +162,7 @@ class Fleet:
     def stop(self) -> None:
         for _, child in self.workers:
             child.send_signal(signal.SIGCONT)
-            child.ask_to_stop()
+            child.request_stop()
         for _, child in self.workers:
             child.stop(timeout_s=30.0)
         self.workers = []

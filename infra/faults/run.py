@@ -302,7 +302,7 @@ class Harness:
                 fleet.start()
             case "remove":
                 _, child = fleet.take(action.worker)
-                child.ask_to_stop()
+                child.request_stop()
                 after = child.stop
             case "broker":
                 cluster.restart_node(action.node, clean=action.clean)

@@ -163,7 +163,7 @@ class ApacheBroker:
         # All at once: a controller that is left alone without a majority waits in vain for a clean shutdown.
         children, self._children = list(self._children.values()), {}
         for child in children:
-            child.ask_to_stop()
+            child.request_stop()
         for child in children:
             child.stop(timeout_s=20.0)
         if self._temporary:

@@ -122,7 +122,7 @@ class Child:
         self._release_guard()
         return status
 
-    def ask_to_stop(self) -> None:
+    def request_stop(self) -> None:
         """Send the stop signal and return at once."""
         if self.running:
             self._process.send_signal(self._stop_signal)

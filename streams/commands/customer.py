@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
     settings = settings_from(args, model_dir=args.model)
     as_of_ms = None if args.as_of is None else day_ms(args.as_of)
-    words = _words(settings, asked_for=args.model is not None)
+    words = _words(settings, required=args.model is not None)
     with TopicReader(kafka_client_config(settings)) as reader:
         view = lookup.customer(reader, settings.kafka.prefix, args.id, settings.core, words, as_of_ms)
     if args.json:
@@ -62,12 +62,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _words(settings: Settings, asked_for: bool) -> Words:
+def _words(settings: Settings, required: bool) -> Words:
     """The model's vocabulary; none where there is no model and nobody asked for one."""
     from models.tokenizer import TOKENIZER_FILE, FastLexicon
     from streams.inspect.lookup import NoWords
 
-    if not asked_for and not (settings.model_dir / TOKENIZER_FILE).exists():
+    if not required and not (settings.model_dir / TOKENIZER_FILE).exists():
         return NoWords()
     return FastLexicon.load(settings.model_dir)
 
@@ -146,10 +146,10 @@ def _edges(view: CustomerView, everything: bool) -> Iterator[str]:
 
 def _pending(view: CustomerView) -> Iterator[str]:
     yield ""
-    yield f"waiting for an outcome: {len(view.pending)}"
+    yield f"pending labels: {len(view.pending)}"
     for entry in view.pending:
         about = f" of campaign {entry.campaign_id}" if entry.campaign_id else ""
-        yield f"  {entry.head}{about}, asked {moment(entry.asked_ms)}, known by {moment(entry.due_ms)}"
+        yield f"  {entry.head}{about}, as of {moment(entry.as_of_ms)}, known by {moment(entry.due_ms)}"
 
 
 def _predictions(view: CustomerView) -> Iterator[str]:

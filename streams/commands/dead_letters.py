@@ -13,7 +13,7 @@ from streams.commands import Subparsers, add_settings_options, day_ms, new_parse
 from streams.inspect.moments import moment
 
 if TYPE_CHECKING:
-    from streams.inspect.dead_letters import Filter, Letter
+    from streams.inspect.dead_letters import Filter, StoredDeadLetter
     from streams.settings.schema import Settings
 
 _SHOWN: int = 20
@@ -25,8 +25,8 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "dead-letters",
         "list, show and replay refused records",
-        "A record that cannot be applied goes to the dead-letter topic as it came, with the reason in headers. Its id "
-        "says where it came from: topic-partition-offset.",
+        "A record that cannot be applied goes unchanged to the dead-letter topic, with the reason in headers. Its id "
+        "names its origin: topic-partition-offset.",
         "  pulsegraph dead-letters list --reason invalid_field --since 2026-07-01\n"
         "  pulsegraph dead-letters show clickstream-0-1042\n"
         "  pulsegraph dead-letters replay clickstream-0-1042 --dry-run",
@@ -35,56 +35,58 @@ def add(subparsers: Subparsers) -> None:
     listing = new_parser(
         actions,
         "list",
-        "the newest letters, and how many there are of each reason",
+        "the newest dead letters, and how many there are of each reason",
         "",
         "  pulsegraph dead-letters list --topic clickstream -n 50",
     )
     listing.add_argument("-n", dest="count", type=int, default=_SHOWN, help=f"show the newest N (default {_SHOWN})")
-    listing.add_argument("--json", action="store_true", help="one line of JSON per letter, the value included")
+    listing.add_argument("--json", action="store_true", help="one line of JSON per dead letter, the value included")
     show = new_parser(
         actions,
         "show",
-        "one letter: why, where from, headers and the bytes as they came",
-        "Bytes that are no text are shown in hex.",
+        "one dead letter: why, where from, headers and the bytes as they came",
+        "Bytes that are not text are shown in hex.",
         "  pulsegraph dead-letters show clickstream-0-1042\n"
         "  pulsegraph dead-letters show clickstream-0-1042 --raw > event.json",
     )
     show.add_argument("ids", nargs=1, metavar="ID", help="as `list` shows it")
-    show.add_argument("--raw", action="store_true", help="write the value's bytes and nothing else")
+    show.add_argument("--raw", action="store_true", help="write only the bytes of the value")
     replay = new_parser(
         actions,
         "replay",
-        "send refused records back to their topics, after what refused them was corrected",
-        "Copies are produced; letters stay. Name ids, or filter; `--all` means every letter. A record that is refused "
-        "again comes back as a new letter that counts its attempts.",
+        "send refused records back to their topics, once the cause is corrected",
+        "Copies are produced; the dead letters stay. Name ids, or filter; `--all` takes every one. A record that is "
+        "refused again becomes a new dead letter, which counts its attempts.",
         "  pulsegraph dead-letters replay --reason out_of_time --since 2026-07-01 --dry-run",
     )
-    replay.add_argument("ids", nargs="*", metavar="ID", help="letters to replay")
-    replay.add_argument("--all", action="store_true", help="every letter that was not replayed yet")
+    replay.add_argument("ids", nargs="*", metavar="ID", help="dead letters to replay")
+    replay.add_argument("--all", action="store_true", help="every dead letter that was not replayed yet")
     replay.add_argument("--max-attempts", type=int, metavar="N", help="leave records replayed N times (default 3)")
     replay.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
     for action in (listing, replay):
-        action.add_argument("--reason", help="only of this reason, e.g. malformed")
+        action.add_argument("--reason", help="only with this reason, e.g. malformed")
         action.add_argument("--topic", help="only from this topic")
-        action.add_argument("--since", metavar="TIME", help="refused record's timestamp, at least (2026-07-01T18:00)")
-        action.add_argument("--until", metavar="TIME", help="refused record's timestamp, below")
+        action.add_argument(
+            "--since", metavar="TIME", help="only records with this timestamp or later (2026-07-01T18:00)"
+        )
+        action.add_argument("--until", metavar="TIME", help="only records with an earlier timestamp")
     for action in (listing, show, replay):
         add_settings_options(action)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    from streams.inspect import dead_letters
+    from streams.inspect import dead_letters as inspect
     from streams.settings.schema import kafka_client_config
 
     settings = settings_from(args)
     wanted = _filter(args, settings)
-    letters = dead_letters.read(kafka_client_config(settings), settings.kafka.prefix)
+    dead_letters = inspect.read(kafka_client_config(settings), settings.kafka.prefix)
     if args.action == "list":
-        return _list(letters, wanted, args)
+        return _list(dead_letters, wanted, args)
     if args.action == "show":
-        return _show(letters, args.ids[0], args.raw)
-    return _replay(letters, wanted, args, settings)
+        return _show(dead_letters, args.ids[0], args.raw)
+    return _replay(dead_letters, wanted, args, settings)
 
 
 def _filter(args: argparse.Namespace, settings: Settings) -> Filter:
@@ -118,7 +120,7 @@ def _reasons() -> list[str]:
     return sorted(kind.reason for kind in DeadLetter.__subclasses__())
 
 
-def _list(letters: Iterable[Letter], wanted: Filter, args: argparse.Namespace) -> int:
+def _list(dead_letters: Iterable[StoredDeadLetter], wanted: Filter, args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -129,97 +131,100 @@ def _list(letters: Iterable[Letter], wanted: Filter, args: argparse.Namespace) -
         raise ConfigError(f"-n {args.count}: give a number above 0")
     found: Counter[tuple[str, str]] = Counter()
 
-    def counted() -> Iterator[Letter]:
-        for letter in filter(wanted.matches, letters):
-            found[letter.topic, letter.reason] += 1
-            yield letter
+    def counted() -> Iterator[StoredDeadLetter]:
+        for dead_letter in filter(wanted.matches, dead_letters):
+            found[dead_letter.topic, dead_letter.reason] += 1
+            yield dead_letter
 
-    shown = nlargest(args.count, counted(), key=lambda letter: letter.record_ts_ms)[::-1]
+    shown = nlargest(args.count, counted(), key=lambda dead_letter: dead_letter.record_ts_ms)[::-1]
     if args.json:
-        for letter in shown:
-            sys.stdout.buffer.write(_json(letter) + b"\n")
+        for dead_letter in shown:
+            sys.stdout.buffer.write(_json(dead_letter) + b"\n")
         return 0
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     table = Table(box=None, pad_edge=False)
     for column in ("id", "record time (UTC)", "reason", "tries", "key", "message"):
         table.add_column(column, no_wrap=column != "message")
-    for letter in shown:
-        row = (letter.letter_id, moment(letter.record_ts_ms), letter.reason, str(letter.attempt))
-        table.add_row(*row, escape(_short(letter.key, 24)), escape(_printable(letter.message)))
+    for dead_letter in shown:
+        row = (dead_letter.dl_id, moment(dead_letter.record_ts_ms), dead_letter.reason, str(dead_letter.attempt))
+        table.add_row(*row, escape(_short(dead_letter.key, 24)), escape(_printable(dead_letter.message)))
     if shown:
         console.print(table)
     for (topic, reason), count in found.most_common():
         console.print(f"{count:>10,}  {topic}  {reason}")
-    console.print(f"{found.total():>10,}  letters in all")
+    console.print(f"{found.total():>10,}  dead letters in all")
     return 0
 
 
-def _show(letters: Iterable[Letter], letter_id: str, raw: bool) -> int:
+def _show(dead_letters: Iterable[StoredDeadLetter], dl_id: str, raw: bool) -> int:
     from schemas.errors import ConfigError
 
-    letter = next((letter for letter in letters if letter.letter_id == letter_id), None)
-    if letter is None:
-        raise ConfigError(f"there is no dead letter {letter_id!r}; `pulsegraph dead-letters list` shows them")
+    dead_letter = next((dead_letter for dead_letter in dead_letters if dead_letter.dl_id == dl_id), None)
+    if dead_letter is None:
+        raise ConfigError(f"there is no dead letter {dl_id!r}; `pulsegraph dead-letters list` shows them")
     if raw:
-        sys.stdout.buffer.write(letter.value or b"")
+        sys.stdout.buffer.write(dead_letter.value or b"")
         return 0
-    print(f"id          {letter.letter_id}")
-    print(f"reason      {letter.reason} ({letter.error})")
-    print(f"message     {_printable(letter.message)}")
-    print(f"from        {letter.topic}, partition {letter.partition}, offset {letter.offset}")
-    print(f"record time {moment(letter.record_ts_ms)} UTC ({letter.record_ts_ms})")
-    print(f"attempts    {letter.attempt}" + (f", last from {letter.replayed_from}" if letter.replayed_from else ""))
-    print(f"key         {_readable(letter.key)}")
-    for name, content in letter.headers:
+    print(f"id          {dead_letter.dl_id}")
+    print(f"reason      {dead_letter.reason} ({dead_letter.error})")
+    print(f"message     {_printable(dead_letter.message)}")
+    print(f"from        {dead_letter.topic}, partition {dead_letter.partition}, offset {dead_letter.offset}")
+    print(f"record time {moment(dead_letter.record_ts_ms)} UTC ({dead_letter.record_ts_ms})")
+    origin = f", last from {dead_letter.replayed_from}" if dead_letter.replayed_from else ""
+    print(f"attempts    {dead_letter.attempt}{origin}")
+    print(f"key         {_readable(dead_letter.key)}")
+    for name, content in dead_letter.headers:
         print(f"header      {_printable(name)}: {_readable(content)}")
-    size = "" if letter.value is None else f" ({len(letter.value):,} bytes)"
-    print(f"value{size}:\n{_readable(letter.value)}")
+    size = "" if dead_letter.value is None else f" ({len(dead_letter.value):,} bytes)"
+    print(f"value{size}:\n{_readable(dead_letter.value)}")
     return 0
 
 
-def _replay(letters: Iterable[Letter], wanted: Filter, args: argparse.Namespace, settings: Settings) -> int:
+def _replay(
+    dead_letters: Iterable[StoredDeadLetter], wanted: Filter, args: argparse.Namespace, settings: Settings
+) -> int:
     from schemas.errors import ConfigError
-    from streams.inspect import dead_letters
+    from streams.inspect import dead_letters as inspect
     from streams.settings.schema import kafka_client_config
     from streams.sources.replay import OrderedProducer
 
-    if wanted == dead_letters.Filter() and not args.all:
-        raise ConfigError("name ids or a filter (--reason, --topic, --since, --until), or say --all")
-    limit = dead_letters.MAX_ATTEMPTS if args.max_attempts is None else args.max_attempts
+    if wanted == inspect.Filter() and not args.all:
+        raise ConfigError("name ids, or give a filter (--reason, --topic, --since, --until) or --all")
+    limit = inspect.MAX_ATTEMPTS if args.max_attempts is None else args.max_attempts
     if limit < 1:
         raise ConfigError(f"--max-attempts {limit}: give a number above 0")
-    plan = dead_letters.choose(letters, wanted, limit)
-    there = {letter.letter_id for letter in plan.letters} | {letter.letter_id for letter, _ in plan.kept}
+    plan = inspect.choose(dead_letters, wanted, limit)
+    there = {one.dl_id for one in (*plan.dead_letters, *(kept for kept, _ in plan.kept))}
     missing = sorted(wanted.ids - there)
     if missing:
         raise ConfigError(f"there is no dead letter {', '.join(missing)} that matches; nothing was sent")
-    for letter, why in plan.kept:
-        print(f"kept {letter.letter_id}: {why}", file=sys.stderr)
+    for dead_letter, why in plan.kept:
+        print(f"kept {dead_letter.dl_id}: {why}", file=sys.stderr)
     if args.dry_run:
-        for letter in plan.letters:
-            print(f"would send {letter.letter_id} to {letter.topic}, attempt {letter.attempt + 1}")
-        print(f"{len(plan.letters):,} letters would be sent, {len(plan.kept):,} kept; nothing was done")
+        for dead_letter in plan.dead_letters:
+            print(f"would send {dead_letter.dl_id} to {dead_letter.topic}, attempt {dead_letter.attempt + 1}")
+        print(f"{len(plan.dead_letters):,} dead letters would be sent, {len(plan.kept):,} kept; nothing was done")
         return 0
     sent: dict[str, int] = {}
-    if plan.letters:
+    if plan.dead_letters:
         client, prefix = kafka_client_config(settings), settings.kafka.prefix
         producer = OrderedProducer(settings.kafka.bootstrap, config=client)
-        sent = dead_letters.send(plan.letters, producer, partitions=producer.partitions(prefix), prefix=prefix)
+        sent = inspect.send(plan.dead_letters, producer, partitions=producer.partitions(prefix), prefix=prefix)
     for topic, count in sorted(sent.items()):
         print(f"{count:>10,}  sent to {topic}, all acknowledged")
     print(f"{len(plan.kept):>10,}  kept")
     return 1 if wanted.ids and plan.kept else 0
 
 
-def _json(letter: Letter) -> bytes:
+def _json(dead_letter: StoredDeadLetter) -> bytes:
     from schemas.codec import json_encode
     from streams.inspect.render import key_text
 
-    shown: dict[str, Any] = letter._asdict()
+    shown: dict[str, Any] = dead_letter._asdict()
     shown |= {
-        "key": key_text(letter.key),
-        "value": key_text(letter.value),
-        "headers": [[name, key_text(content)] for name, content in letter.headers],
+        "key": key_text(dead_letter.key),
+        "value": key_text(dead_letter.value),
+        "headers": [[name, key_text(content)] for name, content in dead_letter.headers],
     }
     return json_encode(shown)
 

@@ -14,7 +14,7 @@ import msgspec
 
 from schemas.snapshot import Snapshot
 
-_JUDGED_SHARE: Final = 4  # about one place in four goes to judged snapshots when both kinds wait
+_LABELLED_SHARE: Final = 4  # about one place in four goes to judged snapshots when both kinds wait
 
 
 class Waiting(msgspec.Struct):
@@ -40,19 +40,19 @@ class MicroBatcher:
         self._age_ms = age_ms
         self._coalesce = coalesce
         self._live: OrderedDict[str, Waiting] = OrderedDict()
-        self._judged: deque[Waiting] = deque()
+        self._labelled: deque[Waiting] = deque()
         self._open: dict[int, Counter[int]] = {}
         self.coalesced = 0
 
     def __len__(self) -> int:
-        return len(self._live) + len(self._judged)
+        return len(self._live) + len(self._labelled)
 
     def add(self, snapshot: Snapshot, partition: int, offset: int, now_ms: int) -> None:
         """One more snapshot in topic order."""
         self._open.setdefault(partition, Counter())[offset] += 1
         entry = Waiting(snapshot, partition, offset, now_ms)
         if snapshot.kind != "event":
-            self._judged.append(entry)
+            self._labelled.append(entry)
             return
         key = snapshot.customer_id if self._coalesce else f"{partition}:{offset}"
         older = self._live.get(key)
@@ -72,9 +72,9 @@ class MicroBatcher:
 
     def take(self) -> list[Waiting]:
         """The next batch: live ones first, with a share kept for judged ones."""
-        reserved = min(len(self._judged), max(1, self._size // _JUDGED_SHARE)) if self._size > 1 else 0
+        reserved = min(len(self._labelled), max(1, self._size // _LABELLED_SHARE)) if self._size > 1 else 0
         batch = [self._live.popitem(last=False)[1] for _ in range(min(len(self._live), self._size - reserved))]
-        batch += [self._judged.popleft() for _ in range(min(len(self._judged), self._size - len(batch)))]
+        batch += [self._labelled.popleft() for _ in range(min(len(self._labelled), self._size - len(batch)))]
         return batch
 
     def done(self, batch: list[Waiting]) -> None:
@@ -91,13 +91,13 @@ class MicroBatcher:
         """Drop what waits of partitions that now belong to another worker."""
         for key in [key for key, entry in self._live.items() if entry.partition in partitions]:
             del self._live[key]
-        self._judged = deque(entry for entry in self._judged if entry.partition not in partitions)
+        self._labelled = deque(entry for entry in self._labelled if entry.partition not in partitions)
         for partition in partitions:
             self._open.pop(partition, None)
 
     def _heads(self) -> list[Waiting]:
         heads = [next(iter(self._live.values()))] if self._live else []
-        return [*heads, self._judged[0]] if self._judged else heads
+        return [*heads, self._labelled[0]] if self._labelled else heads
 
     def _close(self, entry: Waiting) -> None:
         waiting = self._open.get(entry.partition)

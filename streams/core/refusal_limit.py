@@ -51,16 +51,16 @@ class RefusalLimit:
 
         Args:
             records: how many came.
-            refused: (place in the batch, letter) of those refused, in order.
+            refused: (place in the batch, refused record) of those refused, in order.
 
         Raises:
             TopicUnfit: somewhere in the batch the window held too many.
         """
         before = self._seen[topic]
         self._seen[topic] = before + records
-        for place, letter in refused:
+        for place, refusal in refused:
             number = before + place
-            self._bad.setdefault(topic, deque()).append(_Bad(number, letter.reason))
+            self._bad.setdefault(topic, deque()).append(_Bad(number, refusal.reason))
             self._slide(topic, number + 1)
             if number + 1 >= self._window and len(self._bad[topic]) > self._allowed:
                 self._refuse(topic)

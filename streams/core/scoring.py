@@ -52,7 +52,7 @@ class _Waiting(NamedTuple):
     """A prediction without its outcome."""
 
     probability: float
-    asked_ms: int | None
+    as_of_ms: int | None
 
 
 class _Answer(NamedTuple):
@@ -60,7 +60,7 @@ class _Answer(NamedTuple):
 
     label: int
     due_ms: int
-    asked_ms: int | None
+    as_of_ms: int | None
 
 
 class _Pair(NamedTuple):
@@ -108,20 +108,20 @@ class LiveScore:
         self._joined: set[int] = set()  # keys of the two above
         self._left: tuple[int, int] = (-1, -1)  # (due ms, key) of the newest pair that left the window
         self._now_ms = -1
-        self._newest_asked_ms = -1
+        self._newest_as_of_ms = -1
         self._longest_ms = 0
 
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def predicted(self, prediction_id: str, probability: float, asked_ms: int | None = None) -> None:
+    def predicted(self, prediction_id: str, probability: float, as_of_ms: int | None = None) -> None:
         """A prediction that will be judged. A repeated one changes nothing.
 
         Args:
-            asked_ms: event time of the question, where known; about ascending over the calls.
+            as_of_ms: event time of the question, where known; about ascending over the calls.
         """
-        if asked_ms is not None:
-            self._newest_asked_ms = max(self._newest_asked_ms, asked_ms)
+        if as_of_ms is not None:
+            self._newest_as_of_ms = max(self._newest_as_of_ms, as_of_ms)
         key = _key(prediction_id)
         if key >= self._below or key in self._joined:
             return
@@ -129,20 +129,20 @@ class LiveScore:
         if answer is not None:
             self._join(key, probability, answer)
         elif key not in self._predicted:
-            self._predicted[key] = _Waiting(probability, asked_ms)
+            self._predicted[key] = _Waiting(probability, as_of_ms)
             self._shrink()
 
-    def answered(self, outcome_id: str, label: int, due_ms: int, asked_ms: int | None = None) -> None:
-        """An outcome; ``due_ms`` ends the question's horizon, which began at ``asked_ms``."""
-        if asked_ms is not None:
-            self._longest_ms = max(self._longest_ms, due_ms - asked_ms)
+    def answered(self, outcome_id: str, label: int, due_ms: int, as_of_ms: int | None = None) -> None:
+        """An outcome; ``due_ms`` ends the question's horizon, which began at ``as_of_ms``."""
+        if as_of_ms is not None:
+            self._longest_ms = max(self._longest_ms, due_ms - as_of_ms)
         key = _key(outcome_id)
         if key >= self._below or key in self._joined:
             return
         if (due_ms, key) <= self._left:
             self._predicted.pop(key, None)
             return
-        answer = _Answer(label, due_ms, asked_ms)
+        answer = _Answer(label, due_ms, as_of_ms)
         waiting = self._predicted.pop(key, None)
         if waiting is not None:
             self._join(key, waiting.probability, answer)
@@ -209,11 +209,11 @@ class LiveScore:
         """What can no longer be joined: told by how far the log of the other half has come, so by no clock."""
         ended_ms = self._now_ms - self._longest_ms - _DISORDER_MS
         self._predicted = {
-            key: half for key, half in self._predicted.items() if half.asked_ms is None or half.asked_ms >= ended_ms
+            key: half for key, half in self._predicted.items() if half.as_of_ms is None or half.as_of_ms >= ended_ms
         }
-        read_ms = self._newest_asked_ms - _DISORDER_MS
+        read_ms = self._newest_as_of_ms - _DISORDER_MS
         self._answered = {
-            key: half for key, half in self._answered.items() if half.asked_ms is None or half.asked_ms >= read_ms
+            key: half for key, half in self._answered.items() if half.as_of_ms is None or half.as_of_ms >= read_ms
         }
 
     def _halve(self) -> None:

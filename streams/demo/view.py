@@ -64,13 +64,13 @@ def open_view(quiet: bool) -> Iterator[View]:
 
 class _LineView:
     def __init__(self) -> None:
-        self._told_s = time.monotonic()
+        self._shown_s = time.monotonic()
 
     def show(self, run: DemoProgress) -> None:
         now_s = time.monotonic()
-        if now_s - self._told_s < _PLAIN_EVERY_S:
+        if now_s - self._shown_s < _PLAIN_EVERY_S:
             return
-        self._told_s = now_s
+        self._shown_s = now_s
         print(_headline(run), file=sys.stderr)
         risen = sorted_risers(run.collector)[:1]
         for riser in risen:

@@ -1,7 +1,7 @@
 """The dead-letter topic read, and its records sent back to where they came from.
 
-Nothing here takes a letter away: the topic is only read, a replay produces copies, and a record that is refused again
-comes back as a new letter that names the old one and carries the number of attempts.
+Nothing here removes a dead letter: the topic is only read, and a replay produces copies. A record that is refused again
+becomes a new dead letter, which names the old one and carries the number of attempts.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from streams.sources.replay import OrderedProducer
 MAX_ATTEMPTS: Final = 3
 
 
-class Letter(NamedTuple):
+class StoredDeadLetter(NamedTuple):
     """One refused record with why, and where it lies."""
 
-    letter_id: str
+    dl_id: str
     """``topic-partition-offset`` of the record that was refused."""
     reason: str
     error: str
@@ -39,7 +39,7 @@ class Letter(NamedTuple):
     attempt: int
     """How often the record had been replayed when it was refused; 0 for the first time."""
     replayed_from: str | None
-    """The letter that this record was replayed from."""
+    """The dead letter that this record was replayed from."""
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...]
@@ -49,7 +49,7 @@ class Letter(NamedTuple):
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which letters; what is None or empty matches all."""
+    """Which dead letters; what is None or empty matches all."""
 
     ids: frozenset[str] = frozenset()
     reason: str | None = None
@@ -59,24 +59,24 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     until_ms: int | None = None
     """Timestamp of the refused record, below."""
 
-    def matches(self, letter: Letter) -> bool:
+    def matches(self, dead_letter: StoredDeadLetter) -> bool:
         return (
-            (not self.ids or letter.letter_id in self.ids)
-            and self.reason in (None, letter.reason)
-            and self.topic in (None, letter.topic)
-            and (self.since_ms is None or letter.record_ts_ms >= self.since_ms)
-            and (self.until_ms is None or letter.record_ts_ms < self.until_ms)
+            (not self.ids or dead_letter.dl_id in self.ids)
+            and self.reason in (None, dead_letter.reason)
+            and self.topic in (None, dead_letter.topic)
+            and (self.since_ms is None or dead_letter.record_ts_ms >= self.since_ms)
+            and (self.until_ms is None or dead_letter.record_ts_ms < self.until_ms)
         )
 
 
 class Replayable(NamedTuple):
-    """What a replay would do: letters to send, and those it will not, with why."""
+    """What a replay would do: dead letters to send, and those it will not, with why."""
 
-    letters: list[Letter]
-    kept: list[tuple[Letter, str]]
+    dead_letters: list[StoredDeadLetter]
+    kept: list[tuple[StoredDeadLetter, str]]
 
 
-def parse(key: bytes | None, value: bytes | None, headers: Headers) -> Letter | None:
+def parse(key: bytes | None, value: bytes | None, headers: Headers) -> StoredDeadLetter | None:
     """A record of the dead-letter topic; None where it is none of ours."""
     named = dict(headers[:16])  # ours are in front, and a sender's header cannot begin with dl_ but behind orig_
 
@@ -89,7 +89,7 @@ def parse(key: bytes | None, value: bytes | None, headers: Headers) -> Letter | 
         return None
     if not text("dl_id") or not text("dl_topic"):
         return None
-    return Letter(
+    return StoredDeadLetter(
         text("dl_id"),
         text("dl_reason"),
         text("dl_error"),
@@ -107,8 +107,8 @@ def parse(key: bytes | None, value: bytes | None, headers: Headers) -> Letter | 
     )
 
 
-def read(client: Mapping[str, Any], prefix: str = "") -> Iterator[Letter]:
-    """Every letter that is there now, each once: after a crash a worker sends the same letter again.
+def read(client: Mapping[str, Any], prefix: str = "") -> Iterator[StoredDeadLetter]:
+    """Every dead letter that is there now, each once: after a crash a worker may have sent one again.
 
     Raises:
         TopicMismatch: there is no dead-letter topic.
@@ -120,82 +120,97 @@ def read(client: Mapping[str, Any], prefix: str = "") -> Iterator[Letter]:
         ends = reader.ends((name, partition) for partition in range(reader.partitions(name)))
         for (_, partition), end in ends.items():
             for message in reader.range(name, partition, 0, end):
-                letter = parse(message.key(), message.value(), _pairs(message.headers()))
-                if letter is not None and letter.letter_id not in seen:
-                    seen.add(letter.letter_id)
-                    yield letter
+                dead_letter = parse(message.key(), message.value(), _pairs(message.headers()))
+                if dead_letter is not None and dead_letter.dl_id not in seen:
+                    seen.add(dead_letter.dl_id)
+                    yield dead_letter
 
 
-def choose(letters: Iterable[Letter], wanted: Filter, max_attempts: int = MAX_ATTEMPTS) -> Replayable:
-    """Which letters a replay sends, oldest record first.
+def choose(dead_letters: Iterable[StoredDeadLetter], wanted: Filter, max_attempts: int = MAX_ATTEMPTS) -> Replayable:
+    """Which dead letters a replay sends, oldest record first.
 
-    A letter whose record was replayed and refused again is not sent: the newer letter is, if it matches. So no record
-    is sent twice by one replay, and the attempts of a record cannot be begun anew from its first letter.
+    Where a record was replayed and refused again, only its newest dead letter is sent, if it matches. So one replay
+    sends no record twice, and nobody can start counting a record's attempts again from its first dead letter.
     """
     replayed: dict[str, str] = {}
-    chosen: list[Letter] = []
-    for letter in letters:
-        if letter.replayed_from is not None:
-            replayed[letter.replayed_from] = letter.letter_id
-        if wanted.matches(letter):
-            chosen.append(letter)
+    chosen: list[StoredDeadLetter] = []
+    for dead_letter in dead_letters:
+        if dead_letter.replayed_from is not None:
+            replayed[dead_letter.replayed_from] = dead_letter.dl_id
+        if wanted.matches(dead_letter):
+            chosen.append(dead_letter)
     plan = Replayable([], [])
-    for letter in sorted(
-        chosen, key=lambda letter: (letter.record_ts_ms, letter.topic, letter.partition, letter.offset)
+    for dead_letter in sorted(
+        chosen,
+        key=lambda dead_letter: (
+            dead_letter.record_ts_ms,
+            dead_letter.topic,
+            dead_letter.partition,
+            dead_letter.offset,
+        ),
     ):
-        why = _why_not(letter, replayed.get(letter.letter_id), max_attempts)
+        why = _why_not(dead_letter, replayed.get(dead_letter.dl_id), max_attempts)
         if why is None:
-            plan.letters.append(letter)
+            plan.dead_letters.append(dead_letter)
         else:
-            plan.kept.append((letter, why))
+            plan.kept.append((dead_letter, why))
     return plan
 
 
-def replayed_headers(letter: Letter) -> list[tuple[str, bytes]]:
+def replayed_headers(dead_letter: StoredDeadLetter) -> list[tuple[str, bytes]]:
     """Headers of a replayed record: as they came, and what makes a replay harmless.
 
-    A record that named no id gets one from its first letter, so that it counts once however often it is replayed; an
-    erasure that named no time keeps the time at which it was asked for.
+    A record that named no id gets one from its first dead letter, so that it counts once however often it is replayed.
+    An erasure that named no time keeps the time of the original record.
     """
-    headers = list(letter.headers)
+    headers = list(dead_letter.headers)
     names = {name for name, _ in headers}
     if "ce_id" not in names:
-        headers.append(("ce_id", letter.letter_id.encode()))
-    is_erasure = letter.value is None and letter.topic == SOURCES[PROFILES]
-    if is_erasure and "ce_time" not in names and MIN_EVENT_TS_MS <= letter.record_ts_ms <= MAX_EVENT_TS_MS:
-        at = datetime.fromtimestamp(letter.record_ts_ms / 1000, UTC).isoformat(timespec="milliseconds")
+        headers.append(("ce_id", dead_letter.dl_id.encode()))
+    is_erasure = dead_letter.value is None and dead_letter.topic == SOURCES[PROFILES]
+    if is_erasure and "ce_time" not in names and MIN_EVENT_TS_MS <= dead_letter.record_ts_ms <= MAX_EVENT_TS_MS:
+        at = datetime.fromtimestamp(dead_letter.record_ts_ms / 1000, UTC).isoformat(timespec="milliseconds")
         headers.append(("ce_time", at.encode()))
-    headers += [(ATTEMPT, str(letter.attempt + 1).encode()), (REPLAYED_FROM, letter.letter_id.encode())]
+    headers += [(ATTEMPT, str(dead_letter.attempt + 1).encode()), (REPLAYED_FROM, dead_letter.dl_id.encode())]
     return headers
 
 
-def send(letters: Sequence[Letter], producer: OrderedProducer, *, partitions: int, prefix: str = "") -> dict[str, int]:
-    """Produce the letters' records to their topics and wait until all are acknowledged; records by topic.
+def send(
+    dead_letters: Sequence[StoredDeadLetter], producer: OrderedProducer, *, partitions: int, prefix: str = ""
+) -> dict[str, int]:
+    """Produce the dead letters' records to their topics and wait until all are acknowledged; records by topic.
 
     Args:
         partitions: of every source topic. A record without a key goes to the partition it came from.
 
     Raises:
-        DeliveryFailed: not all were acknowledged. The letters are where they were, and may be replayed again.
+        DeliveryFailed: not all were acknowledged. The dead letters are where they were, and may be replayed again.
     """
     sent: Counter[str] = Counter()
-    for letter in letters:
-        place = letter.partition % partitions if letter.key is None else partition_for(letter.key, partitions)
-        producer.send(prefix + letter.topic, letter.key, letter.value, place, replayed_headers(letter))
-        sent[letter.topic] += 1
+    for dead_letter in dead_letters:
+        place = (
+            dead_letter.partition % partitions
+            if dead_letter.key is None
+            else partition_for(dead_letter.key, partitions)
+        )
+        producer.send(
+            prefix + dead_letter.topic, dead_letter.key, dead_letter.value, place, replayed_headers(dead_letter)
+        )
+        sent[dead_letter.topic] += 1
     producer.deliver()
     return dict(sent)
 
 
-def _why_not(letter: Letter, newer: str | None, max_attempts: int) -> str | None:
-    if letter.topic not in SOURCES:
-        return f"{letter.topic} keeps what came last, so an old record could undo a newer one: produce a corrected one"
-    if letter.cut is not None:
-        return f"is the beginning of a record ({letter.cut}) that lies at its origin while Kafka keeps it there"
+def _why_not(dead_letter: StoredDeadLetter, newer: str | None, max_attempts: int) -> str | None:
+    if dead_letter.topic not in SOURCES:
+        topic = dead_letter.topic
+        return f"{topic} keeps the newest record of a key, which an old one could undo: produce a corrected one"
+    if dead_letter.cut is not None:
+        return f"is truncated ({dead_letter.cut}); the whole record is at its origin while Kafka keeps it there"
     if newer is not None:
         return f"was replayed before and refused again as {newer}"
-    if letter.attempt >= max_attempts:
-        return f"was replayed {letter.attempt} times, and --max-attempts is {max_attempts}"
+    if dead_letter.attempt >= max_attempts:
+        return f"was replayed {dead_letter.attempt} times, and --max-attempts is {max_attempts}"
     return None
 
 

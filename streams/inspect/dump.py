@@ -63,11 +63,11 @@ def lines(parts: Iterable[Part]) -> Iterator[bytes]:
     for role in _ROLES:
         scans = [_records(part) for part in known if part.role == role]
         for identity, partition, record in heapq.merge(*scans):
-            told = _told(role, record)
-            if told is not None:
+            readable = _readable(role, record)
+            if readable is not None:
                 digest = blake2b(record, digest_size=16).hexdigest()
                 line = {"role": role, "id": identity.decode(), "partition": partition, "digest": digest}
-                yield _encode(line | {"state": told})
+                yield _encode(line | {"state": readable})
 
 
 @contextlib.contextmanager
@@ -141,7 +141,7 @@ def _positions(raw: bytes) -> dict[str, Any]:
     }
 
 
-def _told(role: str, record: bytes) -> Any:
+def _readable(role: str, record: bytes) -> Any:
     """The record with names; None for a tombstone."""
     try:
         known = _read[role](record)

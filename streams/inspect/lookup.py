@@ -77,10 +77,10 @@ class SessionView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PendingView(msgspec.Struct, frozen=True, kw_only=True):
-    """A question about the customer that time or an event will answer."""
+    """A label that is not known yet. Time or an event will resolve it."""
 
     head: Head
-    asked_ms: int
+    as_of_ms: int
     due_ms: int
     campaign_id: str | None = None
     offer_id: str | None = None
@@ -269,7 +269,7 @@ def _sessions(seen: Folded, words: Words) -> list[SessionView]:
 def _pending_view(entry: Pending, snapshot: Snapshot) -> PendingView:
     return PendingView(
         head=entry.head,
-        asked_ms=snapshot.as_of_ms,
+        as_of_ms=snapshot.as_of_ms,
         due_ms=entry.due_ms,
         campaign_id=entry.campaign_id or None,
         offer_id=entry.offer_id or None,

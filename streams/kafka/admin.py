@@ -39,7 +39,7 @@ _COMPACTION_LAG_MS: Final = 3_600_000
 _DELETE_RETENTION_MS: Final = 86_400_000
 # Room for a refused record, and for the state of a customer whose tail is full.
 _MAX_STATE_BYTES: Final = 8 << 20
-_MAX_BYTES: Final[Mapping[str, int]] = {deadletter.TOPIC: deadletter.MAX_LETTER_BYTES} | {
+_MAX_BYTES: Final[Mapping[str, int]] = {deadletter.TOPIC: deadletter.MAX_DEAD_LETTER_BYTES} | {
     topic.name: _MAX_STATE_BYTES for topic in TOPICS.values() if topic.is_changelog
 }
 

@@ -19,7 +19,7 @@ _POLL_S: Final = 0.2
 _FIRST_WINDOW: Final = 20_000
 _TIMEOUT_S: Final = 30.0
 _SILENCE_S: Final = 5.0
-_ASK_S: Final = 2.0
+_PROBE_S: Final = 2.0
 
 Place = tuple[str, int]
 """(topic, partition)"""
@@ -170,7 +170,7 @@ class TopicReader:
 
     def _answers(self, topic: str) -> bool:
         try:
-            self._consumer.list_topics(topic, timeout=_ASK_S)
+            self._consumer.list_topics(topic, timeout=_PROBE_S)
         except KafkaException:
             self._consumer.refusal.check()
             return False

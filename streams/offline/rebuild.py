@@ -180,9 +180,9 @@ def _prediction(
             for message in reader.range(full, partition, 0, end):
                 value = message.value()
                 if value is not None and wanted in value:
-                    told = msgspec.json.decode(value)
-                    if told["prediction_id"] == prediction_id:
-                        return name, told
+                    found = msgspec.json.decode(value)
+                    if found["prediction_id"] == prediction_id:
+                        return name, found
     raise ConfigError(f"there is no prediction {prediction_id} on {topic or ', '.join(HEADS)}")
 
 

@@ -49,14 +49,14 @@ class Pacer:
         self.stride: Final = _UNPACED_STRIDE if rate is None else max(1, min(_UNPACED_STRIDE, int(rate / _LOOKS_PER_S)))
         """Records after which to call :meth:`wait` again."""
         self._due_s = clock()
-        self._asked_s = self._due_s - _BACKLOG_EVERY_S
+        self._polled_s = self._due_s - _BACKLOG_EVERY_S
 
     def wait(self, records: int) -> None:
         """Return once the ``records`` handed over since the last call are within the pace."""
-        if self._backlog is not None and self._clock() - self._asked_s >= _BACKLOG_EVERY_S:
+        if self._backlog is not None and self._clock() - self._polled_s >= _BACKLOG_EVERY_S:
             while self._backlog() > self._max_backlog:
                 self._sleep(_HOLD_S)
-            self._asked_s = self._clock()
+            self._polled_s = self._clock()
         if self.rate is None:
             return
         self._due_s += records / self.rate

@@ -17,7 +17,7 @@ class RestoreProgress:
 
     Args:
         where: what is restored, for people: ``ingest-changelog-3``.
-        told: called with (records read, records at most to be read) at every step.
+        report: called with (records read, records at most to be read) at every step.
         clock_s: a clock in seconds that only goes forward.
 
     Example:
@@ -29,19 +29,19 @@ class RestoreProgress:
     """
 
     def __init__(
-        self, where: str, told: Callable[[int, int], None], clock_s: Callable[[], float] = time.monotonic
+        self, where: str, report: Callable[[int, int], None], clock_s: Callable[[], float] = time.monotonic
     ) -> None:
         self._where = where
-        self._told = told
+        self._report = report
         self._clock_s = clock_s
-        self._began_s = self._said_s = clock_s()
+        self._began_s = self._logged_s = clock_s()
 
     def __call__(self, done: int, total: int) -> None:
-        self._told(done, total)
+        self._report(done, total)
         now_s = self._clock_s()
-        if now_s - self._said_s < EVERY_S:
+        if now_s - self._logged_s < EVERY_S:
             return
-        self._said_s = now_s
+        self._logged_s = now_s
         rate = done / (now_s - self._began_s)
         logger.warning(
             "restoring %s: %s of at most %s records, %s a second, %.0f s to go",

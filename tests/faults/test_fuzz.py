@@ -53,7 +53,7 @@ class Fuzzed:
         self.ended: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.outputs = 0
-        self.letters_bytes = 0
+        self.dead_letters_bytes = 0
         self.restart()
 
     def restart(self) -> None:
@@ -75,28 +75,28 @@ class Fuzzed:
         for payload in batch:
             records.append(LogRecord(self.offsets[source_index], *payload[1:]))
             self.offsets[source_index] += 1
-        letters = self.ingest.take(source_index, records, 0)
-        for letter in letters:
-            self.read_again(letter, records)
+        refused = self.ingest.take(source_index, records, 0)
+        for dead_letter in refused:
+            self.read_again(dead_letter, records)
         ended = Counter(self.ingest.counts) - before
         ended = Counter({name: ended[name] for name in ("applied", "duplicates", "heartbeats", "dead_lettered")})
         assert ended.total() == len(batch), (dict(ended), batch[:3])
-        assert ended["dead_lettered"] == len(letters)
+        assert ended["dead_lettered"] == len(refused)
         self.ended += ended
 
-    def read_again(self, letter: Refused, records: list[LogRecord]) -> None:
-        """A letter is what came, and can be sent back."""
-        found = dead_letters.parse(letter.key, letter.value, letter.headers)
+    def read_again(self, dead_letter: Refused, records: list[LogRecord]) -> None:
+        """A dead letter is what came, and can be sent back."""
+        found = dead_letters.parse(dead_letter.key, dead_letter.value, dead_letter.headers)
         assert found is not None
-        self.reasons[letter.reason] += 1
+        self.reasons[dead_letter.reason] += 1
         record = records[found.offset - records[0].offset]
         if found.cut is not None:  # a key and a header of a megabyte each
             assert (
                 len(record.key or b"") + len(record.value or b"") + sum(len(raw) for _, raw in record.headers) > 1 << 20
             )
-            assert (record.key or b"").startswith(letter.key or b"")
+            assert (record.key or b"").startswith(dead_letter.key or b"")
             return
-        assert (letter.key, letter.value) == (record.key, record.value)
+        assert (dead_letter.key, dead_letter.value) == (record.key, record.value)
         dead_letters.replayed_headers(found)
 
     def checkpoint(self) -> IngestCheckpoint:
@@ -202,9 +202,9 @@ def test_a_worker_lives_through_it(broker: Any, make_topics: Callable[..., str],
         while sum((counts := scraped(settings["PULSEGRAPH_METRICS_PORT"])).get(name, 0) for name in ENDS) < produced:
             assert time.monotonic() < deadline, str(counts)
             time.sleep(0.05)
-        letters = list(dead_letters.read(pipeline.client, prefix))
+        stored = list(dead_letters.read(pipeline.client, prefix))
         assert worker.running
-        assert counts["dead_lettered"] == len(letters) > PRODUCED * 0.2
+        assert counts["dead_lettered"] == len(stored) > PRODUCED * 0.2
         assert sum(counts[name] for name in ENDS) == produced, counts
         assert counts["applied"] > PRODUCED * 0.3
     finally:

@@ -53,5 +53,5 @@ def test_a_worker_stops_and_can_be_told_to_go_on(broker: Any, make_topics: Calla
         assert worker.returncode == 0
     finally:
         going_on.stop()
-    found = [letter.offset for letter in dead_letters.read(going_on.client, prefix)]
+    found = [dead_letter.offset for dead_letter in dead_letters.read(going_on.client, prefix)]
     assert sorted(found) == list(range(GOOD, GOOD + BAD))

@@ -246,7 +246,7 @@ def test_equal_tokens_are_embedded_once() -> None:
     memory([b"bbbb"])
     memory([b"aaaa"])
     memory([b"cccc"])
-    assert (memory.asked, memory.embedded, len(memory)) == (6, 3, 2)
+    assert (memory.requested, memory.embedded, len(memory)) == (6, 3, 2)
     memory([b"aaaa"])
     assert memory.embedded == 3, "it was used last, so another one went"
     memory([b"bbbb"])

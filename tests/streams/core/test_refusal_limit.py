@@ -11,7 +11,7 @@ from schemas.errors import Stop, TopicUnfit
 from streams.core.refusal_limit import RefusalLimit
 
 
-def letter(reason: str = "invalid_field") -> Refused:
+def dead_letter(reason: str = "invalid_field") -> Refused:
     return Refused("dead-letter", None, b"", reason=reason, offset=0)
 
 
@@ -21,7 +21,7 @@ def feed(limit: RefusalLimit, verdicts: list[bool], sizes: list[int], topic: str
     for number, size in enumerate(sizes):
         batch = verdicts[at : at + size]
         try:
-            limit.observe(topic, len(batch), [(place, letter()) for place, bad in enumerate(batch) if bad])
+            limit.observe(topic, len(batch), [(place, dead_letter()) for place, bad in enumerate(batch) if bad])
         except TopicUnfit:
             return number
         at += size
@@ -32,7 +32,7 @@ def test_says_what_is_wrong_and_what_to_do() -> None:
     limit = RefusalLimit(0.5, 10)
     reasons = ["malformed", *["invalid_field"] * 5]
     with pytest.raises(TopicUnfit) as error:
-        limit.observe("clickstream", 10, [(4 + place, letter(reason)) for place, reason in enumerate(reasons)])
+        limit.observe("clickstream", 10, [(4 + place, dead_letter(reason)) for place, reason in enumerate(reasons)])
     said = str(error.value)
     assert "6 of the last 10 records of clickstream were refused (60%), 5 of them as invalid_field" in said
     assert "dead-letters list --topic clickstream --reason invalid_field" in said

@@ -266,14 +266,14 @@ def test_what_can_no_longer_be_joined_does_not_fill_the_sample() -> None:
     """Outcomes whose predictions retention took, and predictions of those who never answer."""
     score = LiveScore(kept=100)
     for at in range(100):
-        score.answered(f"old {at}", 0, due_ms=at + 28 * DAY_MS, asked_ms=at)
-    score.predicted("new", 0.5, asked_ms=300 * DAY_MS)
+        score.answered(f"old {at}", 0, due_ms=at + 28 * DAY_MS, as_of_ms=at)
+    score.predicted("new", 0.5, as_of_ms=300 * DAY_MS)
     assert (score.open, score.share) == (1, 1.0)
     for at in range(99):
-        score.predicted(f"erased {at}", 0.5, asked_ms=300 * DAY_MS + at)
+        score.predicted(f"erased {at}", 0.5, as_of_ms=300 * DAY_MS + at)
     score.pass_time(336 * DAY_MS)
-    score.answered("new", 1, due_ms=328 * DAY_MS, asked_ms=300 * DAY_MS)
-    score.predicted("newer", 0.5, asked_ms=336 * DAY_MS)
+    score.answered("new", 1, due_ms=328 * DAY_MS, as_of_ms=300 * DAY_MS)
+    score.predicted("newer", 0.5, as_of_ms=336 * DAY_MS)
     assert (score.open, score.share) == (2, 1.0)
     score.pass_time(336 * DAY_MS)
     assert score.pairs == [(0.5, 1)]

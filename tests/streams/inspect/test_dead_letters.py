@@ -25,7 +25,7 @@ Client = dict[str, Any]
 
 
 class OnePartition:
-    """The real ingest core over the only partition of a broker's topics; its letters go to the dead-letter topic."""
+    """The real ingest core on a single partition; its dead letters go to their topic."""
 
     def __init__(self, client: Client, prefix: str) -> None:
         self.client, self.prefix = client, prefix
@@ -40,7 +40,7 @@ class OnePartition:
         self.producer.deliver()
 
     def run(self) -> int:
-        """Take in what is new; how many letters came of it."""
+        """Take in what is new; how many dead letters came of it."""
         written = 0
         with TopicReader(self.client) as reader:
             ends = reader.ends((self.prefix + topic, 0) for topic in SOURCES)
@@ -49,8 +49,10 @@ class OnePartition:
                 end = ends[name, 0]
                 messages = list(reader.range(name, 0, self.ingest.next_offsets.get(topic, 0), end))
                 batch = [_record(message) for message in messages]
-                for letter in self.ingest.take(source_index, batch, 0):
-                    self.producer.send(self.prefix + "dead-letter", letter.key, letter.value, 0, letter.headers)
+                for dead_letter in self.ingest.take(source_index, batch, 0):
+                    self.producer.send(
+                        self.prefix + "dead-letter", dead_letter.key, dead_letter.value, 0, dead_letter.headers
+                    )
                     written += 1
         self.producer.deliver()
         self.store.write(local_batch(self.ingest.checkpoint(0), -1))
@@ -61,7 +63,7 @@ class OnePartition:
         customer = self.ingest.customer(customer_id)
         return 0 if customer is None else customer.view().events
 
-    def letters(self) -> list[dead_letters.Letter]:
+    def stored(self) -> list[dead_letters.StoredDeadLetter]:
         return list(dead_letters.read(self.client, self.prefix))
 
 
@@ -104,11 +106,16 @@ def test_a_letter_reads_as_it_was_written(here: OnePartition) -> None:
     headers = [("trace", b"\xff\x00"), ("trace", b"2"), ("x", b"")]
     here.produce("clickstream", b"c\x001", b"\xff{", headers, START_MS)
     assert here.run() == 1
-    (letter,) = here.letters()
-    assert (letter.letter_id, letter.topic, letter.partition, letter.offset) == ("clickstream-0-0", "clickstream", 0, 0)
-    assert (letter.reason, letter.error, letter.record_ts_ms) == ("malformed", "Malformed", START_MS)
-    assert (letter.key, letter.value, list(letter.headers)) == (b"c\x001", b"\xff{", headers)
-    assert (letter.attempt, letter.replayed_from) == (0, None)
+    (dead_letter,) = here.stored()
+    assert (dead_letter.dl_id, dead_letter.topic, dead_letter.partition, dead_letter.offset) == (
+        "clickstream-0-0",
+        "clickstream",
+        0,
+        0,
+    )
+    assert (dead_letter.reason, dead_letter.error, dead_letter.record_ts_ms) == ("malformed", "Malformed", START_MS)
+    assert (dead_letter.key, dead_letter.value, list(dead_letter.headers)) == (b"c\x001", b"\xff{", headers)
+    assert (dead_letter.attempt, dead_letter.replayed_from) == (0, None)
 
 
 def test_replaying_is_counted_until_the_limit_and_loses_nothing(
@@ -117,22 +124,22 @@ def test_replaying_is_counted_until_the_limit_and_loses_nothing(
     here.produce("clickstream", b"c1", b"{no json", [("trace", b"7")])
     here.run()
     for attempt in (1, 2, 3):
-        newest = here.letters()[-1].letter_id
+        newest = here.stored()[-1].dl_id
         code, out, _ = command("replay", newest)
         assert code == 0
         assert re.search(r"1  sent to clickstream", out)
         assert here.run() == 1
-        letter = here.letters()[-1]
-        assert (letter.attempt, letter.replayed_from) == (attempt, newest)
-        assert (letter.key, letter.value) == (b"c1", b"{no json")
-        assert dict(letter.headers) == {"trace": b"7", "ce_id": b"clickstream-0-0"}
-    code, out, err = command("replay", here.letters()[-1].letter_id)
+        dead_letter = here.stored()[-1]
+        assert (dead_letter.attempt, dead_letter.replayed_from) == (attempt, newest)
+        assert (dead_letter.key, dead_letter.value) == (b"c1", b"{no json")
+        assert dict(dead_letter.headers) == {"trace": b"7", "ce_id": b"clickstream-0-0"}
+    code, out, err = command("replay", here.stored()[-1].dl_id)
     assert code == 1
     assert "was replayed 3 times, and --max-attempts is 3" in err
     code, out, err = command("replay", "clickstream-0-0", "--max-attempts", "9")
     assert "was replayed before and refused again as clickstream-0-1" in err
     assert here.run() == 0
-    assert len(here.letters()) == 4
+    assert len(here.stored()) == 4
 
 
 def test_what_was_corrected_is_applied_once_however_often_it_is_replayed(
@@ -145,7 +152,7 @@ def test_what_was_corrected_is_applied_once_however_often_it_is_replayed(
         assert here.run() == 0
     assert here.ingest.counts["duplicates"] == 2
     assert here.events("c1") == 1
-    assert len(here.letters()) == 1
+    assert len(here.stored()) == 1
 
 
 def test_a_dry_run_sends_nothing(here: OnePartition, command: Callable[..., tuple[int, str, str]]) -> None:
@@ -168,7 +175,7 @@ def test_listing_filters_and_sums_up(here: OnePartition, command: Callable[..., 
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()[1:4]] == [f"clickstream-0-{offset}" for offset in (2, 3, 4)]
     assert "5  clickstream  malformed" in out
-    assert "6  letters in all" in out
+    assert "6  dead letters in all" in out
     _, out, _ = command("list", "--reason", "invalid_field")
     assert "\x1b" not in out
     assert "\\x1b[31mred" in out
@@ -211,7 +218,7 @@ def test_a_time_that_no_calendar_has_is_shown_as_it_is(
     [
         (["show", "clickstream-0-99"], "no dead letter 'clickstream-0-99'"),
         (["replay", "clickstream-0-99"], "no dead letter clickstream-0-99"),
-        (["replay"], "or say --all"),
+        (["replay"], "or --all"),
         (["replay", "--all", "--max-attempts", "0"], "above 0"),
         (["list", "--reason", "malformd"], "did you mean malformed"),
         (["list", "--topic", "clickstreams"], "did you mean clickstream"),
@@ -227,7 +234,7 @@ def test_wrong_arguments_are_explained(
     assert message in err
 
 
-def letter(value: bytes | None = b"{", **named: str) -> dead_letters.Letter:
+def dead_letter(value: bytes | None = b"{", **named: str) -> dead_letters.StoredDeadLetter:
     named = {"dl_id": "clickstream-0-5", "dl_topic": "clickstream", "dl_partition": "0", "dl_offset": "5"} | named
     named = {"dl_reason": "malformed", "dl_record_ts_ms": str(START_MS)} | named
     found = parse(b"c1", value, [(name, raw.encode()) for name, raw in named.items()])
@@ -236,7 +243,7 @@ def letter(value: bytes | None = b"{", **named: str) -> dead_letters.Letter:
 
 
 def test_an_erasure_keeps_its_time() -> None:
-    erasure = letter(dl_topic="profiles", value=None)
+    erasure = dead_letter(dl_topic="profiles", value=None)
     assert dict(replayed_headers(erasure))["ce_time"] == b"2017-07-14T02:40:00.000+00:00"
     record = LogRecord(0, b"c1", None, tuple(replayed_headers(erasure)), START_MS + 86_400_000)
     ingest = IngestPartition(
@@ -247,9 +254,9 @@ def test_an_erasure_keeps_its_time() -> None:
 
 
 def test_a_catalog_entry_is_not_brought_back() -> None:
-    plan = choose([letter(dl_topic="catalog", dl_id="catalog-0-5")], Filter())
-    assert plan.letters == []
-    assert "could undo a newer one" in plan.kept[0][1]
+    plan = choose([dead_letter(dl_topic="catalog", dl_id="catalog-0-5")], Filter())
+    assert plan.dead_letters == []
+    assert "which an old one could undo" in plan.kept[0][1]
 
 
 def test_what_is_no_letter_is_passed_over() -> None:
@@ -265,5 +272,5 @@ def test_a_sender_cannot_spend_or_renew_attempts() -> None:
     (refused,) = ingest.take(CLICKSTREAM, [LogRecord(7, b"c1", b"{", hostile, START_MS)], 0)
     found = parse(refused.key, refused.value, refused.headers)
     assert found is not None
-    assert (found.letter_id, found.attempt) == ("clickstream-0-7", 0)
+    assert (found.dl_id, found.attempt) == ("clickstream-0-7", 0)
     assert found.headers == (("dl_id", b"clickstream-0-0"), ("orig_dl_reason", b"mine"))

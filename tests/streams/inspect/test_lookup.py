@@ -288,7 +288,7 @@ def test_the_commands(
         "consent: mail:marketing",
         "2017-07-02 00:00  [SESSION] [GAP:2d]",
         "purchase>item: 3",
-        "redemption of campaign c18, asked 2017-07-04",
+        "redemption of campaign c18, as of 2017-07-04",
         "25.0% likely to stay away for 28 days",
         "because last bought 30 days ago  [RECENCY_HIGH] (+0.40)",
         "not c18: 3 sends on mail in 7 days, 3 allowed  [send_cap]",
@@ -323,9 +323,13 @@ def test_tail(broker: Any, prefix: str, capsysbinary: pytest.CaptureFixture[byte
         0.25,
         0.5,
     ]
-    (letter,) = lines("dead-letter", "--customer", "anna")
-    assert (letter["reason"], letter["message"], letter["headers"]) == ("malformed", "not JSON", {"x": "1"})
-    assert letter["value"].startswith("base64:")
+    (dead_letter,) = lines("dead-letter", "--customer", "anna")
+    assert (dead_letter["reason"], dead_letter["message"], dead_letter["headers"]) == (
+        "malformed",
+        "not JSON",
+        {"x": "1"},
+    )
+    assert dead_letter["value"].startswith("base64:")
     states = lines("ingest-changelog", "--customer", "anna")
     assert states[-1]["value"]["settled"]["consent"] == ["mail:marketing"]
     assert states[-1]["value"]["settled"]["pending"][0]["snapshot"]["features"]["sends_total"] == 0

@@ -66,14 +66,14 @@ def read(*partitions: Sequence[Outcome], erasures: Sequence[bytes] = ()) -> Reco
 
 
 def outcome(
-    name: str, *, label: int, asked_ms: int, resolved_ms: int, customer: int = 1, days_known: float = 90.0
+    name: str, *, label: int, as_of_ms: int, resolved_ms: int, customer: int = 1, days_known: float = 90.0
 ) -> Any:
-    made = worlds.snapshot(customer, kind="horizon", as_of_ms=asked_ms)
+    made = worlds.snapshot(customer, kind="horizon", as_of_ms=as_of_ms)
     known = bytearray(made.features)
     at = worlds.features.INDEX["days_since_first"] * 4
     known[at : at + 4] = worlds.vector(days_since_first=days_known)[at : at + 4]
     return Outcome(
-        outcome_id=name, head="churn", label=label, due_ms=asked_ms + 28 * DAY_MS, resolved_ms=resolved_ms,
+        outcome_id=name, head="churn", label=label, due_ms=as_of_ms + 28 * DAY_MS, resolved_ms=resolved_ms,
         snapshot=msgspec.structs.replace(made, features=bytes(known)),
     )  # fmt: skip
 
@@ -86,21 +86,21 @@ def receipt(customer: int, erased_ms: int) -> bytes:
 def test_a_question_counts_when_its_own_partition_has_come_to_its_end() -> None:
     old_ms, young_ms = NOW_MS - 40 * DAY_MS, NOW_MS - 20 * DAY_MS
     ahead = [
-        outcome("old, back", label=0, asked_ms=old_ms, resolved_ms=old_ms + DAY_MS),
-        outcome("old, away", label=1, asked_ms=old_ms, resolved_ms=old_ms + 28 * DAY_MS, customer=2),
-        outcome("young, back", label=0, asked_ms=young_ms, resolved_ms=NOW_MS),
+        outcome("old, back", label=0, as_of_ms=old_ms, resolved_ms=old_ms + DAY_MS),
+        outcome("old, away", label=1, as_of_ms=old_ms, resolved_ms=old_ms + 28 * DAY_MS, customer=2),
+        outcome("young, back", label=0, as_of_ms=young_ms, resolved_ms=NOW_MS),
     ]
-    behind = [outcome("old, back, behind", label=0, asked_ms=old_ms, resolved_ms=old_ms + DAY_MS, customer=3)]
+    behind = [outcome("old, back, behind", label=0, as_of_ms=old_ms, resolved_ms=old_ms + DAY_MS, customer=3)]
     found = read(ahead, behind, [])
     assert [o.outcome_id for o in found.outcomes] == ["old, back", "old, away"]
     assert found.early == 2
 
 
 def test_the_words_of_an_outcome_do_not_matter_to_how_far_its_partition_has_come() -> None:
-    asked_ms = NOW_MS - 40 * DAY_MS
-    foreign = outcome("foreign", label=1, asked_ms=asked_ms, resolved_ms=NOW_MS)
+    as_of_ms = NOW_MS - 40 * DAY_MS
+    foreign = outcome("foreign", label=1, as_of_ms=as_of_ms, resolved_ms=NOW_MS)
     foreign = msgspec.structs.replace(foreign, snapshot=msgspec.structs.replace(foreign.snapshot, model_hint="other"))
-    found = read([outcome("back", label=0, asked_ms=asked_ms, resolved_ms=asked_ms), foreign])
+    found = read([outcome("back", label=0, as_of_ms=as_of_ms, resolved_ms=as_of_ms), foreign])
     assert [o.outcome_id for o in found.outcomes] == ["back"]
     assert found.foreign == 1
 
@@ -109,11 +109,11 @@ def test_what_was_known_of_a_customer_before_an_erasure_is_not_learned_from() ->
     erased_ms = NOW_MS - 50 * DAY_MS
     asked = {"at": 0, "before": -1, "after": 1, "later": 10 * DAY_MS}
     told = [
-        outcome(name, label=0, asked_ms=erased_ms + by_ms, resolved_ms=NOW_MS, days_known=0.0)
+        outcome(name, label=0, as_of_ms=erased_ms + by_ms, resolved_ms=NOW_MS, days_known=0.0)
         for name, by_ms in asked.items()
     ]
-    late = outcome("erasure came late", label=0, asked_ms=erased_ms + 2 * DAY_MS, resolved_ms=NOW_MS, days_known=3.0)
-    other = outcome("other", label=1, asked_ms=erased_ms - 1, resolved_ms=NOW_MS, customer=2)
+    late = outcome("erasure came late", label=0, as_of_ms=erased_ms + 2 * DAY_MS, resolved_ms=NOW_MS, days_known=3.0)
+    other = outcome("other", label=1, as_of_ms=erased_ms - 1, resolved_ms=NOW_MS, customer=2)
     receipts = [receipt(1, erased_ms), receipt(1, erased_ms - 9 * DAY_MS)]  # the newest counts, in any order
     for erasures in (receipts, receipts[::-1]):
         found = read([*told, late, other], erasures=erasures)

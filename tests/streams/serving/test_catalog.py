@@ -59,7 +59,7 @@ def entry(name: str, title: str) -> bytes:
 
 
 def safe() -> None:
-    """As if every letter were acknowledged."""
+    """As if every dead letter were acknowledged."""
 
 
 def test_what_comes_last_counts(catalog: Catalog) -> None:
@@ -104,21 +104,21 @@ def test_letters_are_acknowledged_before_they_count_as_told(catalog: Catalog) ->
     """As a worker does it: an outbox of the follower's thread, and a loop for each wait."""
     catalog.put(b"item:1", b"{")
     prefix = catalog.topic.removesuffix("catalog")
-    letters = Outbox(catalog.client["bootstrap.servers"], prefix=prefix)
+    outbox = Outbox(catalog.client["bootstrap.servers"], prefix=prefix)
 
     def refused(partition: int, offset: int, key: bytes | None, value: bytes | None, error: Exception) -> None:
         record = LogRecord(offset, key, value, (), 0)
-        letters.send_all([refuse(InvalidField(str(error)), "catalog", partition, record)])
+        outbox.send_all([refuse(InvalidField(str(error)), "catalog", partition, record)])
 
     for _ in range(2):
         follower = CatalogFollower(
-            catalog.client, catalog.topic, refused, lambda: asyncio.run(letters.delivered(letters.mark(), 20.0))
+            catalog.client, catalog.topic, refused, lambda: asyncio.run(outbox.delivered(outbox.mark(), 20.0))
         )
         follower.start()
-        assert letters.unacknowledged == 0
+        assert outbox.unacknowledged == 0
         follower.stop()
-    letters.close()
-    assert [letter.letter_id for letter in dead_letters.read(catalog.client, prefix)] == ["catalog-0-0"]
+    outbox.close()
+    assert [dead_letter.dl_id for dead_letter in dead_letters.read(catalog.client, prefix)] == ["catalog-0-0"]
     with TopicReader(catalog.client) as reader:
         ends = reader.ends((prefix + "dead-letter", partition) for partition in range(2))
     assert sum(ends.values()) == 1
