@@ -80,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="pulsegraph",
         description="Kafka event streams in, live customer embeddings and decisions out.",
-        epilog="`pulsegraph COMMAND --help` explains a command and gives an example.",
+        epilog="`pulsegraph COMMAND --help` explains a command and gives examples.",
     )
     parser.add_argument("--version", action="version", version=f"pulsegraph {_version()}")
     parser.add_argument("--debug", action="store_true", help="show a traceback with every error")
@@ -142,15 +142,15 @@ def _tools() -> list[Command]:
 
 
 def _unusable(words: Sequence[str]) -> str | None:
-    """What no command can work with, before any is asked."""
+    """Why no command can run with these arguments; None where one can."""
     if sys.stdout is None:
         # The number of a closed stdout goes to the next file that is opened: a database, for example.
-        return "output cannot be written: stdout is closed; send it to /dev/null if nobody reads it"
+        return "output cannot be written: stdout is closed; redirect it to /dev/null if you do not need it"
     for word in words:
         try:
             word.encode()
         except UnicodeEncodeError:
-            return f"argument {os.fsencode(word)!r} is no UTF-8: ids, names and paths are text, so write it as such"
+            return f"argument {os.fsencode(word)!r} is not UTF-8: ids, names and paths must be text"
     return None
 
 

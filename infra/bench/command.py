@@ -15,29 +15,34 @@ def add(subparsers: Subparsers) -> None:
     parser = new_parser(
         subparsers,
         "bench",
-        "measure speed and memory against what people would use instead",
-        "Each bench runs its contenders in turns and prints a table with medians, lowest and highest, and whether the "
-        "targets were met; with --json one line of JSON after each. Run it on a machine that does nothing else. Needs "
-        "Java 17 and Maven for Apache Kafka and Kafka Streams; Quix Streams gets an environment of its own under "
-        ".cache/bench.",
+        "measure speed and memory, compared with the alternatives",
+        "Each bench runs its contenders in turns and prints a table of medians, minima and maxima, and whether the "
+        "targets were met; --json adds one line of JSON. Run it on an otherwise idle machine. Needs Java 17 and Maven "
+        "for Apache Kafka and Kafka Streams; Quix Streams gets its own environment under .cache/bench.",
         "  pulsegraph bench delivery\n  pulsegraph bench all --json\n  pulsegraph bench state --scale 0.05 --rounds 1",
     )
-    parser.add_argument("name", choices=(*NAMES, "all"), help="which one")
+    parser.add_argument("name", choices=(*NAMES, "all"), help="which bench")
     parser.add_argument(
-        "--rounds", type=whole(1, 1_000), default=3, metavar="N", help="turns of every contender (default 3)"
+        "--rounds", type=whole(1, 1_000), default=3, metavar="N", help="runs of every contender (default 3)"
     )
     parser.add_argument(
         "--scale",
         type=above_zero("a share", 1_000),
         default=1.0,
         metavar="X",
-        help="share of events and customers, to try it (default 1)",
+        help="share of events and customers, for a quick try (default 1)",
     )
-    parser.add_argument("--broker", choices=("apache", "embedded"), default="apache", help="default apache")
     parser.add_argument(
-        "--folder", type=Path, default=Path(".cache/bench"), metavar="DIR", help="for data (default .cache/bench)"
+        "--broker", choices=("apache", "embedded"), default="apache", help="which broker (default apache)"
     )
-    parser.add_argument("--json", action="store_true", help="after each table, one line of JSON")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(".cache/bench"),
+        metavar="DIR",
+        help="folder for data (default .cache/bench)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one line of JSON after each table")
     parser.set_defaults(run=run)
 
 

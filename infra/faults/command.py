@@ -20,10 +20,11 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "faults",
         "kill workers and brokers, and compare with an undisturbed run",
-        "Starts Apache Kafka and replays one recorded stream twice, with duplicates, disorder, late and malformed "
-        "records in it: through one worker that is left alone, and through several that are killed, paused, added and "
-        "removed while brokers restart and connections are cut. State, outcomes and last snapshots must be equal byte "
-        "for byte, predictions within 1e-3. Exit code 1 where they are not; the seed reproduces the schedule.",
+        "Starts Apache Kafka and replays one recorded stream twice; the stream has duplicates, disorder, late and "
+        "malformed records. The first replay goes through one undisturbed worker. The second goes through several, "
+        "which are killed, paused, added and removed while brokers restart and connections are cut. State, outcomes "
+        "and last snapshots must be equal byte for byte, predictions within 1e-3; else the exit code is 1. The seed "
+        "reproduces the schedule.",
         "  pulsegraph faults --events 20000 --kills 4\n"
         "  pulsegraph faults --events 1000000 --kills 100 --seed 1 --no-encode --json",
     )
@@ -31,25 +32,34 @@ def add(subparsers: Subparsers) -> None:
         "--events", type=whole(1, 10**9), default=20_000, metavar="N", help="records to replay (default 20000)"
     )
     parser.add_argument(
-        "--kills", type=whole(1, 10_000), default=4, metavar="N", help="SIGKILLs to workers, at least (default 4)"
+        "--kills",
+        type=whole(1, 10_000),
+        default=4,
+        metavar="N",
+        help="at least this many SIGKILLs to workers (default 4)",
     )
-    parser.add_argument("--seed", type=whole(0), default=0, help="of the stream and of the schedule (default 0)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="seed of the stream and the schedule (default 0)")
     parser.add_argument(
-        "--workers", type=whole(1, 4), default=2, metavar="N", help="at the beginning, 1 to 4 (default 2)"
+        "--workers", type=whole(1, 4), default=2, metavar="N", help="workers at the start, 1 to 4 (default 2)"
     )
-    parser.add_argument("--nodes", type=int, default=3, choices=(1, 3), help="of Apache Kafka (default 3)")
-    parser.add_argument("--partitions", type=whole(1, 1_000), default=4, metavar="N", help="of every topic (default 4)")
+    parser.add_argument("--nodes", type=int, default=3, choices=(1, 3), help="nodes of Apache Kafka (default 3)")
     parser.add_argument(
-        "--broker", choices=("apache", "embedded"), default="apache", help="embedded: faults of workers only"
-    )
-    parser.add_argument("--no-encode", action="store_true", help="without predictions: the encoder needs the most CPU")
-    parser.add_argument(
-        "--erased", type=float, default=0.0, metavar="SHARE", help="customers erased at some point (default 0)"
+        "--partitions", type=whole(1, 1_000), default=4, metavar="N", help="partitions of every topic (default 4)"
     )
     parser.add_argument(
-        "--folder", type=Path, metavar="DIR", help="for logs, dumps and Kafka's data (default .cache/faults/...)"
+        "--broker",
+        choices=("apache", "embedded"),
+        default="apache",
+        help="broker; embedded allows faults of workers only",
     )
-    parser.add_argument("--json", action="store_true", help="print one line of JSON and nothing else on stdout")
+    parser.add_argument("--no-encode", action="store_true", help="no predictions: the encoder needs the most CPU")
+    parser.add_argument(
+        "--erased", type=float, default=0.0, metavar="SHARE", help="share of customers erased at some point (default 0)"
+    )
+    parser.add_argument(
+        "--folder", type=Path, metavar="DIR", help="folder for logs, dumps and Kafka's data (default .cache/faults/...)"
+    )
+    parser.add_argument("--json", action="store_true", help="print only one line of JSON on stdout")
     parser.set_defaults(run=run)
 
 

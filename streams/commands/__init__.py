@@ -41,9 +41,9 @@ def add_settings_options(parser: argparse.ArgumentParser) -> None:
         "--config", type=Path, metavar="FILE", help="TOML file with settings (PULSEGRAPH_CONFIG); see `settings`"
     )
     parser.add_argument(
-        "--bootstrap", metavar="HOST:PORT", help="Kafka brokers to ask first (PULSEGRAPH_KAFKA_BOOTSTRAP)"
+        "--bootstrap", metavar="HOST:PORT", help="Kafka brokers to connect to first (PULSEGRAPH_KAFKA_BOOTSTRAP)"
     )
-    parser.add_argument("--prefix", help="put before every topic and group name (PULSEGRAPH_KAFKA_PREFIX)")
+    parser.add_argument("--prefix", help="prefix of every topic and group name (PULSEGRAPH_KAFKA_PREFIX)")
 
 
 def settings_from(args: argparse.Namespace, **overrides: object) -> Settings:
@@ -77,7 +77,7 @@ def day_ms(day: str) -> int:
     try:
         moment = datetime.fromisoformat(day)
     except ValueError as error:
-        raise ConfigError(f"{day!r} is no day: write it like 2017-07-01, or 2017-07-01T18:00") from error
+        raise ConfigError(f"{day!r} is not a date: write it like 2017-07-01 or 2017-07-01T18:00") from error
     return int((moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
@@ -115,7 +115,7 @@ def above_zero(what: str, most: float) -> Callable[[str], float]:
         except ValueError:
             number = 0.0
         if not 0 < number <= most:  # false of nan, too
-            raise argparse.ArgumentTypeError(f"{text!r}: give {what} above 0, at most {most:g}")
+            raise argparse.ArgumentTypeError(f"{text!r}: give {what} above 0 and at most {most:g}")
         return number
 
     return parsed
@@ -137,7 +137,7 @@ def make_folder(path: Path, option: str) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{option} {path} cannot be a folder ({error.strerror}): give another one") from error
+        raise ConfigError(f"{option} {path} cannot be used as a folder ({error.strerror}): give another one") from error
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
@@ -148,11 +148,11 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
         default="complete-journey",
         help="where events come from: purchases of 2,467 households in 2017 (default), or the simulator's 2017",
     )
-    parser.add_argument("--seed", type=whole(0), default=0, help="of every random choice (default 0)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="seed of every random choice (default 0)")
     parser.add_argument(
         "--customers",
         type=whole(1, MOST_CUSTOMERS),
         default=2_000,
         metavar="N",
-        help="of the simulation (default 2000)",
+        help="number of simulated customers (default 2000)",
     )

@@ -22,20 +22,22 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "broker",
         "run a Kafka broker on this machine until Ctrl-C",
-        "The default is an embedded one that needs no installation and keeps everything in memory. With --apache it is "
-        "Apache Kafka 4.3, which needs Java 17 and, the first time, Maven (it fetches 45 MB), and keeps its data in a "
-        "folder. The address is printed on stdout.",
+        "The default is an embedded broker, which needs no installation and keeps everything in memory. --apache runs "
+        "Apache Kafka 4.3, which keeps its data in a folder. It needs Java 17 and, the first time, Maven (to fetch "
+        "45 MB). The address is printed on stdout.",
         "  pulsegraph broker --port 9092\n  pulsegraph broker --apache --nodes 3 --data /var/tmp/kafka",
     )
     parser.add_argument("--port", type=int, default=9092, help="port on 127.0.0.1; 0 takes a free one (default 9092)")
     parser.add_argument("--apache", action="store_true", help="run Apache Kafka instead of the embedded broker")
     parser.add_argument(
-        "--nodes", type=int, choices=(1, 3), default=1, help="with --apache: size of the cluster (default 1)"
+        "--nodes", type=int, choices=(1, 3), default=1, help="with --apache: nodes of the cluster (default 1)"
     )
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="with --apache: folder that keeps the data; temporary where absent"
+        "--data", type=Path, metavar="DIR", help="with --apache: folder for the data (default: a temporary one)"
     )
-    parser.add_argument("--log", type=Path, metavar="FILE", help="log of the embedded broker; temporary where absent")
+    parser.add_argument(
+        "--log", type=Path, metavar="FILE", help="log of the embedded broker (default: a temporary file)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
             time.sleep(0.1)
             if not received and not _alive(broker):
                 # Its words and not its log's path: a temporary log goes with the broker.
-                raise Stop(f"the broker ended by itself; its last words: {tail_of(broker.log_path, 3) or 'none'}")
+                raise Stop(f"the broker ended by itself; its last log lines: {tail_of(broker.log_path, 3) or 'none'}")
     finally:
         broker.stop()
     return 130 if received[0] == signal.SIGINT else 0
@@ -73,7 +75,9 @@ def _embedded(args: argparse.Namespace) -> EmbeddedBroker:
     from streams.brokers.embedded import EmbeddedBroker
 
     if args.data is not None or args.nodes != 1:
-        raise ConfigError("--data and --nodes need --apache: the embedded broker is one node and keeps nothing")
+        raise ConfigError(
+            "--data and --nodes need --apache: the embedded broker has one node and keeps nothing on disk"
+        )
     return EmbeddedBroker(port=args.port, log_path=args.log)
 
 

@@ -24,20 +24,22 @@ def add(subparsers: Subparsers) -> None:
     parser = new_parser(
         subparsers,
         "customer",
-        "look a customer up: timeline, graph, pending outcomes, predictions and why",
-        "Reads the changelog topic, so no worker needs to run; what a worker took in during the last fraction of a "
-        "second may be missing. The timeline is read back with the vocabulary of the model (--model).",
+        "look up a customer: timeline, graph, pending labels, predictions and their reasons",
+        "Reads the changelog topic, so no worker needs to run. Events of the last fraction of a second may be missing. "
+        "The timeline is shown in the vocabulary of the model (--model).",
         "  pulsegraph customer 42\n"
         "  pulsegraph customer 42 --as-of 2017-10-01 --model .cache/demo/model\n"
         "  pulsegraph customer 42 --json",
     )
     parser.add_argument("id", metavar="ID", help="the customer's id, as in the record key")
     parser.add_argument(
-        "--as-of", metavar="DAY", help="decay edges and counters to this day or moment, UTC (default: the last event)"
+        "--as-of", metavar="DAY", help="decay edges and counters to this day or time, UTC (default: the last event)"
     )
     parser.add_argument("--model", type=Path, metavar="DIR", help="model directory (PULSEGRAPH_MODEL_DIR)")
-    parser.add_argument("--all", action="store_true", help="all sessions, edges and features, not only the first few")
-    parser.add_argument("--json", action="store_true", help="one line of JSON with everything")
+    parser.add_argument(
+        "--all", action="store_true", help="show all sessions, edges and features, not only the first few"
+    )
+    parser.add_argument("--json", action="store_true", help="print everything as one line of JSON")
     add_settings_options(parser)
     parser.set_defaults(run=run)
 
@@ -63,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _words(settings: Settings, required: bool) -> Words:
-    """The model's vocabulary; none where there is no model and nobody asked for one."""
+    """The model's vocabulary; none where there is no model and none is required."""
     from models.tokenizer import TOKENIZER_FILE, FastLexicon
     from streams.inspect.lookup import NoWords
 

@@ -19,15 +19,17 @@ def add(subparsers: Subparsers) -> None:
         "demo",
         "show the whole pipeline on real shopping data",
         "Trains a small model on January to June 2017 of the Complete Journey data (cached afterwards), starts a "
-        "broker and one\nworker, replays July to December through Kafka, and ends with sums that add up and with the "
-        "AUC of the churn\npredictions it made, judged by what the households did next.",
+        "broker and one\nworker, and replays July to December through Kafka. The summary accounts for every event, and "
+        "gives the AUC of\nthe churn predictions, measured against what the households did next.",
         "  pulsegraph demo\n  pulsegraph demo --limit 20000\n  pulsegraph demo --broker apache --json",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="replay about N events, of whole households")
-    parser.add_argument("--rate", type=rate, metavar="N", help="events/s; default: as fast as predictions stay fresh")
+    parser.add_argument("--limit", type=int, metavar="N", help="replay about N events, of complete households")
+    parser.add_argument("--rate", type=rate, metavar="N", help="events/s (default: as fast as predictions stay fresh)")
     parser.add_argument("--broker", choices=("embedded", "apache"), default="embedded", help="which broker to start")
-    parser.add_argument("--fresh", action="store_true", help="train again although a model is cached")
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON on stdout, and no live screen")
+    parser.add_argument("--fresh", action="store_true", help="train again even if a model is cached")
+    parser.add_argument(
+        "--json", action="store_true", help="no live screen; print one line of JSON on stdout at the end"
+    )
     parser.add_argument(
         "--cache", type=Path, default=Path(".cache/demo"), metavar="DIR", help="model, state and logs (.cache/demo)"
     )
@@ -41,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from streams.telemetry.progress_bars import training_bar
 
     if args.limit is not None and args.limit < 1:
-        raise ConfigError(f"--limit is {args.limit}: give a number of events above 0, or leave it out for all")
+        raise ConfigError(f"--limit {args.limit}: give a number of events above 0, or omit it for all")
     make_folder(args.cache, "--cache")
     model = ensure_model(args.cache, args.limit is not None, args.fresh, training_bar)
     demo = DemoRun(cache=args.cache, model=model, broker=args.broker, limit=args.limit, rate=args.rate)

@@ -19,13 +19,13 @@ def add(subparsers: Subparsers) -> None:
     parser = new_parser(
         subparsers,
         "entity",
-        "look an item, campaign, template, offer or channel up: who came to it, and how popular it is",
+        "look up an item, campaign, template, offer or channel: its customers and its popularity",
         "Reads the changelog of the entities role, so no worker needs to run.",
         "  pulsegraph entity item:123\n  pulsegraph entity campaign:18 --as-of 2017-10-01 --json",
     )
     parser.add_argument("entity", metavar="KIND:ID", help="item, campaign, template, offer or channel, and its id")
-    parser.add_argument("--as-of", metavar="DAY", help="decay to this day or moment, UTC (default: the last edge)")
-    parser.add_argument("--json", action="store_true", help="one line of JSON with everything")
+    parser.add_argument("--as-of", metavar="DAY", help="decay to this day or time, UTC (default: the last edge)")
+    parser.add_argument("--json", action="store_true", help="print everything as one line of JSON")
     add_settings_options(parser)
     parser.set_defaults(run=run)
 

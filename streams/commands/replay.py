@@ -32,16 +32,16 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "replay",
         "produce a data set's events to Kafka, in event-time order",
-        "Publishes the catalog, then the events with heartbeats that carry event time along, and a last heartbeat at "
-        "--to, so that everything due by then happens. Event ids make a second replay harmless: the events are "
-        "counted as duplicates, or as late, and change no state.",
+        "Publishes the catalog, then the events. Heartbeats carry event time along; the last one, at --to, fires "
+        "everything that is due by then. A second replay is harmless: its events are counted as duplicates, or as "
+        "late, and change no state.",
         "  pulsegraph replay --data complete-journey --from 2017-07-01 --to 2018-01-01 --limit 20000 --rate 2000",
     )
     add_source_options(parser)
     parser.add_argument("--from", dest="start", metavar="DAY", help="first day, UTC (default: where the data begins)")
     parser.add_argument("--to", dest="stop", metavar="DAY", help="day after the last, UTC (default: where it ends)")
-    parser.add_argument("--limit", type=int, metavar="N", help="about N events, of whole customers")
-    parser.add_argument("--rate", type=rate, metavar="N", help="events per second (default: as fast as it goes)")
+    parser.add_argument("--limit", type=int, metavar="N", help="replay about N events, of complete customers")
+    parser.add_argument("--rate", type=rate, metavar="N", help="events per second (default: as fast as possible)")
     parser.add_argument("--json", action="store_true", help="print the report as one line of JSON")
     add_settings_options(parser)
     parser.set_defaults(run=run)
@@ -53,13 +53,13 @@ def run(args: argparse.Namespace) -> int:
 
     settings = settings_from(args)
     if args.limit is not None and args.limit < 1:
-        raise ConfigError(f"--limit is {args.limit}: give a number of events above 0, or leave it out for all")
+        raise ConfigError(f"--limit {args.limit}: give a number of events above 0, or omit it for all")
     source = load_source(args.data, seed=args.seed, customers=args.customers)
     from_ms = source.from_ms if args.start is None else day_ms(args.start)
     to_ms = source.until_ms if args.stop is None else day_ms(args.stop)
     if not (from_ms < to_ms and from_ms < source.until_ms and to_ms > source.from_ms):
         raise ConfigError(
-            f"{args.data} has no event between {moment(from_ms)} and {moment(to_ms)}; it runs from "
+            f"{args.data} has no events between {moment(from_ms)} and {moment(to_ms)}; it runs from "
             f"{moment(source.from_ms)} to {moment(source.until_ms)}"
         )
     records = source.records(from_ms, to_ms, args.limit)

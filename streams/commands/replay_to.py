@@ -14,21 +14,21 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "replay-to",
         "rebuild the snapshot behind a prediction from the log, and compare it byte for byte",
-        "Finds the prediction and the snapshot it was made from, reads the source topics up to the snapshot's applied "
-        "offsets, builds the snapshot again with the code that serves, and compares. Exit code 0: the same; 1: not. "
-        "Needs the settings and the tokeniser of the worker that made it, and the log from its beginning.",
+        "Finds the prediction and its snapshot, reads the source topics up to the snapshot's applied offsets, builds "
+        "the snapshot again with the serving code, and compares the two. Exit code 0: equal; 1: different. Needs the "
+        "settings and the tokeniser of the worker that made the snapshot, and the log from its beginning.",
         "  pulsegraph replay-to 4be0643f1d98573b97cdca98a65347dd --customer 42\n"
         "  pulsegraph replay-to 4be0643f1d98573b97cdca98a65347dd --topic predictions.churn --json",
     )
-    parser.add_argument("prediction_id", metavar="PREDICTION_ID", help="as in the prediction, or in its ce_id header")
-    parser.add_argument("--customer", metavar="ID", help="whose prediction it is: searches one partition only")
+    parser.add_argument("prediction_id", metavar="PREDICTION_ID", help="from the prediction, or from its ce_id header")
+    parser.add_argument("--customer", metavar="ID", help="the prediction's customer: searches one partition only")
     parser.add_argument(
         "--topic",
         choices=("predictions.churn", "predictions.redemption", "predictions.next-best-action"),
-        help="where it was published (default: look everywhere)",
+        help="where it was published (default: search all)",
     )
     parser.add_argument("--model", type=Path, metavar="DIR", help="model directory (PULSEGRAPH_MODEL_DIR)")
-    parser.add_argument("--json", action="store_true", help="one line of JSON")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
     add_settings_options(parser)
     parser.set_defaults(run=run)
 

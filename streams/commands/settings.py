@@ -13,15 +13,15 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "settings",
         "show every setting: its variable, value, default and meaning",
-        "Values come from PULSEGRAPH_* variables, then from a TOML file (--config), then from the defaults. "
-        "Secrets are never shown.",
+        "PULSEGRAPH_* variables override a TOML file (--config), and the file overrides the defaults. Secrets are "
+        "never shown.",
         "  PULSEGRAPH_INGEST_CHECKPOINT_MS=250 pulsegraph settings --changed\n"
         "  pulsegraph settings --toml > pulsegraph.toml",
     )
     add_settings_options(parser)
     shape = parser.add_mutually_exclusive_group()
-    shape.add_argument("--changed", action="store_true", help="only those that differ from their default")
-    shape.add_argument("--toml", action="store_true", help="write a TOML file with all of them")
+    shape.add_argument("--changed", action="store_true", help="only settings that differ from their default")
+    shape.add_argument("--toml", action="store_true", help="print all settings as a TOML file")
     parser.set_defaults(run=run)
 
 

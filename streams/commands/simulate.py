@@ -30,10 +30,10 @@ def add(subparsers: Subparsers) -> None:
     parser = new_parser(
         subparsers,
         "simulate",
-        "produce the events of made-up customers whose truth is known",
-        "They browse, buy, are sent offers by email, push and sms, use them, and one day come no more. All four source "
-        "topics and the catalog are written. Equal arguments give equal events. --truth tells what no event says: each "
-        "customer's hazard, tastes, favourite hour and channel, and the true probabilities of every send.",
+        "produce the events of simulated customers whose true behaviour is known",
+        "They browse, buy, get offers by email, push and sms, use them, and one day stop coming. All four source "
+        "topics and the catalog are written. Equal arguments give equal events. --truth writes what the events do not "
+        "show: each customer's hazard, tastes, favourite hour and channel, and the true probabilities of every send.",
         "  pulsegraph simulate --customers 500 --days 60 --rate 500\n"
         "  pulsegraph simulate --customers 100 --days 7 --out events.jsonl --truth truth.jsonl",
     )
@@ -42,22 +42,28 @@ def add(subparsers: Subparsers) -> None:
         type=whole(1, MOST_CUSTOMERS),
         default=500,
         metavar="N",
-        help="how many in the end (default 500)",
+        help="number of customers at the end (default 500)",
     )
     parser.add_argument(
-        "--days", type=whole(1, 36_500), default=60, metavar="N", help="length in event time (default 60)"
+        "--days", type=whole(1, 36_500), default=60, metavar="N", help="days of event time (default 60)"
     )
     parser.add_argument("--start", default="2017-01-01", metavar="DAY", help="first day, UTC (default 2017-01-01)")
-    parser.add_argument("--seed", type=whole(0), default=0, help="of every random number (default 0)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="seed of every random choice (default 0)")
     parser.add_argument(
-        "--erased", type=float, default=0.0, metavar="SHARE", help="customers erased at some point, 0 to 1"
+        "--erased",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of customers that are erased at some point, 0 to 1",
     )
     parser.add_argument(
-        "--faults", action="store_true", help="also what goes wrong: 5%% duplicates, disorder, 1%% malformed records"
+        "--faults", action="store_true", help="add faults: 5%% duplicates, disorder, 1%% malformed records"
     )
-    parser.add_argument("--rate", type=rate, metavar="N", help="events per second (default: as fast as it goes)")
-    parser.add_argument("--out", metavar="FILE", help="write JSON lines there (- is stdout) instead of to Kafka")
-    parser.add_argument("--truth", type=Path, metavar="FILE", help="write each customer's truth there, as JSON lines")
+    parser.add_argument("--rate", type=rate, metavar="N", help="events per second (default: as fast as possible)")
+    parser.add_argument("--out", metavar="FILE", help="write JSON lines to this file (- is stdout) instead of to Kafka")
+    parser.add_argument(
+        "--truth", type=Path, metavar="FILE", help="write each customer's truth to this file, as JSON lines"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as one line of JSON")
     add_settings_options(parser)
     parser.set_defaults(run=run)
@@ -76,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
             file.writelines(json_encode(truth) + b"\n" for truth in simulator.truth())
     if args.out is not None:
         if args.faults or args.rate is not None:
-            raise ConfigError("--faults and --rate are for Kafka: a file has one JSON value a line, and no pace")
+            raise ConfigError("--faults and --rate work with Kafka only: leave them out with --out")
         with _opened(args.out) as file:
             file.writelines(_lines(simulator))
         return 0

@@ -15,12 +15,13 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "state",
         "dump all customer and entity state in a canonical form",
-        "One line of JSON per customer and entity, sorted by role and id: equal state gives equal bytes, from the "
-        "changelog topics or from a worker's folder. No worker needs to run; one whose folder is read must not.",
+        "Writes one line of JSON per customer and entity, sorted by role and id. Equal state gives equal bytes, "
+        "whether read from the changelog topics or from a worker's folder. No worker needs to run. "
+        "Stop a worker before you read its folder.",
         "  pulsegraph state dump --prefix a. --out a.jsonl\n"
         "  pulsegraph state dump --state-dir .cache/state --out b.jsonl",
     )
-    parser.add_argument("what", choices=("dump",), help="what to do with it")
+    parser.add_argument("what", choices=("dump",), help="what to do with the state")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--from-changelog", action="store_true", help="read the changelog topics (default)")
     source.add_argument(
@@ -28,9 +29,9 @@ def add(subparsers: Subparsers) -> None:
         type=Path,
         action="append",
         metavar="DIR",
-        help="read a stopped worker's folder; may be given more than once, the newest of each partition counts",
+        help="read a stopped worker's folder; may be repeated: the newest copy of each partition counts",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write there instead of to stdout")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write to this file instead of stdout")
     add_settings_options(parser)
     parser.set_defaults(run=run)
 

@@ -22,21 +22,21 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "tail",
         "follow a topic and print its records, one line of JSON each",
-        "Reads JSON and msgpack alike and names every field. Begins with what comes next, or with the oldest record "
-        "kept (--from-beginning), and goes on until -n records are printed or Ctrl-C. No consumer group is joined. "
-        "Records of dead-letter say why they were refused.",
+        "Reads JSON and msgpack, and names every field. Starts with the next record, or with the oldest one kept "
+        "(--from-beginning), and runs until -n records are printed or Ctrl-C. Joins no consumer group. Dead letters "
+        "show why they were refused.",
         "  pulsegraph tail predictions.next-best-action\n"
         "  pulsegraph tail clickstream --customer 42 --from-beginning --no-follow\n"
         "  pulsegraph tail dead-letter --from-beginning -n 5",
     )
     parser.add_argument("topic", metavar="TOPIC", help="logical name, see `pulsegraph topics list`")
     parser.add_argument(
-        "--customer", "--key", dest="key", metavar="ID", help="only records of this key: a customer, or kind:id"
+        "--customer", "--key", dest="key", metavar="ID", help="only records with this key: a customer, or kind:id"
     )
-    parser.add_argument("--from-beginning", action="store_true", help="begin with the oldest record that is kept")
-    parser.add_argument("--no-follow", action="store_true", help="end with the records that are there now")
-    parser.add_argument("-n", dest="count", type=int, metavar="N", help="end after N records")
-    parser.add_argument("--raw", action="store_true", help="print values as they are, and nothing about them")
+    parser.add_argument("--from-beginning", action="store_true", help="start with the oldest record that is kept")
+    parser.add_argument("--no-follow", action="store_true", help="stop after the records that are there now")
+    parser.add_argument("-n", dest="count", type=int, metavar="N", help="stop after N records")
+    parser.add_argument("--raw", action="store_true", help="print only the values, unchanged")
     parser.add_argument("--heartbeats", action="store_true", help="print heartbeats too")
     add_settings_options(parser)
     parser.set_defaults(run=run)
@@ -57,9 +57,9 @@ def run(args: argparse.Namespace) -> int:
             f"there is no topic {name!r}{suggestion(name, list(TOPICS))}; choose from {', '.join(TOPICS)}"
         )
     if args.count is not None and args.count < 1:
-        raise ConfigError(f"-n {args.count}: give a number above 0, or leave it out")
+        raise ConfigError(f"-n {args.count}: give a number above 0, or omit it")
     if args.no_follow and not args.from_beginning:
-        raise ConfigError("--no-follow shows what is there now, so it needs --from-beginning")
+        raise ConfigError("--no-follow prints the records that are there now, so it needs --from-beginning")
     with TopicReader(kafka_client_config(settings)) as reader:
         full_name = settings.kafka.prefix + name
         messages = _messages(reader, full_name, _partitions(reader, topic, full_name, args.key), args)

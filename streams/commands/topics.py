@@ -18,8 +18,8 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "topics",
         "create, check, list or delete the topics",
-        "Topics are never created by the broker: all have the same number of partitions, so that a customer's events, "
-        "state and predictions are in the same one.",
+        "All topics need the same number of partitions, so that a customer's events, state and predictions are in the "
+        "same one. The broker never creates topics by itself.",
         "  pulsegraph topics create --partitions 8\n  pulsegraph topics check --bootstrap kafka-1:9092",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -30,8 +30,10 @@ def add(subparsers: Subparsers) -> None:
         "Topics that exist are left alone, unless --update is given. Partition counts are never changed.",
         "  pulsegraph topics create --partitions 8 --replicas 3",
     )
-    create.add_argument("--partitions", type=int, help="of every topic (PULSEGRAPH_KAFKA_PARTITIONS, default 4)")
-    create.add_argument("--replicas", type=int, help="copies of every partition; the broker's default where absent")
+    create.add_argument(
+        "--partitions", type=int, help="partitions of every topic (PULSEGRAPH_KAFKA_PARTITIONS, default 4)"
+    )
+    create.add_argument("--replicas", type=int, help="copies of every partition (default: the broker's)")
     create.add_argument(
         "--update", action="store_true", help="also correct cleanup policy and retention of topics that exist"
     )
@@ -39,7 +41,7 @@ def add(subparsers: Subparsers) -> None:
         actions,
         "check",
         "compare the broker's topics with the contract",
-        "Exit code 0 when all is well; 2, and a sentence that says what to run, when it is not.",
+        "Exit code 0 when all is well; else 2, and a message that says what to run.",
         "  pulsegraph topics check --bootstrap kafka-1:9092",
     )
     check.add_argument("--partitions", type=int, help="expected count (PULSEGRAPH_KAFKA_PARTITIONS, default 4)")
@@ -57,7 +59,7 @@ def add(subparsers: Subparsers) -> None:
         "Stop producers and workers first.",
         "  pulsegraph topics delete --prefix test. --yes",
     )
-    delete.add_argument("--yes", action="store_true", help="really do it")
+    delete.add_argument("--yes", action="store_true", help="confirm")
     for action in (create, check, listing, delete):
         add_settings_options(action)
     parser.set_defaults(run=run)
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{len(created)} topics created on {kafka.bootstrap}; all are there with {count} partitions")
     elif args.action == "check":
         count = admin.check_topics(client, prefix=kafka.prefix, partitions=kafka.partitions)
-        print(f"all topics on {kafka.bootstrap} are as they should be, with {count} partitions")
+        print(f"all topics on {kafka.bootstrap} are correct, with {count} partitions")
     elif args.action == "list":
         _list(client, settings)
     else:

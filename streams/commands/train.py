@@ -31,10 +31,10 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "train",
         "train a model and write its directory",
-        "Events before --until go through the same code that serves: it makes snapshots and, as event time passes, "
-        "their labels. Training reads those labelled snapshots and nothing else, and only of questions that have ended "
-        "by then: before, one of the two answers is known. With --from-topics it reads the ones "
-        "that a running deployment has written to its outcomes topic, and its catalog; otherwise it needs no Kafka.",
+        "Events before --until go through the serving code, which makes snapshots and, as event time passes, their "
+        "labels. Training reads these outcomes and nothing else, and only those whose horizon has ended by then, since "
+        "before that only one of the two labels can be known. --from-topics reads the outcomes and the catalog of a "
+        "running deployment instead; without it, no Kafka is needed.",
         "  pulsegraph train --data complete-journey --until 2017-07-01 --out .cache/model\n"
         "  pulsegraph train --data simulation --customers 500 --budget 20 --out .cache/toy\n"
         "  pulsegraph train --from-topics --base .cache/model --out .cache/model-2",
@@ -44,13 +44,15 @@ def add(subparsers: Subparsers) -> None:
         "--until", default="2017-07-01", metavar="DAY", help="use events before this day, UTC (default 2017-07-01)"
     )
     parser.add_argument(
-        "--from-topics", action="store_true", help="learn from the outcomes of a deployment, in the words of --base"
+        "--from-topics",
+        action="store_true",
+        help="learn from the outcomes of a deployment, with the vocabulary of --base",
     )
     parser.add_argument(
         "--base",
         type=Path,
         metavar="DIR",
-        help="model whose words the outcomes are written in (default: PULSEGRAPH_MODEL_DIR)",
+        help="model whose vocabulary the outcomes use (default: PULSEGRAPH_MODEL_DIR)",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="model directory (PULSEGRAPH_MODEL_DIR)")
     parser.add_argument(
@@ -119,7 +121,7 @@ def _from_events(args: argparse.Namespace, settings: Settings, until_ms: int) ->
 
     source = load_source(args.data, seed=args.seed, customers=args.customers)
     if until_ms <= source.from_ms:
-        raise ConfigError(f"{args.data} has no event before {args.until}: give a later --until")
+        raise ConfigError(f"{args.data} has no events before {args.until}: give a later --until")
     with training_bar() as progress:
         progress(0.0, "reading events")
         return train_on_events(

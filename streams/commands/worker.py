@@ -18,17 +18,23 @@ def add(subparsers: Subparsers) -> None:
         "worker",
         "run one or more roles of the pipeline until SIGTERM or Ctrl-C",
         f"{'; '.join(f'{role.name} {role.does}' for role in ROLES.values())}. Each role is a consumer group of its "
-        "own: start more workers to share the load. State lives in --state-dir and, in full, in the changelog topics.",
+        "own: start more workers to share the load. The changelog topics hold all state; --state-dir holds a copy of "
+        "this worker's part.",
         "  pulsegraph worker --roles ingest,entities\n  pulsegraph worker --roles encode --model .cache/model",
     )
-    parser.add_argument("--roles", default=",".join(ROLES), help="comma-separated (default: all)")
+    parser.add_argument("--roles", default=",".join(ROLES), help="roles, separated by commas (default: all)")
     parser.add_argument("--model", type=Path, metavar="DIR", help="model directory (PULSEGRAPH_MODEL_DIR)")
     parser.add_argument("--state-dir", type=Path, metavar="DIR", help="folder of local stores (PULSEGRAPH_STATE_DIR)")
     parser.add_argument(
-        "--standby", action="store_true", default=None, help="keep copies of partitions that other workers own"
+        "--standby",
+        action="store_true",
+        default=None,
+        help="keep standbys: copies of partitions that other workers own",
     )
-    parser.add_argument("--metrics-port", type=int, metavar="PORT", help="serve /metrics there; 0 is a free port")
-    parser.add_argument("--verbose", action="store_true", help="log what happens, not only what goes wrong")
+    parser.add_argument(
+        "--metrics-port", type=int, metavar="PORT", help="serve /metrics on this port; 0 takes a free one"
+    )
+    parser.add_argument("--verbose", action="store_true", help="log progress too, not only problems")
     add_settings_options(parser)
     parser.set_defaults(run=run)
 

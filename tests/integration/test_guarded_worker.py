@@ -164,7 +164,7 @@ def test_a_worker_and_every_command_get_in_with_the_password(
         pipeline.stop()
     assert RIGHT not in "".join(path.read_text() for path in tmp_path.glob("*.log"))
     expected = {
-        "topics": "as they should be",
+        "topics": "are correct",
         "tail": '"event":"purchase"',
         "dead-letters": "clickstream-0-7",
         "customer": "c1",

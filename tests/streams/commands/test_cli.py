@@ -176,7 +176,7 @@ def own_signals() -> Iterator[None]:
 def test_ids_that_are_no_text_are_refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(argv) == 2
     said = capsys.readouterr().err
-    assert r"\xff' is no UTF-8" in said
+    assert r"\xff' is not UTF-8" in said
     assert said.count("\n") == 1
 
 
@@ -264,7 +264,7 @@ def test_a_broker_that_ends_by_itself_leaves_its_last_words(
 
     monkeypatch.setattr(EmbeddedBroker, "start", dying)
     assert cli.main(["broker", "--port", "0"]) == 2
-    assert "ended by itself; its last words: " in (said := capsys.readouterr().err)
+    assert "ended by itself; its last log lines: " in (said := capsys.readouterr().err)
     assert "the last thing it said" in said
 
 

@@ -48,7 +48,7 @@ def test_replay_reports_what_was_acknowledged(
     ("options", "said"),
     [
         (["--from", "2019-01-01"], "it runs from 2017-01-01"),
-        (["--from", "2017-02-01", "--to", "2017-01-01"], "has no event between"),
+        (["--from", "2017-02-01", "--to", "2017-01-01"], "has no events between"),
         (["--limit", "0"], "above 0"),
         (["--rate", "-1"], "events per second above 0"),
         (["--bootstrap", "nowhere"], "PULSEGRAPH_KAFKA_BOOTSTRAP|kafka.bootstrap"),
@@ -104,7 +104,7 @@ def test_simulate_with_faults_to_kafka(
     ("options", "said"),
     [
         (["--out", "/no/such/folder/x", "--customers", "1", "--days", "1"], "cannot be written"),
-        (["--out", "-", "--rate", "5"], "are for Kafka"),
+        (["--out", "-", "--rate", "5"], "work with Kafka only"),
         (["--erased", "2"], "from 0 to 1"),
         (["--customers", "0"], "whole number from 1"),
         (["--start", "2017-01-01T05:00"], "no UTC midnight"),

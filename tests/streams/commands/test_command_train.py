@@ -88,7 +88,7 @@ def test_nothing_is_known_of_the_time_behind_the_end(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--until", "2016-01-01"], "no event before 2016-01-01"),
+        (["--until", "2016-01-01"], "no events before 2016-01-01"),
         (["--until", "soon"], "write it like 2017-07-01"),
         (["--budget", "0"], "seconds above 0"),
         (["--until", "2017-01-02", "--customers", "2"], "nothing to learn from"),

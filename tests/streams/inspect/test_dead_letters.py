@@ -223,7 +223,7 @@ def test_a_time_that_no_calendar_has_is_shown_as_it_is(
         (["list", "--reason", "malformd"], "did you mean malformed"),
         (["list", "--topic", "clickstreams"], "did you mean clickstream"),
         (["list", "-n", "0"], "above 0"),
-        (["list", "--since", "yesterday"], "'yesterday' is no day"),
+        (["list", "--since", "yesterday"], "'yesterday' is not a date"),
     ],
 )
 def test_wrong_arguments_are_explained(
