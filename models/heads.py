@@ -111,9 +111,9 @@ class RedemptionHead(Calibrated):
 
 
 def usable(columns: Tensor) -> Tensor:
-    """Of the columns (B, COLUMNS), those a redemption is judged on (B, PLAIN).
+    """Of the columns (B, COLUMNS), those a redemption is scored on (B, PLAIN).
 
-    No squares, as rows are few. Not known is what the last send has just moved, as training judges a customer just
+    No squares, as rows are few. Not known is what the last send has just moved, as training scores a customer just
     before a send and serving mostly just after one; and the last event's hour and weekday, which followed noise
     (Complete Journey, log loss 0.359 without this and the choice of ridge across campaigns, 0.350 with both).
     """

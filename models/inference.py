@@ -50,7 +50,7 @@ class Encoded:
     columns: Floats
     """Transformed features, (B, COLUMNS): the heads' other input."""
     foreign: int
-    """Snapshots whose tokens another tokeniser made: they are judged on their features alone."""
+    """Snapshots whose tokens another tokeniser made: they are scored on their features alone."""
 
     def __len__(self) -> int:
         return len(self.churn)
@@ -155,7 +155,7 @@ class Predictor:
             compiled=compiled,
         )
         self.embed: Embedder = chosen
-        """Token ids to embeddings, as they are asked for by :meth:`encode`."""
+        """Token ids to embeddings, as they are requested by :meth:`encode`."""
         if remembered_bytes:
             self.embed = Remembering(chosen, model.encoder.positions, remembered_bytes)
         self.dtype = chosen.dtype

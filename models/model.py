@@ -42,7 +42,7 @@ class TrainingReport(msgspec.Struct, frozen=True, kw_only=True):
     """Head that was not trained → why."""
     outcomes: int = 0
     early: int = 0
-    """Outcomes that were left out, as other answers to questions of their time are not known yet."""
+    """Outcomes that were left out because their horizon has not ended."""
     recipe: int = 0
     """See :data:`models.training.RECIPE`; 0: made before there were numbers."""
     pretrain_steps: int = 0

@@ -262,7 +262,7 @@ def _cache() -> Path | None:
 
 @functools.cache
 def _processor() -> str:
-    """Model and features of the processor, as Linux tells them."""
+    """Model and features of the processor, as Linux reports them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

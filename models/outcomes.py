@@ -68,10 +68,10 @@ class Rows:
 
 
 def matured(outcomes: Iterable[Outcome], until_ms: int) -> list[Outcome]:
-    """Outcomes of questions that had ended by ``until_ms``, the event time up to which everything is known.
+    """Outcomes whose horizon had ended by ``until_ms``, the event time up to which everything is known.
 
-    Who comes back says so at once, who churns is known to only when the horizon ends. Among younger questions one
-    answer alone is known, so none of them may count, whatever its answer.
+    A customer who comes back is known at once, one who churns only when the horizon ends. Among younger outcomes
+    only one of the two labels is known, so none of them may count.
     """
     return [outcome for outcome in outcomes if outcome.due_ms <= until_ms]
 
@@ -150,7 +150,7 @@ def split(rows: Rows, head: Head) -> tuple[Ints, Ints, str]:
     """Row numbers for fitting and for validation, and the split's name.
 
     Redemption is validated on its newest campaigns where there are enough, as new campaigns are what it will score.
-    Otherwise other customers are judged, on the later half of the days where that holds enough of both classes.
+    Otherwise other customers are measured, on the later half of the days where that holds enough of both classes.
     """
     everything = np.arange(len(rows))
     if head == "redemption":

@@ -83,7 +83,7 @@ def churn_reasons(snapshot: Snapshot, contributions: Floats, typical: Floats, to
     """The families that moved the churn logit most, strongest first.
 
     Args:
-        snapshot: what was judged.
+        snapshot: what was scored.
         contributions: this customer's row of ``Encoded.contributions``, (SIZE,).
         typical: feature values of the average customer, (SIZE,); ``Predictor.typical``.
         top: how many at most.
@@ -102,7 +102,7 @@ def redemption_reasons(
     """The families that moved a (customer, campaign) logit most, strongest first.
 
     Args:
-        snapshot: what was judged.
+        snapshot: what was scored.
         customer: the customer's row of ``Redemptions.customer``, (SIZE,).
         cross: the pair's row of ``Redemptions.cross``, (CROSS_SIZE,).
         cross_values: the pair's raw cross features, (CROSS_SIZE,).
@@ -147,7 +147,7 @@ def _described(code: str, values: Floats, typical: Floats, share: float) -> tupl
         return f"SESSION_{'OPEN' if events else 'CLOSED'}", f"{events:.0f} events in the open session"
     day, hour = value("day_of_week"), value("hour_of_day")
     name = _DAYS[int(day) % 7] if math.isfinite(day) else "an unknown day"
-    return "TIMING", f"last seen at {hour:.0f}:00 UTC, judged on a {name}"
+    return "TIMING", f"last seen at {hour:.0f}:00 UTC, scored on a {name}"
 
 
 def _recency(days: float, gap: float) -> tuple[str, str]:

@@ -65,7 +65,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     """Cross features of the redemption head, in order."""
     horizon_days: int
     heads: tuple[Head, ...] = HEADS
-    """Those that were trained; a card from before this was told counts as having all."""
+    """Those that were trained; a card without this field counts as having all."""
     calibration: dict[str, dict[str, float]]
     """Head → gate, scale and shift; for people, the heads hold them as tensors."""
     report: TrainingReport = TrainingReport()

@@ -39,7 +39,7 @@ MAX_SUBWORDS: Final = 2_000
 TEXT_IDS: Final = 6
 TEXT_CACHE: Final = 50_000
 TOKENIZER_FILE: Final = "tokenizer.json"
-#: What ``AutoTokenizer`` must be told besides, or it would add the special tokens of its own idea of BERT.
+#: What ``AutoTokenizer`` needs besides, or it would add the special tokens of its own idea of BERT.
 HF_TOKENIZER: Final = {
     "tokenizer_class": "PreTrainedTokenizerFast",
     "pad_token": PAD,

@@ -80,14 +80,14 @@ def train(
     """Train a model; its ``report`` says what it reached, and which head was left out.
 
     Args:
-        found: outcomes in any order, of questions that have ended (:func:`models.outcomes.matured`).
+        found: outcomes in any order whose horizon has ended (:func:`models.outcomes.matured`).
         catalog: ``kind:id`` -> entry, for the campaigns that the outcomes name and for their items and offers.
         lexicon: of the tokeniser that made the outcomes' snapshots.
         clock: seconds that only go forward, e.g. ``time.monotonic``.
         progress: called with the fraction done (0 to 1) and what is being done.
         config: another Hugging Face encoder's config; a small BERT of ``settings.size`` where absent.
         device: where the deep part is trained.
-        early: outcomes that are not in ``found`` because their questions have not ended, for the report.
+        early: outcomes that are not in ``found`` because their horizon has not ended, for the report.
 
     Raises:
         ConfigError: no head has outcomes of both labels to fit on, or the outcomes are of another tokeniser.
@@ -113,7 +113,7 @@ def train(
     if not data:
         counts = ", ".join(f"{len(rows[head])} of {head} ({left_out[head]})" for head in HEADS)
         raise ConfigError(
-            f"nothing to learn from: {counts}; {early} more are left out until their questions end; "
+            f"nothing to learn from: {counts}; {early} more are left out until their horizon ends; "
             "replay a longer log first"
         )
     generator = np.random.default_rng(settings.seed)

@@ -44,7 +44,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     latency_ms: int
     """From the newest event's record timestamp to this prediction, wall clock."""
     snapshot_kind: Literal["event", "horizon", "send"] = "event"
-    """``event``: something happened. ``horizon``, ``send``: a point at which the prediction is judged later."""
+    """``event``: something happened. ``horizon``, ``send``: its outcome will be known later."""
 
 
 class ChurnPrediction(Prediction, frozen=True, kw_only=True, omit_defaults=True):
@@ -132,4 +132,4 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     erased_ms: int
     """Event time of the erasure; everything up to it is gone."""
     source: tuple[str, int, int]
-    """The record that asked for it."""
+    """The record that requested it."""

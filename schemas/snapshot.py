@@ -41,7 +41,7 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fa
     version: int = SNAPSHOT_VERSION
     customer_id: str
     kind: SnapshotKind
-    """``event``: after an event, from all that is known. ``horizon`` and ``send``: judged later, from settled state."""
+    """``event``: after an event, from all that is known. ``horizon``, ``send``: with a label, from settled state."""
     as_of_ms: int
     source: tuple[str, int, int]
     """topic, partition and offset of the newest event in it."""

@@ -27,10 +27,24 @@ RETIRED = {
     "set_aside": "quarantine",
     "punctual": "late_before_ms",
     "punctual_from_ms": "late_before_ms",
+    "judged": "with a pending label",
+    "question": "pending label",
+    "questions": "pending label",
+    "asked": "as_of_ms",
+    "told": "reported",
     "foreign_snapshots": "vocabulary_mismatch",
     "fewer": "has_late_opt_out",
     "epoch_writer": "checkpoint_writer",
     "end_epoch": "checkpoint",
+}
+
+#: Files whose last retired words go with the next change to them.
+LEFT = {
+    "streams/agents/learn.py": {"_told_ms", "asked_ms", "judged"},
+    "streams/core/fold.py": {"question"},
+    "streams/runtime/app.py": {"told"},
+    "streams/serving/catalog.py": {"_told", "_told_before", "told"},
+    "streams/serving/predict.py": {"_SUPPRESSED_TOLD"},
 }
 
 
@@ -91,6 +105,7 @@ def test_retired_words_stay_away(package: str) -> None:
         f"{path.relative_to(ROOT)}: {name}: say {RETIRED[word]!r}"
         for path in sorted((ROOT / package).rglob("*.py"))
         for name in _identifiers(ast.parse(path.read_text(encoding="utf-8"))) | {path.stem}
+        if name not in LEFT.get(str(path.relative_to(ROOT)), ())
         for word in RETIRED
         if re.search(rf"(^|_){word}(_|$)", _snake(name))
     }

@@ -63,8 +63,8 @@ def run(options: Options, say: Say) -> Findings:
                     costs.append(run.us_per_event)
                 for share in _PERCENTILES:
                     found[load, share].append(percentile(fresh, share) or 0.0)
-                told = ", ".join(f"p{share * 100:.0f} {found[load, share][-1]:.0f} ms" for share in _PERCENTILES)
-                say(f"round {number + 1}: at {load:.0%}: {told} over {len(fresh):,} predictions")
+                latencies = ", ".join(f"p{share * 100:.0f} {found[load, share][-1]:.0f} ms" for share in _PERCENTILES)
+                say(f"round {number + 1}: at {load:.0%}: {latencies} over {len(fresh):,} predictions")
         collector.stop()
     results = [
         Measured(

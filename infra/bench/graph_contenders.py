@@ -104,7 +104,7 @@ class Runner:
         outcome = msgspec.json.decode(lines[-1], type=ContenderResult)
         if wanted is not None:
             if outcome.totals is None:
-                raise Stop(f"{name} did not tell its sums")
+                raise Stop(f"{name} did not report its sums")
             check(name, outcome.totals, wanted)
         return outcome
 

@@ -1,4 +1,4 @@
-"""What a contender's process is told, and what it says. The peers in other languages read and write the same JSON."""
+"""What a contender's process gets, and what it reports. The peers in other languages read and write the same JSON."""
 
 from __future__ import annotations
 

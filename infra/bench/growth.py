@@ -99,7 +99,7 @@ def run(options: Options, say: Say) -> Findings:
         ],
         left_out=[
             "Kafka, so also the changelog. The ready-made customers are copies of a few that the core made: they "
-            "browsed three times, bought nothing, and no question about them is open. Of 1,000 customers every second "
+            "browsed three times, bought nothing, and they have no pending labels. Of 1,000 customers every second "
             "one comes in every checkpoint, so theirs is the fuller state.",
         ],
     )

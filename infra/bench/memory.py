@@ -1,7 +1,7 @@
 """Resident memory and disk as customers grow, of the ingest core on RocksDB with a worker's caches.
 
 In a process of its own, a RocksDB gets 100,000 ready-made customers, and then a million. Each time 40,000 visits of
-five events go to customers drawn evenly: sessions end, snapshots are taken, questions are asked, and every cache comes
+five events go to customers drawn evenly: sessions end, snapshots are taken, labels are pending, and every cache comes
 to hold what it holds in the long run. *Resident* is the highest ``VmRSS`` after a checkpoint of that, less what the
 process had before its first customer (interpreter, modules, an empty database).
 """

@@ -14,7 +14,7 @@ from typing import Final, Literal
 from msgspec import Struct, field, structs
 
 Say = Callable[[str], None]
-"""Told what is being done, for stderr."""
+"""Called with what is being done, for stderr."""
 
 _PACKAGES: Final = ("faust-streaming", "aiokafka", "confluent-kafka", "rocksdict", "msgspec", "torch", "transformers")
 
@@ -127,7 +127,7 @@ def take_turns(
     Args:
         contenders: name -> a run that returns its figure.
         rounds: how often.
-        say: told of every figure.
+        say: called with every figure.
         unit: of the figures.
 
     Example:

@@ -152,8 +152,8 @@ class Fleet:
         """Start again what ended by itself, as any process supervisor would, and remember it."""
         for name, child in [entry for entry in self.workers if not entry[1].running]:
             self.workers.remove((name, child))
-            told = tail_of(self._folder / f"{name}.log", 6)
-            self.exits.append(f"{name} ended with status {child.returncode}: {told}")
+            log_end = tail_of(self._folder / f"{name}.log", 6)
+            self.exits.append(f"{name} ended with status {child.returncode}: {log_end}")
             child.kill()
             self.start(name)
             if len(self.exits) > 60:
@@ -169,7 +169,7 @@ class Fleet:
 
 
 class GroupProgress:
-    """Watches the offsets a group commits, in a thread, and tells when every partition has moved.
+    """Watches the offsets a group commits, in a thread, and reports when every partition has moved.
 
     Args:
         topics: full names; every partition of them must get records all the time.

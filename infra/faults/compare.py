@@ -19,7 +19,7 @@ from streams.kafka.reader import TopicReader
 
 TOLERANCE: Final = 1e-3
 _SHOWN: Final = 5
-_JUDGED: Final = ("horizon", "send")
+_LABELLED: Final = ("horizon", "send")
 
 _snapshot: Final = msgspec.msgpack.Decoder(Snapshot).decode
 _outcome: Final = msgspec.msgpack.Decoder(Outcome).decode
@@ -180,10 +180,10 @@ def same_lines(expected: Path, found: Path) -> Check:
 def _place(line: bytes) -> tuple[str, str, str]:
     if not line:
         return "", "", ""
-    told = msgspec.json.decode(line)
-    if "id" not in told:
-        return "0", told["role"], f"partition {told['partition']}"
-    return "1", told["role"], told["id"]
+    record = msgspec.json.decode(line)
+    if "id" not in record:
+        return "0", record["role"], f"partition {record['partition']}"
+    return "1", record["role"], record["id"]
 
 
 def _paths(a: bytes, b: bytes) -> list[str]:
@@ -213,14 +213,16 @@ def counted_once(left: Left) -> Check:
     seen = late = 0
     with open(left.dump_path, "rb") as lines:
         for line in lines:
-            told = msgspec.json.decode(line)
-            if told["role"] != "ingest" or "id" not in told or told["id"] in expected.erased:
+            record = msgspec.json.decode(line)
+            if record["role"] != "ingest" or "id" not in record or record["id"] in expected.erased:
                 continue
             seen += 1
-            counted = told["state"]["settled"]["events"] + len(told["state"]["tail"])
-            late += sum(told["state"]["late"].values())
-            if counted != expected.events.get(told["id"], 0):
-                wrong.append(f"{told['id']}: {counted} events counted, {expected.events.get(told['id'], 0)} in the log")
+            counted = record["state"]["settled"]["events"] + len(record["state"]["tail"])
+            late += sum(record["state"]["late"].values())
+            if counted != expected.events.get(record["id"], 0):
+                wrong.append(
+                    f"{record['id']}: {counted} events counted, {expected.events.get(record['id'], 0)} in the log"
+                )
     known = len(expected.events.keys() - expected.erased)
     if seen < known:
         wrong.append(f"{known - seen} customers are missing")
@@ -234,20 +236,20 @@ def all_taken(left: Left) -> Check:
     found: dict[tuple[str, int], int] = {}
     with open(left.dump_path, "rb") as lines:
         for line in lines:
-            told = msgspec.json.decode(line)
-            if told["role"] == "ingest" and "id" not in told:
-                found |= {(topic, told["partition"]): offset for topic, offset in told["next_offsets"].items()}
-            elif "id" in told:
+            record = msgspec.json.decode(line)
+            if record["role"] == "ingest" and "id" not in record:
+                found |= {(topic, record["partition"]): offset for topic, offset in record["next_offsets"].items()}
+            elif "id" in record:
                 break
     return same(left.sources.ends, found)
 
 
 def same_predictions(expected: dict[str, dict[str, Any]], found: dict[str, dict[str, Any]], erased: set[str]) -> Check:
-    """Judged ones are the same set; each customer's last live one is the same; all agree within the tolerance.
+    """Labelled ones are the same set; each customer's last event one is the same; all agree within the tolerance.
 
     Live ones in between may be missing on either side: the encoder scores the newest snapshot of who waits.
     """
-    wrong = [f"{key}: judged in one run only" for key in sorted(_judged(expected) ^ _judged(found))]
+    wrong = [f"{key}: in one run only" for key in sorted(_labelled(expected) ^ _labelled(found))]
     newest, others = _newest(expected, erased), _newest(found, erased)
     wrong += [
         f"{customer}: the last live prediction is another"
@@ -269,14 +271,14 @@ def _number(prediction: dict[str, Any]) -> float:
     return float(number)
 
 
-def _judged(predictions: dict[str, dict[str, Any]]) -> set[str]:
-    return {key for key, told in predictions.items() if told.get("snapshot_kind") in _JUDGED}
+def _labelled(predictions: dict[str, dict[str, Any]]) -> set[str]:
+    return {key for key, record in predictions.items() if record.get("snapshot_kind") in _LABELLED}
 
 
 def _newest(predictions: dict[str, dict[str, Any]], erased: set[str]) -> dict[str, str]:
     """Customer -> its last live prediction, in order of publication."""
     return {
-        told["customer_id"]: key
-        for key, told in predictions.items()
-        if told.get("snapshot_kind", "event") == "event" and told["customer_id"] not in erased
+        record["customer_id"]: key
+        for key, record in predictions.items()
+        if record.get("snapshot_kind", "event") == "event" and record["customer_id"] not in erased
     }

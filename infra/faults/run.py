@@ -92,7 +92,7 @@ class Harness:
     """Runs a plan in a folder.
 
     Args:
-        say: told what happens, line by line.
+        say: called with what happens, line by line.
     """
 
     def __init__(self, plan: Plan, folder: Path, say: Say) -> None:

@@ -80,8 +80,8 @@ class RecordedStream:
             headers: tuple[tuple[str, bytes], ...] = ()
             if record.value is None and record.topic == "profiles":
                 # An erasure has no body to carry its event time.
-                told = cloudevents.headers(f"erase-{event_ts_ms}-{number}", "erase", event_ts_ms)
-                headers = tuple((name, value) for name, value in told)
+                pairs = cloudevents.headers(f"erase-{event_ts_ms}-{number}", "erase", event_ts_ms)
+                headers = tuple((name, value) for name, value in pairs)
             partition = partition_for(record.key, self.partitions) if record.key else number % self.partitions
             yield Wire(record.topic, partition, record.key, record.value, headers, self.base_ms + number)
             number += 1
@@ -123,7 +123,7 @@ class Expected:
         self._seen: set[int] = set()
         self.records = self.duplicates = self.late = self.heartbeats = 0
         self.events: dict[str, int] = {}
-        """Customer -> distinct punctual events."""
+        """Customer -> distinct events that are not late."""
         self.erased: set[str] = set()
         self.refused: set[str] = set()
         self.ends: dict[tuple[str, int], int] = {}

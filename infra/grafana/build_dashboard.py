@@ -31,7 +31,7 @@ _HITS_AND_MISSES: Final = _rate("pulsegraph_cache_hits_total") + " + " + _rate("
 #: Title, a unit of Grafana's, and (query, legend) pairs.
 Panel = tuple[str, str, list[tuple[str, str]]]
 
-#: Every worker tells the lag of its whole group: the maximum counts each partition once.
+#: Every worker reports the lag of its whole group: the maximum counts each partition once.
 _BEHIND: Final = "sum by (role) (max by (role, topic, partition) (pulsegraph_lag_records))"
 
 #: Row -> panels.
@@ -82,12 +82,12 @@ ROWS: Final[dict[str, list[Panel]]] = {
         ),
         ("Outcomes", "cps", [(_rate("pulsegraph_outcomes_total", "head, label"), "{{head}} = {{label}}")]),
         (
-            "Erased customers, events settled early, questions dropped",
+            "Erased customers, events settled early, pending labels dropped",
             "cps",
             [
                 (_rate("pulsegraph_erasures_total"), "erased"),
                 (_rate("pulsegraph_tail_overflow_total"), "settled early"),
-                (_rate("pulsegraph_pending_labels_dropped_total"), "questions dropped"),
+                (_rate("pulsegraph_pending_labels_dropped_total"), "pending labels dropped"),
             ],
         ),
     ],

@@ -126,7 +126,7 @@ class ApacheBroker:
         self._children: dict[int, Child] = {}
         self._layout = self._load_layout(port)
         self.advertised: dict[int, str] = {}
-        """Node -> ``host:port`` told to clients instead of its own, for example that of a proxy. Set before start."""
+        """Node -> ``host:port`` announced to clients instead of its own, such as a proxy's. Set before start."""
 
     @property
     def bootstrap(self) -> str:

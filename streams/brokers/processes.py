@@ -24,7 +24,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Different TCP ports that nobody listens on: asked for one by one, the kernel may give the same one twice."""
+    """Different TCP ports that nobody listens on, taken at once: the kernel might repeat one otherwise."""
     probes = [socket.socket() for _ in range(count)]
     try:
         for probe in probes:
@@ -64,7 +64,7 @@ class Child:
         argv: program and arguments.
         log_path: receives stdout and stderr, appended.
         env: the whole environment; this process's where None.
-        stop_signal: what asks the program to end in good order.
+        stop_signal: the signal that ends the program cleanly.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Child:
             self._process.send_signal(self._stop_signal)
 
     def stop(self, timeout_s: float = 15.0) -> None:
-        """Ask it to end, and kill it when it has not after ``timeout_s``. Safe to repeat."""
+        """Request its end, and kill it if it still runs after ``timeout_s``. Safe to repeat."""
         if self.running:
             self._process.send_signal(self._stop_signal)
             try:

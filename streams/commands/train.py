@@ -97,7 +97,7 @@ def _from_topics(args: argparse.Namespace, settings: Settings) -> Card:
             )
         left_out = (
             f"{found.repeated:,} repeated, {found.foreign:,} in other words, {found.erased:,} of erased customers, "
-            f"{found.early:,} whose questions have not ended, {found.refused:,} of the catalog"
+            f"{found.early:,} whose horizon has not ended, {found.refused:,} of the catalog"
         )
         progress(_READING, f"{len(found.outcomes):,} outcomes, {len(found.catalog):,} entries; left out: {left_out}")
         return train_on_outcomes(
@@ -139,7 +139,7 @@ def _from_events(args: argparse.Namespace, settings: Settings, until_ms: int) ->
 def summary(card: Card) -> Iterator[str]:
     """What training read and reached, a line per head."""
     report = card.report
-    early = f", {report.early:,} more left out until their questions end" if report.early else ""
+    early = f", {report.early:,} more left out until their horizon ends" if report.early else ""
     yield f"{report.outcomes:,} outcomes{early}, {sum(report.seconds.values()):.0f} s"
     for name, head in report.heads.items():
         held_out = "other customers, later days" if head.split == "customers" else "campaigns not trained on"

@@ -1,4 +1,4 @@
-"""``pulsegraph worker``: run roles until told to stop."""
+"""``pulsegraph worker``: run roles until stopped."""
 
 from __future__ import annotations
 

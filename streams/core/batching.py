@@ -1,7 +1,7 @@
 """Which snapshots to encode next: micro-batches by size and age, the newest per customer.
 
 A live snapshot replaces the one of the same customer that still waits: what it said is no longer true.
-Judged snapshots (horizons and sends) are never replaced, because an outcome will be compared with what
+Snapshots with a pending label (horizon and send) are never replaced, because an outcome will be compared with what
 was predicted for exactly them, and dropping those of customers who came back would flatter the score.
 """
 
@@ -14,7 +14,7 @@ import msgspec
 
 from schemas.snapshot import Snapshot
 
-_LABELLED_SHARE: Final = 4  # about one place in four goes to judged snapshots when both kinds wait
+_LABELLED_SHARE: Final = 4  # about one place in four goes to snapshots with a label when both kinds wait
 
 
 class Waiting(msgspec.Struct):
@@ -71,7 +71,7 @@ class MicroBatcher:
         return bool(oldest) and now_ms - min(oldest) >= self._age_ms
 
     def take(self) -> list[Waiting]:
-        """The next batch: live ones first, with a share kept for judged ones."""
+        """The next batch: event snapshots first, with a share kept for those with a label."""
         reserved = min(len(self._labelled), max(1, self._size // _LABELLED_SHARE)) if self._size > 1 else 0
         batch = [self._live.popitem(last=False)[1] for _ in range(min(len(self._live), self._size - reserved))]
         batch += [self._labelled.popleft() for _ in range(min(len(self._labelled), self._size - len(batch)))]

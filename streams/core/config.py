@@ -39,13 +39,13 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     churn_horizon_ms: int = 28 * DAY_MS
     """Churn is no activity for this long."""
     churn_active_ms: int = 28 * DAY_MS
-    """A customer is judged for churn only while the last activity is at most this old."""
+    """A customer gets churn labels only while the last activity is at most this old."""
     horizon_every_ms: int = 7 * DAY_MS
-    """Distance of the points at which an active customer is judged; customers are spread over the days."""
+    """Time between two horizon snapshots of an active customer; customers are spread over the days."""
     redemption_window_ms: int = 30 * DAY_MS
     """How long after a send an offer may be redeemed, where the send does not say."""
     pending_limit: int = 64
-    """Most questions of one head that wait for their label, per customer; more are not asked."""
+    """Most pending labels of one head, per customer; beyond it, new ones are dropped."""
     holdout_percent: int = 0
     """Share of customers that are never contacted, to measure what contact is worth."""
     max_future_ms: int = 10 * MINUTE_MS

@@ -1,4 +1,4 @@
-"""What is durable of one partition: what the core may ask of it, and what a checkpoint adds."""
+"""What is durable of one partition: what the core reads of it, and what a checkpoint adds."""
 
 from __future__ import annotations
 

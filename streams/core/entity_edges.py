@@ -1,4 +1,4 @@
-"""What one customer's events tell the entities' side of the graph."""
+"""The edges that one customer's events add on the entities' side of the graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outcomes that are not known yet: each holds the snapshot it will judge."""
+"""Pending labels: each holds the snapshot that it will belong to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _decode: Final = msgspec.msgpack.Decoder(Snapshot).decode
 
 
 class Pending(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A label that event time or an event will bring. The snapshot stays encoded: it is only passed on."""
+    """A label that event time or an event will resolve. The snapshot stays encoded: it is only passed on."""
 
     head: Head
     outcome_id: str
@@ -47,7 +47,7 @@ def candidate_of(send: CampaignSend) -> Candidate:
 def add(pending: list[Pending], entry: Pending, limit: int) -> Pending | None:
     """Remember one more, or return it where so many of its head are open already.
 
-    Not the oldest is dropped: whoever was answered early has left the list, so what is old in it has one label.
+    The newest is dropped, not the oldest: early resolved ones have left the list, so the old ones in it have one label.
     """
     if sum(known.head == entry.head for known in pending) >= limit:
         return entry
@@ -65,7 +65,7 @@ def pop_due(pending: list[Pending], due_ms: int) -> Outcome | None:
 
 
 def active(pending: list[Pending], ts_ms: int) -> list[Outcome]:
-    """Activity at ``ts_ms`` settles every open churn question: the customer came back."""
+    """Activity at ``ts_ms`` resolves every pending churn label: the customer came back."""
     known = [entry.outcome(label=0, resolved_ms=ts_ms) for entry in pending if entry.head == "churn"]
     if known:
         pending[:] = [entry for entry in pending if entry.head != "churn"]
@@ -73,7 +73,7 @@ def active(pending: list[Pending], ts_ms: int) -> list[Outcome]:
 
 
 def redeemed(pending: list[Pending], redemption: Redemption, ts_ms: int) -> Outcome | None:
-    """The open question that a redemption answers: by send, else newest of its campaign, else of its offer."""
+    """The pending label that a redemption resolves: by send, else newest of its campaign, else of its offer."""
     for field in ("send_id", "campaign_id", "offer_id"):
         wanted = getattr(redemption, field)
         if wanted is None:

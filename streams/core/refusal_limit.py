@@ -26,7 +26,7 @@ class RefusalLimit:
 
     Args:
         share: more refused records than this share of the window are too many; 1 allows everything.
-        window: length in records. Fewer than that are never judged.
+        window: length in records. Fewer than that never reach the limit.
 
     Example:
         >>> limit = RefusalLimit(0.5, 100)

@@ -1,11 +1,11 @@
-"""How good the predictions were: each joined with its outcome once the whole question is answered.
+"""How good the predictions were: each joined with its outcome once the horizon has ended.
 
-A customer who comes back early answers "no churn" at once, one who churns only after the full horizon.
-Scoring answers as they come would see only the first kind among recent questions, so a pair counts when
-event time has passed the end of its horizon, whatever the answer was.
+A customer who comes back early gets the label "no churn" at once, one who churns only after the full horizon.
+Scoring outcomes as they come would see only the first kind among recent ones, so a pair counts when event
+time has passed the end of its horizon, whatever the label.
 
 For the same reason what is remembered must not be bounded by forgetting the oldest: whoever waits longest is
-who churns. It is bounded by an even sample of the questions, which says nothing about who waits.
+who churns. It is bounded by an even sample of the ids, which does not depend on who waits.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class _Answer(NamedTuple):
 
 
 class _Pair(NamedTuple):
-    """Both; sorts by the end of the question."""
+    """Both; sorts by the end of the horizon."""
 
     due_ms: int
     key: int
@@ -75,26 +75,27 @@ class _Pair(NamedTuple):
 class LiveScore:
     """Joins predictions with outcomes of one head by id, in either order of arrival.
 
-    Memory is bounded by adaptive sampling (after Wegman; Flajolet, "On adaptive sampling", 1990). A question is in
-    the sample where a hash of its id is below a threshold, which starts above every hash; when more than ``kept``
-    questions are open, it is halved, and everything at or above it is forgotten, the pairs that count too. So:
+    Memory is bounded by adaptive sampling (after Wegman; Flajolet, "On adaptive sampling", 1990). A prediction and
+    its outcome have one id. It is in the sample where a hash of it is below a threshold, which starts above every
+    hash. When more than ``kept`` ids are open, the threshold is halved, and everything at or above it is forgotten,
+    the pairs that count too. So:
 
-    - whether a question is in the sample depends on its id and the threshold: not on label, probability, or the order
-      of arrival. Prediction and outcome of one question are both in it, or neither is;
+    - whether an id is in the sample depends on the id and the threshold: not on label, probability, or the order
+      of arrival. Prediction and outcome are both in it, or neither is;
     - below the bound, everything is in it;
     - the threshold never rises again: what was forgotten stays out, so all pairs that count have the same chance.
 
-    A question counts once, whatever is repeated, in whatever order. Its id is remembered while it is open or among the
-    ``window`` pairs that count. Those leave in the order in which their questions ended, so beyond that one mark will
-    do: an outcome whose question ended at or before the mark is refused. That rests on a repeated outcome saying the
-    same ``due_ms`` as the first. The first word on a question counts.
+    An id counts once, whatever is repeated, in whatever order. It is remembered while it is open or among the
+    ``window`` pairs that count. Those leave in the order in which their horizons ended, so one mark is enough beyond
+    that: an outcome whose horizon ended at or before the mark is refused. This relies on a repeated outcome having the
+    same ``due_ms`` as the first. The first prediction and the first outcome of an id count.
 
     What can no longer be joined would fill the sample: outcomes are kept for longer than predictions, and who is
-    erased never answers. Where the time of the question is given, such halves go before the threshold is halved.
+    erased never gets an outcome. Where ``as_of_ms`` is given, such halves go before the threshold is halved.
 
     Args:
-        window: newest answered questions that count; None for all.
-        kept: questions that are remembered besides those: predicted, answered, or waiting for their end; at least 1.
+        window: newest pairs that count; None for all.
+        kept: ids that are remembered besides those: predicted, resolved, or waiting for their end; at least 1.
     """
 
     def __init__(self, window: int | None = 20_000, *, kept: int = _KEPT) -> None:
@@ -115,10 +116,10 @@ class LiveScore:
         return len(self._pairs)
 
     def predicted(self, prediction_id: str, probability: float, as_of_ms: int | None = None) -> None:
-        """A prediction that will be judged. A repeated one changes nothing.
+        """A prediction that will get an outcome. A repeated one changes nothing.
 
         Args:
-            as_of_ms: event time of the question, where known; about ascending over the calls.
+            as_of_ms: event time of the snapshot, where known; about ascending over the calls.
         """
         if as_of_ms is not None:
             self._newest_as_of_ms = max(self._newest_as_of_ms, as_of_ms)
@@ -133,7 +134,7 @@ class LiveScore:
             self._shrink()
 
     def answered(self, outcome_id: str, label: int, due_ms: int, as_of_ms: int | None = None) -> None:
-        """An outcome; ``due_ms`` ends the question's horizon, which began at ``as_of_ms``."""
+        """An outcome; ``due_ms`` ends the horizon, which began at ``as_of_ms``."""
         if as_of_ms is not None:
             self._longest_ms = max(self._longest_ms, due_ms - as_of_ms)
         key = _key(outcome_id)
@@ -151,7 +152,7 @@ class LiveScore:
             self._shrink()
 
     def pass_time(self, now_ms: int) -> None:
-        """Event time has come to ``now_ms``: questions that ended by then count."""
+        """Event time has come to ``now_ms``: pairs whose horizon ended by then count."""
         self._now_ms = max(self._now_ms, now_ms)
         matured = False
         while self._maturing and self._maturing[0].due_ms <= now_ms:
@@ -162,7 +163,7 @@ class LiveScore:
             self._close_window()
 
     def resize(self, window: int | None) -> None:
-        """Let another number of answered questions count; more of them come with time only."""
+        """Let another number of pairs count; more of them come with time only."""
         self._window = window
         self._close_window()
 
@@ -171,17 +172,17 @@ class LiveScore:
 
     @property
     def pairs(self) -> list[tuple[float, int]]:
-        """(probability, label) of the questions that count, in the order in which they ended."""
+        """(probability, label) of the pairs that count, in the order in which their horizons ended."""
         return [(pair.probability, pair.label) for pair in self._pairs]
 
     @property
     def open(self) -> int:
-        """Questions remembered that do not count yet."""
+        """Ids remembered that do not count yet."""
         return len(self._predicted) + len(self._answered) + len(self._maturing)
 
     @property
     def share(self) -> float:
-        """Of all questions, those in the sample: 1, 1/2, 1/4, ..."""
+        """Of all ids, those in the sample: 1, 1/2, 1/4, ..."""
         return self._below / (1 << 64)
 
     def _join(self, key: int, probability: float, answer: _Answer) -> None:
@@ -201,12 +202,12 @@ class LiveScore:
         if self.open <= self._kept:
             return
         self._forget_halves()
-        # Room for many, or every further question would look through all of them again.
+        # Room for many, or every further id would look through all of them again.
         while self.open > max(1, self._kept * 3 // 4):
             self._halve()
 
     def _forget_halves(self) -> None:
-        """What can no longer be joined: told by how far the log of the other half has come, so by no clock."""
+        """What can no longer be joined: known from how far the log of the other half has come, not from a clock."""
         ended_ms = self._now_ms - self._longest_ms - _DISORDER_MS
         self._predicted = {
             key: half for key, half in self._predicted.items() if half.as_of_ms is None or half.as_of_ms >= ended_ms

@@ -10,11 +10,10 @@ NOT_OBSERVED_MS: Final = -1
 class Watermark:
     """The least of the topics' newest event times, less the lateness bound; never goes back.
 
-    A topic that says nothing holds event time back, until it has been quiet for ``idle_ms``. When all of
-    them are quiet, event time goes on at the speed of the clock. Heartbeats count as being heard, so a
-    source that sends them is never declared idle and every run sees the same. Quiet is said of the source
-    and not of the reader: a topic in which unread records may lie has to be told as :meth:`heard`, or a
-    worker that was away would find them late.
+    A topic without records holds event time back until it is idle: quiet for ``idle_ms``. When all topics
+    are idle, event time advances with the clock. Heartbeats count as records, so a source that sends them is
+    never idle and every run is equal. Idle means the source, not the reader: call :meth:`observed` for a
+    topic that may hold unread records, or a worker that was away would find them late.
 
     Args:
         newest_ms: newest event time per topic so far, :data:`NOT_OBSERVED_MS` for none.
@@ -33,8 +32,8 @@ class Watermark:
     def is_late(self, topic: int, event_ts_ms: int) -> bool:
         """Whether an event comes too late to be put in its place.
 
-        Judged against its own topic first, because that verdict is in the log and the same in every run;
-        against the partition second, for events that a topic brings after it was declared idle.
+        Compared with its own topic first, because that result is in the log and the same in every run; with
+        the partition second, for events that a topic brings after it was idle.
         """
         return event_ts_ms < self.late_before_ms(topic)
 
@@ -49,7 +48,7 @@ class Watermark:
         self._heard_ms[topic] = now_ms
 
     def observed(self, topic: int, now_ms: int) -> None:
-        """A topic is not quiet: nothing new came of it, but there may be something."""
+        """A topic is not idle: nothing new came, but it may hold unread records."""
         self._heard_ms[topic] = now_ms
 
     def target_ms(self, now_ms: int) -> int:

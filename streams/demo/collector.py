@@ -83,7 +83,7 @@ class Collector:
         self._thread.join(timeout=30.0)
 
     def score(self, until_ms: int) -> dict[str, tuple[float | None, int]]:
-        """(AUC, predictions scored) per head, over questions whose horizon ended by ``until_ms``."""
+        """(AUC, predictions scored) per head, over outcomes whose horizon ended by ``until_ms``."""
         found = {}
         for head, score in self.scores.items():
             score.pass_time(until_ms)

@@ -24,7 +24,7 @@ from streams.sources.datasets.complete_journey import CompleteJourney
 from streams.sources.pacing import Pacer
 from streams.sources.replay import OrderedProducer, ReplayReport, publish_catalog, replay
 
-SPLIT_MS: Final = 1_498_867_200_000  # 2017-07-01: trained on what came before, judged on what comes after
+SPLIT_MS: Final = 1_498_867_200_000  # 2017-07-01: trained on what came before, measured on what comes after
 END_MS: Final = 1_514_764_800_000  # 2018-01-01
 PARTITIONS: Final = 4
 CHURN_AUC_FLOOR: Final = 0.80

@@ -129,7 +129,7 @@ class InEdgesView(msgspec.Struct, frozen=True, kw_only=True):
     first_ms: int
     last_ms: int
     popularity: float
-    """Number of edges, decayed to the time asked for; those of the last 90 days count."""
+    """Number of edges, decayed to the requested time; those of the last 90 days count."""
     newest: list[tuple[str, int]]
     """(customer id, ms of the last edge), newest first."""
 
@@ -277,7 +277,7 @@ def _pending_view(entry: Pending, snapshot: Snapshot) -> PendingView:
 
 
 def _newest(reader: TopicReader, prefix: str, key: bytes, wanted: Mapping[str, bytes]) -> dict[str, Message | None]:
-    """Newest record per logical topic, all in the partition that ``key`` belongs to; ends are asked for once."""
+    """Newest record per logical topic, all in the partition that ``key`` belongs to; ends are fetched once."""
     places = {name: (prefix + name, partition_for(key, reader.partitions(prefix + name))) for name in wanted}
     ends = reader.ends(places.values())
     return {
@@ -289,7 +289,7 @@ def _newest(reader: TopicReader, prefix: str, key: bytes, wanted: Mapping[str, b
 
 
 def _as_of_ms(message: Message) -> int:
-    """Judged snapshots are never dropped, so one may be scored after a newer live one: offsets are not enough."""
+    """Snapshots with a pending label are never dropped, so one may be scored after a newer event snapshot."""
     try:
         return _decode_as_of(message.value() or b"{}").as_of_ms
     except UNREADABLE:

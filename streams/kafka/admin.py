@@ -74,7 +74,7 @@ def topic_config(topic: Topic) -> dict[str, str]:
         # Counted from the compaction: an erasure outlives the events before it, also for who begins at the beginning.
         config["delete.retention.ms"] = str(topic.replaced_ms)
     if topic.is_changelog:
-        # Time to overrule a record of a worker that lost its partition before compaction drops the good one.
+        # Time to overwrite a zombie write before compaction drops the good record.
         config["min.compaction.lag.ms"] = str(_COMPACTION_LAG_MS)
         # How long a store may rest and still hear of every deletion, see streams.state.restore.REST_MS.
         config["delete.retention.ms"] = str(_DELETE_RETENTION_MS)

@@ -1,4 +1,4 @@
-"""Kafka clients that tell a refused login or certificate from a broker that is away.
+"""Kafka clients that distinguish a refused login or certificate from a broker that is away.
 
 librdkafka takes both for faults that may pass: it tries again until the caller's time is over, and then says that
 nobody answered. What the broker really said goes to ``error_cb`` alone, so the clients made here keep it, and
@@ -53,7 +53,7 @@ class Refusal:
 
     Args:
         bootstrap: shown in messages.
-        then: told of every error as well.
+        then: called with every error as well.
     """
 
     def __init__(self, bootstrap: str, then: Callable[[KafkaError], None] | None = None) -> None:
@@ -143,12 +143,12 @@ def metadata(
 
 
 def may_pass(error: KafkaError) -> bool:
-    """Whether the same request may succeed later. ``retriable()`` tells that of transactions alone."""
+    """Whether the same request may succeed later. ``retriable()`` covers transactions only."""
     return bool(error.code() < 0 or error.code() in _MOVING)  # below 0: librdkafka's own, of connections and time
 
 
 def no_answer(refusal: Refusal, error: KafkaError) -> Retry:
-    """What to tell when time is over."""
+    """What to report when time is over."""
     said = refusal.heard or error.str()
     # A listener of another protocol takes connections and closes them; librdkafka may find that not worth an error.
     spoken_to = refusal.heard is None or "listener" in said

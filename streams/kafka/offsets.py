@@ -2,7 +2,7 @@
 
 The embedded broker answers ListOffsets(latest) with the *base offset of the last batch* plus one, so ten records sent
 in one batch "end" at 1. aiokafka's ``end_offsets`` and confluent's ``get_watermark_offsets`` pass that on. A fetch
-tells the true high watermark on every broker, so that is asked here. (With aiokafka: ``highwater(partition)`` after a
+reports the true high watermark on every broker, so it is used here. (With aiokafka: ``highwater(partition)`` after a
 fetch.)
 """
 
@@ -91,7 +91,7 @@ def consumer_lag(
 
 
 def first_offset(consumer: confluent_kafka.Consumer, place: TopicPartition, *, timeout_s: float = _TIMEOUT_S) -> int:
-    """First offset that a partition still has. It is asked again while the partition's leader moves.
+    """First offset that a partition still has. The request is repeated while the partition's leader moves.
 
     Raises:
         KafkaException: no answer in time.

@@ -145,8 +145,8 @@ class TopicReader:
         """Records from the given offset of each partition on, for ever; None whenever there is nothing new.
 
         Args:
-            say: told once when the broker answers no more, and once when it does again.
-            silence_s: after so long without a record, the broker is asked whether it is still there.
+            say: called once when the broker stops answering, and once when it answers again.
+            silence_s: after so long without a record, the broker is probed.
         """
         self._consumer.assign([TopicPartition(topic, partition, start) for partition, start in starts.items()])
         heard_s, is_away = time.monotonic(), False

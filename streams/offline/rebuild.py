@@ -79,7 +79,7 @@ def rebuild(
 def _events(
     snapshot: Snapshot, log: Iterable[SourceLogRecord], config: CoreConfig, customer: Customer
 ) -> Iterator[Event]:
-    """The customer's punctual events; an erasure is told to ``customer`` on the way."""
+    """The customer's events that are not late; an erasure is passed to ``customer`` on the way."""
     newest_ms = [-1] * len(SOURCES)
     key = snapshot.customer_id.encode()
     partition = snapshot.source[1]
@@ -134,7 +134,7 @@ def check(
     if recorded is None:
         raise ConfigError(
             f"the snapshot of {prediction_id} is not kept any more: session-snapshots keeps a day, outcomes 400 days "
-            "of those that were judged"
+            "of those with a label"
         )
     snapshot = _snapshot(recorded)
     if snapshot.model_hint != lexicon.fingerprint:

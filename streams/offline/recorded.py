@@ -41,7 +41,7 @@ class RecordedOutcomes(msgspec.Struct):
     erased: int = 0
     """Outcomes that hold something of a customer from before an erasure."""
     early: int = 0
-    """Outcomes of questions that have not ended yet, see :func:`models.outcomes.matured`."""
+    """Outcomes whose horizon has not ended yet, see :func:`models.outcomes.matured`."""
 
 
 def read_recorded(
@@ -52,7 +52,7 @@ def read_recorded(
     Args:
         prefix: put before topic names.
         vocabulary: fingerprint of the tokeniser that the outcomes must have been written with.
-        progress: told the share that is done.
+        progress: called with the share that is done.
 
     Raises:
         TopicMismatch: there are no such topics.
@@ -60,8 +60,8 @@ def read_recorded(
         Retry: the broker does not answer.
     """
     found, seen = RecordedOutcomes([], {}), set[str]()
-    # A customer's questions and answers are in one partition, and an answer is written when event time has come to it
-    # there. So what its newest answer tells is exact for a partition, and one that lags or is empty holds up no other.
+    # A customer's outcomes are in one partition, and each is written when that partition's event time has come to it.
+    # So the newest outcome gives a partition's exact event time, and one that lags or is empty holds up no other.
     by_partition: dict[int, list[Outcome]] = {}
     known_ms: dict[int, int] = {}
     for message, share in _records(reader, prefix + "outcomes"):

@@ -31,7 +31,7 @@ _SHARES: Final = (0.1, 0.4)
 
 
 class _Counting:
-    """A lexicon that counts what it is asked: the vocabulary is made by the very code that will use it."""
+    """A lexicon that counts every lookup: the vocabulary is made by the very code that will use it."""
 
     fingerprint = ""
 
@@ -41,7 +41,7 @@ class _Counting:
 
     def word(self, word: str) -> bytes | None:
         self.words[word] += 1
-        return None  # as if unknown, so that the texts behind it are asked for too
+        return None  # as if unknown, so that the texts behind it are looked up too
 
     def text(self, text: str) -> bytes:
         self.texts[text] += 1
@@ -124,9 +124,9 @@ def train_on_outcomes(
     """Train on labelled snapshots and write the model directory.
 
     Args:
-        found: of questions that have ended, see :func:`models.outcomes.matured`.
+        found: outcomes whose horizon has ended, see :func:`models.outcomes.matured`.
         lexicon: the one that the snapshots were written with.
-        early: outcomes that were left out because their questions have not, for the report.
+        early: outcomes that were left out because their horizon has not ended, for the report.
 
     Raises:
         ConfigError: the churn horizon is no whole number of days, or there is nothing to learn from.

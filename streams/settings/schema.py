@@ -40,7 +40,7 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The cluster and our names on it."""
 
     bootstrap: Annotated[str, Meta(pattern=r"^\s*[^\s,:]+:\d+(\s*,\s*[^\s,:]+:\d+)*\s*$")] = "127.0.0.1:9092"
-    """Brokers to ask first: ``host:port``, several with commas."""
+    """Brokers to connect to first: ``host:port``, several with commas."""
     prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{0,100}$")] = ""
     """Put before every topic and consumer group, so that deployments can share a cluster."""
     partitions: _Count = 4
@@ -65,7 +65,7 @@ class SecuritySettings(msgspec.Struct, frozen=True, kw_only=True):
     ca_file: Path | None = None
     """PEM file of the authorities trusted to sign brokers' certificates; the system's where none."""
     cert_file: Path | None = None
-    """PEM file with our own certificate, where brokers ask for one."""
+    """PEM file with our own certificate, where brokers require one."""
     key_file: Path | None = None
     """PEM file with the key of our certificate."""
     key_password: Secret = Secret()

@@ -23,7 +23,7 @@ class Pacer:
 
     Args:
         rate: records per second; None for as fast as it goes.
-        backlog: records that consumers have not processed yet. Asked four times a second at most.
+        backlog: records that consumers have not processed yet. Called four times a second at most.
         max_backlog: records of backlog at which the replay holds.
         clock: seconds, monotonic.
         sleep: waits for the seconds given.

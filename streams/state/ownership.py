@@ -70,7 +70,7 @@ def read(message: Any) -> ChangelogRecord:
 
 
 def accept(records: Iterable[ChangelogRecord], fencing_token: int) -> Accepted:
-    """Tell records of owners from those of writers who had lost the partition.
+    """Separate records of owners from zombie writes.
 
     Args:
         records: in offset order.

@@ -141,7 +141,7 @@ def restore(
     try:
         place = TopicPartition(topic, partition)
         low = first_offset(consumer, place, timeout_s=patience_s)
-        # Not the high watermark from there: the embedded broker understates it, a fetch tells the truth.
+        # Not the high watermark from there: the embedded broker understates it; a fetch returns the true one.
         high = end_offsets(client, [(topic, partition)], timeout_s=patience_s)[topic, partition]
         known = read_meta(store)
         local = known.changelog_offset

@@ -41,7 +41,7 @@ class Standby:
 
     Args:
         wall_ms: wall clock in ms.
-        behind: told (partition, records not applied yet); None for a partition that is not followed any more.
+        behind: called with (partition, records not applied yet); None for a partition that is no longer followed.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class Standby:
 
     def _rebuild(self, partition: int, error: StateCorrupt) -> None:
         aside = self._local.quarantine(partition)
-        logger.error("standby of %s-%d was set aside as %s and is rebuilt: %s", self._topic, partition, aside, error)
+        logger.error("standby of %s-%d was quarantined as %s and is rebuilt: %s", self._topic, partition, aside, error)
 
     def _close(self, partition: int) -> None:
         self._appliers.pop(partition, None)

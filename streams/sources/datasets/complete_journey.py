@@ -8,7 +8,7 @@ What is decided here, because the data has days only:
 
 - A send happens on the first day of its campaign between 08:00 and 10:00 in the shops' zone, each household at its
   own minute; its window ends with the campaign's last day there. Only campaigns wholly inside 2017 are sent, so
-  that every window can be judged.
+  that every window has an outcome.
 - A redemption happens at the instant of the household's last basket of that day: a coupon is used at the till, and
   every redemption's day has a basket.
 - The channel is not in the data; coupons came by mail, so it is ``mail`` everywhere, and every profile grants

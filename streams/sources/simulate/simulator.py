@@ -1,4 +1,4 @@
-"""A seeded world that yields source records day by day and can tell what was behind them."""
+"""A seeded world that yields source records day by day, and the truth behind them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WORLD, _POPULATION, _CAMPAIGNS, _DAYS, _VISITS = range(5)
 class Simulator:
     """Customers who browse, buy, are sent offers, use them, and one day come no more.
 
-    Pure: the same arguments give the same records, byte for byte, however often they are asked for.
+    Pure: the same arguments give the same records, byte for byte, every time.
 
     Args:
         seed: of every random number.

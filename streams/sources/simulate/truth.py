@@ -27,7 +27,7 @@ UNSUBSCRIBE_AFTER_OPEN: Final = 0.01
 class ResponseTruth(msgspec.Struct, frozen=True, kw_only=True):
     """One send, the terms its probabilities are made of, and what came of it.
 
-    Opening and using the offer are drawn independently given the terms; both ask for a customer that is alive at
+    Opening and using the offer are drawn independently given the terms; both need a customer that is alive at
     the time drawn for them, so the probabilities are those of a customer that stays.
     """
 

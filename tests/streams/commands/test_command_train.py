@@ -48,7 +48,7 @@ def test_says_which_head_was_not_trained_and_why(tmp_path: Path) -> None:
     card = read_card(save_small_model(tmp_path / "model"))
     report = msgspec.structs.replace(card.report, outcomes=9, early=2, left_out={"redemption": "no outcomes"})
     assert list(summary(msgspec.structs.replace(card, report=report))) == [
-        "9 outcomes, 2 more left out until their questions end, 0 s",
+        "9 outcomes, 2 more left out until their horizon ends, 0 s",
         "redemption: not trained, no outcomes",
     ]
 
@@ -148,7 +148,7 @@ def test_learns_from_what_a_deployment_recorded(
     assert 0 < len(ended) < len(kept) < sent
     assert (
         f"left out: {(sent + 9) // 10} repeated, 1 in other words, {sent - len(kept)} of erased customers, "
-        f"{len(kept) - len(ended)} whose questions have not ended, 1 of the catalog"
+        f"{len(kept) - len(ended)} whose horizon has not ended, 1 of the catalog"
     ) in said.err
     assert first.report.outcomes + first.report.early == sent
     report = read_card(out).report
