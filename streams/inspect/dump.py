@@ -3,7 +3,7 @@
 Lines are sorted by role and id. A line names every field, with keys sorted and bytes as base64; ``digest`` is of the
 stored record itself, so that equal lines mean equal bytes even where JSON rounds or reorders. Before the records come
 the positions: how far each partition's source topics are in the state. Where ``entities`` stand in ``graph-edges``
-is left out, since edges that are emitted again after a crash move it and change nothing. Graves, which remember an
+is left out, since edges that are emitted again after a crash move it and change nothing. Tombstones, which remember an
 erasure until nothing can be replayed, are left out too: they are dropped a checkpoint earlier or later.
 """
 

@@ -248,7 +248,7 @@ def _made_anew(log: Changelog, kafka: ApacheBroker) -> Changelog:
             time.sleep(0.2)
 
 
-def test_progress_is_told_and_logged_now_and_then(kafka: ApacheBroker, caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_is_reported_and_logged_now_and_then(kafka: ApacheBroker, caplog: pytest.LogCaptureFixture) -> None:
     log = Changelog(kafka, "slow")
     log.write(12_000)
     steps: list[tuple[int, int]] = []

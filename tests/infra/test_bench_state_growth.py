@@ -19,7 +19,7 @@ def quiet(_text: str) -> None:
     pass
 
 
-def test_memory_is_told_per_customer(tmp_path: Path) -> None:
+def test_memory_is_reported_per_customer(tmp_path: Path) -> None:
     found = memory.run(options(tmp_path), quiet)
     figures = {row.name: row.median for row in found.results}
     assert figures["1,000 customers, disk"] > 0 and figures["before the first customer"] > 10

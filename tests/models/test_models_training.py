@@ -81,7 +81,7 @@ def test_one_head_is_enough_and_none_is_refused() -> None:
         run([outcome for outcome in found if outcome.label == 0])
 
 
-def test_the_head_that_was_not_trained_is_told_to_who_serves(tmp_path: Path) -> None:
+def test_the_head_that_was_not_trained_is_reported_to_who_serves(tmp_path: Path) -> None:
     found = worlds.outcomes(400)
     nobody_redeemed = [msgspec.structs.replace(o, label=0) if o.head == "redemption" else o for o in found]
     model, _ = run(nobody_redeemed, max_steps=2)
@@ -114,7 +114,7 @@ def test_a_head_is_left_out_where_all_or_one_label_is_held_out(label: int | None
     assert model.trained == {"churn"}
 
 
-def test_a_question_counts_when_it_has_ended_whatever_its_answer() -> None:
+def test_an_outcome_counts_when_it_has_ended_whatever_its_answer() -> None:
     (first, *_) = worlds.outcomes(1)
     until_ms = first.due_ms
     early = [msgspec.structs.replace(first, label=label, due_ms=until_ms + 1, resolved_ms=0) for label in (0, 1)]

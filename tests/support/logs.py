@@ -183,7 +183,7 @@ class Worker:
     def state(self) -> dict[bytes, bytes]:
         """Everything stored, tombstones aside: they may be dropped a checkpoint earlier or later."""
         pairs = dict(self.store.scan(b"", b"\xff"))
-        tombstones = {key[1:] for key, value in pairs.items() if key[:1] == keys.RECORD and _is_grave(value)}
+        tombstones = {key[1:] for key, value in pairs.items() if key[:1] == keys.RECORD and _is_tombstone(value)}
         return {
             key: value
             for key, value in pairs.items()
@@ -211,7 +211,7 @@ _decode_snapshot = msgspec.msgpack.Decoder(Snapshot).decode
 _decode_outcome = msgspec.msgpack.Decoder(Outcome).decode
 
 
-def _is_grave(value: bytes) -> bool:
+def _is_tombstone(value: bytes) -> bool:
     stored = _decode_record(value)
     return stored.erased_ms >= 0 and not stored.tail and not stored.settled.events
 

@@ -199,7 +199,7 @@ def test_refused_with_its_class_and_its_bytes(name: str) -> None:
     ],
     ids=["value", "key", "header", "header name", "headers"],
 )
-def test_what_is_too_large_for_a_letter_is_cut(bad: Bad) -> None:
+def test_what_is_too_large_for_a_dead_letter_is_truncated(bad: Bad) -> None:
     worker = Worker()
     (dead_letter,) = _take(worker, bad.source_index, 0, bad.key, bad.value, bad.headers)
     size = sum(len(name) + len(content or b"") for name, content in dead_letter.headers)

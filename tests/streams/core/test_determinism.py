@@ -154,7 +154,7 @@ class Questions(Worker):  # type: ignore[misc]  # tests/support is found by pyte
 
 @settings(max_examples=150, deadline=None)
 @given(events=sent_events(), data=st.data())
-def test_a_question_is_answered_open_or_counted_as_dropped(events: list[Sent], data: st.DataObject) -> None:
+def test_a_label_is_resolved_pending_or_counted_as_dropped(events: list[Sent], data: st.DataObject) -> None:
     """Once, although a tail is folded again and again, and what was folded for show may be taken over."""
     worker = Questions()
     for source_index, batch in arrivals(data.draw, log_of(events, events[-1].ts_ms + CONFIG.lateness_ms + 1)):

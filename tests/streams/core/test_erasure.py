@@ -39,7 +39,7 @@ def test_an_erasure_that_comes_twice_leaves_what_came_after_the_first() -> None:
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_grave_is_buried_by_the_worker_that_inherits_it_too(killed: bool) -> None:
+def test_a_tombstone_is_removed_by_the_worker_that_inherits_it_too(killed: bool) -> None:
     hour_ms = 3_600_000
     worker = Worker()
     log = log_of(

@@ -92,7 +92,7 @@ def test_no_activity_within_the_horizon_is_churn_at_its_end() -> None:
     assert outcome.snapshot == life.awaiting_label("horizon")[0], "the label is about exactly what was predicted on"
 
 
-def test_coming_back_answers_every_open_question_at_once() -> None:
+def test_coming_back_answers_every_pending_label_at_once() -> None:
     life = Life()
     life.purchase(START_MS)
     horizon_ms = life.state.next_horizon_ms
@@ -250,7 +250,7 @@ def test_redemption_before_the_send_answers_nothing() -> None:
     assert life.redemption_labels() == []
 
 
-def test_beyond_the_limit_a_question_is_not_asked() -> None:
+def test_beyond_the_limit_a_label_is_dropped() -> None:
     life = Life(msgspec.structs.replace(CONFIG, pending_limit=3))
     life.view(START_MS)
     for at in range(5):
@@ -284,7 +284,7 @@ def pending(head: str, due_ms: int) -> Pending:
 
 
 @given(dues=st.lists(st.tuples(st.sampled_from(["churn", "redemption"]), st.integers(0, 20)), max_size=12))
-def test_silence_resolves_each_question_once(dues: list[tuple[str, int]]) -> None:
+def test_silence_resolves_each_label_once(dues: list[tuple[str, int]]) -> None:
     waiting = [pending(head, due_ms) for head, due_ms in dues]
     resolved: list[Outcome] = []
     for now_ms in range(21):

@@ -98,7 +98,7 @@ def test_the_first_word_of_a_repeated_id_counts() -> None:
     assert score.pairs == [(0.2, 1)]
 
 
-def test_half_a_question_never_counts() -> None:
+def test_half_a_pair_never_counts() -> None:
     score = LiveScore()
     score.predicted("never answered", 0.2)
     score.answered("never predicted", 1, 10)
@@ -115,7 +115,7 @@ def test_the_window_holds_the_newest_questions() -> None:
     assert score.pairs == [(0.7, 1), (0.8, 0), (0.9, 1)]
 
 
-def test_a_question_that_left_the_window_does_not_come_back() -> None:
+def test_an_id_that_left_the_window_does_not_come_back() -> None:
     score = LiveScore(window=2)
 
     def ask(at: int) -> None:
@@ -140,7 +140,7 @@ def test_a_question_that_left_the_window_does_not_come_back() -> None:
     window=st.integers(0, 4),
     kept=st.integers(1, 12),
 )
-def test_no_question_counts_twice(calls: list[tuple[str, int]], window: int, kept: int) -> None:
+def test_no_outcome_counts_twice(calls: list[tuple[str, int]], window: int, kept: int) -> None:
     score = LiveScore(window=window, kept=kept)
     ever: set[tuple[float, int]] = set()
     before: set[tuple[float, int]] = set()

@@ -128,7 +128,7 @@ def test_a_message_neither_begins_nor_prolongs_a_session() -> None:
     assert teller.timeline.events == 1
 
 
-def test_redemptions_are_told_too() -> None:
+def test_redemptions_are_written_too() -> None:
     teller = Teller()
     teller.redeem(campaign_id="x")
     assert teller.told == "evt:redemption camp:x offer:o"

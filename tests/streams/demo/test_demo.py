@@ -76,7 +76,7 @@ def test_every_problem_is_named() -> None:
 
 
 @pytest.mark.parametrize("said", [{"churn_auc": 0.5, "churn_scored": 1_999}, {"churn_auc": None, "churn_scored": 0}])
-def test_an_auc_of_few_questions_is_not_judged(said: dict[str, Any]) -> None:
+def test_an_auc_of_few_outcomes_is_not_reported(said: dict[str, Any]) -> None:
     assert summary(**said).problems == []
 
 

@@ -102,7 +102,7 @@ TOO_EARLY = 9 * 3_600_000
 """An event's lead on its record's clock, beyond what is accepted."""
 
 
-def test_a_letter_reads_as_it_was_written(here: OnePartition) -> None:
+def test_a_dead_letter_reads_as_it_was_written(here: OnePartition) -> None:
     headers = [("trace", b"\xff\x00"), ("trace", b"2"), ("x", b"")]
     here.produce("clickstream", b"c\x001", b"\xff{", headers, START_MS)
     assert here.run() == 1
@@ -259,7 +259,7 @@ def test_a_catalog_entry_is_not_brought_back() -> None:
     assert "which an old one could undo" in plan.kept[0][1]
 
 
-def test_what_is_no_letter_is_passed_over() -> None:
+def test_what_is_no_dead_letter_is_passed_over() -> None:
     assert parse(b"c1", b"{", []) is None
     assert parse(b"c1", b"{", [("dl_id", b"x"), ("dl_partition", b"many")]) is None
 

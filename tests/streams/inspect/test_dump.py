@@ -33,7 +33,7 @@ def _worker() -> Worker:
     return worker
 
 
-def test_lines_are_sorted_and_leave_graves_out():
+def test_lines_are_sorted_and_leave_tombstones_out():
     told = [json.loads(line) for line in dump.lines([dump.Part("ingest", 0, _worker().store)])]
     assert told[0]["role"] == "ingest" and told[0]["next_offsets"]["clickstream"] == 5
     names = [line["id"] for line in told[1:]]

@@ -83,7 +83,7 @@ def receipt(customer: int, erased_ms: int) -> bytes:
     return codec.json_encode(said)
 
 
-def test_a_question_counts_when_its_own_partition_has_come_to_its_end() -> None:
+def test_an_outcome_counts_when_its_own_partition_has_come_to_its_end() -> None:
     old_ms, young_ms = NOW_MS - 40 * DAY_MS, NOW_MS - 20 * DAY_MS
     ahead = [
         outcome("old, back", label=0, as_of_ms=old_ms, resolved_ms=old_ms + DAY_MS),

@@ -72,7 +72,7 @@ def test_what_comes_last_counts(catalog: Catalog) -> None:
     assert told == []
 
 
-def test_a_refusal_is_told_once_however_often_workers_start(catalog: Catalog) -> None:
+def test_a_refusal_is_reported_once_however_often_workers_start(catalog: Catalog) -> None:
     catalog.put(b"item:1", b"{")
     catalog.put(b"\xff", entry("2", "jam"), partition=1)
     catalog.put(b"item:3", entry("4", "another"), partition=1)
@@ -87,7 +87,7 @@ def test_a_refusal_is_told_once_however_often_workers_start(catalog: Catalog) ->
     assert catalog.read(safe)[1] == []
 
 
-def test_what_was_not_delivered_is_told_again(catalog: Catalog) -> None:
+def test_what_was_not_delivered_is_reported_again(catalog: Catalog) -> None:
     catalog.put(b"item:1", b"{")
 
     def fails() -> None:
@@ -100,7 +100,7 @@ def test_what_was_not_delivered_is_told_again(catalog: Catalog) -> None:
     assert catalog.read(safe)[1] == [(0, 0, b"{")]
 
 
-def test_letters_are_acknowledged_before_they_count_as_told(catalog: Catalog) -> None:
+def test_dead_letters_are_acknowledged_before_they_count_as_sent(catalog: Catalog) -> None:
     """As a worker does it: an outbox of the follower's thread, and a loop for each wait."""
     catalog.put(b"item:1", b"{")
     prefix = catalog.topic.removesuffix("catalog")

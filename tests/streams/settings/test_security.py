@@ -133,7 +133,7 @@ CLIENTS = [_admin, _read, _ends, _lag, _letters, _follow, _produce, _deliver, _s
 
 @pytest.mark.apache
 @pytest.mark.parametrize("use", CLIENTS)
-def test_a_wrong_password_is_told_at_once(guarded: ApacheBroker, use: Callable[[dict[str, Any]], None]) -> None:
+def test_a_wrong_password_is_reported_at_once(guarded: ApacheBroker, use: Callable[[dict[str, Any]], None]) -> None:
     client: dict[str, Any] = settings.kafka_client_config(_settings(guarded, "fish-7Qx-wrong"))
     began = time.monotonic()
     with pytest.raises(ConfigError, match=r"refused the login .*PULSEGRAPH_SECURITY_PASSWORD") as error:
@@ -143,7 +143,7 @@ def test_a_wrong_password_is_told_at_once(guarded: ApacheBroker, use: Callable[[
 
 
 @pytest.mark.apache
-def test_another_mechanism_than_the_brokers_is_told_at_once(guarded: ApacheBroker) -> None:
+def test_another_mechanism_than_the_brokers_is_reported_at_once(guarded: ApacheBroker) -> None:
     scram = _settings(guarded, "right", PULSEGRAPH_SECURITY_MECHANISM="SCRAM-SHA-512")
     with pytest.raises(ConfigError, match="PULSEGRAPH_SECURITY_MECHANISM"):
         admin.check_topics(admin.connect(settings.kafka_client_config(scram)))
@@ -165,7 +165,7 @@ def test_a_broker_that_is_away_is_waited_for() -> None:
     assert time.monotonic() - began > 1.4
 
 
-def test_settings_that_make_no_client_are_told(tmp_path: Path) -> None:
+def test_settings_that_make_no_client_are_reported(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("no certificate")
     config = {
         "bootstrap.servers": "127.0.0.1:1",

@@ -26,7 +26,7 @@ LOG = st.lists(st.tuples(st.sampled_from([b"ca", b"cb", keys.CLAIM]), st.integer
 
 
 @given(log=LOG, start=st.integers(0, 2))
-def test_a_reader_believes_no_term_that_is_over(log: list[tuple[bytes, int]], start: int) -> None:
+def test_a_reader_believes_no_outdated_fencing_token(log: list[tuple[bytes, int]], start: int) -> None:
     records = [
         ChangelogRecord(offset, key, b"%d" % offset, fencing_token) for offset, (key, fencing_token) in enumerate(log)
     ]

@@ -137,7 +137,7 @@ def test_a_copy_that_cannot_be_continued_is_rebuilt(broker: Any, make_topics: An
     asyncio.run(story())
 
 
-def test_what_breaks_the_thread_is_told(broker: Any, make_topics: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_breaks_the_thread_is_reported(broker: Any, make_topics: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     prefix = make_topics(partitions=1)
     asked = threading.Event()
 
