@@ -2,6 +2,9 @@
 
 ``PULSEGRAPH_TEST_BROKER`` chooses the broker: ``apache``, ``docker``, ``embedded``, the ``host:port`` of one that runs
 already, or ``auto`` (the default): Apache Kafka where Java and Maven are, else in Docker, else the embedded one.
+
+``make test-fast`` leaves out what is marked ``broker`` or ``slow``, and takes a fifth of the examples of every
+property test.
 """
 
 from __future__ import annotations
@@ -12,11 +15,15 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import pytest
+from hypothesis import settings
 from support import brokers
 from support.brokers import Choice, HasBootstrap
 
-from streams.brokers.apache import missing_tools
+from streams.brokers.apache import ApacheBroker, missing_tools
+from streams.brokers.embedded import EmbeddedBroker
 from streams.kafka import admin
+
+settings.register_profile("fast", max_examples=settings.default.max_examples // 5)
 
 
 class MakeTopics(Protocol):
@@ -68,10 +75,29 @@ def make_topics(broker: HasBootstrap, topics_prefix: str) -> Iterator[Callable[.
     admin.delete(client, prefix=topics_prefix)
 
 
+@pytest.hookimpl(tryfirst=True)  # before ``-m`` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked ``apache`` run everywhere but where Java or Maven is missing, and then say so."""
+    """Tests that use the fixture ``broker``, or are marked ``apache``, are marked ``broker``.
+
+    Tests marked ``apache`` run everywhere but where Java or Maven is missing, and then say so.
+    """
+    for item in items:
+        if "broker" in getattr(item, "fixturenames", ()) or item.get_closest_marker("apache"):
+            item.add_marker("broker")
     marked = [item for item in items if item.get_closest_marker("apache")]
     lacking = missing_tools() if marked else None
     if lacking is not None:
         for item in marked:
             item.add_marker(pytest.mark.skip(reason=lacking))
+
+
+@pytest.fixture(autouse=True)
+def no_broker_without_the_mark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who starts a broker says so, or `make test-fast` would not be what it says."""
+    if request.node.get_closest_marker("broker") is None:
+
+        def refused(*_: object) -> None:
+            pytest.fail("this test starts a broker: use the fixture `broker`, or mark it with `pytest.mark.broker`")
+
+        monkeypatch.setattr(EmbeddedBroker, "start", refused)
+        monkeypatch.setattr(ApacheBroker, "start", refused)

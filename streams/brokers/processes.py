@@ -64,6 +64,7 @@ class Child:
         argv: program and arguments.
         log_path: receives stdout and stderr, appended.
         env: the whole environment; this process's where None.
+        cwd: where it works; this process's folder where None.
         stop_signal: the signal that ends the program cleanly.
     """
 
@@ -73,13 +74,14 @@ class Child:
         log_path: Path,
         *,
         env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
         stop_signal: signal.Signals = signal.SIGTERM,
     ) -> None:
         self._stop_signal = stop_signal
         with open(log_path, "ab") as log:
             # A session of its own: Ctrl-C reaches us alone, and we stop the children in the right order.
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=cwd, start_new_session=True
             )
         try:
             self._guard = subprocess.Popen(

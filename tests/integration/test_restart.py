@@ -26,7 +26,7 @@ from streams.sources.datasets.complete_journey import CompleteJourney
 from streams.sources.pacing import Pacer
 from streams.sources.replay import OrderedProducer, publish_catalog, replay
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
 
 FROM_MS = 1_498_867_200_000  # 2017-07-01
 TO_MS = 1_514_764_800_000  # 2018-01-01

@@ -29,7 +29,7 @@ from streams.kafka import admin
 from streams.kafka.partitioning import partition_for
 from streams.sources.replay import OrderedProducer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(300)]
 
 PARTITIONS: Final = 4
 CUSTOMERS: Final = 1_500

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import model_worlds as worlds
+from support.examples import examples
 from torch import Tensor
 
 from models import native, precision
@@ -226,7 +227,7 @@ def held(size: int) -> int:
     return size * (ENTRY_BYTES + 4 + 8)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.lists(st.lists(st.sampled_from([b"", b"aa", b"bb", b"aabb", b"bbaa", b"ccaabb"]), max_size=6), max_size=8))
 def test_what_is_remembered_is_what_was_computed(batches: list[list[bytes]]) -> None:
     for budget in (0, held(2), 1 << 20):

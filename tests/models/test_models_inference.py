@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import model_worlds as worlds
+from support.examples import examples
 
 from models import candidates, training
 from models.candidates import CROSS_NAMES, Candidates
@@ -53,7 +54,7 @@ def crowd(count: int = 24) -> list:
     ]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=examples(20))
 @given(st.permutations(range(24)), st.integers(1, 24))
 def test_a_result_does_not_depend_on_the_batch(predictor: Predictor, order: list[int], size: int) -> None:
     everyone = crowd()

@@ -20,6 +20,8 @@ from streams.brokers.apache import ApacheBroker
 from streams.brokers.embedded import EmbeddedBroker
 from streams.brokers.processes import Child, free_port
 
+pytestmark = pytest.mark.broker
+
 
 def _wait_until_gone(pid: int, timeout_s: float = 10.0) -> None:
     deadline = time.monotonic() + timeout_s

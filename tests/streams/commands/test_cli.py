@@ -129,6 +129,7 @@ def test_topics_on_a_broker(broker, topics_prefix: str, capsys: pytest.CaptureFi
     assert cli.main(["topics", "delete", "--yes", *options]) == 0
 
 
+@pytest.mark.broker
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_broker_runs_until_a_signal(number: signal.Signals, code: int) -> None:
     argv = [sys.executable, "-m", "streams.cli", "broker", "--port", "0"]
@@ -247,6 +248,7 @@ def test_faults_leave_the_folder_of_an_earlier_run_alone(tmp_path: Path, capsys:
     assert message.count("\n") == 1
 
 
+@pytest.mark.broker
 @pytest.mark.usefixtures("own_signals")
 def test_a_broker_that_ends_by_itself_leaves_its_last_words(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.examples import examples
 from support.logs import CONFIG, START_MS, Worker
 
 from schemas import errors, heartbeat
@@ -304,7 +305,7 @@ _HEADERS = st.lists(
 _TIMESTAMPS = st.sampled_from([START_MS, 0, -1, START_MS + 400 * DAY_MS])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(
     records=st.lists(st.tuples(st.integers(0, 3), _KEYS, _VALUES, _HEADERS, _TIMESTAMPS), min_size=1, max_size=12),
     cuts=st.booleans(),

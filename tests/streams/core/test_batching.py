@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from support.examples import examples
 from support.snapshots import plain_snapshot
 
 from schemas.snapshot import Snapshot, SnapshotKind
@@ -218,7 +219,7 @@ class Queue(RuleBasedStateMachine):
         assert self.batcher.ready(self.now_ms + 10) == bool(self.waiting)
 
 
-Queue.TestCase.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
+Queue.TestCase.settings = settings(max_examples=examples(120), stateful_step_count=30, deadline=None)
 TestQueue: Any = Queue.TestCase
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.examples import examples
 from support.logs import (
     CONFIG,
     START_MS,
@@ -41,7 +42,7 @@ def outputs(worker: Worker) -> tuple[dict[str, bytes], dict[tuple[str, str], byt
     return worker.outcomes, worker.snapshots
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(250), deadline=None)
 @given(events=st.one_of(sent_events(), with_late_ones(sent_events())), until_ms=UNTIL_MS, data=st.data())
 def test_batches_and_interleaving_change_nothing(events: list[Sent], until_ms: int, data: st.DataObject) -> None:
     log = log_of(events, max(until_ms, *(sent.ts_ms for sent in events)))
@@ -58,7 +59,7 @@ def test_batches_and_interleaving_change_nothing(events: list[Sent], until_ms: i
     assert outputs(worker)[1] == outputs(expected)[1]
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(250), deadline=None)
 @given(events=sent_events(), until_ms=UNTIL_MS, data=st.data())
 def test_crashes_and_replay_of_any_suffix_change_nothing(
     events: list[Sent], until_ms: int, data: st.DataObject
@@ -96,7 +97,7 @@ def test_crashes_and_replay_of_any_suffix_change_nothing(
     assert worker.snapshots == expected.snapshots
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(250), deadline=None)
 @given(events=sent_events(), until_ms=UNTIL_MS, data=st.data())
 def test_reordering_and_duplicates_within_the_bound_change_nothing(
     events: list[Sent], until_ms: int, data: st.DataObject
@@ -116,7 +117,7 @@ def test_reordering_and_duplicates_within_the_bound_change_nothing(
     assert worker.ingest.counts["late"] == 0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(events=sent_events(erasures=True), data=st.data())
 def test_erasures_hold_whatever_arrives_when(events: list[Sent], data: st.DataObject) -> None:
     log = log_of(events, events[-1].ts_ms + 100 * DAY_MS)
@@ -152,7 +153,7 @@ class Questions(Worker):  # type: ignore[misc]  # tests/support is found by pyte
         )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(events=sent_events(), data=st.data())
 def test_a_label_is_resolved_pending_or_counted_as_dropped(events: list[Sent], data: st.DataObject) -> None:
     """Once, although a tail is folded again and again, and what was folded for show may be taken over."""
@@ -166,7 +167,7 @@ def test_a_label_is_resolved_pending_or_counted_as_dropped(events: list[Sent], d
     assert worker.asked == worker.answered + worker.open() + worker.ingest.counts["pending_labels_dropped"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(events=sent_events())
 def test_counts_add_up(events: list[Sent]) -> None:
     worker = undisturbed(log_of([*events, *events], events[-1].ts_ms))

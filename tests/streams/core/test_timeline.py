@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.examples import examples
 from support.logs import START_MS
 
 from schemas import words
@@ -204,7 +205,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(steps=STEPS, limit=st.integers(6, 40))
 def test_the_newest_tokens_of_everything_told_within_the_limit(steps: list[tuple[str, str, int]], limit: int) -> None:
     """Against a timeline without a limit: what is kept is its newest part, and it is bounded."""

@@ -361,6 +361,7 @@ def test_a_prediction_that_nobody_can_read_is_the_oldest() -> None:
     assert lookup._as_of_ms(Nested()) == 0  # type: ignore[arg-type]
 
 
+@pytest.mark.broker
 def test_following_tells_when_the_broker_is_gone() -> None:
     with EmbeddedBroker() as broker:
         client = {"bootstrap.servers": broker.bootstrap}

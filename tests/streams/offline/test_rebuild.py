@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.examples import examples
 from support.logs import CONFIG, START_MS, Log, NumberedLexicon, Worker, arrivals, log_of, sent_events
 
 from schemas import codec, ids
@@ -38,7 +40,7 @@ def _log_up_to(log: Log, applied: dict[str, int]) -> list[SourceLogRecord]:
     ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.data())
 def test_any_snapshot_is_rebuilt_from_the_log_at_its_offsets(data):
     events = data.draw(sent_events())
@@ -66,6 +68,7 @@ def _events() -> list:
     ]
 
 
+@pytest.mark.broker
 def test_a_prediction_on_topics_is_found_and_checked():
     log = log_of(_events(), until_ms=START_MS + 9 * DAY_MS)
     worker = Keeping()

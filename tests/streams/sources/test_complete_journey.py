@@ -35,6 +35,7 @@ def _march(journey: CompleteJourney) -> Iterator[SourceRecord]:
     return journey.events(MARCH_MS, APRIL_MS)
 
 
+@pytest.mark.slow
 def test_whole_year(journey: CompleteJourney) -> None:
     """1,469,307 lines less 13,510 of fuel; 5,657 of 6,589 sends belong to campaigns wholly inside 2017."""
     count: Counter[str] = Counter()

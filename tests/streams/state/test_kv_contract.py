@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from support.examples import examples
 
 from streams.state import keys
 from streams.state.contract import KeyValue, WriteBatch
@@ -250,5 +251,5 @@ class Stores(RuleBasedStateMachine):
         self.files.close()
 
 
-Stores.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+Stores.TestCase.settings = settings(max_examples=examples(25), stateful_step_count=20, deadline=None)
 TestStores: Any = Stores.TestCase
