@@ -42,6 +42,13 @@ demo: install ## events in, predictions out, on this machine (ARGS="--limit 2000
 test: lint types ## lint, types and every test (ARGS="-k broker" for some)
 	@$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: test-fast test-without-broker
+test-fast: lint ## lint, types and every test that is quick and needs no broker; two minutes
+	@$(MAKE) --no-print-directory --jobs 2 --keep-going types test-without-broker
+
+test-without-broker: install
+	@$(BIN)/python -m pytest -m "not broker and not slow" --hypothesis-profile=fast $(ARGS)
+
 .PHONY: lint
 lint: install ## ruff: rules and format
 	@$(BIN)/ruff check .

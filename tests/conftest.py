@@ -18,12 +18,13 @@ import pytest
 from hypothesis import settings
 from support import brokers
 from support.brokers import Choice, HasBootstrap
+from support.examples import USUAL_EXAMPLES
 
 from streams.brokers.apache import ApacheBroker, missing_tools
 from streams.brokers.embedded import EmbeddedBroker
 from streams.kafka import admin
 
-settings.register_profile("fast", max_examples=settings.default.max_examples // 5)
+settings.register_profile("fast", max_examples=USUAL_EXAMPLES // 5)
 
 
 class MakeTopics(Protocol):

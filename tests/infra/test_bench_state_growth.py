@@ -19,6 +19,7 @@ def quiet(_text: str) -> None:
     pass
 
 
+@pytest.mark.slow
 def test_memory_is_reported_per_customer(tmp_path: Path) -> None:
     found = memory.run(options(tmp_path), quiet)
     figures = {row.name: row.median for row in found.results}
@@ -27,6 +28,7 @@ def test_memory_is_reported_per_customer(tmp_path: Path) -> None:
     assert not (tmp_path / "memory").exists()
 
 
+@pytest.mark.slow
 def test_growth_tells_the_cost_of_every_size(tmp_path: Path) -> None:
     found = growth.run(options(tmp_path), quiet)
     names = [row.name for row in found.results]

@@ -31,6 +31,7 @@ def run(found: list[Outcome], **settings):
     return model, said
 
 
+@pytest.mark.slow
 def test_training_beats_chance_and_says_how_far_it_is() -> None:
     model, said = run(worlds.outcomes(1500))
     assert [fraction for fraction, _ in said] == sorted(fraction for fraction, _ in said)
@@ -57,6 +58,7 @@ def test_training_beats_chance_and_says_how_far_it_is() -> None:
     assert report.model.log_loss <= report.wide.log_loss + 1e-9, "the deep part never hurts where it is measured"
 
 
+@pytest.mark.slow
 def test_equal_inputs_in_another_order_train_an_equal_model() -> None:
     found = worlds.outcomes(400)
     one, _ = run(found)

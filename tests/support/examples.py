@@ -6,9 +6,10 @@ from typing import Final
 
 from hypothesis import settings
 
-_USUAL: Final = settings.get_profile("default").max_examples
+USUAL_EXAMPLES: Final = 100
+"""Of a test that does not say how many, in the whole run."""
 
 
 def examples(count: int) -> int:
-    """``count`` in the whole run; less in the same share under a profile that takes less, such as ``fast``."""
-    return max(1, count * settings.default.max_examples // _USUAL)
+    """``count`` in the whole run, and the profile's share of it under one that takes less, such as ``fast``."""
+    return max(1, count * settings().max_examples // USUAL_EXAMPLES)

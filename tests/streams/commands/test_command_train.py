@@ -73,6 +73,7 @@ def test_what_is_learned_from_is_what_a_later_look_at_the_same_questions_finds()
     assert {o.label for o in matured(now, until_ms) if o.head == "churn"} == {0, 1}
 
 
+@pytest.mark.slow
 def test_nothing_is_known_of_the_time_behind_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "SIMULATION_DAYS", 100)
     monkeypatch.setattr(sources.load_source, "__kwdefaults__", {"seed": 0, "customers": 60, "days": 100})

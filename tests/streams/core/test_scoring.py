@@ -228,6 +228,7 @@ def test_below_the_bound_nothing_is_sampled(names: list[str], data: st.DataObjec
     assert bounded.auc() == unbounded.auc() == auc([(at / len(names), at % 2) for at in range(len(names))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mature", ["at the end", "as time passes"])
 @pytest.mark.parametrize("first", ["predicted", "answered", "either"])
 def test_the_sample_tells_what_all_would(first: str, mature: str) -> None:

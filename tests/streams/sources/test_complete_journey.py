@@ -52,6 +52,7 @@ def test_whole_year(journey: CompleteJourney) -> None:
     assert len(line_ids) == count.total() == journey.count()
 
 
+@pytest.mark.slow
 def test_lines_are_those_of_the_file(journey: CompleteJourney) -> None:
     """Against the parquet file itself: value and number of lines by basket, in one month."""
     from pyarrow import compute, parquet
@@ -109,6 +110,7 @@ def test_households_for_fills_the_limit(journey: CompleteJourney, limit: int) ->
     assert limit == 1 or some != journey.households_for(limit, MARCH_MS, APRIL_MS, seed=1)
 
 
+@pytest.mark.slow
 def test_redemptions_fall_on_a_basket_inside_their_window(journey: CompleteJourney) -> None:
     sends = {}
     redeemed_after_send = 0
