@@ -47,9 +47,13 @@ def end_offsets(
         Retry: the broker did not answer.
     """
     wanted = list(dict.fromkeys(partitions))
+    deadline = time.monotonic() + timeout_s
     consumer = _consumer(client_config, "pulsegraph-offsets")
     try:
-        return _ends(consumer, wanted, timeout_s)
+        # librdkafka waits half a second before it asks again for the end of a partition whose leader it did not know.
+        for topic in dict.fromkeys(topic for topic, _ in wanted):
+            clients.metadata(consumer, topic, timeout_s=max(0.0, deadline - time.monotonic()))
+        return _ends(consumer, wanted, max(0.0, deadline - time.monotonic()))
     finally:
         consumer.close()
 
