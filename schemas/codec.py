@@ -11,6 +11,7 @@ import msgspec
 from schemas import errors
 from schemas.events import PROFILES, SOURCES, Body, type_by_source
 from schemas.limits import MAX_EVENT_TS_MS, MAX_HEADERS_BYTES, MAX_KEY_BYTES, MAX_PAYLOAD_BYTES, MIN_EVENT_TS_MS
+from schemas.nesting import too_deep
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -92,6 +93,8 @@ def decode_event(
 def _decode_value(source_index: int, value: bytes) -> Body:
     if len(value) > MAX_PAYLOAD_BYTES:
         raise errors.Oversized(f"a payload has at most {MAX_PAYLOAD_BYTES} bytes, this one has {len(value)}")
+    if too_deep(value):
+        raise errors.Malformed("nested too deeply")
     try:
         if not value.isascii():
             value.decode()
@@ -102,8 +105,6 @@ def _decode_value(source_index: int, value: bytes) -> Body:
         raise errors.Malformed(f"not UTF-8: {error}") from None
     except msgspec.DecodeError as error:
         raise errors.Malformed(f"not JSON: {error}") from None
-    except RecursionError:
-        raise errors.Malformed("nested too deeply") from None
 
 
 def _field_error(value: bytes, error: msgspec.ValidationError) -> errors.DeadLetter:
@@ -111,7 +112,7 @@ def _field_error(value: bytes, error: msgspec.ValidationError) -> errors.DeadLet
     if "event_ts_ms" in str(error):
         try:
             ts_ms = msgspec.json.decode(value).get("event_ts_ms")
-        except (msgspec.DecodeError, AttributeError, RecursionError, UnicodeError):
+        except (msgspec.DecodeError, AttributeError, UnicodeError):
             ts_ms = None
         if (
             isinstance(ts_ms, int | float)

@@ -16,6 +16,7 @@ import msgspec
 
 from schemas.errors import InvalidField, Malformed
 from schemas.limits import TimestampMs
+from schemas.nesting import too_deep
 
 HEARTBEAT_KEY: Final = b"\x00heartbeat"
 HEARTBEAT_TYPE: Final = b"pulsegraph.heartbeat"
@@ -50,11 +51,11 @@ def event_ts_ms(value: bytes | None) -> int:
     """
     if value is None:
         raise Malformed("a heartbeat has a null value")
+    if too_deep(value):
+        raise Malformed("heartbeat: nested too deeply")
     try:
         return _decoder.decode(value).event_ts_ms
     except msgspec.ValidationError as error:
         raise InvalidField(f"heartbeat: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Malformed(f"heartbeat: {error}") from error
-    except RecursionError:
-        raise Malformed("heartbeat: nested too deeply") from None

@@ -14,6 +14,8 @@ MAX_KEY_BYTES: Final = 256
 MAX_PAYLOAD_BYTES: Final = 65_536
 MAX_HEADERS_BYTES: Final = 16_384
 MAX_PROPERTIES: Final = 64
+#: Objects and arrays inside one another, the record's own object included.
+MAX_NESTING: Final = 500
 
 # 2000-01-01T00:00:00Z. Older than any event stream; catches seconds sent as milliseconds.
 MIN_EVENT_TS_MS: Final = 946_684_800_000

@@ -93,6 +93,7 @@ def test_limits_in_the_text() -> None:
     for number in (limits.MAX_PAYLOAD_BYTES, limits.MAX_HEADERS_BYTES):
         assert f"{number:,}" in text
     assert f"keys\n{limits.MAX_KEY_BYTES} bytes" in text
+    assert f"nested more than {limits.MAX_NESTING} deep" in text
     assert f"({config.lateness_ms // 60_000} minutes)" in text
     assert f"more than {config.max_future_ms // 60_000} minutes after the record's" in text
     assert f"the last {config.recent_ids} behind it" in text

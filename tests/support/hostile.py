@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, REDEMPTIONS
 from schemas.heartbeat import HEARTBEAT_KEY
+from schemas.nesting import too_deep
 from streams.core.config import DAY_MS
 
 Headers = tuple[tuple[str, Any], ...]
@@ -217,8 +218,9 @@ _HANDS: Final = (_field, _field, _time, _bytes, _bytes, _hostile, _key, _heads, 
 
 
 def _body(payload: Payload) -> dict[str, Any]:
+    value = payload.value or b"{}"
     try:
-        body = json.loads(payload.value or b"{}")
+        body = None if too_deep(value) else json.loads(value)  # how deep json itself goes differs between Pythons
     except (ValueError, RecursionError):
         body = None
     return body if isinstance(body, dict) and body else {"event_ts_ms": payload.timestamp, "event": "purchase"}

@@ -14,7 +14,14 @@ from support.logs import CONFIG, START_MS, Worker
 
 from schemas import errors, heartbeat
 from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, REDEMPTIONS, SOURCES
-from schemas.limits import MAX_EVENT_TS_MS, MAX_HEADERS_BYTES, MAX_KEY_BYTES, MAX_PAYLOAD_BYTES, MAX_PROPERTIES
+from schemas.limits import (
+    MAX_EVENT_TS_MS,
+    MAX_HEADERS_BYTES,
+    MAX_KEY_BYTES,
+    MAX_NESTING,
+    MAX_PAYLOAD_BYTES,
+    MAX_PROPERTIES,
+)
 from schemas.records import LogRecord
 from streams.core.config import DAY_MS
 from streams.core.graph import neighbours
@@ -61,6 +68,12 @@ REFUSED: Final[dict[str, Bad]] = {
     "nested a thousand deep": Bad(errors.InvalidField, b"[" * 1_000 + b"]" * 1_000),
     "nested deep in an unknown field": Bad(
         errors.Malformed, raw(CLICK)[:-1] + b',"x":' + b"[" * 10_000 + b"]" * 10_000 + b"}"
+    ),
+    "nested a little too deep": Bad(
+        errors.Malformed, raw(CLICK)[:-1] + b',"x":' + b"[" * MAX_NESTING + b"]" * MAX_NESTING + b"}"
+    ),
+    "nested too deep before a wrong field": Bad(
+        errors.Malformed, b'{"x":' + b"[" * 10_000 + b"]" * 10_000 + b',"event":1}'
     ),
     # fields
     "an array": Bad(errors.InvalidField, b"[1, 2]"),
@@ -144,6 +157,11 @@ REFUSED: Final[dict[str, Bad]] = {
     "heartbeat in seconds": Bad(errors.InvalidField, raw({"event_ts_ms": START_MS // 1_000}), key=BEAT),
     "heartbeat from the future": Bad(errors.OutOfTime, raw({"event_ts_ms": START_MS + DAY_MS}), key=BEAT),
     "heartbeat nested deep": Bad(errors.Malformed, b'{"x":' + b"[" * 20_000 + b"]" * 20_000 + b"}", key=BEAT),
+    "heartbeat nested a little too deep": Bad(
+        errors.Malformed,
+        b'{"event_ts_ms":%d,"x":' % START_MS + b"[" * MAX_NESTING + b"]" * MAX_NESTING + b"}",
+        key=BEAT,
+    ),
 }
 
 GOOD = {"event": "purchase", "event_ts_ms": START_MS + CONFIG.max_future_ms, "event_id": "good", "item_id": "after"}
@@ -233,6 +251,10 @@ ACCEPTED: Final[dict[str, Kept]] = {
     "event name with dots": Kept(CLICKSTREAM, raw(CLICK | {"event": "shop.checkout:step-2"})),
     "unknown item": Kept(CLICKSTREAM, raw(CLICK | {"item_id": "unknown-1", "title": "never seen"})),
     "unknown fields": Kept(CLICKSTREAM, raw(CLICK | {"session": {"deep": [1, 2, {"x": None}]}})),
+    "nested as deep as may be": Kept(
+        CLICKSTREAM, raw(CLICK)[:-1] + b',"x":' + b"[" * (MAX_NESTING - 1) + b"]" * (MAX_NESTING - 1) + b"}"
+    ),
+    "brackets in text": Kept(CLICKSTREAM, raw(CLICK | {"x": '"[{\\' * 2 * MAX_NESTING})),
     "field given twice": Kept(CLICKSTREAM, raw(CLICK)[:-1] + b',"item_id":"i2"}'),
     "nulls for what may be absent": Kept(CLICKSTREAM, raw(CLICK | {"price": None, "item_id": None, "channel": None})),
     "white space around": Kept(CLICKSTREAM, b" \n" + raw(CLICK) + b"\n"),

@@ -339,7 +339,7 @@ def test_tail(broker: Any, prefix: str, capsysbinary: pytest.CaptureFixture[byte
     assert json.loads(capsysbinary.readouterr().out)["item_id"] == "i0"
 
 
-NESTED = b"[" * 3_000 + b"]" * 3_000
+NESTED = b"[" * 100_000 + b"]" * 100_000  # deeper than any Python parses
 
 
 def test_tail_shows_what_nobody_can_read(broker: Any, prefix: str, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
