@@ -7,8 +7,13 @@ SHELL := /bin/bash
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Prefer the exact version; any python3 that is 3.11 will do.
-PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
+PYTHONS := 3.11 3.12 3.13 3.14
+FIT := import sys; sys.exit("%d.%d" % sys.version_info[:2] not in "$(PYTHONS)".split())
+# The first that fits and can make a venv; a name on the PATH says neither, and pyenv's may not even run. The oldest comes
+# first: CI runs on it.
+PYTHON ?= $(shell for found in $(PYTHONS:%=python%) python3; do \
+	if $$found -c 'import ensurepip, venv; $(FIT)' 2>/dev/null; then echo $$found; break; fi; done)
+UV := .cache/uv-0.13.9/bin/uv
 # Passed on to the command behind a target: make demo ARGS="--limit 20000"
 ARGS ?=
 
@@ -20,9 +25,15 @@ help: ## list the targets
 install: $(STAMP) ## create .venv with everything that is locked
 
 $(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "pulsegraph needs Python 3.11, and $(PYTHON) is " + sys.version.split()[0] + ". Install it, or name one: make PYTHON=/path/to/python3.11 ...")'
+	@test -x $(BIN)/python || $(or $(PYTHON),false) -c 'import ensurepip, venv; $(FIT)' 2>/dev/null || { \
+		echo "pulsegraph needs a Python that is one of $(PYTHONS) and has venv;" \
+			"$(if $(PYTHON),$(PYTHON) is not: $$($(PYTHON) --version 2>&1 | head -n 1),none is on the PATH)."; \
+		echo "Install one, or name it: make PYTHON=/path/to/python3.13 ..."; exit 1; } >&2
 	@test -x $(BIN)/python || { echo "creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
-	@sum=$$($(PYTHON) -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' requirements.lock); \
+	@$(BIN)/python -c '$(FIT)' || { \
+		echo "$(VENV) has $$($(BIN)/python --version 2>&1), and pulsegraph needs one of $(PYTHONS):" \
+			"remove $(VENV), and run make again." >&2; exit 1; }
+	@sum=$$($(BIN)/python -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' requirements.lock); \
 	if [ "$$sum" = "$$(cat $(VENV)/.lock-sum 2>/dev/null)" ]; then \
 		echo "dependencies are those of requirements.lock"; \
 	else \
@@ -57,6 +68,28 @@ lint: install ## ruff: rules and format
 .PHONY: types
 types: install ## mypy, strict
 	@$(BIN)/mypy
+
+COMPILE = $(UV) pip compile --quiet pyproject.toml --all-extras --universal --python-version $(firstword $(PYTHONS)) \
+	--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+
+.PHONY: lock
+lock: $(UV) ## make requirements.lock anew from pyproject.toml; versions stay (ARGS="--upgrade-package rich", ARGS=--upgrade)
+	@$(COMPILE) --output-file requirements.lock $(ARGS)
+
+.PHONY: lock-check
+lock-check: install $(UV) ## the lock is that of pyproject.toml, has wheels for every Python, and types hold on each
+	@cp requirements.lock .cache/requirements.lock && $(COMPILE) --output-file .cache/requirements.lock >/dev/null
+	@diff <(grep -E '^[a-z]' requirements.lock) <(grep -E '^[a-z]' .cache/requirements.lock) || { echo "run make lock" >&2; exit 1; }
+	@for version in $(PYTHONS); do \
+		echo "Python $$version"; \
+		$(UV) pip install --quiet --dry-run --python $(BIN)/python --target .cache/nothing --python-version $$version \
+			--python-platform x86_64-manylinux_2_28 --only-binary :all: --require-hashes -r requirements.lock; \
+		$(BIN)/mypy --python-version $$version; \
+	done
+
+$(UV):
+	@$(or $(PYTHON),python3) -m venv $(@:/bin/uv=)
+	@$(@D)/python -m pip install --quiet --disable-pip-version-check $(patsubst .cache/uv-%/bin/uv,uv==%,$@)
 
 .PHONY: faults
 faults: install ## kill workers and brokers, and compare with an undisturbed run (Apache Kafka: Java 17 and Maven)
