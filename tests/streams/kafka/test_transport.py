@@ -327,7 +327,7 @@ def test_after_a_failure_only_stop_is_called(where: str):
         rig.role.fails_in = where
         await rig.runner.assigned(held(0))
         ticks = asyncio.create_task(rig.runner.tick_for_ever(0.001))
-        while not rig.failures and ("idle",) not in rig.role.calls:
+        while rig.runner.failure is None and ("idle",) not in rig.role.calls:
             await asyncio.sleep(0.001)
         await rig.process("clickstream", 0, 1)
         await rig.process("clickstream", 0, 1)
