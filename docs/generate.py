@@ -6,12 +6,15 @@ A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; NAME is a 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import UnionType
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # infra is in the checkout and in no wheel
 
 from infra.bench import report, sizing
 from schemas import catalog, events, features, limits, predictions, topics

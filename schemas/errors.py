@@ -11,6 +11,7 @@
     │   ├── InvalidKey            a key that is not UTF-8, is empty or too long
     │   ├── KeyMismatch           the key and the body name different customers
     │   ├── OutOfTime             an event time that cannot be true
+    │   ├── TooLate               so late that it cannot be known whether it was counted before
     │   └── UnexpectedTombstone   a null value on a topic that has no erasure
     ├── Retry                 try again: a broker or a disk that is away for a moment
     │   └── DeliveryFailed        records were not acknowledged in time
@@ -62,6 +63,10 @@ class KeyMismatch(DeadLetter):
 
 class OutOfTime(DeadLetter):
     reason = "out_of_time"
+
+
+class TooLate(DeadLetter):
+    reason = "too_late"
 
 
 class UnexpectedTombstone(DeadLetter):

@@ -12,6 +12,8 @@ from typing import Final, Protocol
 
 SESSION: Final = "[SESSION]"
 SESSION_END: Final = "[/SESSION]"
+LATE: Final = "[LATE]"
+"""In front of an event that came too late for its place."""
 
 #: Upper bounds of the gap buckets, in hours, and their names: ``[GAP:3d]`` is "at least 2, under 3 days".
 _GAP_BOUNDS_H: Final = (1, 3, 6, 12, 24, 48, 72, 120, 168, 240, 336, 504, 720, 1440, 2160)
@@ -30,7 +32,7 @@ CUSTOM_EVENT: Final = "evt:custom"
 
 #: Every word that a vocabulary must hold, whatever the data.
 FIXED: Final = (
-    SESSION, SESSION_END, FIRST_GAP, *GAP_MARKERS, *HOUR_MARKERS, *DAY_MARKERS, *PRICE_WORDS, CUSTOM_EVENT,
+    SESSION, SESSION_END, LATE, FIRST_GAP, *GAP_MARKERS, *HOUR_MARKERS, *DAY_MARKERS, *PRICE_WORDS, CUSTOM_EVENT,
 )  # fmt: skip
 
 _HOUR_MS: Final = 3_600_000

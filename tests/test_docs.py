@@ -15,10 +15,11 @@ from confluent_kafka import Producer
 
 from models.reasons import CROSS_FAMILIES, FAMILIES
 from schemas import codec, errors, features, limits
-from schemas.events import CLICKSTREAM_EVENTS, SEND_EVENTS, SOURCES
+from schemas.events import CLICKSTREAM_EVENTS, SEND_EVENTS, SOURCES, Clickstream
 from schemas.topics import TOPICS
-from streams.core.config import CoreConfig
+from streams.core.config import DAY_MS, CoreConfig
 from streams.core.graph import EDGE_TYPES
+from streams.core.lateness import check_not_too_late
 from streams.kafka.partitioning import partition_for
 from streams.kafka.reader import TopicReader
 from streams.settings import schema as settings
@@ -96,7 +97,9 @@ def test_limits_in_the_text() -> None:
     assert f"nested more than {limits.MAX_NESTING} deep" in text
     assert f"({config.lateness_ms // 60_000} minutes)" in text
     assert f"more than {config.max_future_ms // 60_000} minutes after the record's" in text
-    assert f"the last {config.recent_ids} behind it" in text
+    assert f"`PULSEGRAPH_CORE_RECENT_IDS` ({config.recent_ids:,}) of one customer" in text
+    assert config.ids_kept_ms == 2 * DAY_MS and "`PULSEGRAPH_CORE_IDS_KEPT_MS` (two days)" in text
+    assert f"(`PULSEGRAPH_CORE_WATERMARK_KEYS`, {config.watermark_keys})" in text
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}" for name in PAGES if name != "log.md")])
@@ -139,6 +142,13 @@ def test_examples_of_refusals(error: str, reason: str, example: str) -> None:
     key: bytes | None
     value: bytes | None
     found = re.fullmatch(r"key (null|`.*?`), value (null|`.*`)", example)
+    if error == "TooLate":
+        days = CoreConfig().ids_kept_ms // DAY_MS
+        assert example == f"an event more than {days} days behind its topic"
+        purchase = Clickstream(event="purchase", event_ts_ms=NOW_MS)
+        with pytest.raises(errors.TooLate):
+            check_not_too_late(NOW_MS, NOW_MS + days * DAY_MS + 1, purchase, CoreConfig())
+        return
     if found is None:
         assert example == f"a value of more than {limits.MAX_PAYLOAD_BYTES:,} bytes"
         key, value = b"42", b" " * (limits.MAX_PAYLOAD_BYTES + 1)

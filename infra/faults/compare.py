@@ -218,7 +218,7 @@ def counted_once(left: Left) -> Check:
                 continue
             seen += 1
             counted = record["state"]["settled"]["events"] + len(record["state"]["tail"])
-            late += sum(record["state"]["late"].values())
+            late += sum(record["state"]["settled"]["late"].values())
             if counted != expected.events.get(record["id"], 0):
                 wrong.append(
                     f"{record['id']}: {counted} events counted, {expected.events.get(record['id'], 0)} in the log"

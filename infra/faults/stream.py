@@ -119,11 +119,12 @@ class Expected:
 
     def __init__(self, config: CoreConfig) -> None:
         self._config = config
-        self._newest_ms: dict[tuple[int, int], int] = {}
+        self._reached_ms: dict[tuple[int, int], int] = {}
+        self._confirmed: dict[tuple[int, int], dict[bytes, int]] = {}
         self._seen: set[int] = set()
         self.records = self.duplicates = self.late = self.heartbeats = 0
         self.events: dict[str, int] = {}
-        """Customer -> distinct events that are not late."""
+        """Customer -> distinct events."""
         self.erased: set[str] = set()
         self.refused: set[str] = set()
         self.ends: dict[tuple[str, int], int] = {}
@@ -142,7 +143,7 @@ class Expected:
         if record.key == heartbeat.HEARTBEAT_KEY:
             self.heartbeats += 1
             beat_ms = heartbeat.event_ts_ms(record.value)
-            self._newest_ms[place] = max(self._newest_ms.get(place, -1), beat_ms)
+            self._reached_ms[place] = max(self._reached_ms.get(place, -1), min(beat_ms, record.timestamp_ms))
             return
         try:
             event = decode_event(
@@ -154,16 +155,29 @@ class Expected:
         if event.body is None:
             self.erased.add(event.customer_id)
             return
-        newest_ms = self._newest_ms.get(place, -1)
+        reached_ms = self._reached_ms.get(place, -1)
+        self._confirm(place, record.key, min(event.event_ts_ms, record.timestamp_ms))
         uid = hash((source_index, event.customer_id, event.event_id))
+        if event.event_ts_ms < reached_ms - self._config.ids_kept_ms:
+            self.refused.add(refused_id(topic, partition, offset))
+            return
         if uid in self._seen:
             self.duplicates += 1
-        elif event.event_ts_ms < newest_ms - self._config.lateness_ms:
-            self.late += 1
-        else:
-            self._seen.add(uid)
-            self.events[event.customer_id] = self.events.get(event.customer_id, 0) + 1
-        self._newest_ms[place] = max(newest_ms, event.event_ts_ms)
+            return
+        self.late += event.event_ts_ms < reached_ms - self._config.lateness_ms
+        self._seen.add(uid)
+        self.events[event.customer_id] = self.events.get(event.customer_id, 0) + 1
+
+    def _confirm(self, place: tuple[int, int], key: bytes, at_ms: int) -> None:
+        """Event time as the core's documentation says it, and not as the core computes it."""
+        keys = self._config.watermark_keys
+        confirmed = self._confirmed.setdefault(place, {})
+        confirmed[key] = max(at_ms, confirmed.pop(key, at_ms))
+        if len(confirmed) > 2 * keys - 1:
+            del confirmed[next(iter(confirmed))]
+        if len(confirmed) >= min(2, keys):
+            newest_first = sorted(confirmed.values(), reverse=True)
+            self._reached_ms[place] = max(self._reached_ms.get(place, -1), newest_first[:keys][-1])
 
     def digests(self) -> dict[tuple[str, int], str]:
         """(topic, partition) -> digest of all its records with their offsets."""

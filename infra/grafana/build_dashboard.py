@@ -82,11 +82,12 @@ ROWS: Final[dict[str, list[Panel]]] = {
         ),
         ("Outcomes", "cps", [(_rate("pulsegraph_outcomes_total", "head, label"), "{{head}} = {{label}}")]),
         (
-            "Erased customers, events settled early, pending labels dropped",
+            "Erased customers, events settled early or ahead of their time, pending labels dropped",
             "cps",
             [
                 (_rate("pulsegraph_erasures_total"), "erased"),
                 (_rate("pulsegraph_tail_overflow_total"), "settled early"),
+                (_rate("pulsegraph_ahead_total"), "ahead of their time"),
                 (_rate("pulsegraph_pending_labels_dropped_total"), "pending labels dropped"),
             ],
         ),

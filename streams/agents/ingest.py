@@ -11,7 +11,7 @@ from models.saved_model import read_card
 from models.tokenizer import FastLexicon
 from schemas import codec
 from schemas.deadletter import Refused
-from schemas.errors import TopicUnfit
+from schemas.errors import TooLate, TopicUnfit
 from schemas.events import SOURCE_INDEX, SOURCES
 from schemas.records import OutputRecord
 from schemas.words import Lexicon
@@ -81,9 +81,10 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
         records = batch.records
         first = bisect_left(records, core.next_offsets.get(batch.topic, 0), key=_offset)
         refused = core.take(SOURCE_INDEX[batch.topic], records, self._monotonic_ms())
-        places = [bisect_left(records, letter.offset, key=_offset) - first for letter in refused]
+        unfit = [letter for letter in refused if letter.reason != TooLate.reason]  # which says nothing of the topic
+        places = [bisect_left(records, letter.offset, key=_offset) - first for letter in unfit]
         try:
-            self._refusals.observe(batch.topic, len(records) - first, zip(places, refused, strict=True))
+            self._refusals.observe(batch.topic, len(records) - first, zip(places, unfit, strict=True))
         except TopicUnfit:
             # Nothing of this batch is written or committed, but why it was refused is there to be looked at. The next
             # worker sends the same letters, with the same ids.

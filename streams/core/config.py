@@ -15,7 +15,12 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Durations in milliseconds of event time, bounds in counts."""
 
     lateness_ms: int = 5 * MINUTE_MS
-    """How far an event may arrive behind the newest of its topic partition and still be put in its place."""
+    """How far an event may arrive behind the event time of its topic partition and still be put in its place."""
+    watermark_keys: int = 8
+    """Event time of a topic partition is the k-th newest among its last 2k - 1 customers: no single clock moves it.
+
+    Where fewer are known it is the oldest of their times, and one alone says nothing; 1 takes the newest of all.
+    """
     session_gap_ms: int = 30 * MINUTE_MS
     """A session ends after this much event time without an event."""
     timeline_tokens: int = 512
@@ -24,8 +29,11 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """An edge type is cut back to two thirds, heaviest first, when it exceeds this."""
     edge_half_life_ms: int = 28 * DAY_MS
     """An edge's weight halves over this time."""
-    recent_ids: int = 64
-    """Event ids remembered per customer behind the lateness bound."""
+    ids_kept_ms: int = 2 * DAY_MS
+    """How long the id of an event is remembered. A late event is taken as far back as this, and no further: what comes
+    later might be one that was counted before."""
+    recent_ids: int = 1_024
+    """Most ids remembered of one customer. A retry that comes late and after so many others is counted again."""
     tail_limit: int = 16_384
     """Most unsettled events of one customer. The oldest settle early beyond it; what comes before them then is late.
 
@@ -50,3 +58,7 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Share of customers that are never contacted, to measure what contact is worth."""
     max_future_ms: int = 10 * MINUTE_MS
     """An event time this far past its Kafka record timestamp cannot be true."""
+    ahead_ms: int = DAY_MS
+    """An event this far past its topic's event time is counted as ahead of its time, whatever its record says."""
+    refuse_ahead: bool = False
+    """Whether such events become dead letters. Else they wait with their customer until event time comes to them."""

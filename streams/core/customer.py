@@ -13,17 +13,14 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from schemas.events import Body, Profile
 from schemas.snapshot import Candidate, Snapshot, SnapshotKind
 from streams.core import stored
-from streams.core.event import Event, StoredEvent, consent_of, restore, store
-from streams.core.fold import fire_due, fold, is_opt_out, next_due_ms
+from streams.core.event import Event, StoredEvent, restore, store
+from streams.core.fold import fire_due, fold, next_due_ms
 from streams.core.snapshots import snapshot_of
 from streams.core.state import Context, Effect, Folded
 
-RECORD_VERSION: Final = 1
-_EVERYTHING: Final = "*"
-_OPT_OUTS_KEPT: Final = 32
+RECORD_VERSION: Final = 2
 _CALLED: Final = "the stored state of a customer"
 _order = attrgetter("order")
 _time = attrgetter("ts_ms")
@@ -39,12 +36,6 @@ class CustomerRecord(msgspec.Struct, array_like=True, gc=False):
     """Events at or before this belong to someone who was erased; -1 where nobody was."""
     applied: list[int]
     """Highest offset seen per source topic, applied or dropped as a duplicate: replay stops here."""
-    late: dict[str, int]
-    """Source topic -> events that came later than the bound and were only counted."""
-    opt_outs: dict[str, int]
-    """Channel, or ``*`` for all -> newest time at which an opt-out that came late took consent back."""
-    late_profile: tuple[int, tuple[str, ...]]
-    """Time and consent of the newest profile that came late: what it does not grant was not granted then."""
     tail: list[StoredEvent]
     settled: Folded
 
@@ -105,9 +96,6 @@ class Customer:
         "context",
         "erased_ms",
         "indexed_ms",
-        "late",
-        "late_profile",
-        "opt_outs",
         "settled",
         "tail",
     )
@@ -118,9 +106,6 @@ class Customer:
         self.erased_ms = -1
         self.indexed_ms = -1
         """Due time that the store's timer index has for this customer; -1 for none."""
-        self.late: dict[str, int] = {}
-        self.opt_outs: dict[str, int] = {}
-        self.late_profile: tuple[int, tuple[str, ...]] = (0, ())
         self.tail: list[Event] = []
         self.settled = Folded()
         self._known: set[int] | None = None
@@ -138,8 +123,7 @@ class Customer:
             _decode, record, RECORD_VERSION, _CALLED, written_as="stored state", advice=": run the newer release"
         )
         customer = Customer(context)
-        customer.applied, customer.late, customer.settled = known.applied, known.late, known.settled
-        customer.opt_outs, customer.late_profile = known.opt_outs, known.late_profile
+        customer.applied, customer.settled = known.applied, known.settled
         customer.erased_ms, customer.indexed_ms = known.erased_ms, known.due_ms
         customer.tail = [restore(event) for event in known.tail]
         return customer
@@ -152,20 +136,17 @@ class Customer:
                 self.due_or_never_ms(),
                 self.erased_ms,
                 self.applied,
-                dict(sorted(self.late.items())),
-                dict(sorted(self.opt_outs.items())),
-                self.late_profile,
                 [store(event) for event in self.tail],
                 self.settled,
             )
         )
 
-    def knows(self, event: Event) -> bool:
+    def knows(self, uid: int) -> bool:
         """Whether an event with this id is in the tail or among the last settled ones."""
         if self._known is None:
             self._known = {event.uid for event in self.tail}
-            self._known.update(self.settled.recent)
-        return event.uid in self._known
+            self._known.update([uid for _, uid in self.settled.recent])
+        return uid in self._known
 
     def insert(self, event: Event) -> None:
         """Put a punctual event in its place; in order it costs one fold step, out of order a refold of the tail."""
@@ -180,46 +161,11 @@ class Customer:
         insort(tail, event, key=_order)
         self._forget_view()
 
-    def count_late(self, topic: str) -> None:
-        self.late[topic] = self.late.get(topic, 0) + 1
-
-    @property
-    def has_late_opt_out(self) -> bool:
-        """Whether an event that came late may have taken consent back."""
-        return bool(self.opt_outs or self.late_profile[0])
-
-    def opt_out_late(self, body: Body, ts_ms: int) -> None:
-        """Take back consent by an event that is too late for its place: that must never be lost."""
-        if isinstance(body, Profile):
-            self.late_profile = max(self.late_profile, (ts_ms, consent_of(body)))
-        elif is_opt_out(body):
-            channel = body.channel or _EVERYTHING  # type: ignore[union-attr]
-            name = channel if channel in self.opt_outs or len(self.opt_outs) < _OPT_OUTS_KEPT else _EVERYTHING
-            self.opt_outs[name] = max(ts_ms, self.opt_outs.get(name, 0))
-
-    def consent(self, seen: Folded) -> tuple[str, ...] | None:
-        """Consent of a state of this customer, less what events that came late took back; None where unknown."""
-        if seen.consent is None:
-            return None
-        # As in the fold, and not by taking the pair apart: a channel's name may hold a colon.
-        lost = tuple(
-            "" if channel == _EVERYTHING else f"{channel}:"
-            for channel, at_ms in self.opt_outs.items()
-            if at_ms > seen.consent_ms
-        )
-        late_ms, late_consent = self.late_profile
-        return tuple(
-            pair
-            for pair in seen.consent
-            if not pair.startswith(lost) and (late_ms <= seen.consent_ms or pair in late_consent)
-        )
-
     def erase(self, at_ms: int) -> None:
         """Forget everything up to ``at_ms``. Only the offsets stay, and the time, until nothing can be replayed."""
         if at_ms <= self.erased_ms:
             return
         self.erased_ms = at_ms
-        self.late, self.opt_outs, self.late_profile = {}, {}, (0, ())
         self.settled = Folded()
         self.tail = [event for event in self.tail if event.ts_ms > at_ms]
         self._known = None
@@ -231,9 +177,9 @@ class Customer:
         return self.erased_ms >= 0 and not self.tail and not self.settled.events
 
     @property
-    def is_at_rest(self) -> bool:
-        """Whether no event waits to be settled and no session is open."""
-        return not self.tail and not self.settled.timeline.events
+    def forgotten_ms(self) -> int:
+        """Once event time is past this, no event from before the erasure can come any more, however late."""
+        return self.erased_ms + self.context.config.ids_kept_ms
 
     def view(self) -> Folded:
         """Settled state with the tail folded on top. Not to be changed by the caller."""
@@ -257,11 +203,7 @@ class Customer:
         overflowed = self._shorten(self.context.config.tail_limit, effects)
         # Before the timers fire, so that it does not depend on how far event time had come when it was taken.
         snapshot = self.snapshot() if observed else None
-        was_open = self.settled.timeline.events > 0
         self._fire_timers(until_ms, effects)
-        if self.has_late_opt_out and was_open and self.is_at_rest:
-            # Had the opt-out come only now, this is what would be seen with it: so it must be if it came before.
-            snapshot = self.snapshot()
         return Advanced(snapshot, effects, overflowed)
 
     def encode_within(self, limit_bytes: int) -> Encoded:
@@ -299,7 +241,7 @@ class Customer:
     def due_ms(self) -> int | None:
         """When event time next changes the settled state; None where nothing waits."""
         if self.is_tombstone:
-            return self.erased_ms + 1
+            return self.forgotten_ms + 1
         due_ms = next_due_ms(self.settled, self.context.config)
         if self.tail:
             oldest_ms = self.tail[0].ts_ms + 1
@@ -311,8 +253,7 @@ class Customer:
         seen = self.view()
         if not seen.events:
             return None
-        snapshot = snapshot_of(seen, "event", seen.last_ms, self.context)
-        return msgspec.structs.replace(snapshot, consent=self.consent(seen)) if self.has_late_opt_out else snapshot
+        return snapshot_of(seen, "event", seen.last_ms, self.context)
 
     def _settle(self, until_ms: int, effects: list[Effect]) -> None:
         """Fold tail events older than ``until_ms`` into the settled state."""

@@ -12,9 +12,9 @@ from schemas.graph import GraphEdge
 from schemas.predictions import Erasure
 from schemas.snapshot import Outcome, Snapshot
 from streams.core import stored
-from streams.core.watermark import NOT_OBSERVED_MS
+from streams.core.event_clock import NOT_OBSERVED_MS
 
-META_VERSION: Final = 1
+META_VERSION: Final = 2
 NO_OFFSET: Final = -1
 
 
@@ -37,6 +37,8 @@ class PartitionMeta(msgspec.Struct, array_like=True):
     version: int = META_VERSION
     next_offsets: list[int] = msgspec.field(default_factory=lambda: [NO_OFFSET] * len(SOURCES))
     newest_ms: list[int] = msgspec.field(default_factory=lambda: [NOT_OBSERVED_MS] * len(SOURCES))
+    confirmed: list[bytes] = msgspec.field(default_factory=lambda: [b""] * len(SOURCES))
+    """What each topic's :class:`streams.core.event_clock.EventClock` remembers."""
     watermark_ms: int = 0
     vocabulary: str = ""
     """Fingerprint of the lexicon that made the token ids in the partition's records."""

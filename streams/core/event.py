@@ -17,7 +17,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
     Order is event time, then topic, then event id: it depends on what was said and not on how it
     arrived, so that a log in another order folds into the same state. An event without an id is known by
-    its origin.
+    its origin. A late one has the event time that its topic had reached; when it happened is in its body.
     """
 
     ts_ms: int
@@ -27,6 +27,11 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     offset: int
     ingest_ms: int
     body: Body
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it came too late for its place."""
+        return self.body.event_ts_ms < self.ts_ms
 
     @property
     def order(self) -> tuple[int, int, str]:

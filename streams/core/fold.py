@@ -7,22 +7,23 @@ gives the same bytes, whatever the batches were.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Final
 from zlib import crc32
 
 from schemas import ids
-from schemas.events import Body, CampaignSend, Clickstream, Profile, Redemption
+from schemas.events import SOURCES, CampaignSend, Clickstream, Profile, Redemption
 from streams.core import counters, labels
 from streams.core.config import DAY_MS, CoreConfig
 from streams.core.decay import factor, forward_weight
 from streams.core.event import Event, consent_of
 from streams.core.graph import edges_of, touch
 from streams.core.labels import Pending
+from streams.core.lateness import OPT_OUTS
 from streams.core.snapshots import snapshot_of
 from streams.core.state import Context, Effect, Folded
 
 _GAP_HALF_LIFE_MS: Final = 84 * DAY_MS
-OPT_OUTS: Final = ("unsubscribe", "complaint")
 _CHANNELS_KEPT: Final = 16  # a producer that invents channel names must not blow up the state
 
 
@@ -32,8 +33,8 @@ def fold(state: Folded, event: Event, context: Context, effects: list[Effect]) -
     config = context.config
     if ts_ms != state.last_ms:  # the lines of one order share an instant, and nothing falls due within it
         fire_due(state, ts_ms, context, effects)
-        if not state.first_ms:
-            state.first_ms = ts_ms
+    if not state.first_ms or body.event_ts_ms < state.first_ms:
+        state.first_ms = body.event_ts_ms
     match body:
         case Clickstream():
             _clickstream(state, ts_ms, body, context, effects)
@@ -51,15 +52,19 @@ def fold(state: Folded, event: Event, context: Context, effects: list[Effect]) -
     state.source = (event.source_index, event.offset, event.ingest_ms)
     if event.offset > state.applied[event.source_index]:
         state.applied[event.source_index] = event.offset
+    if event.is_late:
+        topic = SOURCES[event.source_index]
+        state.late[topic] = state.late.get(topic, 0) + 1
+    _remember(state, ts_ms, event.uid, config)
+
+
+def _remember(state: Folded, ts_ms: int, uid: int, config: CoreConfig) -> None:
     recent = state.recent
-    recent.append(event.uid)
-    if len(recent) > config.recent_ids:
-        del recent[0]
-
-
-def is_opt_out(body: Body | None) -> bool:
-    """Whether an event takes consent back, whatever else it says."""
-    return isinstance(body, CampaignSend) and body.event in OPT_OUTS
+    recent.append((ts_ms, uid))
+    forgotten = bisect_left(recent, (ts_ms - config.ids_kept_ms,)) if recent[0][0] < ts_ms - config.ids_kept_ms else 0
+    forgotten = max(forgotten, len(recent) - config.recent_ids)
+    if forgotten:
+        del recent[:forgotten]
 
 
 def next_due_ms(state: Folded, config: CoreConfig) -> int | None:
@@ -108,7 +113,10 @@ def first_horizon_ms(customer_id: str, after_ms: int, every_ms: int) -> int:
 
 def _clickstream(state: Folded, ts_ms: int, body: Clickstream, context: Context, effects: list[Effect]) -> None:
     config, name, counts = context.config, body.event, state.counters
-    state.timeline.act(ts_ms, body, context.lexicon, config.timeline_tokens)
+    if body.event_ts_ms < ts_ms:
+        state.timeline.note_late(ts_ms, body, context.lexicon, config.timeline_tokens)
+    else:
+        state.timeline.act(ts_ms, body, context.lexicon, config.timeline_tokens)
     if name == "purchase":
         counters.add(counts, "purchases", ts_ms, 1.0)
         order_id, value = body.order_id, body.value
@@ -124,43 +132,52 @@ def _clickstream(state: Folded, ts_ms: int, body: Clickstream, context: Context,
     elif name == "add_to_cart":
         counters.add(counts, "carts", ts_ms, 1.0)
     if name in config.activity_events:
-        _activity(state, ts_ms, context, effects)
-    _count_hour(state, ts_ms, body.channel or "site")
+        _activity(state, body.event_ts_ms, ts_ms, context, effects)
+    _count_hour(state, body.event_ts_ms, body.channel or "site")
 
 
-def _activity(state: Folded, ts_ms: int, context: Context, effects: list[Effect]) -> None:
+def _activity(state: Folded, active_ms: int, now_ms: int, context: Context, effects: list[Effect]) -> None:
     last_ms = state.activity_ms
-    if last_ms == ts_ms:
+    if last_ms == active_ms:
         return
-    if not last_ms or last_ms // DAY_MS != ts_ms // DAY_MS:
-        state.active_days += 1
-        if last_ms:
-            left = factor(last_ms, ts_ms, _GAP_HALF_LIFE_MS)
-            state.gap_weight = state.gap_weight * left + 1.0
-            state.gap_sum_days = state.gap_sum_days * left + (ts_ms - last_ms) / DAY_MS
-    state.activity_ms = ts_ms
+    if active_ms > last_ms:
+        if not last_ms or last_ms // DAY_MS != active_ms // DAY_MS:
+            state.active_days += 1
+            if last_ms:
+                left = factor(last_ms, active_ms, _GAP_HALF_LIFE_MS)
+                state.gap_weight = state.gap_weight * left + 1.0
+                state.gap_sum_days = state.gap_sum_days * left + (active_ms - last_ms) / DAY_MS
+        state.activity_ms = active_ms
     if state.pending:
-        effects += labels.active(state.pending, ts_ms)
+        effects += labels.active(state.pending, active_ms, now_ms, context.config.churn_horizon_ms)
     if not state.next_horizon_ms:
-        state.next_horizon_ms = first_horizon_ms(context.customer_id, ts_ms, context.config.horizon_every_ms)
+        state.next_horizon_ms = first_horizon_ms(context.customer_id, now_ms, context.config.horizon_every_ms)
 
 
 def _campaign_send(state: Folded, ts_ms: int, body: CampaignSend, context: Context, effects: list[Effect]) -> None:
-    config, name = context.config, body.event
+    config, name, at_ms = context.config, body.event, body.event_ts_ms
     if name == "send":
-        _await_redemption(state, ts_ms, body, context, effects)
+        if at_ms == ts_ms:  # of a late one it is not known any more how the customer was just before
+            _await_redemption(state, ts_ms, body, context, effects)
         counters.add(state.counters, "sends", ts_ms, 1.0)
         state.sends_total += 1
-        state.last_send_ms = ts_ms
-        _log_send(state, ts_ms, body, config)
+        state.last_send_ms = max(state.last_send_ms, at_ms)
+        _log_send(state, at_ms, body, config)
     elif name in ("open", "click"):
         counters.add(state.counters, "opens" if name == "open" else "clicks", ts_ms, 1.0)
-        _count_hour(state, ts_ms, body.channel or "")
-    elif name in OPT_OUTS and state.consent:
-        # Without a channel it is not known what was meant: all of it, to be safe.
-        lost = f"{body.channel}:" if body.channel else ""
-        state.consent = tuple(pair for pair in state.consent if not pair.startswith(lost))
-    state.timeline.note(ts_ms, body, context.lexicon, config.timeline_tokens)
+        _count_hour(state, at_ms, body.channel or "")
+    elif name in OPT_OUTS:
+        state.opt_out_ms = max(state.opt_out_ms, at_ms)
+        if state.consent and at_ms >= state.consent_ms:
+            # Without a channel it is not known what was meant: all of it, to be safe.
+            lost = f"{body.channel}:" if body.channel else ""
+            state.consent = tuple(pair for pair in state.consent if not pair.startswith(lost))
+    _note(state, ts_ms, body, context)
+
+
+def _note(state: Folded, ts_ms: int, body: CampaignSend | Redemption, context: Context) -> None:
+    note = state.timeline.note_late if body.event_ts_ms < ts_ms else state.timeline.note
+    note(ts_ms, body, context.lexicon, context.config.timeline_tokens)
 
 
 def _log_send(state: Folded, ts_ms: int, body: CampaignSend, config: CoreConfig) -> None:
@@ -194,14 +211,21 @@ def _add_pending(state: Folded, question: Pending, context: Context, effects: li
 def _redemption(state: Folded, ts_ms: int, body: Redemption, context: Context, effects: list[Effect]) -> None:
     counters.add(state.counters, "redemptions", ts_ms, 1.0)
     state.redemptions_total += 1
-    state.last_redemption_ms = ts_ms
+    state.last_redemption_ms = max(state.last_redemption_ms, body.event_ts_ms)
     if (known := labels.redeemed(state.pending, body, ts_ms)) is not None:
         effects.append(known)
-    state.timeline.note(ts_ms, body, context.lexicon, context.config.timeline_tokens)
+    _note(state, ts_ms, body, context)
 
 
 def _profile(state: Folded, ts_ms: int, body: Profile) -> None:
-    state.consent, state.consent_ms, state.timezone = consent_of(body), ts_ms, body.timezone
+    at_ms, granted = body.event_ts_ms, consent_of(body)
+    if at_ms < ts_ms:
+        if at_ms <= state.consent_ms:
+            return  # a newer one is known
+        if state.consent is not None or at_ms <= state.opt_out_ms:
+            # What was taken back meanwhile may be newer than this: it can take back more, and give nothing.
+            granted = tuple(pair for pair in granted if pair in (state.consent or ()))
+    state.consent, state.consent_ms, state.timezone = granted, at_ms, body.timezone
     state.attributes = body.attributes or {}
 
 

@@ -64,12 +64,18 @@ def pop_due(pending: list[Pending], due_ms: int) -> Outcome | None:
     return None
 
 
-def active(pending: list[Pending], ts_ms: int) -> list[Outcome]:
-    """Activity at ``ts_ms`` resolves every pending churn label: the customer came back."""
-    known = [entry.outcome(label=0, resolved_ms=ts_ms) for entry in pending if entry.head == "churn"]
-    if known:
-        pending[:] = [entry for entry in pending if entry.head != "churn"]
-    return known
+def active(pending: list[Pending], active_ms: int, now_ms: int, horizon_ms: int) -> list[Outcome]:
+    """Activity resolves every pending churn label whose horizon it lies in: the customer came back.
+
+    Args:
+        active_ms: when it was; before ``now_ms`` where the event came late.
+        now_ms: event time at which it is known.
+        horizon_ms: length of a churn horizon.
+    """
+    answered = [entry for entry in pending if entry.head == "churn" and entry.due_ms - horizon_ms <= active_ms]
+    if answered:
+        pending[:] = [entry for entry in pending if entry not in answered]
+    return [entry.outcome(label=0, resolved_ms=now_ms) for entry in answered]
 
 
 def redeemed(pending: list[Pending], redemption: Redemption, ts_ms: int) -> Outcome | None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from operator import attrgetter
 from typing import Final
 
 from schemas import ids
 from schemas.codec import DecodedEvent
-from schemas.deadletter import Refused
-from schemas.errors import ConfigError
+from schemas.deadletter import Refused, refuse
+from schemas.errors import ConfigError, DeadLetter
 from schemas.events import SOURCES
 from schemas.graph import GraphEdge
 from schemas.predictions import Erasure
@@ -29,11 +30,12 @@ from streams.core.durable import NO_OFFSET, IngestCheckpoint, PartitionMeta, Rec
 from streams.core.entity_edges import drawn_edges, erased_edges
 from streams.core.entries import read_entries
 from streams.core.event import Event
-from streams.core.fold import is_opt_out
+from streams.core.event_clock import EventClock
 from streams.core.graph import known_entities
 from streams.core.labels import Pending
+from streams.core.lateness import check_not_too_late, is_ahead
 from streams.core.state import Context, Effect
-from streams.core.watermark import NOT_OBSERVED_MS, Watermark
+from streams.core.watermark import Watermark
 
 _MAX_RECORD_BYTES: Final = 4 << 20
 
@@ -72,7 +74,11 @@ class IngestPartition:
         self.partition = partition
         self.config = config
         self.cache = CustomerCache(cache_bytes)
-        self.watermark = Watermark(known.newest_ms, config.lateness_ms, idle_ms, now_ms, known.watermark_ms)
+        clocks = [
+            EventClock(config.watermark_keys, newest_ms, confirmed)
+            for newest_ms, confirmed in zip(known.newest_ms, known.confirmed, strict=True)
+        ]
+        self.watermark = Watermark(clocks, config.lateness_ms, idle_ms, now_ms, known.watermark_ms)
         self.counts: Counter[str] = Counter()
         self._lexicon = lexicon
         self._records = records
@@ -107,26 +113,27 @@ class IngestPartition:
         if not records:
             return []
         entries, refused = read_entries(source_index, self.partition, records, self.config.max_future_ms)
-        self.counts["dead_lettered"] += len(refused)
         customers = self._load(dict.fromkeys([entry.customer_id for entry in entries if type(entry) is DecodedEvent]))
-        newest_ms, lateness_ms = NOT_OBSERVED_MS, self.config.lateness_ms
-        late_before_ms = self.watermark.late_before_ms(source_index)
+        clock, taken = self.watermark.clocks[source_index], False
         for record, entry in zip(records, entries, strict=True):
             if entry is None:
                 continue
+            taken = True
             if isinstance(entry, int):
-                observed_ms = entry
+                clock.beat(min(entry, record.timestamp))
                 self.counts["heartbeats"] += 1
-            else:
-                observed_ms = entry.event_ts_ms
-                self._apply(source_index, record, entry, customers, late=observed_ms < late_before_ms)
-                if entry.body is None:
-                    continue
-            if observed_ms > newest_ms:
-                newest_ms = observed_ms
-                late_before_ms = max(late_before_ms, newest_ms - lateness_ms)
-        if newest_ms != NOT_OBSERVED_MS:
-            self.watermark.observe(source_index, newest_ms, now_ms)
+                continue
+            try:
+                self._apply(source_index, record, entry, customers)
+            except DeadLetter as error:
+                refused.append(refuse(error, SOURCES[source_index], self.partition, record))
+            if entry.body is not None:
+                assert record.key is not None
+                clock.confirm(record.key, min(entry.event_ts_ms, record.timestamp))
+        if taken:
+            self.watermark.observed(source_index, now_ms)
+        refused.sort(key=attrgetter("offset"))
+        self.counts["dead_lettered"] += len(refused)
         self._next_offsets[source_index] = records[-1].offset + 1
         return refused
 
@@ -143,13 +150,14 @@ class IngestPartition:
             self.counts["tail_overflow"] += advanced.overflowed
             if advanced.snapshot is not None:
                 snapshots.append(advanced.snapshot)
-            if customer.is_tombstone and customer_id not in touched and until_ms > customer.erased_ms:
+            if customer.is_tombstone and customer_id not in touched and until_ms > customer.forgotten_ms:
                 changes.append(self._drop_tombstone(customer_id, customer))
             else:
                 changes.append(self._change(customer_id, customer))
         meta = PartitionMeta(
             next_offsets=self._next_offsets,
             newest_ms=self.watermark.newest_ms,
+            confirmed=[clock.encode() for clock in self.watermark.clocks],
             watermark_ms=self.watermark.value_ms,
             vocabulary=self._lexicon.fingerprint,
         )
@@ -201,24 +209,20 @@ class IngestPartition:
     def _context(self, customer_id: str) -> Context:
         return Context(self.config, self._lexicon, self.partition, customer_id)
 
-    def _apply(
-        self, source_index: int, record: RawRecord, entry: DecodedEvent, customers: dict[str, Customer], *, late: bool
-    ) -> None:
+    def _apply(self, source_index: int, record: RawRecord, entry: DecodedEvent, customers: dict[str, Customer]) -> None:
         customer_id, ts_ms, event_id, body = entry.customer_id, entry.event_ts_ms, entry.event_id, entry.body
         offset, customer = record.offset, customers.get(customer_id)
-        is_observed = customer is not None and customer.applied[source_index] >= 0
-        if late and body is not None and not is_observed and not is_opt_out(body):
-            # Too late to begin with; whether another topic knows the customer depends on how the topics were read.
-            # What takes consent back is remembered even of a stranger.
-            self.counts["applied"] += 1
-            self.counts["late"] += 1
+        if customer is not None and offset <= customer.applied[source_index]:
+            self.counts["replayed"] += 1
             return
+        late = body is not None and ts_ms < self.watermark.late_before_ms(source_index)
+        if body is not None:
+            reached_ms = self.watermark.clocks[source_index].newest_ms
+            self.counts["ahead"] += is_ahead(ts_ms, reached_ms, self.config)
+            check_not_too_late(ts_ms, reached_ms, body, self.config)
         if customer is None:
             customers[customer_id] = customer = Customer(self._context(customer_id))
             self.cache.put(customer_id, customer, 0)
-        elif offset <= customer.applied[source_index]:
-            self.counts["replayed"] += 1
-            return
         customer.applied[source_index] = offset
         self._dirty[customer_id] = customer
         if body is None:
@@ -226,25 +230,26 @@ class IngestPartition:
             return
         if event_id is None:
             event_id = f"{SOURCES[source_index]}-{self.partition}-{offset:020d}"
-        event = Event(
-            ts_ms, source_index, event_id, ids.event_uid(source_index, event_id), offset, record.timestamp, body
-        )
-        if customer.knows(event):
+        uid = ids.event_uid(source_index, event_id)
+        if customer.knows(uid):
             self.counts["duplicates"] += 1
             return
         self.counts["applied"] += 1
         if ts_ms <= customer.erased_ms:
             self.counts["erased"] += 1
-        elif late or ts_ms <= customer.settled.last_ms:
-            self.counts["late"] += 1
-            customer.count_late(SOURCES[source_index])
-            customer.opt_out_late(body, ts_ms)
-            if customer.has_late_opt_out:
-                self._observed.add(customer_id)  # whoever decides must hear of it
-        else:
-            customer.insert(event)
-            self._observed.add(customer_id)
-            self._edges += drawn_edges(event, customer_id, self.partition)
+            return
+        placed_ms = self._placed_ms(source_index) if late else ts_ms
+        if placed_ms < customer.settled.last_ms:  # its tail grew past the limit, and was settled before its time
+            placed_ms, late = customer.settled.last_ms, True
+        self.counts["late"] += late
+        event = Event(placed_ms, source_index, event_id, uid, offset, record.timestamp, body)
+        customer.insert(event)
+        self._observed.add(customer_id)
+        self._edges += drawn_edges(event, customer_id, self.partition)
+
+    def _placed_ms(self, source_index: int) -> int:
+        """Where a late event is folded in: the event time that its topic has reached, a function of the log."""
+        return max(self.watermark.clocks[source_index].newest_ms, self.watermark.value_ms)
 
     def _erase(self, customer_id: str, customer: Customer, source_index: int, offset: int, at_ms: int) -> None:
         source = (SOURCES[source_index], self.partition, offset)
@@ -275,7 +280,7 @@ class IngestPartition:
             target_ms = due[-1][0]
         self.counts["timers_fired"] += len(due)
         woken = {customer_id for _, customer_id in due}
-        erased = {customer_id for customer_id, erased_ms in self._tombstones.items() if erased_ms < target_ms}
+        erased = {customer_id for customer_id, forgotten_ms in self._tombstones.items() if forgotten_ms < target_ms}
         woken |= erased
         self._load(woken)
         for customer_id in sorted(woken):
@@ -287,7 +292,7 @@ class IngestPartition:
 
     def _change(self, customer_id: str, customer: Customer) -> RecordChange:
         if customer.is_tombstone:
-            self._tombstones[customer_id] = customer.erased_ms
+            self._tombstones[customer_id] = customer.forgotten_ms
         else:
             self._tombstones.pop(customer_id, None)
         record, effects, overflowed = customer.encode_within(_MAX_RECORD_BYTES)
@@ -302,7 +307,7 @@ class IngestPartition:
         """Drop the last trace of an erased customer.
 
         Records that were dropped because of the erasure were committed in an earlier checkpoint, and older events
-        are late by now: nothing can bring the customer back.
+        come too late by now: nothing can bring the customer back.
         """
         self._tombstones.pop(customer_id, None)
         self.cache.remove(customer_id)

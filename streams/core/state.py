@@ -40,6 +40,8 @@ class Folded(msgspec.Struct, array_like=True, gc=False):
     consent: tuple[str, ...] | None = None
     consent_ms: int = 0
     """Time of the profile that ``consent`` comes from."""
+    opt_out_ms: int = 0
+    """Time of the newest opt-out, whatever it took back."""
     timezone: str | None = None
     attributes: dict[str, str | bool | int | float | None] = {}
     pending: list[Pending] = []
@@ -48,8 +50,10 @@ class Folded(msgspec.Struct, array_like=True, gc=False):
     """Highest offset folded in, per source topic."""
     source: tuple[int, int, int] = (0, -1, 0)
     """(topic source_index, offset, record timestamp ms) of the newest event."""
-    recent: list[int] = []
-    """Ids of the last events folded in."""
+    recent: list[tuple[int, int]] = []
+    """(event time, id) of the last events folded in."""
+    late: dict[str, int] = {}
+    """Source topic -> events that came too late for their place."""
 
     def copy(self) -> Folded:
         """Independent copy: containers are copied, the immutable values in them are shared."""
@@ -62,6 +66,7 @@ class Folded(msgspec.Struct, array_like=True, gc=False):
         twin.pending = self.pending.copy()
         twin.applied = self.applied.copy()
         twin.recent = self.recent.copy()
+        twin.late = self.late.copy()
         return twin
 
 

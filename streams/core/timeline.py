@@ -80,6 +80,11 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
         ids = event_ids(body, lexicon, "")
         self._keep((ts_ms, ts_ms, ids), limit)
 
+    def note_late(self, ts_ms: int, body: Body, lexicon: Lexicon, limit: int) -> None:
+        """Append what came too late for its place as an entry of its own: sessions stay as they were."""
+        ids = _markers(lexicon, words.LATE) + event_ids(body, lexicon, "")
+        self._keep((ts_ms, ts_ms, ids), limit)
+
     def close(self, lexicon: Lexicon, limit: int) -> None:
         """End the open session."""
         ids = (self.ids + _markers(lexicon, words.SESSION_END))[-limit * _ID_BYTES :]

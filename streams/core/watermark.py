@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
 
-NOT_OBSERVED_MS: Final = -1
+from streams.core.event_clock import NOT_OBSERVED_MS, EventClock
 
 
 class Watermark:
-    """The least of the topics' newest event times, less the lateness bound; never goes back.
+    """The least of the topics' event times, less the lateness bound; never goes back.
 
     A topic without records holds event time back until it is idle: quiet for ``idle_ms``. When all topics
     are idle, event time advances with the clock. Heartbeats count as records, so a source that sends them is
@@ -16,35 +16,37 @@ class Watermark:
     topic that may hold unread records, or a worker that was away would find them late.
 
     Args:
-        newest_ms: newest event time per topic so far, :data:`NOT_OBSERVED_MS` for none.
+        clocks: event time of each topic.
         lateness_ms: how far behind its topic's newest an event may come.
         idle_ms: quiet after which a topic stops counting; 0 for never.
         now_ms: any clock that goes on evenly, at the start; the same one in every call.
     """
 
-    def __init__(self, newest_ms: list[int], lateness_ms: int, idle_ms: int, now_ms: int, floor_ms: int = 0) -> None:
-        self.newest_ms = newest_ms
+    def __init__(
+        self, clocks: Sequence[EventClock], lateness_ms: int, idle_ms: int, now_ms: int, floor_ms: int = 0
+    ) -> None:
+        self.clocks = clocks
         self._lateness_ms = lateness_ms
         self._idle_ms = idle_ms
-        self._heard_ms = [now_ms] * len(newest_ms)
+        self._heard_ms = [now_ms] * len(clocks)
         self.value_ms = floor_ms
 
-    def is_late(self, topic: int, event_ts_ms: int) -> bool:
-        """Whether an event comes too late to be put in its place.
-
-        Compared with its own topic first, because that result is in the log and the same in every run; with
-        the partition second, for events that a topic brings after it was idle.
-        """
-        return event_ts_ms < self.late_before_ms(topic)
+    @property
+    def newest_ms(self) -> list[int]:
+        """Event time per topic, :data:`NOT_OBSERVED_MS` before its first record."""
+        return [clock.newest_ms for clock in self.clocks]
 
     def late_before_ms(self, topic: int) -> int:
-        """The oldest time at which an event of a topic is not late now."""
-        return max(self.newest_ms[topic] - self._lateness_ms, self.value_ms)
+        """An event of a topic with an earlier time than this is late now.
+
+        Compared with its own topic first, because that result is in the log and the same in every run; with the
+        partition second, for events that a topic brings after it was idle.
+        """
+        return max(self.clocks[topic].newest_ms - self._lateness_ms, self.value_ms)
 
     def observe(self, topic: int, event_ts_ms: int, now_ms: int) -> None:
-        """An event or heartbeat came on a topic."""
-        if event_ts_ms > self.newest_ms[topic]:
-            self.newest_ms[topic] = event_ts_ms
+        """A heartbeat came on a topic."""
+        self.clocks[topic].beat(event_ts_ms)
         self._heard_ms[topic] = now_ms
 
     def observed(self, topic: int, now_ms: int) -> None:
@@ -58,14 +60,14 @@ class Watermark:
             least_ms = min(self.newest_ms)
             return max(self.value_ms, least_ms - lateness_ms) if least_ms != NOT_OBSERVED_MS else self.value_ms
         speaking = [
-            newest_ms
-            for newest_ms, observed_ms in zip(self.newest_ms, self._heard_ms, strict=True)
+            clock.newest_ms
+            for clock, observed_ms in zip(self.clocks, self._heard_ms, strict=True)
             if now_ms - observed_ms < idle_ms
         ]
         if speaking:
             least_ms = min(speaking)
             return max(self.value_ms, least_ms - lateness_ms) if least_ms != NOT_OBSERVED_MS else self.value_ms
-        newest_ms = max(self.newest_ms)
+        newest_ms = max(clock.quiet_ms for clock in self.clocks)
         if newest_ms == NOT_OBSERVED_MS:
             return self.value_ms
         quiet_ms = now_ms - max(self._heard_ms) - idle_ms

@@ -1,11 +1,12 @@
 """A prediction's snapshot, rebuilt from the log at its ``applied`` offsets by the code that made it.
 
 A snapshot is a function of the customer's events up to ``applied`` that are not younger than ``as_of_ms``. Late ones
-and duplicates among them are recognised as ingest recognises them: against the newest event of their topic partition.
+and duplicates among them are recognised as ingest recognises them: by the event time of their topic partition.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, cast
 
@@ -20,6 +21,8 @@ from schemas.words import Lexicon
 from streams.core.config import CoreConfig
 from streams.core.customer import Customer
 from streams.core.event import Event
+from streams.core.event_clock import EventClock
+from streams.core.lateness import check_not_too_late, is_ahead
 from streams.core.state import Context
 from streams.inspect.lookup import PREDICTION_TOPICS
 from streams.kafka.partitioning import partition_for
@@ -71,7 +74,8 @@ def rebuild(
     context = Context(config, lexicon, partition, snapshot.customer_id)
     customer = Customer(context)
     for event in _events(snapshot, log, config, customer):
-        if event.ts_ms > customer.erased_ms and event.ts_ms <= snapshot.as_of_ms and not customer.knows(event):
+        happened_ms = event.body.event_ts_ms
+        if happened_ms > customer.erased_ms and event.ts_ms <= snapshot.as_of_ms and not customer.knows(event.uid):
             customer.insert(event)
     return customer.snapshot_as_of(snapshot.kind, snapshot.as_of_ms, snapshot.candidate)
 
@@ -79,33 +83,40 @@ def rebuild(
 def _events(
     snapshot: Snapshot, log: Iterable[SourceLogRecord], config: CoreConfig, customer: Customer
 ) -> Iterator[Event]:
-    """The customer's events that are not late; an erasure is passed to ``customer`` on the way."""
-    newest_ms = [-1] * len(SOURCES)
+    """The customer's events, late ones where their topic had come; an erasure is passed to ``customer`` on the way."""
+    clocks = [EventClock(config.watermark_keys) for _ in SOURCES]
     key = snapshot.customer_id.encode()
     partition = snapshot.source[1]
     for record in log:
         source_index = record.source_index
+        clock = clocks[source_index]
         try:
             if record.key == heartbeat.HEARTBEAT_KEY:
                 beat_ms = heartbeat.event_ts_ms(record.value)
                 if beat_ms <= record.timestamp_ms + config.max_future_ms:
-                    newest_ms[source_index] = max(newest_ms[source_index], beat_ms)
+                    clock.beat(min(beat_ms, record.timestamp_ms))
                 continue
             entry = decode_event(
                 source_index, record.key, record.value, record.headers, record.timestamp_ms, config.max_future_ms
             )
         except DeadLetter:
             continue
-        if entry.body is None:
-            if record.key == key and entry.event_ts_ms <= snapshot.as_of_ms:
-                customer.erase(entry.event_ts_ms)
+        body, ts_ms, reached_ms = entry.body, entry.event_ts_ms, clock.newest_ms
+        if body is None:
+            if record.key == key and ts_ms <= snapshot.as_of_ms:
+                customer.erase(ts_ms)
             continue
-        late = entry.event_ts_ms < newest_ms[source_index] - config.lateness_ms
-        newest_ms[source_index] = max(newest_ms[source_index], entry.event_ts_ms)
-        if record.key == key and not late:
+        assert record.key is not None
+        clock.confirm(record.key, min(ts_ms, record.timestamp_ms))
+        if record.key != key:
+            continue
+        with contextlib.suppress(DeadLetter):
+            is_ahead(ts_ms, reached_ms, config)
+            check_not_too_late(ts_ms, reached_ms, body, config)
             event_id = entry.event_id or f"{SOURCES[source_index]}-{partition}-{record.offset:020d}"
+            placed_ms = reached_ms if ts_ms < reached_ms - config.lateness_ms else ts_ms
             uid = ids.event_uid(source_index, event_id)
-            yield Event(entry.event_ts_ms, source_index, event_id, uid, record.offset, record.timestamp_ms, entry.body)
+            yield Event(placed_ms, source_index, event_id, uid, record.offset, record.timestamp_ms, body)
 
 
 def check(

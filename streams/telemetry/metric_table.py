@@ -65,6 +65,10 @@ class MetricTable:
     snapshots_coalesced_total = counter("snapshots", "Snapshots dropped because a newer one came before a run.")
     outcomes_total = counter("outcomes", "Labelled snapshots emitted.", "head", "label")
     erasures_total = counter("customers", "Customers erased.")
+    ahead_total = core_counter(
+        "events",
+        "Events ahead of the event time that other customers of their topic confirm, by more than core.ahead_ms.",
+    )
     tail_overflow_total = core_counter("events", "Events settled before the lateness bound, for want of room.")
     pending_labels_dropped_total = core_counter(
         "labels", "Pending labels dropped without an outcome, for want of room."

@@ -9,6 +9,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from schemas import codec, heartbeat
+from schemas.errors import TooLate
 from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, REDEMPTIONS, SOURCES
 from schemas.records import LogRecord
 from schemas.snapshot import Outcome, Snapshot
@@ -24,6 +25,8 @@ from streams.state.memory import MemoryStore
 START_MS = 1_500_000_000_000
 CONFIG = CoreConfig(
     lateness_ms=5 * MINUTE_MS,
+    watermark_keys=1,
+    ids_kept_ms=DAY_MS,
     horizon_every_ms=DAY_MS,
     churn_horizon_ms=3 * DAY_MS,
     churn_active_ms=3 * DAY_MS,
@@ -135,6 +138,7 @@ class Worker:
         self.outcomes: dict[str, bytes] = {}
         self.snapshots: dict[tuple[str, str], bytes] = {}
         self.edges: list[Any] = []
+        self.refused: set[bytes] = set()
         self._config, self._cache_bytes = config, cache_bytes
         self.restart()
 
@@ -152,7 +156,9 @@ class Worker:
         )
 
     def take(self, source_index: int, records: Sequence[LogRecord]) -> None:
-        assert not self.ingest.take(source_index, records, 0)
+        for refused in self.ingest.take(source_index, records, 0):
+            assert refused.reason == TooLate.reason
+            self.refused.add(dict(refused.headers)["dl_id"])
 
     def checkpoint(self) -> None:
         done = self.ingest.checkpoint(0)

@@ -57,14 +57,15 @@ def test_batches_and_interleaving_change_nothing(events: list[Sent], until_ms: i
     assert worker.state() == expected.state()
     assert outputs(worker)[0] == outputs(expected)[0]
     assert outputs(worker)[1] == outputs(expected)[1]
+    assert worker.refused == expected.refused
 
 
 @settings(max_examples=examples(250), deadline=None)
-@given(events=sent_events(), until_ms=UNTIL_MS, data=st.data())
+@given(events=st.one_of(sent_events(), with_late_ones(sent_events())), until_ms=UNTIL_MS, data=st.data())
 def test_crashes_and_replay_of_any_suffix_change_nothing(
     events: list[Sent], until_ms: int, data: st.DataObject
 ) -> None:
-    log = log_of(events, max(until_ms, events[-1].ts_ms))
+    log = log_of(events, max(until_ms, *(sent.ts_ms for sent in events)))
     worker = Worker()
     crashes = data.draw(st.integers(1, 4), "crashes")
     while True:
@@ -172,4 +173,34 @@ def test_a_label_is_resolved_pending_or_counted_as_dropped(events: list[Sent], d
 def test_counts_add_up(events: list[Sent]) -> None:
     worker = undisturbed(log_of([*events, *events], events[-1].ts_ms))
     counts = worker.ingest.counts
-    assert counts["applied"] + counts["duplicates"] == 2 * len(events)
+    assert counts["applied"] + counts["duplicates"] + len(worker.refused) == 2 * len(events)
+    assert counts["applied"] == len(events), "what comes again is known, or so late that nobody can tell"
+
+
+@settings(max_examples=examples(100), deadline=None)
+@given(events=with_late_ones(sent_events()))
+def test_every_event_is_in_the_state_or_refused(events: list[Sent]) -> None:
+    worker = undisturbed(log_of(events, max(sent.ts_ms for sent in events) + DAY_MS))
+    found = [worker.ingest.customer(name) for name in {sent.customer for sent in events}]
+    held = sum(known.view().events for known in found if known is not None)
+    assert held + len(worker.refused) == len(events)
+    assert worker.ingest.counts["applied"] == held
+
+
+@settings(max_examples=examples(150), deadline=None)
+@given(events=sent_events(), data=st.data())
+def test_with_more_keys_batches_and_interleaving_change_nothing_either(events: list[Sent], data: st.DataObject) -> None:
+    config = msgspec.structs.replace(CONFIG, watermark_keys=2)
+    log = log_of(events, events[-1].ts_ms + DAY_MS)
+    worker = Worker(config)
+    for source_index, batch in arrivals(data.draw, log):
+        worker.take(source_index, batch)
+        if data.draw(st.booleans(), "cut"):
+            worker.checkpoint()
+            if data.draw(st.booleans(), "restart"):
+                worker.restart()
+    worker.checkpoint()
+    worker.checkpoint()
+    expected = undisturbed(log, config=config)
+    assert worker.state() == expected.state()
+    assert worker.outcomes == expected.outcomes

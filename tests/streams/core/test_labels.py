@@ -298,7 +298,7 @@ def test_silence_resolves_each_label_once(dues: list[tuple[str, int]]) -> None:
 
 def test_activity_says_nothing_of_redemptions_and_redemptions_nothing_of_churn() -> None:
     waiting = [pending("churn", 5), pending("redemption", 5)]
-    assert [outcome.head for outcome in labels.active(waiting, 3)] == ["churn"]
+    assert [outcome.head for outcome in labels.active(waiting, 3, 3, horizon_ms=5)] == ["churn"]
     waiting.append(pending("churn", 6))
     answered = labels.redeemed(waiting, Redemption(event_ts_ms=START_MS, offer_id="o", campaign_id="x"), 4)
     assert answered is not None and (answered.head, answered.label, answered.resolved_ms) == ("redemption", 1, 4)

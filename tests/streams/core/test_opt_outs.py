@@ -99,3 +99,22 @@ def test_consent_given_again_later_counts_again() -> None:
     again = profile(START_MS + 3 * LATE_MS, "email")
     late = opt_out(START_MS + 1, channel="email")
     assert consent_after(profile(START_MS, "email"), sends_go_on, late, again) == ("email:marketing",)
+
+
+def other_profile(ts_ms: int) -> Sent:
+    return Sent(PROFILES, "c2", ts_ms, {"event_ts_ms": ts_ms, "event_id": f"o{ts_ms}"})
+
+
+def test_a_late_profile_that_is_the_newest_takes_back_and_does_not_give() -> None:
+    late = profile(START_MS + 1, "push", "sms")
+    assert consent_after(profile(START_MS, "email", "sms"), other_profile(START_MS + LATE_MS), late) == (
+        "sms:marketing",
+    )
+
+
+def test_a_first_profile_that_comes_late_gives_what_nobody_took_back() -> None:
+    late = profile(START_MS + 1, "email")
+    before = Sent(CLICKSTREAM, "c1", START_MS, {"event": "app_open", "event_ts_ms": START_MS, "event_id": "a"})
+    assert consent_after(before, other_profile(START_MS + LATE_MS), late) == ("email:marketing",)
+    left = opt_out(START_MS + 2, channel="email")
+    assert consent_after(before, left, other_profile(START_MS + LATE_MS), late) == ()

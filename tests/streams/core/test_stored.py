@@ -48,10 +48,10 @@ UNREADABLE: Final[dict[Callable[[bytes], Any], str]] = {
 VERSIONED: Final[dict[Callable[[bytes], Any], tuple[bytes, str]]] = {
     read_customer: (
         Customer(CONTEXT).encode(),
-        "stored state has version 7, this worker knows 1: run the newer release",
+        "stored state has version 7, this worker knows 2: run the newer release",
     ),
     decode_entity: (encode_entity(Entity()), "stored entity has version 7, this worker knows 1"),
-    PartitionMeta.decode: (PartitionMeta().encode(), "the store has version 7, this worker knows 1"),
+    PartitionMeta.decode: (PartitionMeta().encode(), "the store has version 7, this worker knows 2"),
     read_local_meta: (msgspec.msgpack.encode(LocalMeta(1, 5, None)), "the store has version 7, this worker knows 1"),
 }
 

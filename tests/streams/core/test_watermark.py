@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.core.watermark import NOT_OBSERVED_MS, Watermark
+from streams.core.event_clock import NOT_OBSERVED_MS, EventClock
+from streams.core.watermark import Watermark
 
 T: Final = 1_500_000_000_000
 LATENESS_MS: Final = 300
@@ -16,7 +17,7 @@ IDLE_MS: Final = 1_000
 
 
 def watermark(*newest_ms: int, idle_ms: int = IDLE_MS, now_ms: int = 0, floor_ms: int = 0) -> Watermark:
-    return Watermark(list(newest_ms), LATENESS_MS, idle_ms, now_ms, floor_ms)
+    return Watermark([EventClock(1, at_ms) for at_ms in newest_ms], LATENESS_MS, idle_ms, now_ms, floor_ms)
 
 
 @pytest.mark.parametrize("idle_ms", [0, IDLE_MS])
@@ -88,15 +89,13 @@ def test_a_heartbeat_is_being_heard() -> None:
 
 def test_lateness_is_judged_by_the_events_own_topic() -> None:
     mark = watermark(T, T - 10 * LATENESS_MS)
-    assert not mark.is_late(0, T - LATENESS_MS), "the bound itself is punctual"
-    assert mark.is_late(0, T - LATENESS_MS - 1)
-    assert not mark.is_late(1, T - LATENESS_MS - 1), "this topic is still there"
-    assert mark.is_late(1, T - 11 * LATENESS_MS - 1)
+    assert mark.late_before_ms(0) == T - LATENESS_MS
+    assert mark.late_before_ms(1) == T - 11 * LATENESS_MS, "this topic is still there"
 
 
 def test_first_event_of_a_topic_is_never_late_by_its_topic() -> None:
     mark = watermark(T, NOT_OBSERVED_MS)
-    assert not mark.is_late(1, 1)
+    assert mark.late_before_ms(1) <= 1
 
 
 def test_what_an_idle_topic_brings_behind_the_watermark_is_late() -> None:
@@ -104,8 +103,7 @@ def test_what_an_idle_topic_brings_behind_the_watermark_is_late() -> None:
     mark.observe(0, T, now_ms=IDLE_MS)
     mark.advance(mark.target_ms(IDLE_MS))
     assert mark.value_ms == T - LATENESS_MS
-    assert mark.is_late(1, mark.value_ms - 1)
-    assert not mark.is_late(1, mark.value_ms)
+    assert mark.late_before_ms(1) == mark.value_ms
 
 
 def test_an_old_event_does_not_move_its_topic_back() -> None:
@@ -133,7 +131,7 @@ def test_time_never_goes_back_and_settles_nothing_punctual(
         target_ms = mark.target_ms(now_ms)
         assert target_ms >= mark.value_ms
         # Whatever is behind the watermark is late on every topic: what is settled stays settled.
-        assert all(mark.is_late(other, mark.value_ms - 1) for other in range(3))
+        assert all(mark.late_before_ms(other) >= mark.value_ms for other in range(3))
         if cut:
             before = mark.value_ms
             mark.advance(target_ms)

@@ -35,7 +35,7 @@ from streams.state.memory import MemoryStore
 
 PARTITIONS = 3
 START_MS = 1_498_867_200_000  # 2017-07-01
-CONFIG = CoreConfig()
+CONFIG = CoreConfig(ids_kept_ms=DAY_MS)
 
 PURCHASES = [
     {
