@@ -42,6 +42,10 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """
     sends_kept: int = 32
     """Newest sends remembered per channel, for caps and for what was sent already."""
+    orders_kept: int = 16
+    """Newest order ids remembered per customer, so that an order counts once however its lines interleave."""
+    order_window_ms: int = 14 * DAY_MS
+    """An order id is forgotten this long after the order's last line; the same id later is another order."""
     activity_events: tuple[str, ...] = ("purchase",)
     """Clickstream events that count as being active: churn is their absence."""
     churn_horizon_ms: int = 28 * DAY_MS

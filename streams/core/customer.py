@@ -120,7 +120,13 @@ class Customer:
             StateCorrupt: not a record of a version this code knows.
         """
         known = stored.read_version(
-            _decode, record, RECORD_VERSION, _CALLED, written_as="stored state", advice=": run the newer release"
+            _decode,
+            record,
+            RECORD_VERSION,
+            _CALLED,
+            written_as="stored state",
+            newer=": run the newer release",
+            older=": no release reads it any more, so replay the events under another PULSEGRAPH_KAFKA_PREFIX",
         )
         customer = Customer(context)
         customer.applied, customer.settled = known.applied, known.settled

@@ -13,7 +13,7 @@ from zlib import crc32
 
 from schemas import ids
 from schemas.events import SOURCES, CampaignSend, Clickstream, Profile, Redemption
-from streams.core import counters, labels
+from streams.core import counters, labels, orders
 from streams.core.config import DAY_MS, CoreConfig
 from streams.core.decay import factor, forward_weight
 from streams.core.event import Event, consent_of
@@ -120,11 +120,12 @@ def _clickstream(state: Folded, ts_ms: int, body: Clickstream, context: Context,
     if name == "purchase":
         counters.add(counts, "purchases", ts_ms, 1.0)
         order_id, value = body.order_id, body.value
-        if order_id is None or order_id != state.last_order:
-            counters.add(counts, "orders", ts_ms, 1.0)
-            state.last_order = order_id or ""
         if value is None:
             value = (body.price or 0.0) * (1.0 if body.quantity is None else body.quantity)
+        if order_id is None or orders.is_new(
+            state.orders, order_id, ts_ms, value, kept=config.orders_kept, window_ms=config.order_window_ms
+        ):
+            counters.add(counts, "orders", ts_ms, 1.0)
         if value:
             counters.add(counts, "value", ts_ms, value)
     elif name in ("item_view", "page_view", "search"):

@@ -10,6 +10,7 @@ from streams.core.config import CoreConfig
 from streams.core.counters import Counter
 from streams.core.graph import Edges
 from streams.core.labels import Pending
+from streams.core.orders import Orders
 from streams.core.timeline import Timeline
 
 
@@ -24,7 +25,8 @@ class Folded(msgspec.Struct, array_like=True, gc=False):
     gap_weight: float = 0.0
     gap_sum_days: float = 0.0
     """Decayed count and sum of the days between active days, as of ``activity_ms``."""
-    last_order: str = ""
+    orders: Orders = {}
+    """Orders that were counted, see :mod:`streams.core.orders`."""
     events: int = 0
     last_send_ms: int = 0
     last_redemption_ms: int = 0
@@ -60,6 +62,7 @@ class Folded(msgspec.Struct, array_like=True, gc=False):
         twin: Folded = msgspec.structs.replace(self)
         twin.edges = {edge_type: of_type.copy() for edge_type, of_type in self.edges.items()}
         twin.timeline = self.timeline.copy()
+        twin.orders = self.orders.copy()
         twin.counters = self.counters.copy()
         twin.hours = {channel: histogram.copy() for channel, histogram in self.hours.items()}
         twin.sends = self.sends.copy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
@@ -47,20 +47,44 @@ def read_version(
     what: str,
     *,
     written_as: str,
-    advice: str = "",
+    newer: str = "",
+    older: str = "",
 ) -> _VersionedRecord:
-    """Decode a stored record of one version.
+    """Decode a stored record of one version, which is its first field.
 
     Args:
         version: the one that this code writes.
         what: as for :func:`read`.
         written_as: what has another version, in that error's words: ``stored state``.
-        advice: the end of that error: what to do.
+        newer: the end of that error where a newer release wrote it: what to do.
+        older: the same where an older one did.
 
     Raises:
         StateCorrupt: it cannot be read, or another version wrote it.
     """
-    record = read(decode, raw, what)
-    if record.version != version:
-        raise StateCorrupt(f"{written_as} has version {record.version}, this worker knows {version}{advice}")
+    try:
+        record = decode(raw)
+        written = record.version
+    except msgspec.DecodeError as error:
+        # Another version may have other fields: what it is comes before what is wrong with it.
+        written = _version_of(raw, version)
+        if written == version:
+            raise StateCorrupt(f"{what} cannot be read: {error}") from error
+    if written != version:
+        advice = newer if written > version else older
+        raise StateCorrupt(f"{written_as} has version {written}, this worker knows {version}{advice}")
     return record
+
+
+class _Head(msgspec.Struct, array_like=True):
+    version: int
+
+
+_decode_head: Final = msgspec.msgpack.Decoder(_Head).decode
+
+
+def _version_of(raw: bytes, otherwise: int) -> int:
+    try:
+        return _decode_head(raw).version
+    except msgspec.DecodeError:
+        return otherwise

@@ -135,6 +135,7 @@ _LIMITS: Final = {
     "core.edges_per_type": Meta(ge=3),
     "core.edge_half_life_ms": Meta(ge=MIN_FORWARD_HALF_LIFE_MS),
     "core.tail_limit": Meta(ge=1),
+    "core.orders_kept": Meta(ge=1, le=1_024),
     "core.churn_horizon_ms": Meta(ge=1),
     "core.horizon_every_ms": Meta(ge=1),
     "core.redemption_window_ms": Meta(ge=1),

@@ -13,7 +13,7 @@ from schemas.errors import StateCorrupt
 from streams.core.customer import Customer, due_of
 from streams.core.durable import PartitionMeta
 from streams.core.entities import Entities, Entity, decode_entity, encode_entity
-from streams.core.state import Context
+from streams.core.state import Context, Folded
 from streams.state import keys
 from streams.state.checkpoints import LocalMeta, StoredRecords, read_meta
 from streams.state.contract import WriteBatch
@@ -70,3 +70,17 @@ def test_another_version_is_refused(read: Callable[[bytes], Any], raw: bytes, me
     with pytest.raises(StateCorrupt) as refused:
         read(msgspec.msgpack.encode([7, *msgspec.msgpack.decode(raw)[1:]]))
     assert str(refused.value) == message
+
+
+def test_a_record_of_an_older_version_is_refused_by_its_version_whatever_its_fields() -> None:
+    """Version 1 had a text where version 2 has a map of orders."""
+    fields = msgspec.msgpack.decode(Customer(CONTEXT).encode())
+    settled = fields[-1]
+    at = next(place for place, field in enumerate(Folded.__struct_fields__) if field == "orders")
+    raw = msgspec.msgpack.encode([1, *fields[1:-1], [*settled[:at], "order-7", *settled[at + 1 :]]])
+    with pytest.raises(StateCorrupt) as refused:
+        read_customer(raw)
+    assert str(refused.value) == (
+        "stored state has version 1, this worker knows 2: no release reads it any more, so replay the events under "
+        "another PULSEGRAPH_KAFKA_PREFIX"
+    )
