@@ -37,6 +37,7 @@ FAMILIES: Final[dict[str, tuple[str, ...]]] = {
     "RECENCY": ("days_since_activity", "days_since_event", "mean_gap_days", "gap_ratio"),
     "FREQUENCY": (*_windows("purchases", "orders"), "active_days_total"),
     "VALUE": _windows("value"),
+    "RETURNS": _windows("returns"),
     "BROWSING": _windows("views"),
     "CART": _windows("carts"),
     "CONTACT": (*_windows("sends"), "days_since_send", "sends_total"),
@@ -70,6 +71,7 @@ _CROSS_MEMBERS: Final = _membership(CROSS_FAMILIES, CROSS_NAMES)
 _RATES: Final = {
     "FREQUENCY": ("orders", "orders"),
     "VALUE": ("value", "spent"),
+    "RETURNS": ("returns", "returns"),
     "BROWSING": ("views", "items viewed"),
     "CART": ("carts", "cart additions"),
     "CONTACT": ("sends", "messages"),
@@ -147,7 +149,7 @@ def _described(code: str, values: Floats, typical: Floats, share: float) -> tupl
         return f"SESSION_{'OPEN' if events else 'CLOSED'}", f"{events:.0f} events in the open session"
     day, hour = value("day_of_week"), value("hour_of_day")
     name = _DAYS[int(day) % 7] if math.isfinite(day) else "an unknown day"
-    return "TIMING", f"last seen at {hour:.0f}:00 UTC, scored on a {name}"
+    return "TIMING", f"last seen at {hour:.0f}:00, scored on a {name}"
 
 
 def _recency(days: float, gap: float) -> tuple[str, str]:

@@ -8,18 +8,53 @@ To add a field: the field, with its meaning below it; ``python docs/generate.py`
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
-from schemas.limits import Consent, EventName, Id, Money, Probability, Properties, Quantity, Text, TimestampMs, Word
+from schemas.limits import (
+    MAX_LINES,
+    Consent,
+    Currency,
+    EventName,
+    Id,
+    Money,
+    Probability,
+    Properties,
+    Quantity,
+    Text,
+    TimestampMs,
+    Word,
+)
 
 #: Clickstream names the product understands. Any other valid name is kept as a custom event.
 CLICKSTREAM_EVENTS: Final = frozenset(
-    {"page_view", "search", "item_view", "add_to_cart", "remove_from_cart", "purchase", "app_open"}
+    {"page_view", "search", "item_view", "add_to_cart", "remove_from_cart", "purchase", "refund", "return", "app_open"}
 )
+#: What gives something back. A ``purchase`` with a quantity or value below 0 does, too.
+GIVING_BACK: Final = frozenset({"refund", "return"})
+#: Names whose quantities may be below 0: for a return.
+_SIGNED: Final = GIVING_BACK | {"purchase"}
+#: What each line says for itself, and the event therefore must not.
+_OF_LINES: Final = ("item_id", "title", "category", "price", "quantity")
 #: Names allowed on ``campaign-sends``, in the order in which they happen to a message.
 SEND_EVENTS: Final = ("send", "delivered", "open", "click", "bounce", "unsubscribe", "complaint")
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One product of an event that is about several."""
+
+    item_id: Id
+    quantity: Quantity | None = None
+    """How many units, 1 where absent. Below 0 on a purchase it is a returned line, as in an exchange."""
+    price: Money | None = None
+    """Unit price, in the event's currency; 0 is free. Below 0 it is a discount: it lowers the order's value."""
+    category: Word | None = None
+    title: Text | None = None
+
+
+Lines = Annotated[tuple[Line, ...], Meta(max_length=MAX_LINES)]
 
 
 class Clickstream(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -47,11 +82,15 @@ class Clickstream(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     category: Word | None = None
     """Category."""
     price: Money | None = None
-    """Unit price, in the shop's currency."""
+    """Unit price, in ``currency``; 0 is free."""
     quantity: Quantity | None = None
-    """How many units."""
+    """How many units, 1 where absent. Below 0 only on ``purchase``, ``refund`` and ``return``: it is a return."""
+    items: Lines | None = None
+    """Several products in one event, instead of ``item_id``, ``title``, ``category``, ``price`` and ``quantity``."""
     value: Money | None = None
-    """Total of the line; ``price * quantity`` where absent."""
+    """Total of the event; ``price * quantity``, of all lines together, where absent."""
+    currency: Currency | None = None
+    """ISO 4217, e.g. `EUR`; `PULSEGRAPH_CORE_CURRENCY` where absent."""
     order_id: Id | None = None
     """Lines of one purchase share it."""
     page: Id | None = None
@@ -62,6 +101,24 @@ class Clickstream(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     """Where it happened."""
     properties: Properties | None = None
     """Anything else; kept out of the model."""
+
+    def __post_init__(self) -> None:
+        if self.items is not None:
+            self._check_lines()
+        elif self.quantity is not None and self.quantity < 0 and self.event not in _SIGNED:
+            raise ValueError(f"quantity is {self.quantity:g}: below 0 it is a return, which {self.event!r} is not")
+        if self.currency is not None and not self.currency.isupper():
+            msgspec.structs.force_setattr(self, "currency", self.currency.upper())
+
+    def _check_lines(self) -> None:
+        if not self.items:
+            msgspec.structs.force_setattr(self, "items", None)  # a list of nothing says nothing
+            return
+        doubled = [name for name in _OF_LINES if getattr(self, name) is not None]
+        if doubled:
+            raise ValueError(f"items and {', '.join(doubled)} exclude each other: say {doubled[0]} of each line")
+        if self.event not in _SIGNED and any(line.quantity is not None and line.quantity < 0 for line in self.items):
+            raise ValueError(f"a line's quantity is below 0: that is a return, which {self.event!r} is not")
 
 
 class CampaignSend(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

@@ -9,7 +9,18 @@ from __future__ import annotations
 from typing import Final
 
 HALF_LIFE_DAYS: Final = (7, 28, 84)
-COUNTED: Final = ("purchases", "orders", "value", "views", "carts", "sends", "opens", "clicks", "redemptions")
+COUNTED: Final = (
+    "purchases",
+    "orders",
+    "value",
+    "returns",
+    "views",
+    "carts",
+    "sends",
+    "opens",
+    "clicks",
+    "redemptions",
+)
 
 _SCALARS: Final = {
     "days_since_activity": "days since the last purchase-like event; -1 where there was none",
@@ -27,8 +38,8 @@ _SCALARS: Final = {
     "distinct_items": "items with an edge in the bounded graph",
     "distinct_categories": "categories with an edge in the bounded graph",
     "open_session_events": "events in the session that is open, 0 where none is",
-    "hour_of_day": "hour of the last event, UTC",
-    "day_of_week": "day of `as_of_ms`, UTC, Monday is 0",
+    "hour_of_day": "hour of the last event, where the customer is",
+    "day_of_week": "day of `as_of_ms`, where the customer is, Monday is 0",
 }
 
 MEANING: Final[dict[str, str]] = _SCALARS | {

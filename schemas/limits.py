@@ -16,6 +16,8 @@ MAX_HEADERS_BYTES: Final = 16_384
 MAX_PROPERTIES: Final = 64
 #: Objects and arrays inside one another, the record's own object included.
 MAX_NESTING: Final = 500
+#: Lines of one event. A larger order is several events with one ``order_id``.
+MAX_LINES: Final = 200
 
 # 2000-01-01T00:00:00Z. Older than any event stream; catches seconds sent as milliseconds.
 MIN_EVENT_TS_MS: Final = 946_684_800_000
@@ -27,7 +29,9 @@ EventName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z]
 Word = Annotated[str, Meta(min_length=1, max_length=64)]
 Text = Annotated[str, Meta(max_length=512)]
 TimestampMs = Annotated[int, Meta(ge=MIN_EVENT_TS_MS, le=MAX_EVENT_TS_MS)]
-Quantity = Annotated[float, Meta(ge=0, le=1e6)]
+Quantity = Annotated[float, Meta(ge=-1e6, le=1e6)]
+"""Below 0 only where it means a return, see :class:`schemas.events.Clickstream`."""
+Currency = Annotated[str, Meta(min_length=3, max_length=3, pattern=r"^[A-Za-z]{3}$")]
 Money = Annotated[float, Meta(ge=-1e9, le=1e9)]
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 Scalar = Annotated[str, Meta(max_length=512)] | bool | Annotated[int, Meta(ge=-(2**53), le=2**53)] | Money | None

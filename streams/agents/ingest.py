@@ -22,6 +22,7 @@ from streams.core.partition import IngestPartition
 from streams.core.refusal_limit import RefusalLimit
 from streams.runtime.context import RoleContext
 from streams.runtime.roles import Batch, Offsets
+from streams.settings.zones import INSTALLED
 from streams.state.checkpoints import StoredRecords
 from streams.state.contract import KeyValue
 from streams.stateful.resources import Resources, resources
@@ -75,6 +76,7 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
             cache_bytes=self._cache_bytes,
             idle_ms=self._idle_ms,
             now_ms=self._monotonic_ms(),
+            zones=INSTALLED,
         )
 
     def take(self, core: IngestPartition, batch: Batch) -> list[Refused]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from streams.commands import Subparsers, add_settings_options, day_ms, new_parser, settings_from
 from streams.inspect.moments import moment
+from streams.settings import zones
 
 if TYPE_CHECKING:
     from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPrediction, Suppressed
@@ -104,7 +105,11 @@ def _profile(view: CustomerView) -> Iterator[str]:
     )
     yield f"  consent: {consent}"
     if view.timezone:
-        yield f"  timezone: {view.timezone}"
+        yield f"  timezone: {view.timezone}" + (
+            "" if view.timezone in zones.names() else f" (not used, {zones.unknown(view.timezone)})"
+        )
+    for currency, spent in view.unconverted.items():
+        yield f"  spent in {currency}, without a rate and not summed: {spent:,.2f}"
     for name, value in view.attributes.items():
         yield f"  {name}: {value}"
     if view.holdout:

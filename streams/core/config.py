@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 MINUTE_MS: Final = 60_000
 HOUR_MS: Final = 60 * MINUTE_MS
@@ -14,6 +15,12 @@ DAY_MS: Final = 24 * HOUR_MS
 class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Durations in milliseconds of event time, bounds in counts."""
 
+    timezone: str = "UTC"
+    """IANA name of the zone in which a customer's time of day is told where the profile names none."""
+    currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z")] = "EUR"
+    """The company's currency, ISO 4217: values count in it, and an event that names none is in it."""
+    rates: dict[Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z")], Annotated[float, Meta(gt=0, le=1e6)]] = {}
+    """What one unit of another currency is worth in it. Values without a rate are kept apart and not summed."""
     lateness_ms: int = 5 * MINUTE_MS
     """How far an event may arrive behind the event time of its topic partition and still be put in its place."""
     watermark_keys: int = 8

@@ -14,7 +14,7 @@ Source = tuple[str, int, int]
 
 
 def drawn_edges(event: Event, customer_id: str, partition: int) -> list[GraphEdge]:
-    """The edges of an event, as far as the entities' side keeps them."""
+    """The edges of an event, as far as the entities' side keeps them: each once, however many lines draw it."""
     source = (SOURCES[event.source_index], partition, event.offset)
     return [
         GraphEdge(
@@ -24,7 +24,7 @@ def drawn_edges(event: Event, customer_id: str, partition: int) -> list[GraphEdg
             event_ts_ms=event.ts_ms,
             source=source,
         )
-        for edge_type, entity_id in edges_of(event.body)
+        for edge_type, entity_id in dict.fromkeys(edges_of(event.body))
         if (prefix := ENTITY_OF.get(edge_type)) is not None
     ]
 

@@ -12,14 +12,17 @@ from typing import Final
 from zlib import crc32
 
 from schemas import ids
-from schemas.events import SOURCES, CampaignSend, Clickstream, Profile, Redemption
-from streams.core import counters, labels, orders
+from schemas.events import SOURCES, Body, CampaignSend, Clickstream, Profile, Redemption
+from streams.core import counters, labels
+from streams.core.baskets import is_return
 from streams.core.config import DAY_MS, CoreConfig
 from streams.core.decay import factor, forward_weight
 from streams.core.event import Event, consent_of
 from streams.core.graph import edges_of, touch
 from streams.core.labels import Pending
 from streams.core.lateness import OPT_OUTS
+from streams.core.money import rate_of
+from streams.core.sales import count_sale
 from streams.core.snapshots import snapshot_of
 from streams.core.state import Context, Effect, Folded
 
@@ -113,28 +116,26 @@ def first_horizon_ms(customer_id: str, after_ms: int, every_ms: int) -> int:
 
 def _clickstream(state: Folded, ts_ms: int, body: Clickstream, context: Context, effects: list[Effect]) -> None:
     config, name, counts = context.config, body.event, state.counters
-    if body.event_ts_ms < ts_ms:
-        state.timeline.note_late(ts_ms, body, context.lexicon, config.timeline_tokens)
+    at_ms, rate = body.event_ts_ms, rate_of(body.currency, config)
+    local_ms = context.local_ms(at_ms, state.timezone)
+    if is_return(body):  # neither activity nor a session
+        _note(state, ts_ms, body, context, rate)
+        count_sale(state, ts_ms, body, config)
+        return
+    if at_ms < ts_ms:
+        _note(state, ts_ms, body, context, rate)
     else:
-        state.timeline.act(ts_ms, body, context.lexicon, config.timeline_tokens)
+        state.timeline.act(ts_ms, body, context.lexicon, config.timeline_tokens, local_ms, rate)
     if name == "purchase":
-        counters.add(counts, "purchases", ts_ms, 1.0)
-        order_id, value = body.order_id, body.value
-        if value is None:
-            value = (body.price or 0.0) * (1.0 if body.quantity is None else body.quantity)
-        if order_id is None or orders.is_new(
-            state.orders, order_id, ts_ms, value, kept=config.orders_kept, window_ms=config.order_window_ms
-        ):
-            counters.add(counts, "orders", ts_ms, 1.0)
-        if value:
-            counters.add(counts, "value", ts_ms, value)
-    elif name in ("item_view", "page_view", "search"):
+        count_sale(state, ts_ms, body, config)
+    elif name in ("page_view", "search"):
         counters.add(counts, "views", ts_ms, 1.0)
-    elif name == "add_to_cart":
-        counters.add(counts, "carts", ts_ms, 1.0)
+    elif name in ("item_view", "add_to_cart"):
+        lines = 1 if body.items is None else len(body.items)
+        counters.add(counts, "views" if name == "item_view" else "carts", ts_ms, float(lines))
     if name in config.activity_events:
-        _activity(state, body.event_ts_ms, ts_ms, context, effects)
-    _count_hour(state, body.event_ts_ms, body.channel or "site")
+        _activity(state, at_ms, ts_ms, context, effects)
+    _count_hour(state, local_ms, body.channel or "site")
 
 
 def _activity(state: Folded, active_ms: int, now_ms: int, context: Context, effects: list[Effect]) -> None:
@@ -166,7 +167,7 @@ def _campaign_send(state: Folded, ts_ms: int, body: CampaignSend, context: Conte
         _log_send(state, at_ms, body, config)
     elif name in ("open", "click"):
         counters.add(state.counters, "opens" if name == "open" else "clicks", ts_ms, 1.0)
-        _count_hour(state, at_ms, body.channel or "")
+        _count_hour(state, context.local_ms(at_ms, state.timezone), body.channel or "")
     elif name in OPT_OUTS:
         state.opt_out_ms = max(state.opt_out_ms, at_ms)
         if state.consent and at_ms >= state.consent_ms:
@@ -176,9 +177,9 @@ def _campaign_send(state: Folded, ts_ms: int, body: CampaignSend, context: Conte
     _note(state, ts_ms, body, context)
 
 
-def _note(state: Folded, ts_ms: int, body: CampaignSend | Redemption, context: Context) -> None:
+def _note(state: Folded, ts_ms: int, body: Body, context: Context, rate: float | None = 1.0) -> None:
     note = state.timeline.note_late if body.event_ts_ms < ts_ms else state.timeline.note
-    note(ts_ms, body, context.lexicon, context.config.timeline_tokens)
+    note(ts_ms, body, context.lexicon, context.config.timeline_tokens, rate)
 
 
 def _log_send(state: Folded, ts_ms: int, body: CampaignSend, config: CoreConfig) -> None:
@@ -230,8 +231,8 @@ def _profile(state: Folded, ts_ms: int, body: Profile) -> None:
     state.attributes = body.attributes or {}
 
 
-def _count_hour(state: Folded, ts_ms: int, channel: str) -> None:
-    hour = (ts_ms // 3_600_000 + 72) % 168  # 1970-01-01 was a Thursday: hour 72 of a week that begins on Monday
+def _count_hour(state: Folded, local_ms: int, channel: str) -> None:
+    hour = (local_ms // 3_600_000 + 72) % 168  # 1970-01-01 was a Thursday: hour 72 of a week that begins on Monday
     histogram = state.hours.get(channel)
     if histogram is None:
         if len(state.hours) >= _CHANNELS_KEPT:

@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from schemas.events import Body, CampaignSend, Clickstream, Profile, Redemption
+from streams.core.baskets import basket_of, is_return
 from streams.core.decay import present_weight
 
 #: (edges so far, forward-decayed weight, first ms, last ms)
@@ -23,6 +24,7 @@ _CLICK_EDGES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "app_open": (),
 }
 _CUSTOM_EDGES: Final = (("custom>item", "item_id"), ("custom>category", "category"))
+_RETURN_EDGES: Final = (("returned>item", "item_id"),)
 _SEND_EDGES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "send": (
         ("received>campaign", "campaign_id"),
@@ -39,7 +41,7 @@ _SEND_EDGES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
 _REDEMPTION_EDGES: Final = (("redeemed>offer", "offer_id"), ("redeemed>campaign", "campaign_id"))
 _CHANNEL_EDGE: Final = {"send": "received>channel", "open": "opened>channel", "click": "clicked>channel"}
 
-_RULES: Final = (*_CLICK_EDGES.values(), _CUSTOM_EDGES, *_SEND_EDGES.values(), _REDEMPTION_EDGES)
+_RULES: Final = (*_CLICK_EDGES.values(), _CUSTOM_EDGES, _RETURN_EDGES, *_SEND_EDGES.values(), _REDEMPTION_EDGES)
 
 EDGE_TYPES: Final = (
     *dict.fromkeys(edge_type for rules in _RULES for edge_type, _ in rules),
@@ -68,10 +70,12 @@ class Neighbour(msgspec.Struct, frozen=True):
 
 
 def edges_of(body: Body) -> list[tuple[str, str]]:
-    """(edge type, entity id) of each edge that an event draws."""
+    """(edge type, entity id) of each edge that an event draws: every line its own, so that one may come twice."""
     rules: tuple[tuple[str, str], ...]
     match body:
         case Clickstream():
+            if body.items is not None or is_return(body):
+                return _line_edges(body)
             rules, channel, channel_edge = _CLICK_EDGES.get(body.event, _CUSTOM_EDGES), body.channel, "via>channel"
         case CampaignSend():
             rules, channel, channel_edge = _SEND_EDGES[body.event], body.channel, _CHANNEL_EDGE.get(body.event, "")
@@ -82,6 +86,25 @@ def edges_of(body: Body) -> list[tuple[str, str]]:
     drawn = [(edge_type, entity_id) for edge_type, field in rules if (entity_id := getattr(body, field)) is not None]
     if channel is not None and channel_edge:
         drawn.append((channel_edge, channel))
+    return drawn
+
+
+def _line_edges(body: Clickstream) -> list[tuple[str, str]]:
+    """Edges of an event with lines, or of one that gives back: those of what is given back are a type of their own."""
+    taken, given_back = basket_of(body)
+    rules = _CLICK_EDGES.get(body.event, _CUSTOM_EDGES)
+    drawn = [
+        (edge_type, entity_id)
+        for product, of_product in (
+            *(((body, rules),) if taken else ()),  # what no line says, as a page
+            *((line, rules) for line in taken),
+            *((line, _RETURN_EDGES) for line in given_back),
+        )
+        for edge_type, field in of_product
+        if (entity_id := getattr(product, field, None)) is not None
+    ]
+    if taken and body.channel is not None:
+        drawn.append(("via>channel", body.channel))
     return drawn
 
 

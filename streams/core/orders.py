@@ -1,4 +1,4 @@
-"""Which orders of a customer were counted already: the newest ids, by hash, each with its last line's time and worth."""
+"""Which orders of a customer were counted already: the newest ids, by hash, with time and worth."""
 
 from __future__ import annotations
 

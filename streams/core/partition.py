@@ -34,8 +34,10 @@ from streams.core.event_clock import EventClock
 from streams.core.graph import known_entities
 from streams.core.labels import Pending
 from streams.core.lateness import check_not_too_late, is_ahead
+from streams.core.oddities import oddities
 from streams.core.state import Context, Effect
 from streams.core.watermark import Watermark
+from streams.core.zones import UTC_ONLY, Zones
 
 _MAX_RECORD_BYTES: Final = 4 << 20
 
@@ -50,6 +52,7 @@ class IngestPartition:
         idle_ms: see :class:`Watermark`.
         now_ms: clock of :class:`Watermark`.
         timers_per_checkpoint: bound of customers woken by event time in one checkpoint; the rest wait for the next.
+        zones: the time zones that profiles and ``config`` may name.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class IngestPartition:
         idle_ms: int,
         now_ms: int,
         timers_per_checkpoint: int = 20_000,
+        zones: Zones = UTC_ONLY,
     ) -> None:
         known = PartitionMeta.decode(meta)
         if known.vocabulary not in ("", lexicon.fingerprint):
@@ -81,6 +85,7 @@ class IngestPartition:
         self.watermark = Watermark(clocks, config.lateness_ms, idle_ms, now_ms, known.watermark_ms)
         self.counts: Counter[str] = Counter()
         self._lexicon = lexicon
+        self._zones = zones
         self._records = records
         self._next_offsets = known.next_offsets
         self._timers_per_cut = timers_per_checkpoint
@@ -207,7 +212,7 @@ class IngestPartition:
         return found
 
     def _context(self, customer_id: str) -> Context:
-        return Context(self.config, self._lexicon, self.partition, customer_id)
+        return Context(self.config, self._lexicon, self.partition, customer_id, self._zones)
 
     def _apply(self, source_index: int, record: RawRecord, entry: DecodedEvent, customers: dict[str, Customer]) -> None:
         customer_id, ts_ms, event_id, body = entry.customer_id, entry.event_ts_ms, entry.event_id, entry.body
@@ -235,6 +240,8 @@ class IngestPartition:
             self.counts["duplicates"] += 1
             return
         self.counts["applied"] += 1
+        for name in oddities(body, self.config, self._zones):
+            self.counts[name] += 1
         if ts_ms <= customer.erased_ms:
             self.counts["erased"] += 1
             return

@@ -50,7 +50,7 @@ def snapshot_of(
         event_ts_ms=state.last_ms,
         ingest_ts_ms=ingest_ms,
         tokens=state.timeline.tokens(config.timeline_tokens),
-        features=_features(state, as_of_ms),
+        features=_features(state, as_of_ms, context),
         consent=state.consent,
         sends=_sends(state),
         holdout=in_holdout(context.customer_id, config.holdout_percent),
@@ -69,10 +69,10 @@ def _days(from_ms: int, as_of_ms: int) -> float:
     return (as_of_ms - from_ms) / DAY_MS if from_ms else -1.0
 
 
-def _features(state: Folded, as_of_ms: int) -> bytes:
+def _features(state: Folded, as_of_ms: int, context: Context) -> bytes:
     since_activity = _days(state.activity_ms, as_of_ms)
     mean_gap = state.gap_sum_days / state.gap_weight if state.gap_weight else 0.0
-    edges, day = state.edges, as_of_ms // DAY_MS
+    edges, day = state.edges, context.local_ms(as_of_ms, state.timezone) // DAY_MS
     return counters.pack(
         [
             since_activity,
@@ -90,7 +90,7 @@ def _features(state: Folded, as_of_ms: int) -> bytes:
             float(_distinct(edges, ">item")),
             float(_distinct(edges, ">category")),
             float(state.timeline.events),
-            float(state.last_ms // 3_600_000 % 24),
+            float(context.local_ms(state.last_ms, state.timezone) // 3_600_000 % 24),
             float((day + 3) % 7),
         ],
         state.counters,

@@ -12,6 +12,7 @@ from streams.core.graph import Edges
 from streams.core.labels import Pending
 from streams.core.orders import Orders
 from streams.core.timeline import Timeline
+from streams.core.zones import UTC_ONLY, Zones, local_offset_ms
 
 
 class Folded(msgspec.Struct, array_like=True, gc=False):
@@ -36,7 +37,7 @@ class Folded(msgspec.Struct, array_like=True, gc=False):
     timeline: Timeline = msgspec.field(default_factory=Timeline)
     counters: dict[str, Counter] = {}
     hours: dict[str, dict[int, int]] = {}
-    """Channel -> hour of the week in UTC (0 is Monday 00:00) -> customer's own actions there."""
+    """Channel -> hour of the week in local time (0 is Monday 00:00) -> customer's own actions there."""
     sends: list[tuple[int, str, str]] = []
     """(ms, channel, campaign id) of the last sends."""
     consent: tuple[str, ...] | None = None
@@ -56,6 +57,8 @@ class Folded(msgspec.Struct, array_like=True, gc=False):
     """(event time, id) of the last events folded in."""
     late: dict[str, int] = {}
     """Source topic -> events that came too late for their place."""
+    unconverted: dict[str, Counter] = {}
+    """Currency without a rate -> decayed sums of what was spent in it."""
 
     def copy(self) -> Folded:
         """Independent copy: containers are copied, the immutable values in them are shared."""
@@ -64,6 +67,7 @@ class Folded(msgspec.Struct, array_like=True, gc=False):
         twin.timeline = self.timeline.copy()
         twin.orders = self.orders.copy()
         twin.counters = self.counters.copy()
+        twin.unconverted = self.unconverted.copy()
         twin.hours = {channel: histogram.copy() for channel, histogram in self.hours.items()}
         twin.sends = self.sends.copy()
         twin.pending = self.pending.copy()
@@ -80,6 +84,11 @@ class Context(msgspec.Struct, frozen=True, gc=False):
     lexicon: Lexicon
     partition: int
     customer_id: str
+    zones: Zones = UTC_ONLY
+
+    def local_ms(self, ts_ms: int, zone: str | None) -> int:
+        """A moment as the clock of a customer with this zone in the profile shows it, as if that were UTC."""
+        return ts_ms + local_offset_ms(self.zones, zone, self.config.timezone, ts_ms)
 
 
 Effect = Snapshot | Outcome | Pending

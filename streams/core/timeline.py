@@ -13,8 +13,10 @@ import msgspec
 from schemas import words
 from schemas.events import Body, CampaignSend, Clickstream, Profile, Redemption
 from schemas.words import Lexicon
+from streams.core.baskets import Product, basket_of, is_return
 
 _ID_BYTES: Final = 2
+REFUND: Final = "refund"
 
 
 class Timeline(msgspec.Struct, array_like=True, gc=False):
@@ -54,35 +56,50 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
         everything = b"".join([ids for _, _, ids in self.closed]) + self.ids
         return everything[-limit * _ID_BYTES :]
 
-    def act(self, ts_ms: int, body: Body, lexicon: Lexicon, limit: int) -> None:
-        """Append a customer's own action; begins a session where none is open."""
+    def act(
+        self,
+        ts_ms: int,
+        body: Body,
+        lexicon: Lexicon,
+        limit: int,
+        local_ms: int | None = None,
+        rate: float | None = 1.0,
+    ) -> None:
+        """Append a customer's own action; begins a session where none is open.
+
+        Args:
+            local_ms: the moment in the customer's local time, as if that were UTC; ``ts_ms`` where None.
+            rate: see :func:`event_ids`.
+        """
         if not self.events:
             gap_ms = ts_ms - self.last_ms if self.last_ms else None
+            if local_ms is None:
+                local_ms = ts_ms
             self.ids = _markers(
                 lexicon,
                 words.SESSION,
                 words.gap_marker(gap_ms),
-                words.day_marker(ts_ms),
-                words.hour_marker(ts_ms),
+                words.day_marker(local_ms),
+                words.hour_marker(local_ms),
             )
             self.said = ""
             self.start_ms = ts_ms
             self.sessions += 1
         self.events += 1
         self.last_ms = ts_ms
-        self._say(body, lexicon, limit)
+        self._say(body, lexicon, limit, rate)
 
-    def note(self, ts_ms: int, body: Body, lexicon: Lexicon, limit: int) -> None:
-        """Append what was done to the customer (a message): it neither begins nor prolongs a session."""
+    def note(self, ts_ms: int, body: Body, lexicon: Lexicon, limit: int, rate: float | None = 1.0) -> None:
+        """Append what was done to the customer (a message), or undone: it neither begins nor prolongs a session."""
         if self.events:
-            self._say(body, lexicon, limit)
+            self._say(body, lexicon, limit, rate)
             return
-        ids = event_ids(body, lexicon, "")
+        ids = event_ids(body, lexicon, "", rate)
         self._keep((ts_ms, ts_ms, ids), limit)
 
-    def note_late(self, ts_ms: int, body: Body, lexicon: Lexicon, limit: int) -> None:
+    def note_late(self, ts_ms: int, body: Body, lexicon: Lexicon, limit: int, rate: float | None = 1.0) -> None:
         """Append what came too late for its place as an entry of its own: sessions stay as they were."""
-        ids = _markers(lexicon, words.LATE) + event_ids(body, lexicon, "")
+        ids = _markers(lexicon, words.LATE) + event_ids(body, lexicon, "", rate)
         self._keep((ts_ms, ts_ms, ids), limit)
 
     def close(self, lexicon: Lexicon, limit: int) -> None:
@@ -91,10 +108,10 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
         self._keep((self.start_ms, self.last_ms, ids), limit)
         self.events, self.ids, self.said = 0, b"", ""
 
-    def _say(self, body: Body, lexicon: Lexicon, limit: int) -> None:
-        ids = self.ids + event_ids(body, lexicon, self.said)
+    def _say(self, body: Body, lexicon: Lexicon, limit: int, rate: float | None) -> None:
+        ids = self.ids + event_ids(body, lexicon, self.said, rate)
         self.ids = ids if len(ids) <= 2 * limit * _ID_BYTES else ids[-limit * _ID_BYTES :]
-        self.said = name_of(body)
+        self.said = _last_said(body)
 
     def _keep(self, session: tuple[int, int, bytes], limit: int) -> None:
         self.closed.append(session)
@@ -108,23 +125,37 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
 
 
 def name_of(body: Body) -> str:
-    """The event's word without its field name, e.g. ``purchase`` or ``send``."""
+    """The event's word without its field name, e.g. ``purchase`` or ``send``; ``refund`` for whatever gives back."""
     match body:
+        case Clickstream():
+            return REFUND if is_return(body) else body.event
+        case CampaignSend():
+            return body.event
         case Redemption():
             return "redemption"
         case Profile():
             return "profile"
-        case _:
-            return body.event
 
 
-def event_ids(body: Body, lexicon: Lexicon, said: str) -> bytes:
-    """Token ids of one event; the event's own word is left out where ``said`` is the same."""
+def _last_said(body: Body) -> str:
+    """Name of the last event word of :func:`event_ids`: an exchange says two."""
+    if isinstance(body, Clickstream) and body.items is not None and basket_of(body).given_back:
+        return REFUND
+    return name_of(body)
+
+
+def event_ids(body: Body, lexicon: Lexicon, said: str, rate: float | None = 1.0) -> bytes:
+    """Token ids of one event; the event's own word is left out where ``said`` is the same.
+
+    Args:
+        rate: what one unit of the event's currency is worth in the company's, for its price bands; None where that
+            is not known, and then no band is told.
+    """
     name, word = name_of(body), lexicon.word
-    ids = b"" if name == said else word(f"evt:{name}") or word(words.CUSTOM_EVENT) or b""
+    ids = b"" if name == said else _event_word(name, lexicon)
     match body:
         case Clickstream():
-            ids += _clickstream_ids(body, lexicon)
+            ids += _clickstream_ids(body, lexicon, rate)
         case CampaignSend():
             for field, value in (
                 ("camp", body.campaign_id),
@@ -143,26 +174,43 @@ def event_ids(body: Body, lexicon: Lexicon, said: str) -> bytes:
     return ids
 
 
-def _clickstream_ids(body: Clickstream, lexicon: Lexicon) -> bytes:
-    ids, word = b"", lexicon.word
-    if (category := body.category) is not None:
-        ids += word(f"cat:{category}") or lexicon.text(category)
-    if (item_id := body.item_id) is not None:
-        known = word(f"item:{item_id}")
-        if known is not None:
-            ids += known
-        elif body.title is not None:
-            # An item the vocabulary has not seen still has its words, besides category and price.
-            ids += lexicon.text(body.title)
-    amount = body.price if body.price is not None else body.value
-    if amount is not None:
-        ids += word(words.price_word(amount)) or b""
+def _event_word(name: str, lexicon: Lexicon) -> bytes:
+    return lexicon.word(f"evt:{name}") or lexicon.word(words.CUSTOM_EVENT) or b""
+
+
+def _clickstream_ids(body: Clickstream, lexicon: Lexicon, rate: float | None) -> bytes:
+    word = lexicon.word
+    if body.items is None:
+        ids, given_back = _product_ids(body, lexicon, body.price if body.price is not None else body.value, rate), None
+    else:
+        taken, given_back = basket_of(body)
+        ids = b"".join([_product_ids(line, lexicon, line.price, rate) for line in taken])
     if (page := body.page) is not None:
         ids += word(f"page:{page}") or b""
     if (query := body.query) is not None:
         ids += lexicon.text(query)
     if (channel := body.channel) is not None:
         ids += word(f"chan:{channel}") or b""
+    if given_back:
+        if taken:
+            ids += _event_word(REFUND, lexicon)
+        ids += b"".join([_product_ids(line, lexicon, line.price, rate) for line in given_back])
+    return ids
+
+
+def _product_ids(product: Product, lexicon: Lexicon, amount: float | None, rate: float | None) -> bytes:
+    ids, word = b"", lexicon.word
+    if (category := product.category) is not None:
+        ids += word(f"cat:{category}") or lexicon.text(category)
+    if (item_id := product.item_id) is not None:
+        known = word(f"item:{item_id}")
+        if known is not None:
+            ids += known
+        elif product.title is not None:
+            # An item the vocabulary has not seen still has its words, besides category and price.
+            ids += lexicon.text(product.title)
+    if amount is not None and rate is not None:
+        ids += word(words.price_word(abs(amount) * rate)) or b""
     return ids
 
 

@@ -17,7 +17,7 @@ from schemas.errors import ConfigError, StateCorrupt
 from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPrediction
 from schemas.snapshot import Head, Snapshot
 from schemas.words import Lexicon
-from streams.core import entities, graph
+from streams.core import counters, entities, graph
 from streams.core.config import CoreConfig
 from streams.core.customer import Customer
 from streams.core.graph import Neighbour
@@ -29,6 +29,7 @@ from streams.inspect.render import feature_values
 from streams.kafka.partitioning import partition_for
 from streams.kafka.reader import TopicReader
 from streams.serving.catalog import UNREADABLE, read_entry
+from streams.settings.zones import INSTALLED
 from streams.state import keys
 
 PREDICTION_TOPICS: Final = {
@@ -107,6 +108,9 @@ class CustomerView(msgspec.Struct, frozen=True, kw_only=True):
     holdout: bool
     consent: tuple[str, ...] | None
     timezone: str | None
+    """As the profile says it; where it is not known, times are told in the company's."""
+    unconverted: dict[str, float]
+    """Currency without a rate -> what was spent in it, half-life 84 days."""
     attributes: dict[str, str | bool | int | float | None]
     features: dict[str, float]
     sends: list[tuple[int, str, str]]
@@ -170,7 +174,7 @@ def customer(
             f"{gone}, or no ingest worker has run yet. Ids are case-sensitive; `pulsegraph tail clickstream "
             "--from-beginning` shows some"
         )
-    context = Context(config, words, partition, customer_id)
+    context = Context(config, words, partition, customer_id, INSTALLED)
     known = Customer.decode(context, record)
     if known.is_tombstone:
         raise ConfigError(f"customer {customer_id!r} was erased at {moment(known.erased_ms)} UTC: nothing is kept")
@@ -239,6 +243,10 @@ def _customer_view(
         holdout=in_holdout(context.customer_id, config.holdout_percent),
         consent=seen.consent,
         timezone=seen.timezone,
+        unconverted={
+            currency: round(counters.sums(seen.unconverted, currency, features_ms)[-1], 2)
+            for currency in sorted(seen.unconverted)
+        },
         attributes=seen.attributes,
         features=feature_values(snapshot_of(seen, "event", features_ms, context).features),
         sends=seen.sends,

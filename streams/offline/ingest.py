@@ -15,6 +15,7 @@ from schemas.words import Lexicon
 from streams.core.config import CoreConfig
 from streams.core.durable import IngestCheckpoint
 from streams.core.partition import IngestPartition
+from streams.settings.zones import INSTALLED
 from streams.state.checkpoints import StoredRecords, local_batch, read_meta
 from streams.state.contract import KeyValue
 from streams.state.memory import MemoryStore
@@ -41,6 +42,7 @@ class OfflineIngest:
             cache_bytes=cache_bytes,
             idle_ms=0,
             now_ms=0,
+            zones=INSTALLED,
         )
 
     def checkpoint(self) -> IngestCheckpoint:

@@ -27,6 +27,7 @@ from streams.core.state import Context
 from streams.inspect.lookup import PREDICTION_TOPICS
 from streams.kafka.partitioning import partition_for
 from streams.kafka.reader import TopicReader
+from streams.settings.zones import INSTALLED
 
 #: Head in a prediction's id, by topic.
 HEADS: Final = {topic: topic.removeprefix("predictions.") for topic in PREDICTION_TOPICS}
@@ -71,7 +72,7 @@ def rebuild(
         log: the four source topics' partition, each topic in offset order, from its beginning to ``applied``.
     """
     partition = snapshot.source[1]
-    context = Context(config, lexicon, partition, snapshot.customer_id)
+    context = Context(config, lexicon, partition, snapshot.customer_id, INSTALLED)
     customer = Customer(context)
     for event in _events(snapshot, log, config, customer):
         happened_ms = event.body.event_ts_ms

@@ -117,20 +117,24 @@ def parse(field: Field, value: Any, *, shown_as: str, from_text: bool) -> Any:
     """
     if field.is_secret:
         return Secret(str(value))
+    given = value
     if from_text:
-        value = value.strip()
+        given = value = value.strip()
         kinds = _alternatives(field.type)
         if type(None) in kinds and value.lower() in ("", "none", "off"):
             return None
         if tuple in {get_origin(kind) for kind in kinds}:
             value = [part.strip() for part in value.split(",") if part.strip()]
+        elif dict in {get_origin(kind) for kind in kinds}:
+            pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+            value = {name.strip(): number.strip() for name, _, number in pairs}
         elif bool in kinds:
             value = {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(value.lower(), value)
     try:
         return msgspec.convert(value, field.type, strict=not from_text, dec_hook=_decode)
     except (msgspec.ValidationError, ValueError, TypeError) as error:
         raise ConfigError(
-            f"{shown_as}={value!r} is not accepted: {accepted(field)}. Meaning: {field.meaning}"
+            f"{shown_as}={given!r} is not accepted: {accepted(field)}. Meaning: {field.meaning}"
         ) from error
 
 
@@ -246,6 +250,8 @@ def _phrase(hint: Any) -> str:
         return "one of " + ", ".join(str(part) for part in get_args(hint))
     if get_origin(hint) is tuple:
         return "texts with commas between them"
+    if get_origin(hint) is dict:
+        return "pairs like USD=0.92 with commas between them"
     return _NAMES.get(hint, getattr(hint, "__name__", str(hint)))
 
 

@@ -22,6 +22,7 @@ from streams.core.config import CoreConfig
 from streams.core.decay import MIN_FORWARD_HALF_LIFE_MS
 from streams.core.decisions import DecisionPolicy
 from streams.settings import reader as configuration
+from streams.settings import zones
 from streams.settings.reader import Secret
 
 if TYPE_CHECKING:
@@ -215,9 +216,14 @@ def to_toml(settings: Settings) -> str:
             group = field.path[:-1]
             lines += ["", f"[{'.'.join(group)}]"]
         # TOML's strings, numbers and arrays of strings are written as JSON writes them.
-        plain = msgspec.json.encode(str(value) if isinstance(value, Path) else value).decode()
-        lines += [f"# {field.meaning}", f"{field.path[-1]} = {plain}"]
+        lines += [f"# {field.meaning}", f"{field.path[-1]} = {_toml(value)}"]
     return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{name} = {_toml(inner)}" for name, inner in value.items()) + " }" if value else "{}"
+    return msgspec.json.encode(str(value) if isinstance(value, Path) else value).decode()
 
 
 def kafka_client_config(settings: Settings) -> dict[str, str | int | float | bool]:
@@ -311,6 +317,13 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _check(settings: Settings) -> None:
     """What no single value can say."""
+    core = settings.core
+    if core.timezone not in zones.names():
+        raise ConfigError(f"PULSEGRAPH_CORE_TIMEZONE={core.timezone!r}: {zones.unknown(core.timezone)}")
+    if core.rates.get(core.currency, 1.0) != 1.0:
+        raise ConfigError(
+            f"PULSEGRAPH_CORE_RATES has a rate for {core.currency}, which is PULSEGRAPH_CORE_CURRENCY: leave it out"
+        )
     security = settings.security
     if security.protocol.startswith("SASL"):
         for name, given in (("USERNAME", security.username), ("PASSWORD", security.password)):
@@ -341,6 +354,8 @@ def _shown(value: object) -> str:
             return str(value).lower()
         case tuple():
             return ",".join(str(part) for part in value)
+        case dict():
+            return ",".join(f"{name}={inner}" for name, inner in value.items())
         case Secret():
             return "***" if value else ""
         case _:

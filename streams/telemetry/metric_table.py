@@ -73,6 +73,12 @@ class MetricTable:
     pending_labels_dropped_total = core_counter(
         "labels", "Pending labels dropped without an outcome, for want of room."
     )
+    unconverted_values_total = core_counter(
+        "events", "Purchases and returns in a currency that `core.rates` lacks: their value is kept apart, not summed."
+    )
+    unknown_timezones_total = core_counter(
+        "profiles", "Profiles taken in without their time zone, which is unknown: the company's counts."
+    )
     encode_batch_snapshots = histogram("snapshots", "Snapshots in one run of the model.", buckets=SIZES)
     encode_seconds = histogram("seconds", "One run of encoder and heads.")
     encode_queue_snapshots = gauge("snapshots", "Snapshots waiting for the model.")

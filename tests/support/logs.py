@@ -17,6 +17,7 @@ from streams.core.config import DAY_MS, MINUTE_MS, CoreConfig
 from streams.core.customer import CustomerRecord
 from streams.core.durable import IngestCheckpoint
 from streams.core.partition import IngestPartition
+from streams.settings.zones import INSTALLED
 from streams.state import keys
 from streams.state.checkpoints import StoredRecords, local_batch, read_meta
 from streams.state.contract import KeyValue
@@ -35,6 +36,9 @@ CONFIG = CoreConfig(
     recent_ids=64,
     timeline_tokens=24,
     sends_kept=3,
+    orders_kept=2,
+    order_window_ms=DAY_MS,
+    rates={"USD": 0.92},
 )
 
 Log = list[list[LogRecord]]
@@ -69,12 +73,36 @@ class Sent(NamedTuple):
 
 
 _ITEMS = ["a", "b", "c", "d", "e", "f", "unknown-1"]
+_NAMES = ["purchase"] * 3 + ["item_view", "page_view", "add_to_cart", "loyalty_scan", "refund", "return"]
+_PRICES = st.sampled_from([None, 0.0, 0.1, 2.5, 19.99, -3.0])
+_QUANTITIES = st.sampled_from([None, 0.0, 1.0, 3.0])
+
+
+def _line(draw: Any, quantities: st.SearchStrategy[float | None]) -> dict[str, Any]:
+    said = {"item_id": draw(st.sampled_from(_ITEMS)), "price": draw(_PRICES), "quantity": draw(quantities)}
+    said |= {"category": draw(st.sampled_from([None, "tea", "coffee"])), "title": "nice thing"}
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def clickstream(draw: Any) -> dict[str, Any]:
+    """What shops send: lines or one product, orders that interleave, returns in every form, currencies, free items."""
+    name = draw(st.sampled_from(_NAMES))
+    signed = name in ("purchase", "refund", "return")
+    quantities = st.one_of(_QUANTITIES, st.sampled_from([-1.0, -2.0])) if signed else _QUANTITIES
+    if draw(st.integers(0, 2)) == 0:
+        said: dict[str, Any] = {"items": [_line(draw, quantities) for _ in range(draw(st.integers(0, 4)))]}
+    else:
+        said = _line(draw, quantities)
+    said["value"] = draw(st.sampled_from([None, None, 0.0, 2.5, -2.5]))
+    said["order_id"] = draw(st.sampled_from([None, "o1", "o2", "o3"]))
+    said["currency"] = draw(st.sampled_from([None, None, "EUR", "usd", "JPY"]))
+    said["channel"] = draw(st.sampled_from([None, None, "app"]))
+    return {"event": name} | {name: value for name, value in said.items() if value is not None}
 
 
 def _event(source_index: int, draw: Any) -> dict[str, Any]:
     if source_index == CLICKSTREAM:
-        name = draw(st.sampled_from(["purchase", "purchase", "item_view", "page_view", "add_to_cart", "loyalty_scan"]))
-        return {"event": name, "item_id": draw(st.sampled_from(_ITEMS)), "title": "nice thing", "value": 2.5}
+        return clickstream(draw)
     if source_index == CAMPAIGN_SENDS:
         return {
             "event": draw(st.sampled_from(["send", "open", "click", "unsubscribe"])),
@@ -84,7 +112,9 @@ def _event(source_index: int, draw: Any) -> dict[str, Any]:
         }
     if source_index == REDEMPTIONS:
         return {"offer_id": "o", "campaign_id": draw(st.sampled_from(["x", "y", "z"]))}
-    return {"consent": {"email": {"marketing": draw(st.booleans())}}}
+    zone = draw(st.sampled_from([None, "Europe/Berlin", "Asia/Kolkata", "America/St_Johns", "Mars/Olympus"]))
+    consent = {"consent": {"email": {"marketing": draw(st.booleans())}}}
+    return consent if zone is None else consent | {"timezone": zone}
 
 
 @st.composite
@@ -153,6 +183,7 @@ class Worker:
             cache_bytes=self._cache_bytes,
             idle_ms=0,
             now_ms=0,
+            zones=INSTALLED,
         )
 
     def take(self, source_index: int, records: Sequence[LogRecord]) -> None:

@@ -151,3 +151,33 @@ def test_every_setting_is_described() -> None:
     # Every default can be written back as text: what the documentation shows is what may be set.
     env = {entry.env: entry.default for entry in described if "password" not in entry.name and entry.default}
     assert load(env=env) == Settings()
+
+
+def test_rates_come_from_text_and_from_tables(tmp_path: Path) -> None:
+    rates = {"USD": 0.92, "GBP": 1.17}
+    assert load(env={"PULSEGRAPH_CORE_RATES": "USD=0.92, GBP=1.17"}).core.rates == rates
+    file = tmp_path / "pulsegraph.toml"
+    file.write_text("[core.rates]\nUSD = 0.92\nGBP = 1.17\n")
+    found = load(file, env={})
+    assert found.core.rates == rates
+    file.write_text(settings.to_toml(found))
+    assert load(file, env={}) == found
+    shown = {entry.name: entry.value for entry in settings.describe(found)}
+    assert shown["core.rates"] == "USD=0.92,GBP=1.17"
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ({"PULSEGRAPH_CORE_RATES": "USD"}, "PULSEGRAPH_CORE_RATES='USD' is not accepted: pairs like USD=0.92"),
+        ({"PULSEGRAPH_CORE_RATES": "usd=0.92"}, "is not accepted"),
+        ({"PULSEGRAPH_CORE_RATES": "USD=0"}, "is not accepted"),
+        ({"PULSEGRAPH_CORE_RATES": "EUR=0.9"}, "has a rate for EUR, which is PULSEGRAPH_CORE_CURRENCY"),
+        ({"PULSEGRAPH_CORE_CURRENCY": "euro"}, "PULSEGRAPH_CORE_CURRENCY='euro' is not accepted"),
+        ({"PULSEGRAPH_CORE_TIMEZONE": "Europe/Berln"}, "no time zone 'Europe/Berln': did you mean Europe/Berlin?"),
+        ({"PULSEGRAPH_CORE_TIMEZONE": "new york"}, "no time zone 'new york'"),
+    ],
+)
+def test_currencies_and_zones_that_cannot_be_are_named(env: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load(env=env)

@@ -1,0 +1,24 @@
+"""What is taken in but not as it was meant: counted by name, so that somebody can see it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from schemas.events import GIVING_BACK, Body, Clickstream, Profile
+from streams.core.baskets import amount_of
+from streams.core.config import CoreConfig
+from streams.core.money import rate_of
+from streams.core.zones import Zones
+
+_NONE: Final[tuple[str, ...]] = ()
+
+
+def oddities(body: Body, config: CoreConfig, zones: Zones) -> tuple[str, ...]:
+    """Names of counters that an event adds to: ``unconverted_values``, ``unknown_timezones``."""
+    match body:
+        case Clickstream(currency=str(currency)) if rate_of(currency, config) is None:
+            counted = body.event == "purchase" or body.event in GIVING_BACK
+            return ("unconverted_values",) if counted and amount_of(body) else _NONE
+        case Profile(timezone=str(zone), event_ts_ms=ts_ms) if zones.offset_ms(zone, ts_ms) is None:
+            return ("unknown_timezones",)
+    return _NONE

@@ -1,0 +1,72 @@
+"""The time zones of the installed ``tzdata`` package.
+
+Not of the machine: two workers whose systems are of another year would tell another hour of the same event. The package
+is pinned with the other dependencies, so equal deployments agree.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from datetime import datetime
+from functools import cache, lru_cache
+from importlib.resources import files
+from typing import Final
+from zoneinfo import ZoneInfo
+
+_log: Final = logging.getLogger(__name__)
+_MINUTE_MS: Final = 60_000  # no zone has changed its offset between two minutes since 2000
+_TOLD_MOST: Final = 20
+_told: set[str] = set()
+
+
+class InstalledZones:
+    """As :class:`streams.core.zones.Zones`. Says once of each unknown name what it may have meant, of the first few."""
+
+    def offset_ms(self, zone: str, ts_ms: int) -> int | None:
+        if zone == "UTC":
+            return 0
+        if zone not in names():
+            _tell(zone)
+            return None
+        return _offset_ms(zone, ts_ms // _MINUTE_MS)
+
+
+INSTALLED: Final = InstalledZones()
+
+
+@cache
+def names() -> frozenset[str]:
+    """All IANA names, old ones among them."""
+    return frozenset((files("tzdata") / "zones").read_text().split())
+
+
+def unknown(zone: str) -> str:
+    """Why a name is refused, with the nearest that is known.
+
+    Example:
+        >>> unknown("Europe/Berln")
+        "there is no time zone 'Europe/Berln': did you mean Europe/Berlin?"
+    """
+    by_lower = {name.lower(): name for name in sorted(names())}
+    close = difflib.get_close_matches(zone.lower().replace(" ", "_"), by_lower, n=1, cutoff=0.6)
+    hint = f"did you mean {by_lower[close[0]]}?" if close else "write an IANA name, such as Europe/Berlin"
+    return f"there is no time zone {zone!r}: {hint}"
+
+
+@cache
+def _zone(name: str) -> ZoneInfo:
+    with (files("tzdata") / "zoneinfo" / name).open("rb") as table:
+        return ZoneInfo.from_file(table, key=name)
+
+
+@lru_cache(maxsize=16_384)
+def _offset_ms(name: str, minute: int) -> int:
+    offset = datetime.fromtimestamp(minute * 60, _zone(name)).utcoffset()
+    return 0 if offset is None else round(offset.total_seconds() * 1000)
+
+
+def _tell(zone: str) -> None:
+    if zone not in _told and len(_told) < _TOLD_MOST:
+        _told.add(zone)
+        _log.warning("a profile is taken in without its time zone: %s", unknown(zone))
