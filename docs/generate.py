@@ -34,8 +34,9 @@ _KINDS: Final[tuple[tuple[Any, str], ...]] = (
     (limits.Word, "text of 1 to 64 characters"),
     (limits.Text, "text of at most 512 characters"),
     (limits.TimestampMs, "epoch milliseconds from 2000 to 2100, a whole number"),
-    (limits.Quantity, "number from 0 to 1,000,000"),
+    (limits.Quantity, "number from -1,000,000 to 1,000,000"),
     (limits.Money, "number from -1,000,000,000 to 1,000,000,000"),
+    (limits.Currency, "three letters"),
     (limits.Probability, "number from 0 to 1"),
     (limits.Properties, "object of at most 64 text, number, boolean or null values"),
     (limits.Consent, "object of at most 16 objects of at most 8 booleans"),
@@ -97,7 +98,7 @@ def _kind(hint: Any) -> str:
         return _kind(inner)
     if origin is Literal:
         return "one of " + ", ".join(f"`{name}`" for name in arguments)
-    if origin is list:
+    if origin is list or (origin is tuple and arguments[-1] is ...):
         return f"array of {_kind(arguments[0])}"
     return f"[`{hint.__name__}`](#{hint.__name__.lower()})"
 
@@ -165,6 +166,7 @@ def _edges() -> str:
 
 _STRUCTS: Final[tuple[type[msgspec.Struct], ...]] = (
     events.Clickstream,
+    events.Line,
     events.CampaignSend,
     events.Redemption,
     events.Profile,

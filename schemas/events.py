@@ -46,12 +46,15 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     """One product of an event that is about several."""
 
     item_id: Id
+    """The item, as in the catalog."""
     quantity: Quantity | None = None
     """How many units, 1 where absent. Below 0 on a purchase it is a returned line, as in an exchange."""
     price: Money | None = None
     """Unit price, in the event's currency; 0 is free. Below 0 it is a discount: it lowers the order's value."""
     category: Word | None = None
+    """Category."""
     title: Text | None = None
+    """Name for people; read by the model where it does not know the id."""
 
 
 Lines = Annotated[tuple[Line, ...], Meta(max_length=MAX_LINES)]
@@ -90,9 +93,9 @@ class Clickstream(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     value: Money | None = None
     """Total of the event; ``price * quantity``, of all lines together, where absent."""
     currency: Currency | None = None
-    """ISO 4217, e.g. `EUR`; `PULSEGRAPH_CORE_CURRENCY` where absent."""
+    """ISO 4217, e.g. ``EUR``; ``PULSEGRAPH_CORE_CURRENCY`` where absent."""
     order_id: Id | None = None
-    """Lines of one purchase share it."""
+    """Events of one order share it: the order counts once, whatever comes in between."""
     page: Id | None = None
     """Name of the page or screen."""
     query: Text | None = None
@@ -185,7 +188,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     attributes: Properties | None = None
     """Anything known; shown, and kept out of the model."""
     timezone: Word | None = None
-    """IANA name, e.g. ``Europe/Berlin``."""
+    """IANA name, e.g. ``Europe/Berlin``: hours and days are told in it. A name that is not known is not used."""
     consent: Consent | None = None
     """channel -> purpose -> granted. A channel or purpose that is absent is not granted."""
 

@@ -82,7 +82,7 @@ def test_every_source_topic_has_its_section() -> None:
 
 
 def test_names_in_the_text_exist() -> None:
-    known = {entry.env for entry in settings.describe()} | {"PULSEGRAPH_CONFIG"}
+    known = {entry.env for entry in settings.describe()} | {"PULSEGRAPH_CONFIG", "PULSEGRAPH_DATA"}
     metrics = {metric.full_name for metric in METRICS.values()}
     for name, text in PAGES.items():
         assert set(re.findall(r"`(PULSEGRAPH_[A-Z_]+)`", text)) <= known, name

@@ -88,6 +88,8 @@ ROWS: Final[dict[str, list[Panel]]] = {
                 (_rate("pulsegraph_erasures_total"), "erased"),
                 (_rate("pulsegraph_tail_overflow_total"), "settled early"),
                 (_rate("pulsegraph_ahead_total"), "ahead of their time"),
+                (_rate("pulsegraph_unconverted_values_total"), "in a currency without a rate"),
+                (_rate("pulsegraph_unknown_timezones_total"), "profiles in an unknown zone"),
                 (_rate("pulsegraph_pending_labels_dropped_total"), "pending labels dropped"),
             ],
         ),

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ENV_PREFIX: Final = "PULSEGRAPH_"
 #: Variables with our prefix that are no settings: where to find things, and what tests run on.
-RESERVED: Final = ("PULSEGRAPH_CONFIG", "PULSEGRAPH_CACHE", "PULSEGRAPH_TEST_")
+RESERVED: Final = ("PULSEGRAPH_CONFIG", "PULSEGRAPH_CACHE", "PULSEGRAPH_DATA", "PULSEGRAPH_TEST_")
 
 _Count = Annotated[int, Meta(ge=1)]
 _Millis = Annotated[int, Meta(ge=0)]

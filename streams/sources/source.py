@@ -19,9 +19,10 @@ from streams.sources.datasets.record import SourceRecord
 
 if TYPE_CHECKING:
     from streams.sources.datasets.complete_journey import CompleteJourney
+    from streams.sources.datasets.online_retail import OnlineRetail
     from streams.sources.simulate.simulator import Simulator
 
-NAMES: Final = ("complete-journey", "simulation")
+NAMES: Final = ("complete-journey", "online-retail", "simulation")
 SIMULATION_START_MS: Final = 1_483_228_800_000  # 2017-01-01T00:00:00Z, the year of Complete Journey
 SIMULATION_DAYS: Final = 365
 
@@ -71,7 +72,7 @@ def load_source(name: str, *, seed: int = 0, customers: int = 2_000, days: int =
         days: of the simulation, which begins on 2017-01-01 and by default lasts a year.
 
     Raises:
-        ConfigError: an unknown name, or the data set is not installed.
+        ConfigError: an unknown name, or the data set is not there.
 
     Example:
         >>> next(load_source("simulation", customers=5, days=2).records(SIMULATION_START_MS, 1 << 42)).topic
@@ -81,6 +82,10 @@ def load_source(name: str, *, seed: int = 0, customers: int = 2_000, days: int =
         from streams.sources.datasets.complete_journey import CompleteJourney
 
         return JourneySource(CompleteJourney.load(), seed)
+    if name == "online-retail":
+        from streams.sources.datasets.online_retail import OnlineRetail
+
+        return RetailSource(OnlineRetail.load(), seed)
     if name == "simulation":
         from streams.sources.simulate.simulator import Simulator
 
@@ -119,6 +124,41 @@ class JourneySource:
 
     def _households(self, from_ms: int, to_ms: int, limit: int | None) -> frozenset[str] | None:
         return None if limit is None else self._journey.households_for(limit, from_ms, to_ms, seed=self._seed)
+
+
+class RetailSource:
+    """Online Retail: invoices of a gift shop from December 2010 to December 2011, returns and guests among them."""
+
+    name = "online-retail"
+
+    def __init__(self, retail: OnlineRetail, seed: int = 0) -> None:
+        self._retail = retail
+        self._seed = seed
+
+    @property
+    def from_ms(self) -> int:
+        return self._retail.from_ms
+
+    @property
+    def until_ms(self) -> int:
+        return self._retail.until_ms
+
+    def history(self, until_ms: int) -> list[SourceEvent]:
+        return _with_body(self._retail.events(to_ms=until_ms))
+
+    def catalog(self) -> dict[str, CatalogEntry]:
+        return {entry.key: entry for entry in self._retail.catalog()}
+
+    def records(self, from_ms: int, to_ms: int, limit: int | None = None) -> Iterator[SourceRecord]:
+        return self._retail.events(from_ms, to_ms, self._customers(from_ms, to_ms, limit))
+
+    def count(self, from_ms: int, to_ms: int, limit: int | None = None) -> int | None:
+        return self._retail.count(from_ms, to_ms, self._customers(from_ms, to_ms, limit))
+
+    def _customers(self, from_ms: int, to_ms: int, limit: int | None) -> frozenset[str] | None:
+        if limit is None:
+            return None
+        return _whole_customers(self._retail.events_by_customer(from_ms, to_ms), limit, self._seed)
 
 
 class SimulationSource:

@@ -46,7 +46,7 @@ def test_an_erasure_as_bytes_says_when() -> None:
 
 def test_names() -> None:
     assert load_source("simulation", customers=3, days=2).until_ms == SIMULATION_START_MS + 2 * DAY_MS
-    with pytest.raises(ConfigError, match="choose from complete-journey, simulation"):
+    with pytest.raises(ConfigError, match="choose from complete-journey, online-retail, simulation"):
         load_source("warehouse")
 
 
