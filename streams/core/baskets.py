@@ -29,11 +29,16 @@ def is_return(body: Clickstream) -> bool:
     """
     if body.event != "purchase":
         return body.event in GIVING_BACK
-    amount, items = body.value, body.items
-    if items is None:
-        if amount is None:
-            amount = body.price
-        return (amount is not None and amount < 0) or (body.quantity is not None and body.quantity < 0)
+    if body.items is not None:
+        return _buys_nothing(body, body.items)
+    amount, quantity = body.value, body.quantity
+    if amount is None:
+        amount = body.price
+    return (amount is not None and amount < 0) or (quantity is not None and quantity < 0)
+
+
+def _buys_nothing(body: Clickstream, items: tuple[Line, ...]) -> bool:
+    amount = body.value
     if amount is not None and amount < 0 and not any(_is_below_0(line.quantity) for line in items):
         return True
     return not any(_is_bought(line) for line in items)
@@ -58,17 +63,23 @@ def amount_of(body: Clickstream) -> float | None:
     The event's ``value`` counts, else price times quantity of its lines. A price of 0 is an amount. For a return the
     sign does not matter: producers write either.
     """
-    amount = body.value
-    gives_back = is_return(body)
+    amount, gives_back = body.value, is_return(body)
     if amount is None:
-        products: tuple[Product, ...] = (body,) if body.items is None else body.items
-        if gives_back and all(product.price is None for product in products):
-            return None
-        amount = 0.0
-        for product in products:
-            part = (product.price or 0.0) * (1.0 if product.quantity is None else product.quantity)
-            amount += abs(part) if body.event in GIVING_BACK else part
+        if body.items is None:
+            if gives_back and body.price is None:
+                return None
+            amount = _worth(body)
+        else:
+            if gives_back and all(line.price is None for line in body.items):
+                return None
+            parts = [_worth(line) for line in body.items]
+            amount = sum(map(abs, parts)) if body.event in GIVING_BACK else sum(parts)
     return -abs(amount) if gives_back else amount
+
+
+def _worth(product: Product) -> float:
+    price, quantity = product.price, product.quantity
+    return 0.0 if price is None else price if quantity is None else price * quantity
 
 
 def _is_bought(line: Line) -> bool:

@@ -120,14 +120,14 @@ def _clickstream(state: Folded, ts_ms: int, body: Clickstream, context: Context,
     local_ms = context.local_ms(at_ms, state.timezone)
     if is_return(body):  # neither activity nor a session
         _note(state, ts_ms, body, context, rate)
-        count_sale(state, ts_ms, body, config)
+        count_sale(state, ts_ms, body, rate, config, gives_back=True)
         return
     if at_ms < ts_ms:
         _note(state, ts_ms, body, context, rate)
     else:
         state.timeline.act(ts_ms, body, context.lexicon, config.timeline_tokens, local_ms, rate)
     if name == "purchase":
-        count_sale(state, ts_ms, body, config)
+        count_sale(state, ts_ms, body, rate, config, gives_back=False)
     elif name in ("page_view", "search"):
         counters.add(counts, "views", ts_ms, 1.0)
     elif name in ("item_view", "add_to_cart"):

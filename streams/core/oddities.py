@@ -15,10 +15,11 @@ _NONE: Final[tuple[str, ...]] = ()
 
 def oddities(body: Body, config: CoreConfig, zones: Zones) -> tuple[str, ...]:
     """Names of counters that an event adds to: ``unconverted_values``, ``unknown_timezones``."""
-    match body:
-        case Clickstream(currency=str(currency)) if rate_of(currency, config) is None:
-            counted = body.event == "purchase" or body.event in GIVING_BACK
-            return ("unconverted_values",) if counted and amount_of(body) else _NONE
-        case Profile(timezone=str(zone), event_ts_ms=ts_ms) if zones.offset_ms(zone, ts_ms) is None:
-            return ("unknown_timezones",)
+    if isinstance(body, Clickstream):
+        if body.currency is None or rate_of(body.currency, config) is not None:
+            return _NONE
+        counted = body.event == "purchase" or body.event in GIVING_BACK
+        return ("unconverted_values",) if counted and amount_of(body) else _NONE
+    if isinstance(body, Profile) and body.timezone is not None:
+        return ("unknown_timezones",) if zones.offset_ms(body.timezone, body.event_ts_ms) is None else _NONE
     return _NONE

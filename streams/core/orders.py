@@ -9,7 +9,7 @@ Orders = dict[int, tuple[int, float]]
 """Hash of the order id -> (ms of its last line, what of its value still counts), longest untouched first."""
 
 
-def is_new(orders: Orders, order_id: str, ts_ms: int, value: float, *, kept: int, window_ms: int) -> bool:
+def is_new(orders: Orders, order_id: str, ts_ms: int, value: float, kept: int, window_ms: int) -> bool:
     """Take in one line of an order; whether it is the order's first, so that an order counts once.
 
     Lines of several orders may come in any order. An id is known while its last line is at most ``window_ms`` old and

@@ -9,18 +9,28 @@ from streams.core.config import CoreConfig
 from streams.core.state import Folded
 
 
-def count_sale(state: Folded, ts_ms: int, body: Clickstream, config: CoreConfig) -> None:
-    """Count a purchase, a return, or both in one: a line is a purchase, an order counts once, its value once."""
-    counts, order_id = state.counters, body.order_id
-    taken, given_back = basket_of(body)
-    amount, rate = amount_of(body), money.rate_of(body.currency, config)
+def count_sale(
+    state: Folded, ts_ms: int, body: Clickstream, rate: float | None, config: CoreConfig, *, gives_back: bool
+) -> None:
+    """Count a purchase, a return, or both in one: a line is a purchase, an order counts once, its value once.
+
+    Args:
+        rate: of the event's currency, see :func:`streams.core.money.rate_of`.
+        gives_back: as :func:`streams.core.baskets.is_return` says.
+    """
+    counts, order_id, amount = state.counters, body.order_id, amount_of(body)
     value = None if amount is None or rate is None else amount * rate
-    if given_back or not taken:
-        counters.add(counts, "returns", ts_ms, float(len(given_back) or 1))
+    if body.items is None:
+        taken, returned = (0, 1) if gives_back else (1, 0)
+    else:
+        taken, returned = map(len, basket_of(body))
+        returned = returned or int(gives_back)  # a list of discounts alone
+    if returned:
+        counters.add(counts, "returns", ts_ms, float(returned))
     if taken:
-        counters.add(counts, "purchases", ts_ms, float(len(taken)))
+        counters.add(counts, "purchases", ts_ms, float(taken))
         if order_id is None or orders.is_new(
-            state.orders, order_id, ts_ms, value or 0.0, kept=config.orders_kept, window_ms=config.order_window_ms
+            state.orders, order_id, ts_ms, value or 0.0, config.orders_kept, config.order_window_ms
         ):
             counters.add(counts, "orders", ts_ms, 1.0)
     elif order_id is not None and (amount is None or value is not None):

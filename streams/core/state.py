@@ -12,7 +12,7 @@ from streams.core.graph import Edges
 from streams.core.labels import Pending
 from streams.core.orders import Orders
 from streams.core.timeline import Timeline
-from streams.core.zones import UTC_ONLY, Zones, local_offset_ms
+from streams.core.zones import UTC_ONLY, Zones
 
 
 class Folded(msgspec.Struct, array_like=True, gc=False):
@@ -87,8 +87,15 @@ class Context(msgspec.Struct, frozen=True, gc=False):
     zones: Zones = UTC_ONLY
 
     def local_ms(self, ts_ms: int, zone: str | None) -> int:
-        """A moment as the clock of a customer with this zone in the profile shows it, as if that were UTC."""
-        return ts_ms + local_offset_ms(self.zones, zone, self.config.timezone, ts_ms)
+        """A moment as a customer's clock shows it, as if that were UTC.
+
+        Args:
+            zone: as the profile says it; the company's counts where it says none, or one that is not known.
+        """
+        offset_ms = None if zone is None else self.zones.offset_ms(zone, ts_ms)
+        if offset_ms is None and (company := self.config.timezone) != "UTC":
+            offset_ms = self.zones.offset_ms(company, ts_ms)
+        return ts_ms + (offset_ms or 0)
 
 
 Effect = Snapshot | Outcome | Pending

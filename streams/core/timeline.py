@@ -126,9 +126,9 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
 
 def name_of(body: Body) -> str:
     """The event's word without its field name, e.g. ``purchase`` or ``send``; ``refund`` for whatever gives back."""
+    if isinstance(body, Clickstream):
+        return REFUND if is_return(body) else body.event
     match body:
-        case Clickstream():
-            return REFUND if is_return(body) else body.event
         case CampaignSend():
             return body.event
         case Redemption():
@@ -152,7 +152,7 @@ def event_ids(body: Body, lexicon: Lexicon, said: str, rate: float | None = 1.0)
             is not known, and then no band is told.
     """
     name, word = name_of(body), lexicon.word
-    ids = b"" if name == said else _event_word(name, lexicon)
+    ids = b"" if name == said else word(f"evt:{name}") or word(words.CUSTOM_EVENT) or b""
     match body:
         case Clickstream():
             ids += _clickstream_ids(body, lexicon, rate)
@@ -174,10 +174,6 @@ def event_ids(body: Body, lexicon: Lexicon, said: str, rate: float | None = 1.0)
     return ids
 
 
-def _event_word(name: str, lexicon: Lexicon) -> bytes:
-    return lexicon.word(f"evt:{name}") or lexicon.word(words.CUSTOM_EVENT) or b""
-
-
 def _clickstream_ids(body: Clickstream, lexicon: Lexicon, rate: float | None) -> bytes:
     word = lexicon.word
     if body.items is None:
@@ -193,7 +189,7 @@ def _clickstream_ids(body: Clickstream, lexicon: Lexicon, rate: float | None) ->
         ids += word(f"chan:{channel}") or b""
     if given_back:
         if taken:
-            ids += _event_word(REFUND, lexicon)
+            ids += word(f"evt:{REFUND}") or word(words.CUSTOM_EVENT) or b""
         ids += b"".join([_product_ids(line, lexicon, line.price, rate) for line in given_back])
     return ids
 

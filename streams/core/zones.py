@@ -20,11 +20,3 @@ class UtcOnly:
 
 
 UTC_ONLY: Final = UtcOnly()
-
-
-def local_offset_ms(zones: Zones, own: str | None, company: str, ts_ms: int) -> int:
-    """Offset of a customer's local time: in its own zone where that is known, else in the company's, else in UTC."""
-    offset_ms = None if own is None else zones.offset_ms(own, ts_ms)
-    if offset_ms is None:
-        offset_ms = zones.offset_ms(company, ts_ms)
-    return offset_ms or 0

@@ -56,7 +56,8 @@ def worker_of(events: list[Sent], config: CoreConfig = PLAIN) -> Worker:
 def state_of(events: list[Sent], config: CoreConfig = PLAIN) -> Folded:
     customer = worker_of(events, config).ingest.customer("c1")
     assert customer is not None
-    return customer.view()
+    state: Folded = customer.view()
+    return state
 
 
 def total(state: Folded, name: str) -> float:
@@ -112,7 +113,7 @@ LINES = st.lists(
     lines=LINES, name=st.sampled_from(["purchase", "add_to_cart", "item_view", "remove_from_cart", "refund", "scan"])
 )
 def test_one_event_with_lines_says_what_an_event_a_line_says(lines: list[dict[str, Any]], name: str) -> None:
-    order = {"order_id": "o"} if name == "purchase" else {}
+    order: dict[str, Any] = {"order_id": "o"} if name == "purchase" else {}
     together = state_of([event(name=name, items=lines, **order)])
     apart = state_of([event(name=name, event_id=f"e{at:02}", **line, **order) for at, line in enumerate(lines)])
     assert together.edges == apart.edges
@@ -386,8 +387,7 @@ def test_currencies_kept_apart_are_bounded() -> None:
 def test_every_amount_is_in_one_sum(spent: list[tuple[str | None, float]]) -> None:
     """At one instant, so that nothing decays."""
     events = [
-        event(item_id="a", event_id=f"e{at:02}", value=value, **({} if name is None else {"currency": name}))
-        for at, (name, value) in enumerate(spent)
+        event(item_id="a", event_id=f"e{at:02}", value=value, currency=name) for at, (name, value) in enumerate(spent)
     ]
     state = state_of([event(item_id="a", value=0, event_id="a"), *events])
     sums: dict[str | None, float] = {}
@@ -441,7 +441,7 @@ def test_times_of_day_are_the_customers_own(own: str | None, company: str, day: 
     lexicon = NumberedLexicon()
     ids = state_of([*told, event(item_id="a")], config).timeline.ids
     name = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")[day]
-    assert lexicon.word(f"[DAY:{name}]") + lexicon.word(f"[HOUR:{hour}]") in ids  # type: ignore[operator]
+    assert lexicon.word(f"[DAY:{name}]") + lexicon.word(f"[HOUR:{hour}]") in ids
 
 
 def test_summer_time_is_the_zones() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.logs import START_MS, Sent, Worker, log_of
+from support.logs import CONFIG, START_MS, Sent, Worker, log_of
 
 from schemas.events import CLICKSTREAM
 from streams.core import counters
@@ -24,13 +25,14 @@ def bought(order_id: str | None, number: int, at_ms: int = START_MS, value: floa
 
 
 def seen(events: list[Sent]) -> Folded:
-    worker = Worker()
+    worker = Worker(msgspec.structs.replace(CONFIG, orders_kept=16, order_window_ms=WINDOW_MS))
     for source_index, topic in enumerate(log_of(events)):
         worker.take(source_index, topic)
     worker.checkpoint()
     customer = worker.ingest.customer("c1")
     assert customer is not None
-    return customer.view()
+    state: Folded = customer.view()
+    return state
 
 
 def counted(state: Folded, name: str = "orders") -> float:
@@ -68,7 +70,7 @@ def test_orders_are_bounded_and_forgotten_as_said(lines: list[tuple[str, int]], 
         now_ms += step_ms
         newer = sum(1 for other, at_ms in touched.items() if other != name and _after(touched, other, name))
         known = name in touched and now_ms - touched[name] <= WINDOW_MS and newer < kept
-        assert is_new(orders, name, now_ms, 1.0, kept=kept, window_ms=WINDOW_MS) is not known
+        assert is_new(orders, name, now_ms, 1.0, kept, WINDOW_MS) is not known
         touched.pop(name, None)
         touched[name] = now_ms
         assert len(orders) <= kept
@@ -93,7 +95,7 @@ def test_an_order_without_a_line_for_two_weeks_is_forgotten() -> None:
 def test_giving_back_takes_what_is_said_or_what_is_left() -> None:
     orders: Orders = {}
     for value in (10.0, 5.0):
-        is_new(orders, "o", START_MS, value, kept=4, window_ms=WINDOW_MS)
+        is_new(orders, "o", START_MS, value, 4, WINDOW_MS)
     assert give_back(orders, "o", 4.0) == 4.0
     assert give_back(orders, "o", None) == 11.0
     assert give_back(orders, "o", None) == 0.0
