@@ -131,6 +131,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _LIMITS: Final = {
+    "core.watermark_keys": Meta(ge=1, le=1_024),
     "core.session_gap_ms": Meta(ge=1),
     "core.timeline_tokens": Meta(ge=8, le=8_192),
     "core.edges_per_type": Meta(ge=3),
