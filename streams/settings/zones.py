@@ -16,8 +16,8 @@ from zoneinfo import ZoneInfo
 
 _log: Final = logging.getLogger(__name__)
 _MINUTE_MS: Final = 60_000  # no zone has changed its offset between two minutes since 2000
-_TOLD_MOST: Final = 20
-_told: set[str] = set()
+_MOST_REPORTED: Final = 20
+_reported: set[str] = set()
 
 
 class InstalledZones:
@@ -67,6 +67,6 @@ def _offset_ms(name: str, minute: int) -> int:
 
 
 def _tell(zone: str) -> None:
-    if zone not in _told and len(_told) < _TOLD_MOST:
-        _told.add(zone)
+    if zone not in _reported and len(_reported) < _MOST_REPORTED:
+        _reported.add(zone)
         _log.warning("a profile is taken in without its time zone: %s", unknown(zone))

@@ -248,9 +248,9 @@ def _titles(invoiced: list[tuple[_Invoice, list[_Row]]]) -> dict[str, str]:
 
 
 def _prices(invoiced: list[tuple[_Invoice, list[_Row]]]) -> dict[str, float]:
-    asked: dict[str, list[float]] = {}
+    given: dict[str, list[float]] = {}
     for invoice, rows in invoiced:
         for row in rows:
             if row.price and not invoice.is_return:
-                asked.setdefault(row.code, []).append(row.price)
-    return {code: median(prices) for code, prices in asked.items()}
+                given.setdefault(row.code, []).append(row.price)
+    return {code: median(prices) for code, prices in given.items()}
