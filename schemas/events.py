@@ -188,7 +188,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     attributes: Properties | None = None
     """Anything known; shown, and kept out of the model."""
     timezone: Word | None = None
-    """IANA name, e.g. ``Europe/Berlin``: hours and days are told in it. A name that is not known is not used."""
+    """IANA name, e.g. ``Europe/Berlin``: hours and days are the customer's own. An unknown name is not used."""
     consent: Consent | None = None
     """channel -> purpose -> granted. A channel or purpose that is absent is not granted."""
 

@@ -38,15 +38,6 @@ RETIRED = {
     "end_epoch": "checkpoint",
 }
 
-#: Files whose last retired words go with the next change to them.
-LEFT = {
-    "streams/agents/learn.py": {"_told_ms", "asked_ms", "judged"},
-    "streams/core/fold.py": {"question"},
-    "streams/runtime/app.py": {"told"},
-    "streams/serving/catalog.py": {"_told", "_told_before", "told"},
-    "streams/serving/predict.py": {"_SUPPRESSED_TOLD"},
-}
-
 
 def _words(path: Path) -> str:
     """The text of a file in lower case, with one space between words."""
@@ -105,7 +96,6 @@ def test_retired_words_stay_away(package: str) -> None:
         f"{path.relative_to(ROOT)}: {name}: say {RETIRED[word]!r}"
         for path in sorted((ROOT / package).rglob("*.py"))
         for name in _identifiers(ast.parse(path.read_text(encoding="utf-8"))) | {path.stem}
-        if name not in LEFT.get(str(path.relative_to(ROOT)), ())
         for word in RETIRED
         if re.search(rf"(^|_){word}(_|$)", _snake(name))
     }

@@ -200,7 +200,7 @@ def build(context: RoleContext) -> EncodeRole:
     context.check_horizon(predictor.horizon_days)
     logger.info("model %s on %s: %s", predictor.version, predictor.device, predictor.embed.name)
     outbox = context.outbox()
-    # An outbox of its own: what the catalog refuses is told by the follower's thread.
+    # An outbox of its own: what the catalog refuses is sent by the follower's thread.
     refusals = CatalogRefusals(context.outbox(), context.metrics, context.clocks.wall_ms)
     catalog = CatalogFollower(context.client, context.prefix + "catalog", refusals.tell, refusals.delivered)
     catalog.start()

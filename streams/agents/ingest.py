@@ -83,13 +83,13 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
         records = batch.records
         first = bisect_left(records, core.next_offsets.get(batch.topic, 0), key=_offset)
         refused = core.take(SOURCE_INDEX[batch.topic], records, self._monotonic_ms())
-        unfit = [letter for letter in refused if letter.reason != TooLate.reason]  # which says nothing of the topic
-        places = [bisect_left(records, letter.offset, key=_offset) - first for letter in unfit]
+        unfit = [record for record in refused if record.reason != TooLate.reason]  # lateness says nothing of the topic
+        places = [bisect_left(records, record.offset, key=_offset) - first for record in unfit]
         try:
             self._refusals.observe(batch.topic, len(records) - first, zip(places, unfit, strict=True))
         except TopicUnfit:
             # Nothing of this batch is written or committed, but why it was refused is there to be looked at. The next
-            # worker sends the same letters, with the same ids.
+            # worker sends the same dead letters, with the same ids.
             self._outbox.send_all(refused)
             raise
         return refused

@@ -21,9 +21,9 @@ from streams.telemetry.metrics import Metrics
 
 _EVERY_MS: Final = 2_000
 _WINDOW: Final = 20_000
-"""Questions that the AUC of a head rests on, all partitions together: it is computed on the event loop."""
+"""Outcomes that the AUC of a head rests on, all partitions together: it is computed on the event loop."""
 _KEPT: Final = 20_000
-"""Open questions of one partition and head: 6 MB at most, and some thousand pairs a week."""
+"""Pending labels of one partition and head: 6 MB at most, and some thousand pairs a week."""
 
 
 class _ScoredPrediction(msgspec.Struct):
@@ -52,7 +52,7 @@ class _Known:
 class LearnRole:
     """Joins ``outcomes`` with ``predictions.*`` of the same partition.
 
-    The AUC is that of all held partitions' questions together. Their samples may differ in their share; as a
+    The AUC is that of all held partitions' outcomes together. Their samples may differ in their share; as a
     partition is a hash of the customer, it says nothing about scores and labels, so no weights are needed.
 
     Args:
@@ -67,7 +67,7 @@ class LearnRole:
         self._held: set[int] = set()
         self._metrics = metrics
         self._monotonic_ms = monotonic_ms
-        self._told_ms = monotonic_ms()
+        self._reported_ms = monotonic_ms()
 
     def bind(self, committer: Commit) -> None:
         """Nothing is ever committed."""
@@ -99,10 +99,10 @@ class LearnRole:
                 if head == "outcomes":
                     _take_outcome(known, _decode_outcome(value))
                     continue
-                judged = _decode_prediction(value)
-                if judged.snapshot_kind != "event":
+                prediction = _decode_prediction(value)
+                if prediction.snapshot_kind != "event":
                     score = known.scores[head]  # type: ignore[index]
-                    score.predicted(judged.prediction_id, judged.probability, judged.as_of_ms)
+                    score.predicted(prediction.prediction_id, prediction.probability, prediction.as_of_ms)
             except (msgspec.DecodeError, UnicodeDecodeError):
                 self._metrics.dead_letter(
                     batch.topic, "malformed"
@@ -111,14 +111,14 @@ class LearnRole:
 
     async def idle(self) -> None:
         now_ms = self._monotonic_ms()
-        if now_ms - self._told_ms < _EVERY_MS:
+        if now_ms - self._reported_ms < _EVERY_MS:
             return
-        self._told_ms = now_ms
+        self._reported_ms = now_ms
         held = [self._known[partition] for partition in sorted(self._held)]
         for head in get_args(Head):
             for known in held:
                 # A partition's own time, not the newest of all: of one that is still being read from its beginning
-                # only the answers that came early are known for the questions beyond, and they are of one kind.
+                # only early outcomes are known of the labels beyond, and those are of one kind.
                 known.scores[head].pass_time(known.newest_ms)
             pairs = list(itertools.chain.from_iterable(known.scores[head].pairs for known in held))
             self._metrics.live_auc(head, auc(pairs), len(pairs))
@@ -128,8 +128,8 @@ class LearnRole:
 
 
 def _take_outcome(known: _Known, outcome: Outcome) -> None:
-    asked_ms = outcome.snapshot.as_of_ms
-    known.scores[outcome.head].answered(outcome.outcome_id, outcome.label, outcome.due_ms, asked_ms)
+    as_of_ms = outcome.snapshot.as_of_ms
+    known.scores[outcome.head].answered(outcome.outcome_id, outcome.label, outcome.due_ms, as_of_ms)
     known.newest_ms = max(known.newest_ms, outcome.resolved_ms)
 
 

@@ -16,7 +16,7 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Durations in milliseconds of event time, bounds in counts."""
 
     timezone: str = "UTC"
-    """IANA name of the zone in which a customer's time of day is told where the profile names none."""
+    """IANA name of the zone of a customer's time of day where the profile names none."""
     currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z")] = "EUR"
     """The company's currency, ISO 4217: values count in it, and an event that names none is in it."""
     rates: dict[Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z")], Annotated[float, Meta(gt=0, le=1e6)]] = {}

@@ -205,8 +205,8 @@ def _await_redemption(state: Folded, ts_ms: int, body: CampaignSend, context: Co
         _add_pending(state, Pending.of("redemption", outcome_id, due_ms, snapshot, body), context, effects)
 
 
-def _add_pending(state: Folded, question: Pending, context: Context, effects: list[Effect]) -> None:
-    if (dropped := labels.add(state.pending, question, context.config.pending_limit)) is not None:
+def _add_pending(state: Folded, label: Pending, context: Context, effects: list[Effect]) -> None:
+    if (dropped := labels.add(state.pending, label, context.config.pending_limit)) is not None:
         effects.append(dropped)
 
 

@@ -99,4 +99,4 @@ class Context(msgspec.Struct, frozen=True, gc=False):
 
 
 Effect = Snapshot | Outcome | Pending
-"""What folding makes known: a snapshot to be judged, a label, or a question for which there was no room."""
+"""What folding makes known: a snapshot that awaits its label, an outcome, or a pending label that found no room."""

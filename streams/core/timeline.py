@@ -149,7 +149,7 @@ def event_ids(body: Body, lexicon: Lexicon, said: str, rate: float | None = 1.0)
 
     Args:
         rate: what one unit of the event's currency is worth in the company's, for its price bands; None where that
-            is not known, and then no band is told.
+            is not known, and then there is no price word.
     """
     name, word = name_of(body), lexicon.word
     ids = b"" if name == said else word(f"evt:{name}") or word(words.CUSTOM_EVENT) or b""

@@ -108,7 +108,7 @@ class CustomerView(msgspec.Struct, frozen=True, kw_only=True):
     holdout: bool
     consent: tuple[str, ...] | None
     timezone: str | None
-    """As the profile says it; where it is not known, times are told in the company's."""
+    """As in the profile; times are in the company's zone where it is unknown."""
     unconverted: dict[str, float]
     """Currency without a rate -> what was spent in it, half-life 84 days."""
     attributes: dict[str, str | bool | int | float | None]

@@ -103,7 +103,7 @@ class RoleApp(faust.App):
 
     async def on_start(self) -> None:
         await super().on_start()
-        # The agent's channel is not a topic, so Faust's conductor has to be told what to subscribe to.
+        # The agent's channel is not a topic, so Faust's conductor has to know what to subscribe to.
         self.topics.add(self.topic(*self.topic_names, internal=False))
 
     async def on_stop(self) -> None:

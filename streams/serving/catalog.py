@@ -53,12 +53,12 @@ class CatalogFollower:
     long, so changes are shown together, every few seconds.
 
     The topic is read from its beginning at every start, and a record that is no entry stays in it until it is
-    overwritten. How far refusals were told is therefore committed, by topic, for all workers and their next starts.
+    overwritten. How far refusals were reported is therefore committed, by topic, for all workers and their next starts.
 
     Args:
         client: confluent-kafka settings.
         topic: full name of the catalog topic.
-        refused: told of each record that is no catalog entry; the record is then ignored.
+        refused: reported of each record that is no catalog entry; the record is then ignored.
         delivered: returns when everything that ``refused`` made of it is safe; raises where it is not. Where None,
             nothing is committed, and every start tells of all.
     """
@@ -79,8 +79,8 @@ class CatalogFollower:
         self._delivered = delivered
         self._changed: dict[str, CatalogEntry | None] = {}
         self._shown_s = -_EVERY_S
-        self._told: dict[int, int] = {}
-        """Partition -> offset up to which refusals were told before this start."""
+        self._reported: dict[int, int] = {}
+        """Partition -> offset up to which refusals were reported before this start."""
         self._new: dict[int, int] = {}
         """The same, not committed yet."""
         self._stopping = threading.Event()
@@ -132,7 +132,7 @@ class CatalogFollower:
                 raise TopicMismatch(f"there is no topic {self._topic}: run `pulsegraph topics create`")
             behind = set(known)
             if self._delivered is not None:
-                self._told = self._told_before([(self._topic, number) for number in known])
+                self._reported = self._reported_before([(self._topic, number) for number in known])
             self._consumer.assign([TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in known])
             while not self._stopping.is_set():
                 self._read(behind)
@@ -169,21 +169,21 @@ class CatalogFollower:
             self._commit([TopicPartition(self._topic, partition, offset) for partition, offset in self._new.items()])
             self._new = {}
 
-    def _told_before(self, places: list[tuple[str, int]]) -> dict[int, int]:
+    def _reported_before(self, places: list[tuple[str, int]]) -> dict[int, int]:
         try:
-            told = committed_offsets(self._consumer, places, _TIMEOUT_S)
+            reported = committed_offsets(self._consumer, places, _TIMEOUT_S)
         except KafkaException as error:
-            logger.warning("what the catalog refused may be told again: %s", error)
+            logger.warning("what the catalog refused may be reported again: %s", error)
             return {}
-        ends = end_offsets(self._client, told, timeout_s=_TIMEOUT_S)
+        ends = end_offsets(self._client, reported, timeout_s=_TIMEOUT_S)
         # What lies past the end is of an earlier topic of this name.
-        return {place[1]: offset for place, offset in told.items() if offset <= ends[place]}
+        return {place[1]: offset for place, offset in reported.items() if offset <= ends[place]}
 
     def _commit(self, offsets: list[TopicPartition]) -> None:
         try:
             self._consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as error:
-            logger.warning("what the catalog refused will be told again at the next start: %s", error)
+            logger.warning("what the catalog refused will be reported again at the next start: %s", error)
 
     def _take(self, message: Any) -> None:
         key, value = message.key(), message.value()
@@ -192,6 +192,6 @@ class CatalogFollower:
             self._changed[name] = entry
         except UNREADABLE as error:
             partition, offset = message.partition(), message.offset()
-            if offset >= self._told.get(partition, 0):
+            if offset >= self._reported.get(partition, 0):
                 self._refused(partition, offset, key, value, error)
                 self._new[partition] = offset + 1

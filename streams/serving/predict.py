@@ -21,7 +21,7 @@ from streams.serving.records import Predicted
 
 _CHURN_VALID_MS: Final = 7 * DAY_MS
 _ACTION_VALID_MS: Final = DAY_MS
-_SUPPRESSED_TOLD: Final = 1_000
+_MOST_SUPPRESSED: Final = 1_000
 """Most campaigns that a decision names as not allowed: a record has to stay below what topics take, 1 MB."""
 _NOT_LEARNED: Final = Reason(
     "NOTHING_LEARNED", "the model has not learned yet which offers are used: it has seen too few outcomes of both kinds"
@@ -40,7 +40,7 @@ class Predictions:
 
     Live snapshots get a churn risk and a next best action, horizons a churn risk, sends the probability
     that the offer sent is used. Ids are derived from the snapshot, so repeating a batch repeats its records.
-    What a model has not learned is not told: no probability, and no campaign chosen by one.
+    What a model has not learned is not published: no probability, and no campaign chosen by one.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Predictions:
                 propensity=decision.chosen.propensity,
                 alternatives=decision.alternatives,
                 reason_codes=decision_reasons(snapshot, decision, titles) if learned else [_NOT_LEARNED],
-                suppressed_by=decision.suppressed[:_SUPPRESSED_TOLD],
+                suppressed_by=decision.suppressed[:_MOST_SUPPRESSED],
                 experiment_arm="explore" if decision.explored else "greedy",
             )
             published.append(_record("predictions.next-best-action", prediction))
@@ -124,7 +124,7 @@ class Predictions:
             return
         entries, version = self._catalog.current
         # A campaign the catalog does not have is scored by what its send said of it, and two sends may say different
-        # things: they do not share a round, or what is told of one would depend on who else is in the batch.
+        # things: they do not share a round, or what is published of one would depend on who else is in the batch.
         rounds: list[dict[str, Candidate]] = []
         rows: list[list[int]] = []
         for row, snapshot in enumerate(snapshots):

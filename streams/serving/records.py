@@ -1,4 +1,4 @@
-"""What becomes of a batch of snapshots: the records on their way out, and what is told of them."""
+"""What becomes of a batch of snapshots: the records on their way out, and their counts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Predicted(NamedTuple):
     records: list[OutputRecord]
     """Predictions, each for its topic."""
     foreign: int
-    """Snapshots judged on their features alone: another tokeniser made their tokens."""
+    """Snapshots scored on their features alone: another tokeniser made their tokens."""
 
 
 Predict = Callable[[list[Snapshot]], Predicted]

@@ -1,4 +1,4 @@
-"""Catalog records that are no entries, on their way to the dead-letter topic."""
+"""Catalog records that are no entries, on their way to the dead-dead_letter topic."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class CatalogRefusals:
 
     def tell(self, partition: int, offset: int, key: bytes | None, value: bytes | None, error: Exception) -> None:
         record = LogRecord(offset, key, value, (), self._wall_ms())
-        letter = refuse(InvalidField(str(error)), "catalog", partition, record)
-        self._outbox.send_all([letter])
-        self._metrics.dead_letter("catalog", letter.reason)
+        dead_letter = refuse(InvalidField(str(error)), "catalog", partition, record)
+        self._outbox.send_all([dead_letter])
+        self._metrics.dead_letter("catalog", dead_letter.reason)
 
     def delivered(self) -> None:
-        """Return when all that was told is acknowledged.
+        """Return when all that was sent is acknowledged.
 
         Raises:
             DeliveryFailed: it is not.

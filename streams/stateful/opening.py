@@ -35,7 +35,7 @@ class Opening:
 
     Args:
         wall_ms: wall clock in ms.
-        restoring: told (partition, records read, records at most to be read); called from threads.
+        restoring: called with (partition, records read, records at most to be read); from threads.
     """
 
     def __init__(

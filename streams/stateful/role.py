@@ -163,8 +163,8 @@ class StatefulRole(ABC, Generic[CoreT, CheckpointT]):
             await self._check_positions({(batch.topic, batch.partition): next_offset})
         self._metrics.batch(self.name, batch.topic, len(batch.records))
         refused = self.take(held.core, batch)
-        for letter in refused:
-            self._metrics.dead_letter(batch.topic, letter.reason)
+        for dead_letter in refused:
+            self._metrics.dead_letter(batch.topic, dead_letter.reason)
         self._outbox.send_all(refused)
         self._events += len(batch.records)
         if self._events >= self._given.checkpoints.checkpoint_events * _MAX_BEHIND:

@@ -89,7 +89,7 @@ class MetricTable:
     )
     predictions_total = counter("predictions", "Predictions emitted.", "topic")
     vocabulary_mismatch_total = counter(
-        "snapshots", "Snapshots with tokens of another vocabulary than the model's: judged on their features alone."
+        "snapshots", "Snapshots with tokens of another vocabulary than the model's: scored on their features alone."
     )
     live_auc_ratio = gauge("0 to 1", "AUC of emitted predictions whose outcome is known.", "head")
     live_auc_pairs = gauge(

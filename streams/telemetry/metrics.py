@@ -160,7 +160,7 @@ class Metrics(MetricTable):
         self._checkpoint("entities", checkpoints, held, seconds)
 
     def live_auc(self, head: str, auc: float | None, pairs: int) -> None:
-        """How well a head told outcomes apart, and on how many questions that rests."""
+        """How well a head ranks outcomes, and on how many that rests."""
         self.live_auc_pairs.labels(head=head).set(pairs)
         if auc is not None:
             self.live_auc_ratio.labels(head=head).set(auc)

@@ -12,7 +12,7 @@ _STEPS: Final = 20
 _EVERY_S: Final = 5.0
 
 Progress = Callable[[float, str], None]
-"""Told the share that is done, 0 to 1, and what is being done."""
+"""Called with the share that is done, 0 to 1, and what is being done."""
 
 
 @contextmanager
