@@ -58,7 +58,7 @@ class CatalogFollower:
     Args:
         client: confluent-kafka settings.
         topic: full name of the catalog topic.
-        refused: reported of each record that is no catalog entry; the record is then ignored.
+        refused: called with each record that is no catalog entry; the record is then ignored.
         delivered: returns when everything that ``refused`` made of it is safe; raises where it is not. Where None,
             nothing is committed, and every start tells of all.
     """
