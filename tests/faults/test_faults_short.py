@@ -6,7 +6,7 @@ import pytest
 
 from infra.faults.run import Plan, run
 
-pytestmark = [pytest.mark.apache, pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.apache, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_faults_change_nothing(tmp_path):
