@@ -11,15 +11,19 @@ from streams.core.money import rate_of
 from streams.core.zones import Zones
 
 _NONE: Final[tuple[str, ...]] = ()
+_UNCONVERTED: Final = ("unconverted_values",)
+_UNKNOWN_ZONE: Final = ("unknown_timezones",)
+ODDITIES: Final = (*_UNCONVERTED, *_UNKNOWN_ZONE)
+"""Every name that :func:`oddities` gives."""
 
 
 def oddities(body: Body, config: CoreConfig, zones: Zones) -> tuple[str, ...]:
-    """Names of counters that an event adds to: ``unconverted_values``, ``unknown_timezones``."""
+    """Names of counters that an event adds to, of :data:`ODDITIES`."""
     if isinstance(body, Clickstream):
         if body.currency is None or rate_of(body.currency, config) is not None:
             return _NONE
         counted = body.event == "purchase" or body.event in GIVING_BACK
-        return ("unconverted_values",) if counted and amount_of(body) else _NONE
+        return _UNCONVERTED if counted and amount_of(body) else _NONE
     if isinstance(body, Profile) and body.timezone is not None:
-        return ("unknown_timezones",) if zones.offset_ms(body.timezone, body.event_ts_ms) is None else _NONE
+        return _UNKNOWN_ZONE if zones.offset_ms(body.timezone, body.event_ts_ms) is None else _NONE
     return _NONE
