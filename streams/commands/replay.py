@@ -33,8 +33,8 @@ def add(subparsers: Subparsers) -> None:
         "replay",
         "produce a data set's events to Kafka, in event-time order",
         "Publishes the catalog, then the events. Heartbeats carry event time along; the last one, at --to, fires "
-        "everything that is due by then. A second replay is harmless: its events are counted as duplicates, or as "
-        "late, and change no state.",
+        "everything that is due by then. Of a second replay, events whose ids are still known are duplicates, and "
+        "older ones become dead letters (too_late).",
         "  pulsegraph replay --data complete-journey --from 2017-07-01 --to 2018-01-01 --limit 20000 --rate 2000",
     )
     add_source_options(parser)

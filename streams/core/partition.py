@@ -88,7 +88,7 @@ class IngestPartition:
         self._zones = zones
         self._records = records
         self._next_offsets = known.next_offsets
-        self._timers_per_cut = timers_per_checkpoint
+        self._timers_per_checkpoint = timers_per_checkpoint
         self._scanned_ms = 0
         self._dirty: dict[str, Customer] = {}
         self._observed: set[str] = set()
@@ -282,8 +282,8 @@ class IngestPartition:
             return target_ms
         # Whoever was due by the last scan was settled and now waits for a later time, so the index behind
         # it, full of deleted keys, need not be read again.
-        due = self._records.due(self._scanned_ms + 1, target_ms, self._timers_per_cut)
-        if len(due) >= self._timers_per_cut:
+        due = self._records.due(self._scanned_ms + 1, target_ms, self._timers_per_checkpoint)
+        if len(due) >= self._timers_per_checkpoint:
             target_ms = due[-1][0]
         self.counts["timers_fired"] += len(due)
         woken = {customer_id for _, customer_id in due}
