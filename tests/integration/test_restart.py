@@ -13,11 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from support.brokers import HasBootstrap
-from support.pipeline import Pipeline, stored
+from support.pipeline import Pipeline, differences, stored
 
+from models.encoder import EncoderSize
 from models.training import TrainSettings
+from schemas.events import SOURCES
+from schemas.topics import DAY_MS, TOPICS
 from streams.brokers.embedded import EmbeddedBroker
 from streams.core.config import CoreConfig
 from streams.kafka import admin
@@ -31,8 +35,15 @@ pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
 FROM_MS = 1_498_867_200_000  # 2017-07-01
 TO_MS = 1_514_764_800_000  # 2018-01-01
 EVENTS = 21_500
-SHIFT_MS = int(time.time() * 1000) - TO_MS - 3_600_000  # equal in all runs, and young enough for any retention
+SHIFT_MS = int(time.time() * 1000) - TO_MS - 3_600_000  # equal in all runs, and nothing lies in the future
+#: The shifted records are half a year old, and retention would take them before they are read: Kafka looks 30 s after
+#: its start and every five minutes.
+KEPT = [
+    msgspec.structs.replace(topic, retention_ms=None, replaced_ms=3_650 * DAY_MS) if topic.name in SOURCES else topic
+    for topic in TOPICS.values()
+]
 PARTITIONS = 2
+SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=64, positions=64)  # what it says matters here, not how well
 JUDGED = ("horizon", "send")
 
 
@@ -57,7 +68,7 @@ def model(journey: CompleteJourney, events: list[Any], tmp_path_factory: pytest.
         directory,
         config=CoreConfig(),
         until_ms=TO_MS,
-        settings=TrainSettings(budget_s=5.0),
+        settings=TrainSettings(budget_s=5.0, size=SMALL),
         progress=lambda share, text: None,
     )
     return directory
@@ -85,7 +96,7 @@ def go(journey: CompleteJourney, events: list[Any], model: Path, tmp_path_factor
     def run(bootstrap: str, name: str, disturb: Callable[[Pipeline], None]) -> Run:
         client = admin.connect({"bootstrap.servers": bootstrap})
         prefix = f"restart-{name}."
-        admin.create_topics(client, prefix=prefix, partitions=PARTITIONS)
+        admin.create_topics(client, prefix=prefix, partitions=PARTITIONS, topics=KEPT)
         producer = OrderedProducer(bootstrap)
         publish_catalog(journey.catalog(min_sold=100), producer, partitions=PARTITIONS, prefix=prefix)
         pipeline = Pipeline(bootstrap, prefix, PARTITIONS, model, tmp_path_factory.mktemp(name))
@@ -158,7 +169,7 @@ def test_a_worker_killed_on_the_embedded_broker_leaves_the_same(go: Go, undistur
 
 
 def assert_equal(disturbed: Run, undisturbed: Run) -> None:
-    assert disturbed.state == undisturbed.state
+    assert not differences(disturbed.state, undisturbed.state)
     assert len(undisturbed.state) > 1_000
     assert disturbed.outcomes == undisturbed.outcomes
     assert disturbed.snapshots == undisturbed.snapshots

@@ -118,7 +118,7 @@ class Pipeline:
         consumer.assign([TopicPartition(*place, OFFSET_BEGINNING) for place in ends])
         messages: list[Any] = []
         while ends:
-            for message in consumer.consume(5_000, timeout=1.0):
+            for message in offsets.available(consumer, 5_000, 1.0):
                 assert message.error() is None, message.error()
                 messages.append(message)
                 place: Any = (message.topic(), message.partition())
@@ -159,6 +159,17 @@ def stored(folders: Iterable[Path]) -> dict[tuple[str, str, bytes], bytes]:
                     found[path.parent.name, path.name, key] = value
             store.close()
     return found
+
+
+def differences(found: Mapping[Any, bytes], expected: Mapping[Any, bytes], at_most: int = 20) -> list[str]:
+    """Where two states differ, readable; a state has thousands of records, and a report of all of them says nothing."""
+    places = [key for key in sorted({*found, *expected}) if found.get(key) != expected.get(key)]
+    lines = [f"{key}: {_readable(found.get(key))}, expected {_readable(expected.get(key))}" for key in places[:at_most]]
+    return lines + ([f"and {len(places) - at_most} more"] if len(places) > at_most else [])
+
+
+def _readable(record: bytes | None) -> object:
+    return msgspec.msgpack.decode(record) if record else record
 
 
 def _json(message: Any) -> dict[str, Any]:
