@@ -43,7 +43,7 @@ KEPT = [
     for topic in TOPICS.values()
 ]
 PARTITIONS = 2
-SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=64, positions=64)  # how well it predicts is not the point
+SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=64, positions=64)  # it need not be good
 JUDGED = ("horizon", "send")
 
 
