@@ -3,7 +3,7 @@
 ``PULSEGRAPH_TEST_BROKER`` chooses the broker: ``apache``, ``docker``, ``embedded``, the ``host:port`` of one that runs
 already, or ``auto`` (the default): Apache Kafka where Java and Maven are, else in Docker, else the embedded one.
 
-``make test-fast`` leaves out what is marked ``broker`` or ``slow``, and takes a fifth of the examples of every
+``make test-fast`` leaves out what is marked ``broker`` or ``slow``, and takes a tenth of the examples of every
 property test.
 """
 
@@ -26,7 +26,7 @@ from streams.kafka import admin
 
 # Hypothesis allows an example 200 ms by the wall clock: on a busy machine any of them takes longer now and then.
 settings.register_profile("usual", settings(deadline=None))
-settings.register_profile("fast", settings(deadline=None, max_examples=USUAL_EXAMPLES // 5))
+settings.register_profile("fast", settings(deadline=None, max_examples=USUAL_EXAMPLES // 10))
 settings.load_profile("usual")
 
 

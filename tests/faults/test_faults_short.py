@@ -10,11 +10,11 @@ pytestmark = [pytest.mark.apache, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_faults_change_nothing(tmp_path):
-    report = run(Plan(events=20_000, kills=4, seed=1), tmp_path / "run", print)
+    report = run(Plan(events=12_000, kills=3, seed=1), tmp_path / "run", print)
     # How long a kill holds progress up depends on what else this machine does: `make faults` is where it is judged.
     problems = [problem for problem in report.problems if "held progress up" not in problem]
     assert not problems
-    assert report.kills >= 4
+    assert report.kills >= 3
     assert {"pause", "broker"} <= report.actions.keys()
     assert {"state", "outcomes", "last_snapshots", "predictions.churn"} <= report.checks.keys()
     assert all(check.compared for name, check in report.checks.items() if name != "contradictions")

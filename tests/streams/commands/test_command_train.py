@@ -26,6 +26,7 @@ from streams.sources import source as sources
 from streams.sources.source import load_source
 
 
+@pytest.mark.slow
 def test_trains_and_says_what_it_reached(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -175,6 +175,7 @@ def everything() -> OnlineRetail:
     return OnlineRetail.load(path)
 
 
+@pytest.mark.slow
 def test_the_real_file_is_kept_or_left_out_line_by_line(everything: OnlineRetail) -> None:
     assert everything.kept + everything.left_out.total() == 541_909
     assert dict(everything.left_out) == {
