@@ -130,6 +130,7 @@ class GraphCheckpoint(NamedTuple):
     """What a checkpoint leaves to be written."""
 
     changes: list[RecordChange]
+    pieces: tuple[()]
     meta: bytes
     next_offsets: dict[str, int]
 
@@ -188,7 +189,7 @@ class GraphPartition:
             resize(customer_id, len(record))
             changes.append(RecordChange(customer_id, record, -1, -1))
         self._dirty = {}
-        return GraphCheckpoint(changes, encode(self._next_offset), self.next_offsets)
+        return GraphCheckpoint(changes, (), encode(self._next_offset), self.next_offsets)
 
     def written(self) -> None:
         """The last checkpoint is durable: customers that are clean may leave the cache."""

@@ -67,7 +67,7 @@ class Load:
 
     def our_state(self, app: str, customers: int) -> None:
         """Our changelog with a state for every customer, as a worker before us would have left it."""
-        topic, term = changelog_of(app), ownership.headers(1)
+        topic, term = changelog_of(app), ownership.headers(1, 0)
         headers = [(name, value) for name, value in term if isinstance(value, bytes)]
         records = ((keys.record(customer_id(number)), stored_record(number)[0], number) for number in range(customers))
         self._fill(topic, records, headers)

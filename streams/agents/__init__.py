@@ -6,14 +6,14 @@ it. Where a role keeps state, its topic ``{name}-changelog`` is one of :data:`sc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from schemas.topics import changelog_of
-from streams.core.customer import CustomerRecord
+from streams.core.customer import PIECES, CustomerRecord
 from streams.core.durable import PartitionMeta
 from streams.core.entities import Entity
 
@@ -29,6 +29,8 @@ class StoredTypes(msgspec.Struct, frozen=True):
     """Of one customer or entity."""
     meta: type
     """Of the partition as a whole, under :data:`streams.state.keys.META`."""
+    pieces: Mapping[bytes, type[msgspec.Struct]] = {}
+    """Of the pieces of a record, by the first byte of their names."""
 
 
 class RoleEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +67,7 @@ ROLES: Final = {
         RoleEntry(
             name="ingest",
             does="keeps every customer's state and emits snapshots",
-            stored=StoredTypes(CustomerRecord, PartitionMeta),
+            stored=StoredTypes(CustomerRecord, PartitionMeta, PIECES),
         ),
         RoleEntry(name="encode", does="runs the model on them and publishes predictions"),
         RoleEntry(name="entities", does="keeps the graph's other side", stored=StoredTypes(Entity, int)),

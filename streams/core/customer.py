@@ -3,24 +3,39 @@
 State is a function of the events and not of their arrival. ``settled`` is folded in event-time order up
 to a bound that no punctual event can come before any more; ``tail`` holds the few events behind that
 bound, sorted. What is seen is ``settled`` with the tail folded on top.
+
+A checkpoint writes what changed. The customer's record is small and written whole; what may be large, and never
+changes once it is there, are pieces under keys of their own: tail events but for the newest, and the snapshots of
+pending labels. Which of the tail is in the record depends on the tail alone, so that equal states give equal bytes.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Final, NamedTuple
 
 import msgspec
 
+from schemas.errors import StateCorrupt
 from schemas.snapshot import Candidate, Snapshot, SnapshotKind
 from streams.core import stored
 from streams.core.event import Event, StoredEvent, restore, store
 from streams.core.fold import fire_due, fold, next_due_ms
+from streams.core.labels import Awaiting, Resolved
 from streams.core.snapshots import snapshot_of
 from streams.core.state import Context, Effect, Folded
 
-RECORD_VERSION: Final = 2
+RECORD_VERSION: Final = 3
+#: So much of the tail is in the record, newest first: what a person does inside the lateness bound.
+_NEWEST_EVENTS: Final = 16
+_NEWEST_BYTES: Final = 16 << 10
+_EVENT_BYTES: Final = 200  # of most events
+_TAIL: Final = b"e"
+_SNAPSHOT: Final = b"s"
+#: What the pieces of a kind hold, by the first byte of their names.
+PIECES: Final[dict[bytes, type[msgspec.Struct]]] = {_TAIL: StoredEvent, _SNAPSHOT: Snapshot}
 _CALLED: Final = "the stored state of a customer"
 _order = attrgetter("order")
 _time = attrgetter("ts_ms")
@@ -34,13 +49,15 @@ class CustomerRecord(msgspec.Struct, array_like=True, gc=False):
     """When event time next changes this state, -1 for never: enough to rebuild the timer index."""
     erased_ms: int
     """Events at or before this belong to someone who was erased; -1 where nobody was."""
-    applied: list[int]
-    """Highest offset seen per source topic, applied or dropped as a duplicate: replay stops here."""
+    older: int
+    """Tail events before ``tail``, each a piece."""
     tail: list[StoredEvent]
     settled: Folded
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
+_decode_event: Final = msgspec.msgpack.Decoder(StoredEvent).decode
+_decode_snapshot: Final = msgspec.msgpack.Decoder(Snapshot).decode
 _decode: Final = msgspec.msgpack.Decoder(CustomerRecord).decode
 
 
@@ -75,11 +92,36 @@ class Advanced(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """A customer's record within a size, and what had to give way for it."""
+    """What a customer leaves in the store."""
 
     record: bytes
-    effects: list[Effect]
-    overflowed: int
+    pieces: list[tuple[bytes, bytes | None]]
+    """Name and value of those that changed; None deletes one."""
+    size_bytes: int
+    """About what the customer takes, other than snapshots."""
+
+
+def snapshot_piece(outcome_id: str) -> bytes:
+    """Name of the piece that holds the snapshot of a pending label."""
+    return _SNAPSHOT + outcome_id.encode()
+
+
+def read_snapshot(piece: bytes | None) -> Snapshot:
+    """The snapshot of a pending label.
+
+    Raises:
+        StateCorrupt: it is not there, or cannot be read.
+    """
+    return stored.read(_decode_snapshot, piece or b"", "the stored snapshot of a pending label")
+
+
+def _event_piece(event: Event) -> bytes:
+    return _TAIL + event.ts_ms.to_bytes(8, "big") + bytes([event.source_index]) + event.uid.to_bytes(8, "big")
+
+
+def no_pieces(kind: bytes) -> list[bytes]:
+    """For a customer that has none."""
+    return []
 
 
 class Customer:
@@ -89,10 +131,11 @@ class Customer:
     """
 
     __slots__ = (
+        "_awaiting",
         "_known",
+        "_stored",
         "_view",
         "_view_effects",
-        "applied",
         "context",
         "erased_ms",
         "indexed_ms",
@@ -102,22 +145,28 @@ class Customer:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.applied = [-1, -1, -1, -1]
         self.erased_ms = -1
         self.indexed_ms = -1
         """Due time that the store's timer index has for this customer; -1 for none."""
         self.tail: list[Event] = []
         self.settled = Folded()
+        self._awaiting: dict[str, Snapshot] = {}
+        """Outcome id -> snapshot of labels that became pending since the last :meth:`encode`."""
+        self._stored: dict[bytes, None] = {}
+        """Names of the pieces in the store."""
         self._known: set[int] | None = None
         self._view: Folded | None = None
         self._view_effects: list[Effect] = []
 
     @staticmethod
-    def decode(context: Context, record: bytes) -> Customer:
-        """Read a stored record.
+    def decode(context: Context, record: bytes, pieces: Callable[[bytes], Sequence[bytes]] = no_pieces) -> Customer:
+        """Read what is stored.
+
+        Args:
+            pieces: the customer's pieces of a kind; asked only where there are any.
 
         Raises:
-            StateCorrupt: not a record of a version this code knows.
+            StateCorrupt: not a record of a version this code knows, or pieces are missing.
         """
         known = stored.read_version(
             _decode,
@@ -129,23 +178,57 @@ class Customer:
             older=": no release reads it any more, so replay the events under another PULSEGRAPH_KAFKA_PREFIX",
         )
         customer = Customer(context)
-        customer.applied, customer.settled = known.applied, known.settled
+        customer.settled = known.settled
         customer.erased_ms, customer.indexed_ms = known.erased_ms, known.due_ms
-        customer.tail = [restore(event) for event in known.tail]
+        older = [restore(stored.read(_decode_event, piece, _CALLED)) for piece in pieces(_TAIL)] if known.older else []
+        if len(older) != known.older:
+            raise StateCorrupt(f"{_CALLED} has {known.older} older tail events, and {len(older)} are there")
+        older.sort(key=_order)
+        customer.tail = older + [restore(event) for event in known.tail]
+        customer._stored = customer._piece_names(older)
         return customer
 
-    def encode(self) -> bytes:
-        """The stored form; equal states give equal bytes."""
-        return _encode(
-            CustomerRecord(
-                RECORD_VERSION,
-                self.due_or_never_ms(),
-                self.erased_ms,
-                self.applied,
-                [store(event) for event in self.tail],
-                self.settled,
-            )
+    def encode(self) -> Encoded:
+        """What to store, given that what was said before is stored; equal states give equal bytes."""
+        newest: list[StoredEvent] = []
+        size = 0
+        for event in reversed(self.tail[-_NEWEST_EVENTS:]):
+            written = store(event)
+            size += len(written.body)
+            if size > _NEWEST_BYTES:
+                break
+            newest.append(written)
+        newest.reverse()
+        older = self.tail[: len(self.tail) - len(newest)]
+        record = CustomerRecord(
+            RECORD_VERSION, self.due_or_never_ms(), self.erased_ms, len(older), newest, self.settled
         )
+        encoded = _encode(record)
+        return Encoded(encoded, self._changed_pieces(older), self.size_bytes(encoded))
+
+    def size_bytes(self, record: bytes) -> int:
+        """About what is stored of the customer, snapshots left out."""
+        return len(record) + _EVENT_BYTES * max(0, len(self.tail) - _NEWEST_EVENTS)
+
+    def _changed_pieces(self, older: list[Event]) -> list[tuple[bytes, bytes | None]]:
+        before = self._stored
+        if not (older or before or self.settled.pending):
+            return []
+        self._stored = names = self._piece_names(older)
+        changed: list[tuple[bytes, bytes | None]] = [(name, None) for name in before if name not in names]
+        events = {name: event for name, event in zip(names, older, strict=False) if name not in before}
+        changed += [(name, _encode(store(event))) for name, event in events.items()]
+        for outcome_id, snapshot in self._awaiting.items():
+            if (name := snapshot_piece(outcome_id)) in names:
+                changed.append((name, _encode(snapshot)))
+        self._awaiting = {}
+        return changed
+
+    def _piece_names(self, older: list[Event]) -> dict[bytes, None]:
+        """In order: those of the older tail events, then those of pending labels."""
+        names = dict.fromkeys([_event_piece(event) for event in older])
+        names.update(dict.fromkeys([snapshot_piece(label.outcome_id) for label in self.settled.pending]))
+        return names
 
     def knows(self, uid: int) -> bool:
         """Whether an event with this id is in the tail or among the last settled ones."""
@@ -168,7 +251,7 @@ class Customer:
         self._forget_view()
 
     def erase(self, at_ms: int) -> None:
-        """Forget everything up to ``at_ms``. Only the offsets stay, and the time, until nothing can be replayed."""
+        """Forget everything up to ``at_ms``. Only the time stays, until no event from before it can come any more."""
         if at_ms <= self.erased_ms:
             return
         self.erased_ms = at_ms
@@ -210,19 +293,19 @@ class Customer:
         # Before the timers fire, so that it does not depend on how far event time had come when it was taken.
         snapshot = self.snapshot() if observed else None
         self._fire_timers(until_ms, effects)
-        return Advanced(snapshot, effects, overflowed)
+        return Advanced(snapshot, self._with_outcomes(effects) if effects else effects, overflowed)
 
-    def encode_within(self, limit_bytes: int) -> Encoded:
-        """The stored form in at most so many bytes: older tail events settle early, then pending labels are dropped."""
-        record, effects, overflowed = self.encode(), list[Effect](), 0
-        while len(record) > limit_bytes and self.tail:
-            # Thousands of large events inside the lateness bound: no person, and no record the changelog takes.
-            overflowed += self._shorten(len(self.tail) // 2, effects)
-            record = self.encode()
-        while len(record) > limit_bytes and self.settled.pending:
-            effects.append(self.settled.pending.pop(0))
-            record = self.encode()
-        return Encoded(record, effects, overflowed)
+    def _with_outcomes(self, effects: list[Effect]) -> list[Effect]:
+        """Labels that became pending are remembered; one that is known already has its snapshot still at hand."""
+        found: list[Effect] = []
+        for effect in effects:
+            if isinstance(effect, Awaiting):
+                self._awaiting[effect.pending.outcome_id] = effect.snapshot
+            elif isinstance(effect, Resolved) and effect.pending.outcome_id in self._awaiting:
+                found.append(effect.outcome(self._awaiting.pop(effect.pending.outcome_id)))
+            else:
+                found.append(effect)
+        return found
 
     def snapshot_as_of(self, kind: SnapshotKind, as_of_ms: int, candidate: Candidate | None) -> Snapshot | None:
         """The snapshot of a kind that was taken at ``as_of_ms``, of a customer whose events end there.

@@ -30,6 +30,14 @@ class Records(Protocol):
         """
         ...
 
+    def pieces(self, identity: str, kind: bytes) -> list[bytes]:
+        """Values of all pieces whose name begins with ``kind``, in the order of their names."""
+        ...
+
+    def load_pieces(self, wanted: Sequence[tuple[str, bytes]]) -> list[bytes | None]:
+        """Pieces by id and name."""
+        ...
+
 
 class PartitionMeta(msgspec.Struct, array_like=True):
     """What is known about a partition as a whole; written with every checkpoint."""
@@ -73,10 +81,19 @@ class RecordChange(NamedTuple):
     new_due_ms: int
 
 
+class Piece(NamedTuple):
+    """A part of somebody's state that is stored under a key of its own; a value of None deletes it."""
+
+    identity: str
+    name: bytes
+    value: bytes | None
+
+
 class IngestCheckpoint(NamedTuple):
     """Everything one checkpoint of ingest leaves to be made durable."""
 
     changes: list[RecordChange]
+    pieces: list[Piece]
     awaiting_label: list[Snapshot]
     outcomes: list[Outcome]
     snapshots: list[Snapshot]

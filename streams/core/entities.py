@@ -22,7 +22,7 @@ from schemas.records import RawRecord
 from streams.core import stored
 from streams.core.config import DAY_MS
 from streams.core.decay import factor
-from streams.core.durable import RecordChange, Records
+from streams.core.durable import Piece, RecordChange, Records
 
 ENTITY_VERSION: Final = 1
 DAYS_KEPT: Final = 90
@@ -148,6 +148,8 @@ class EntityCheckpoint(NamedTuple):
     """What a checkpoint of the entities role leaves to be written."""
 
     changes: list[RecordChange]
+    pieces: Sequence[Piece]
+    """Always none."""
     meta: bytes
     next_offsets: dict[str, int]
     counts: dict[str, int]
@@ -204,7 +206,7 @@ class Entities:
         changes = [RecordChange(name, encode_entity(self._cache[name]), -1, -1) for name in sorted(self._dirty)]
         self._dirty = set()
         meta = msgspec.msgpack.encode(self._next_offset)
-        return EntityCheckpoint(changes, meta, self.next_offsets, dict(self.counts))
+        return EntityCheckpoint(changes, (), meta, self.next_offsets, dict(self.counts))
 
     def written(self) -> None:
         excess = len(self._cache) - self._cache_entities

@@ -13,13 +13,14 @@ from zlib import crc32
 
 from schemas import ids
 from schemas.events import SOURCES, Body, CampaignSend, Clickstream, Profile, Redemption
+from schemas.snapshot import Snapshot
 from streams.core import counters, labels
 from streams.core.baskets import is_return
 from streams.core.config import DAY_MS, CoreConfig
 from streams.core.decay import factor, forward_weight
 from streams.core.event import Event, consent_of
 from streams.core.graph import edges_of, touch
-from streams.core.labels import Pending
+from streams.core.labels import Awaiting, Pending
 from streams.core.lateness import OPT_OUTS
 from streams.core.money import rate_of
 from streams.core.sales import count_sale
@@ -104,8 +105,8 @@ def _horizon(state: Folded, due_ms: int, context: Context, effects: list[Effect]
     state.next_horizon_ms = due_ms + config.horizon_every_ms
     snapshot = snapshot_of(state, "horizon", due_ms, context)
     effects.append(snapshot)
-    outcome_id = ids.prediction_id("churn", snapshot)
-    _add_pending(state, Pending.of("churn", outcome_id, due_ms + config.churn_horizon_ms, snapshot), context, effects)
+    label = Pending.of("churn", ids.prediction_id("churn", snapshot), due_ms, due_ms + config.churn_horizon_ms)
+    _add_pending(state, label, snapshot, context, effects)
 
 
 def first_horizon_ms(customer_id: str, after_ms: int, every_ms: int) -> int:
@@ -202,12 +203,13 @@ def _await_redemption(state: Folded, ts_ms: int, body: CampaignSend, context: Co
     due_ms = body.window_end_ms or ts_ms + context.config.redemption_window_ms
     if due_ms > ts_ms:
         outcome_id = ids.prediction_id("redemption", snapshot, body.campaign_id)
-        _add_pending(state, Pending.of("redemption", outcome_id, due_ms, snapshot, body), context, effects)
+        label = Pending.of("redemption", outcome_id, ts_ms, due_ms, body)
+        _add_pending(state, label, snapshot, context, effects)
 
 
-def _add_pending(state: Folded, label: Pending, context: Context, effects: list[Effect]) -> None:
-    if (dropped := labels.add(state.pending, label, context.config.pending_limit)) is not None:
-        effects.append(dropped)
+def _add_pending(state: Folded, label: Pending, snapshot: Snapshot, context: Context, effects: list[Effect]) -> None:
+    dropped = labels.add(state.pending, label, context.config.pending_limit)
+    effects.append(Awaiting(label, snapshot) if dropped is None else dropped)
 
 
 def _redemption(state: Folded, ts_ms: int, body: Redemption, context: Context, effects: list[Effect]) -> None:

@@ -1,42 +1,60 @@
-"""Pending labels: each holds the snapshot that it will belong to."""
+"""Pending labels: each waits for what becomes of the customer as a snapshot shows them.
+
+The snapshot is not part of the customer's record: it is stored once under a key of its own, see
+:class:`streams.core.customer.Customer`, and read again when its label is known.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import NamedTuple
 
 import msgspec
 
 from schemas.events import CampaignSend, Redemption
 from schemas.snapshot import Candidate, Head, Outcome, Snapshot
 
-_encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(Snapshot).decode
-
 
 class Pending(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A label that event time or an event will resolve. The snapshot stays encoded: it is only passed on."""
+    """A label that event time or an event will resolve."""
 
     head: Head
     outcome_id: str
+    as_of_ms: int
+    """Of the snapshot that it will belong to."""
     due_ms: int
-    snapshot: bytes
     campaign_id: str = ""
     offer_id: str = ""
     send_id: str = ""
 
     @staticmethod
-    def of(head: Head, outcome_id: str, due_ms: int, snapshot: Snapshot, send: CampaignSend | None = None) -> Pending:
+    def of(head: Head, outcome_id: str, as_of_ms: int, due_ms: int, send: CampaignSend | None = None) -> Pending:
         names = (send.campaign_id, send.offer_id or "", send.send_id or "") if send else ("", "", "")
-        return Pending(head, outcome_id, due_ms, _encode(snapshot), *names)
+        return Pending(head, outcome_id, as_of_ms, due_ms, *names)
 
-    def outcome(self, label: int, resolved_ms: int) -> Outcome:
+
+class Awaiting(NamedTuple):
+    """A label became pending."""
+
+    pending: Pending
+    snapshot: Snapshot
+
+
+class Resolved(NamedTuple):
+    """A pending label is known."""
+
+    pending: Pending
+    label: int
+    resolved_ms: int
+
+    def outcome(self, snapshot: Snapshot) -> Outcome:
+        """With the snapshot that it belongs to."""
         return Outcome(
-            outcome_id=self.outcome_id,
-            head=self.head,
-            label=label,
-            due_ms=self.due_ms,
-            resolved_ms=resolved_ms,
-            snapshot=_decode(self.snapshot),
+            outcome_id=self.pending.outcome_id,
+            head=self.pending.head,
+            label=self.label,
+            due_ms=self.pending.due_ms,
+            resolved_ms=self.resolved_ms,
+            snapshot=snapshot,
         )
 
 
@@ -55,16 +73,16 @@ def add(pending: list[Pending], entry: Pending, limit: int) -> Pending | None:
     return None
 
 
-def pop_due(pending: list[Pending], due_ms: int) -> Outcome | None:
+def pop_due(pending: list[Pending], due_ms: int) -> Resolved | None:
     """The oldest entry that is due, with the label that silence means: churned, or not redeemed."""
     for position, entry in enumerate(pending):
         if entry.due_ms <= due_ms:
             del pending[position]
-            return entry.outcome(label=1 if entry.head == "churn" else 0, resolved_ms=entry.due_ms)
+            return Resolved(entry, label=1 if entry.head == "churn" else 0, resolved_ms=entry.due_ms)
     return None
 
 
-def active(pending: list[Pending], active_ms: int, now_ms: int, horizon_ms: int) -> list[Outcome]:
+def active(pending: list[Pending], active_ms: int, now_ms: int, horizon_ms: int) -> list[Resolved]:
     """Activity resolves every pending churn label whose horizon it lies in: the customer came back.
 
     Args:
@@ -75,10 +93,10 @@ def active(pending: list[Pending], active_ms: int, now_ms: int, horizon_ms: int)
     answered = [entry for entry in pending if entry.head == "churn" and entry.due_ms - horizon_ms <= active_ms]
     if answered:
         pending[:] = [entry for entry in pending if entry not in answered]
-    return [entry.outcome(label=0, resolved_ms=now_ms) for entry in answered]
+    return [Resolved(entry, label=0, resolved_ms=now_ms) for entry in answered]
 
 
-def redeemed(pending: list[Pending], redemption: Redemption, ts_ms: int) -> Outcome | None:
+def redeemed(pending: list[Pending], redemption: Redemption, ts_ms: int) -> Resolved | None:
     """The pending label that a redemption resolves: by send, else newest of its campaign, else of its offer."""
     for field in ("send_id", "campaign_id", "offer_id"):
         wanted = getattr(redemption, field)
@@ -90,5 +108,5 @@ def redeemed(pending: list[Pending], redemption: Redemption, ts_ms: int) -> Outc
                 continue
             if redemption.send_id and entry.send_id and entry.send_id != redemption.send_id:
                 continue  # of another send, which says so
-            return pending.pop(position).outcome(label=1, resolved_ms=ts_ms)
+            return Resolved(pending.pop(position), label=1, resolved_ms=ts_ms)
     return None

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from functools import partial
 from operator import attrgetter
-from typing import Final
 
 from schemas import ids
 from schemas.codec import DecodedEvent
@@ -25,21 +25,19 @@ from schemas.snapshot import Outcome, Snapshot
 from schemas.words import Lexicon
 from streams.core.cache import CustomerCache
 from streams.core.config import CoreConfig
-from streams.core.customer import Customer
-from streams.core.durable import NO_OFFSET, IngestCheckpoint, PartitionMeta, RecordChange, Records
+from streams.core.customer import Customer, read_snapshot, snapshot_piece
+from streams.core.durable import NO_OFFSET, IngestCheckpoint, PartitionMeta, Piece, RecordChange, Records
 from streams.core.entity_edges import drawn_edges, erased_edges
 from streams.core.entries import read_entries
 from streams.core.event import Event
 from streams.core.event_clock import EventClock
 from streams.core.graph import known_entities
-from streams.core.labels import Pending
+from streams.core.labels import Pending, Resolved
 from streams.core.lateness import check_not_too_late, is_ahead
 from streams.core.oddities import oddities
 from streams.core.state import Context, Effect
 from streams.core.watermark import Watermark
 from streams.core.zones import UTC_ONLY, Zones
-
-_MAX_RECORD_BYTES: Final = 4 << 20
 
 
 class IngestPartition:
@@ -93,7 +91,9 @@ class IngestPartition:
         self._dirty: dict[str, Customer] = {}
         self._observed: set[str] = set()
         self._tombstones: dict[str, int] = {}
-        self._effects: list[Effect] = []
+        self._pieces: list[Piece] = []
+        self._awaiting_label: list[Snapshot] = []
+        self._known_labels: list[tuple[str, Resolved] | Outcome] = []
         self._edges: list[GraphEdge] = []
         self._erasures: list[Erasure] = []
 
@@ -151,7 +151,7 @@ class IngestPartition:
         snapshots: list[Snapshot] = []
         for customer_id, customer in self._dirty.items():
             advanced = customer.advance(until_ms, observed=customer_id in self._observed)
-            self._effects += advanced.effects
+            self._collect(customer_id, advanced.effects)
             self.counts["tail_overflow"] += advanced.overflowed
             if advanced.snapshot is not None:
                 snapshots.append(advanced.snapshot)
@@ -166,12 +166,11 @@ class IngestPartition:
             watermark_ms=self.watermark.value_ms,
             vocabulary=self._lexicon.fingerprint,
         )
-        effects = self._effects
-        self.counts["pending_labels_dropped"] += sum(isinstance(effect, Pending) for effect in effects)
         done = IngestCheckpoint(
             changes,
-            [effect for effect in effects if isinstance(effect, Snapshot)],
-            [effect for effect in effects if isinstance(effect, Outcome)],
+            self._pieces,
+            self._awaiting_label,
+            self._outcomes(),
             snapshots,
             self._edges,
             self._erasures,
@@ -180,8 +179,34 @@ class IngestPartition:
             dict(self.counts),
         )
         self._dirty, self._observed = {}, set()
-        self._effects, self._edges, self._erasures = [], [], []
+        self._pieces, self._awaiting_label, self._known_labels = [], [], []
+        self._edges, self._erasures = [], []
         return done
+
+    def _collect(self, customer_id: str, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Snapshot():
+                    self._awaiting_label.append(effect)
+                case Outcome():
+                    self._known_labels.append(effect)
+                case Resolved():
+                    self._known_labels.append((customer_id, effect))
+                case Pending():
+                    self.counts["pending_labels_dropped"] += 1
+
+    def _outcomes(self) -> list[Outcome]:
+        """Labels that are known now with their snapshots, which are read for all of them at once."""
+        wanted = [
+            (known[0], snapshot_piece(known[1].pending.outcome_id))
+            for known in self._known_labels
+            if not isinstance(known, Outcome)
+        ]
+        read = iter(self._records.load_pieces(wanted) if wanted else ())
+        return [
+            known if isinstance(known, Outcome) else known[1].outcome(read_snapshot(next(read)))
+            for known in self._known_labels
+        ]
 
     def written(self) -> None:
         """The last checkpoint is durable: customers that are clean may leave the cache."""
@@ -207,8 +232,9 @@ class IngestPartition:
         missing.sort()
         for customer_id, record in zip(missing, self._records.load(missing) if missing else (), strict=True):
             if record is not None:
-                found[customer_id] = customer = Customer.decode(self._context(customer_id), record)
-                self.cache.put(customer_id, customer, len(record))
+                pieces = partial(self._records.pieces, customer_id)
+                found[customer_id] = customer = Customer.decode(self._context(customer_id), record, pieces)
+                self.cache.put(customer_id, customer, customer.size_bytes(record))
         return found
 
     def _context(self, customer_id: str) -> Context:
@@ -217,9 +243,6 @@ class IngestPartition:
     def _apply(self, source_index: int, record: RawRecord, entry: DecodedEvent, customers: dict[str, Customer]) -> None:
         customer_id, ts_ms, event_id, body = entry.customer_id, entry.event_ts_ms, entry.event_id, entry.body
         offset, customer = record.offset, customers.get(customer_id)
-        if customer is not None and offset <= customer.applied[source_index]:
-            self.counts["replayed"] += 1
-            return
         late = body is not None and ts_ms < self.watermark.late_before_ms(source_index)
         if body is not None:
             reached_ms = self.watermark.clocks[source_index].newest_ms
@@ -228,7 +251,6 @@ class IngestPartition:
         if customer is None:
             customers[customer_id] = customer = Customer(self._context(customer_id))
             self.cache.put(customer_id, customer, 0)
-        customer.applied[source_index] = offset
         self._dirty[customer_id] = customer
         if body is None:
             self._erase(customer_id, customer, source_index, offset, ts_ms)
@@ -302,10 +324,9 @@ class IngestPartition:
             self._tombstones[customer_id] = customer.forgotten_ms
         else:
             self._tombstones.pop(customer_id, None)
-        record, effects, overflowed = customer.encode_within(_MAX_RECORD_BYTES)
-        self._effects += effects
-        self.counts["tail_overflow"] += overflowed
-        self.cache.resize(customer_id, len(record))
+        record, pieces, size_bytes = customer.encode()
+        self._pieces += [Piece(customer_id, name, value) for name, value in pieces]
+        self.cache.resize(customer_id, size_bytes)
         old_due_ms, new_due_ms = customer.indexed_ms, customer.due_or_never_ms()
         customer.indexed_ms = new_due_ms
         return RecordChange(customer_id, record, old_due_ms, new_due_ms)

@@ -9,7 +9,7 @@ from schemas.words import Lexicon
 from streams.core.config import CoreConfig
 from streams.core.counters import Counter
 from streams.core.graph import Edges
-from streams.core.labels import Pending
+from streams.core.labels import Awaiting, Pending, Resolved
 from streams.core.orders import Orders
 from streams.core.timeline import Timeline
 from streams.core.zones import UTC_ONLY, Zones
@@ -98,5 +98,6 @@ class Context(msgspec.Struct, frozen=True, gc=False):
         return ts_ms + (offset_ms or 0)
 
 
-Effect = Snapshot | Outcome | Pending
-"""What folding makes known: a snapshot that awaits its label, an outcome, or a pending label that found no room."""
+Effect = Snapshot | Awaiting | Resolved | Outcome | Pending
+"""What folding makes known: a snapshot, that it awaits its label, a label (an outcome, once its snapshot is at hand),
+or a pending label that found no room."""

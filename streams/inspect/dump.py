@@ -1,10 +1,11 @@
 """The canonical form of state: one line of JSON per customer and entity, the same bytes wherever it was read.
 
 Lines are sorted by role and id. A line names every field, with keys sorted and bytes as base64; ``digest`` is of the
-stored record itself, so that equal lines mean equal bytes even where JSON rounds or reorders. Before the records come
-the positions: how far each partition's source topics are in the state. Where ``entities`` stand in ``graph-edges``
-is left out, since edges that are emitted again after a crash move it and change nothing. Tombstones, which remember an
-erasure until nothing can be replayed, are left out too: they are dropped a checkpoint earlier or later.
+stored record and its pieces, so that equal lines mean equal bytes even where JSON rounds or reorders. Before the
+records come the positions: how far each partition's source topics are in the state. Where ``entities`` stand in
+``graph-edges`` is left out, since edges that are emitted again after a crash move it and change nothing. Tombstones,
+which remember an erasure until nothing can be replayed, are left out too: they are dropped a checkpoint earlier or
+later.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ _read: Final[dict[str, Callable[[bytes], msgspec.Struct]]] = {
     role: decode_entity if stored.record is Entity else msgspec.msgpack.Decoder(stored.record).decode
     for role, stored in STATEFUL.items()
 }
+_read_piece: Final = {
+    role: {kind: msgspec.msgpack.Decoder(of_kind).decode for kind, of_kind in stored.pieces.items()}
+    for role, stored in STATEFUL.items()
+}
 _read_meta: Final = msgspec.msgpack.Decoder(PartitionMeta).decode
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
 
@@ -60,14 +65,19 @@ def lines(parts: Iterable[Part]) -> Iterator[bytes]:
         of_sources = STATEFUL[part.role].meta is PartitionMeta
         if of_sources and (raw := read_meta(part.store).partition) is not None:
             yield _encode({"partition": part.partition, "role": part.role} | _positions(raw))
+    stores = {part[:2]: part.store for part in known}
     for role in _ROLES:
         scans = [_records(part) for part in known if part.role == role]
         for identity, partition, record in heapq.merge(*scans):
             readable = _readable(role, record)
             if readable is not None:
-                digest = blake2b(record, digest_size=16).hexdigest()
-                line = {"role": role, "id": identity.decode(), "partition": partition, "digest": digest}
-                yield _encode(line | {"state": readable})
+                digest = blake2b(record, digest_size=16)
+                pieces: dict[str, Any] = {}
+                for name, value in _pieces(stores[role, partition], identity.decode()):
+                    digest.update(name + value)
+                    pieces[name.hex()] = canonical(_read_piece[role][name[:1]](value))
+                line = {"role": role, "id": identity.decode(), "partition": partition, "digest": digest.hexdigest()}
+                yield _encode(line | {"state": readable} | ({"pieces": pieces} if pieces else {}))
 
 
 @contextlib.contextmanager
@@ -130,6 +140,11 @@ def _reached(part: Part) -> int:
 def _records(part: Part) -> Iterator[tuple[bytes, int, bytes]]:
     for key, record in part.store.scan(keys.RECORD, keys.RECORDS_STOP):
         yield key[len(keys.RECORD) :], part.partition, record
+
+
+def _pieces(store: KeyValue, identity: str) -> Iterator[tuple[bytes, bytes]]:
+    for key, value in store.scan(*keys.all_pieces(identity)):
+        yield keys.parse_piece(key)[1], value
 
 
 def _positions(raw: bytes) -> dict[str, Any]:

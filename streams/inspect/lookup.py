@@ -15,11 +15,12 @@ from confluent_kafka import Message
 from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError, StateCorrupt
 from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPrediction
-from schemas.snapshot import Head, Snapshot
+from schemas.snapshot import Head
 from schemas.words import Lexicon
 from streams.core import counters, entities, graph
 from streams.core.config import CoreConfig
 from streams.core.customer import Customer
+from streams.core.durable import PartitionMeta
 from streams.core.graph import Neighbour
 from streams.core.labels import Pending
 from streams.core.snapshots import in_holdout, snapshot_of
@@ -44,7 +45,6 @@ class _AsOf(msgspec.Struct):
 
 
 _decode_as_of: Final = msgspec.json.Decoder(_AsOf).decode
-_decode_snapshot: Final = msgspec.msgpack.Decoder(Snapshot).decode
 
 
 class Words(Lexicon, Protocol):
@@ -175,10 +175,13 @@ def customer(
             "--from-beginning` shows some"
         )
     context = Context(config, words, partition, customer_id, INSTALLED)
-    known = Customer.decode(context, record)
+    changelog = f"{prefix}ingest-changelog"
+    known = Customer.decode(context, record, lambda kind: _pieces(reader, changelog, partition, customer_id, kind))
     if known.is_tombstone:
         raise ConfigError(f"customer {customer_id!r} was erased at {moment(known.erased_ms)} UTC: nothing is kept")
-    return _customer_view(known, context, words, as_of_ms, _predictions(found, customer_id))
+    meta = reader.newest(changelog, partition, keys.META, reader.ends([(changelog, partition)])[changelog, partition])
+    vocabulary = PartitionMeta.decode(meta.value()).vocabulary if meta is not None else None
+    return _customer_view(known, context, words, as_of_ms, vocabulary, _predictions(found, customer_id))
 
 
 def entity(reader: TopicReader, prefix: str, name: str, config: CoreConfig, as_of_ms: int | None = None) -> EntityView:
@@ -222,13 +225,27 @@ def entity(reader: TopicReader, prefix: str, name: str, config: CoreConfig, as_o
     return EntityView(entity=name, partition=partition, as_of_ms=when_ms, catalog=_catalog_entry(found), edges=views)
 
 
+def _pieces(reader: TopicReader, changelog: str, partition: int, customer_id: str, kind: bytes) -> list[bytes]:
+    """A customer's pieces of a kind, for which all of the partition is read: few have any."""
+    start, stop = keys.pieces(customer_id, kind)
+    newest: dict[bytes, bytes | None] = {}
+    for message in reader.range(changelog, partition, 0, reader.ends([(changelog, partition)])[changelog, partition]):
+        if start <= (key := message.key() or b"") < stop:
+            newest[key] = message.value()
+    return [value for _, value in sorted(newest.items()) if value is not None]
+
+
 def _customer_view(
-    known: Customer, context: Context, words: Words, as_of_ms: int | None, predictions: Mapping[str, Any]
+    known: Customer,
+    context: Context,
+    words: Words,
+    as_of_ms: int | None,
+    vocabulary: str | None,
+    predictions: Mapping[str, Any],
 ) -> CustomerView:
     seen, config = known.view(), context.config
     when_ms = as_of_ms if as_of_ms is not None else seen.last_ms
     features_ms = max(when_ms, seen.last_ms)
-    pending = [(entry, _decode_snapshot(entry.snapshot)) for entry in seen.pending]
     return CustomerView(
         customer_id=context.customer_id,
         partition=context.partition,
@@ -256,8 +273,8 @@ def _customer_view(
             for edge_type in graph.EDGE_TYPES
             if (found := graph.neighbours(seen.edges, edge_type, when_ms, config.edge_half_life_ms))
         },
-        pending=[_pending_view(entry, snapshot) for entry, snapshot in pending],
-        vocabulary=pending[-1][1].model_hint if pending else None,
+        pending=[_pending_view(entry) for entry in seen.pending],
+        vocabulary=vocabulary,
         predictions=dict(predictions),
     )
 
@@ -274,10 +291,10 @@ def _sessions(seen: Folded, words: Words) -> list[SessionView]:
     return found
 
 
-def _pending_view(entry: Pending, snapshot: Snapshot) -> PendingView:
+def _pending_view(entry: Pending) -> PendingView:
     return PendingView(
         head=entry.head,
-        as_of_ms=snapshot.as_of_ms,
+        as_of_ms=entry.as_of_ms,
         due_ms=entry.due_ms,
         campaign_id=entry.campaign_id or None,
         offer_id=entry.offer_id or None,

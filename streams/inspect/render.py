@@ -16,24 +16,32 @@ import msgspec
 from schemas import features
 from schemas.snapshot import Snapshot
 from schemas.topics import TOPICS, changelog_of
-from streams.agents import STATEFUL
+from streams.agents import STATEFUL, StoredTypes
 from streams.core.event import StoredEvent
 from streams.core.event import restore as restore_event
-from streams.core.labels import Pending
 from streams.core.timeline import Timeline
 from streams.state import keys
 
 _decode_json: Final = msgspec.json.Decoder().decode
-_decode_snapshot: Final = msgspec.msgpack.Decoder(Snapshot).decode
 _decode_internal: Final[dict[str, Callable[[bytes], Any]]] = {
     topic.name: msgspec.msgpack.Decoder(topic.record).decode
     for topic in TOPICS.values()
     if topic.format == "msgpack" and topic.record is not None
 }
-_decode_changelog: Final[dict[str, tuple[Callable[[bytes], Any], Callable[[bytes], Any]]]] = {
-    changelog_of(role): (msgspec.msgpack.Decoder(stored.record).decode, msgspec.msgpack.Decoder(stored.meta).decode)
-    for role, stored in STATEFUL.items()
-}
+
+
+def _changelog_decoders(stored: StoredTypes) -> dict[bytes, Callable[[bytes], Any]]:
+    found: dict[bytes, Callable[[bytes], Any]] = {
+        keys.RECORD: msgspec.msgpack.Decoder(stored.record).decode,
+        keys.META: msgspec.msgpack.Decoder(stored.meta).decode,
+        keys.CLAIM: int,
+    }
+    for kind, of_kind in stored.pieces.items():
+        found[keys.PIECE + kind] = msgspec.msgpack.Decoder(of_kind).decode
+    return found
+
+
+_decode_changelog: Final = {changelog_of(role): _changelog_decoders(stored) for role, stored in STATEFUL.items()}
 
 Headers = Sequence[tuple[str, str | bytes | None]]
 
@@ -50,11 +58,24 @@ def value_of(topic: str, key: bytes | None, value: bytes | None) -> Any:
     if value is None:
         return None
     if topic in _decode_changelog:
-        record, meta = _decode_changelog[topic]
-        return plain(meta(value) if key == keys.META else record(value))
+        return stored_value(_decode_changelog[topic], key or b"", value)
     if topic in _decode_internal:
         return plain(_decode_internal[topic](value))
     return _decode_json(value)
+
+
+def stored_value(decoders: Mapping[bytes, Callable[[bytes], Any]], key: bytes, value: bytes) -> Any:
+    """A record of a changelog or store with names.
+
+    Raises:
+        msgspec.DecodeError: not a record of such a key.
+    """
+    kind = key[:1]
+    if kind == keys.PIECE:
+        kind += keys.parse_piece(key)[1][:1]
+    if kind not in decoders:
+        raise msgspec.DecodeError(f"no record has a key like {key!r}")
+    return plain(decoders[kind](value))
 
 
 def refused_value(value: bytes | None, headers: Headers) -> dict[str, Any]:
@@ -77,8 +98,6 @@ def plain(value: Any) -> Any:
         case Snapshot():
             named = _fields(value)
             return named | {"tokens": token_ids(value.tokens), "features": feature_values(value.features)}
-        case Pending():
-            return _fields(value) | {"snapshot": plain(_decode_snapshot(value.snapshot))}
         case StoredEvent():
             return plain(restore_event(value))
         case Timeline():

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import msgspec
 
 from streams.core import stored
-from streams.core.durable import RecordChange
+from streams.core.durable import Piece, RecordChange
 from streams.state import keys
 from streams.state.contract import KeyValue, WriteBatch
 
@@ -24,6 +24,9 @@ class StateCheckpoint(Protocol):
 
     @property
     def changes(self) -> list[RecordChange]: ...
+
+    @property
+    def pieces(self) -> Sequence[Piece]: ...
 
     @property
     def meta(self) -> bytes: ...
@@ -70,6 +73,12 @@ class StoredRecords:
             found.append(timer)
         return found
 
+    def pieces(self, identity: str, kind: bytes) -> list[bytes]:
+        return [value for _, value in self._store.scan(*keys.pieces(identity, kind))]
+
+    def load_pieces(self, wanted: Sequence[tuple[str, bytes]]) -> list[bytes | None]:
+        return self._store.multi_get([keys.piece(identity, name) for identity, name in wanted])
+
 
 def read_meta(store: KeyValue) -> LocalMeta:
     """The store's own record; a fresh one for an empty store.
@@ -87,6 +96,8 @@ def changelog_records(checkpoint: StateCheckpoint) -> Iterator[tuple[bytes, byte
     """Key and value of each changelog record of a checkpoint; the meta record closes it."""
     for change in checkpoint.changes:
         yield keys.record(change.identity), change.record
+    for piece in checkpoint.pieces:
+        yield keys.piece(piece.identity, piece.name), piece.value
     yield keys.META, checkpoint.meta
 
 
@@ -98,6 +109,8 @@ def local_batch(
     batch = WriteBatch()
     for change in checkpoint.changes:
         _put_change(batch, change)
+    for piece in checkpoint.pieces:
+        _put_or_delete(batch, keys.piece(piece.identity, piece.name), piece.value)
     batch.put(
         keys.META, _encode(LocalMeta(LOCAL_VERSION, changelog_offset, checkpoint.meta, fencing_token, written_ms))
     )
@@ -117,12 +130,14 @@ def restore_batch(
     meta = newest.pop(keys.META, None)
     known = read_meta(store)
     batch = WriteBatch()
-    identities = list(newest)
-    for key, old in zip(identities, store.multi_get(identities), strict=True):
-        new = newest[key]
+    records_of = [key for key in newest if key.startswith(keys.RECORD)]
+    for key, old in zip(records_of, store.multi_get(records_of), strict=True):
+        new = newest.pop(key)
         identity = key[1:].decode()
         old_due_ms = due_ms(old) if old is not None else -1
         _put_change(batch, RecordChange(identity, new, old_due_ms, due_ms(new) if new is not None else -1))
+    for key, value in newest.items():
+        _put_or_delete(batch, key, value)
     batch.put(
         keys.META,
         _encode(LocalMeta(LOCAL_VERSION, changelog_offset, meta or known.partition, fencing_token, written_ms)),
@@ -131,12 +146,16 @@ def restore_batch(
 
 
 def _put_change(batch: WriteBatch, change: RecordChange) -> None:
-    if change.record is None:
-        batch.delete(keys.record(change.identity))
-    else:
-        batch.put(keys.record(change.identity), change.record)
+    _put_or_delete(batch, keys.record(change.identity), change.record)
     if change.old_due_ms != change.new_due_ms:
         if change.old_due_ms >= 0:
             batch.delete(keys.timer(change.old_due_ms, change.identity))
         if change.new_due_ms >= 0:
             batch.put(keys.timer(change.new_due_ms, change.identity), b"")
+
+
+def _put_or_delete(batch: WriteBatch, key: bytes, value: bytes | None) -> None:
+    if value is None:
+        batch.delete(key)
+    else:
+        batch.put(key, value)

@@ -35,7 +35,9 @@ class Restored(NamedTuple):
     fencing_token: int
     """Highest fencing token of an owner in it."""
     stale: set[bytes]
-    """Keys that somebody wrote who was no longer the owner: to be written again by the next one."""
+    """Keys whose newest record does not count, see :mod:`streams.state.ownership`: the next owner writes them again."""
+    complete_to: int
+    """What its claim says: which checkpoints were finished."""
 
 
 class ChangelogBehind(StateCorrupt):
@@ -45,8 +47,8 @@ class ChangelogBehind(StateCorrupt):
 class Applier:
     """Writes stretches of a changelog partition into its store.
 
-    While a record of a former owner is the newest of its key, the store says that it has read only up to there: whoever
-    opens it next, after a crash too, finds that record again and can overwrite it.
+    While a checkpoint is open, or a record that does not count is the newest of its key, the store says that it has
+    read only up to there: whoever opens it next, after a crash too, finds those records again.
 
     Args:
         store: what it holds is continued.
@@ -56,14 +58,28 @@ class Applier:
 
     def __init__(self, store: KeyValue, position: int, due_ms: Callable[[bytes], int]) -> None:
         self.position = position
-        self.fencing_token = read_meta(store).fencing_token
-        self.stale: set[bytes] = set()
+        self._accepting = ownership.Accepting(read_meta(store).fencing_token)
         self._store = store
         self._due_ms = due_ms
         self._safe = (position, self.fencing_token)
 
+    @property
+    def fencing_token(self) -> int:
+        """Highest one seen."""
+        return self._accepting.fencing_token
+
+    @property
+    def stale(self) -> set[bytes]:
+        """Keys whose newest record does not count."""
+        return self._accepting.stale
+
+    @property
+    def complete_to(self) -> int:
+        """See :func:`streams.state.ownership.claim`."""
+        return self._accepting.complete_to(self.position)
+
     def apply(self, records: Sequence[ownership.ChangelogRecord], reached: int, now_ms: int) -> None:
-        """Write what owners wrote.
+        """Write what counts.
 
         Args:
             records: in offset order, none below ``position``.
@@ -72,14 +88,18 @@ class Applier:
         """
         if not records and reached <= self.position:
             return
-        if not self.stale:
-            self._safe = (self.position, self.fencing_token)
-        accepted = ownership.accept(records, self.fencing_token)
-        self.fencing_token = accepted.fencing_token
-        self.stale = (self.stale - {key for key, _ in accepted.pairs}) | accepted.stale
+        accepting = self._accepting
+        pairs = accepting.accept(records)
         self.position = reached
-        offset, fencing_token = self._safe if self.stale else (reached, self.fencing_token)
-        self._store.write(restore_batch(self._store, accepted.pairs, offset, self._due_ms, fencing_token, now_ms))
+        if not accepting.stale:
+            begun = accepting.open[0] if accepting.open else None
+            self._safe = (begun.offset, begun.fencing_token) if begun else (reached, accepting.fencing_token)
+        offset, fencing_token = self._safe
+        self._store.write(restore_batch(self._store, pairs, offset, self._due_ms, fencing_token, now_ms))
+
+    def end(self) -> None:
+        """The log ends here, and whoever wrote it is no longer the owner."""
+        self._accepting.end()
 
 
 def check_continues(known: LocalMeta, where: str, low: int, now_ms: int) -> None:
@@ -155,7 +175,8 @@ def restore(
         if local > high:
             raise ChangelogBehind(f"{topic}-{partition} ends at {high}, the local store has read up to {local}")
         if high <= max(low, local):
-            return Restored(0, 0, time.monotonic() - started, max(local, high), known.fencing_token, set())
+            reached = max(local, high)
+            return Restored(0, 0, time.monotonic() - started, reached, known.fencing_token, set(), reached)
         place.offset = local if local >= low else OFFSET_BEGINNING
         consumer.assign([place])
         return _read(consumer, store, (high, max(low, local)), due_ms, now_ms, patience_s, progress, started)
@@ -202,7 +223,16 @@ def _read(
             heard = time.monotonic()
         elif time.monotonic() - heard > patience_s:
             raise DeliveryFailed(f"no answer from the broker for {patience_s:g} s while restoring")
-    return Restored(records, size, time.monotonic() - started, applier.position, applier.fencing_token, applier.stale)
+    applier.end()
+    return Restored(
+        records,
+        size,
+        time.monotonic() - started,
+        applier.position,
+        applier.fencing_token,
+        applier.stale,
+        applier.complete_to,
+    )
 
 
 def end_of(message: Message) -> int:

@@ -64,12 +64,10 @@ class Opening:
         for _ in range(_CLAIM_ATTEMPTS):
             owner = Ownership(what.fencing_token + 1, what.next_offset)
             log = OwnedLog(self._outbox, self._changelog, partition, owner)
-            if await log.claim():
+            if await log.claim(what.complete_to):
                 break
             again = await asyncio.to_thread(self._read_back, store, partition)
-            what = again._replace(
-                stale=what.stale | again.stale, fencing_token=max(what.fencing_token, again.fencing_token)
-            )
+            what = again._replace(fencing_token=max(what.fencing_token, again.fencing_token))
         else:
             raise OwnershipLost(f"{self._changelog.place(partition)} could not be claimed: others keep writing to it")
         await log.overwrite(store, what.stale, {})

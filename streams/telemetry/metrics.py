@@ -211,6 +211,7 @@ class Metrics(MetricTable):
         self.checkpoint_seconds.labels(role=role).observe(seconds)
         for partition, checkpoint in checkpoints.items():
             written = sum(len(change.record) for change in checkpoint.changes if change.record is not None)
+            written += sum(len(piece.value) for piece in checkpoint.pieces if piece.value is not None)
             self.changelog_bytes_total.labels(role=role).inc(written + len(checkpoint.meta))
             # Last, and not with every checkpoint: RocksDB may have to wait for its disk to answer.
             now_s = time.monotonic()

@@ -54,8 +54,9 @@ class Changelog:
         for number in range(from_number, from_number + records):
             value = None if tombstones and number % CUSTOMERS < CUSTOMERS // 2 else b"%06d" % number
             key = keys.record(f"c{number % CUSTOMERS}")
-            producer.produce(self.name, value, key, 0, headers=ownership.headers(1))
+            producer.produce(self.name, value, key, 0, headers=ownership.headers(1, 0))
             producer.poll(0)
+        producer.produce(self.name, b"", keys.META, 0, headers=ownership.headers(1, 0))  # which ends a checkpoint
         if transaction:
             producer.commit_transaction(30)
         assert producer.flush(30) == 0
@@ -114,16 +115,16 @@ def test_a_changelog_that_ends_in_a_control_record(kafka: ApacheBroker) -> None:
     log = Changelog(kafka, "transactional")
     log.write(RECORDS, transaction=True)
     deadline = time.monotonic() + 10
-    while (end := log.end()) != RECORDS + 1:  # a commit is acknowledged before its control record is in the log
+    while (end := log.end()) != RECORDS + 2:  # a commit is acknowledged before its control record is in the log
         assert end == 0 and time.monotonic() < deadline, end
         time.sleep(0.02)
     store = MemoryStore()
-    assert log.restore(store).records == RECORDS
+    assert log.restore(store).records == RECORDS + 1
     assert content(store) == newest(RECORDS)
-    assert read_meta(store).changelog_offset == RECORDS + 1
+    assert read_meta(store).changelog_offset == RECORDS + 2
     assert log.restore(store).records == 0
     log.write(5, from_number=RECORDS)
-    assert log.restore(store).records == 5
+    assert log.restore(store).records == 6
 
 
 def test_a_changelog_cut_before_what_is_known_goes_on(kafka: ApacheBroker) -> None:
@@ -133,10 +134,10 @@ def test_a_changelog_cut_before_what_is_known_goes_on(kafka: ApacheBroker) -> No
     log.restore(store)
     log.delete_before(RECORDS // 2)
     log.write(10, from_number=RECORDS)
-    assert log.restore(store).records == 10
+    assert log.restore(store).records == 11
     assert content(store) == newest(RECORDS + 10)
     fresh = MemoryStore()
-    assert log.restore(fresh).records == RECORDS // 2 + 10
+    assert log.restore(fresh).records == RECORDS // 2 + 12
     assert content(fresh) == content(store)
 
 
@@ -149,7 +150,7 @@ def test_a_changelog_cut_past_what_is_known_is_read_anew(kafka: ApacheBroker) ->
     log.delete_before(150)
     with pytest.raises(ChangelogBehind, match="deletions may have been missed"):
         log.restore(store)
-    assert log.restore(MemoryStore()).records == RECORDS - 50
+    assert log.restore(MemoryStore()).records == RECORDS - 48
 
 
 def test_an_emptied_changelog(kafka: ApacheBroker, caplog: pytest.LogCaptureFixture) -> None:
@@ -159,15 +160,15 @@ def test_an_emptied_changelog(kafka: ApacheBroker, caplog: pytest.LogCaptureFixt
     log.restore(store)
     log.delete_before(-1)  # all of it
     assert log.restore(MemoryStore()).records == 0
-    assert "begins at 3000, and there is no local store" in caplog.text
+    assert "begins at 3001, and there is no local store" in caplog.text
     caplog.clear()
     assert log.restore(store).records == 0  # what was read to the end is still good
     assert content(store) == newest(RECORDS)
     assert not caplog.text
     log.write(10)
-    assert log.restore(store).records == 10
+    assert log.restore(store).records == 11
     fresh = MemoryStore()
-    assert log.restore(fresh).records == 10
+    assert log.restore(fresh).records == 11
     behind = MemoryStore()
     log.delete_before(-1)
     log.restore(behind)
@@ -181,7 +182,7 @@ def test_a_topic_that_began_a_new_life_is_noticed(kafka: ApacheBroker) -> None:
     log.restore(store)
     again = _made_anew(log, kafka)
     again.write(10)
-    with pytest.raises(ChangelogBehind, match="ends at 10, the local store has read up to 3000"):
+    with pytest.raises(ChangelogBehind, match="ends at 11, the local store has read up to 3001"):
         again.restore(store)
 
 

@@ -14,7 +14,7 @@ from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, REDEMPTIONS, S
 from schemas.records import LogRecord
 from schemas.snapshot import Outcome, Snapshot
 from streams.core.config import DAY_MS, MINUTE_MS, CoreConfig
-from streams.core.customer import CustomerRecord
+from streams.core.customer import CustomerRecord, snapshot_piece
 from streams.core.durable import IngestCheckpoint
 from streams.core.partition import IngestPartition
 from streams.settings.zones import INSTALLED
@@ -207,15 +207,14 @@ class Worker:
             self.snapshots[snapshot.customer_id, snapshot.kind] = encode(snapshot)
         self.edges += done.edges
 
-    def die_while_writing(self, changes_written: int) -> None:
-        """Killed after outputs and some changelog records were delivered, before the checkpoint's meta record."""
-        done = self.ingest.checkpoint(0)
-        self.deliver(done)
-        partial = done._replace(changes=done.changes[:changes_written])
-        batch = local_batch(partial, -1)
-        batch.operations.pop(keys.META)
-        self.store.write(batch)
+    def die_while_writing(self) -> None:
+        """Killed after outputs were delivered and before the checkpoint counts, see :mod:`streams.state.ownership`."""
+        self.deliver(self.ingest.checkpoint(0))
         self.restart()
+
+    def snapshot_pieces(self, customer_id: str) -> list[bytes]:
+        """Stored snapshots of pending labels."""
+        return StoredRecords(self.store).pieces(customer_id, snapshot_piece("")[:1])
 
     def state(self) -> dict[bytes, bytes]:
         """Everything stored, tombstones aside: they may be dropped a checkpoint earlier or later."""
@@ -228,15 +227,15 @@ class Worker:
         }
 
 
-def without_positions(state: dict[bytes, bytes], customers: set[str]) -> dict[bytes, bytes]:
-    """State in which these customers' records do not say how far their topics were read.
+def without_erasures(state: dict[bytes, bytes], customers: set[str]) -> dict[bytes, bytes]:
+    """State in which these customers' records do not say that they were erased before.
 
     Who comes back after an erasure begins a new record if the tombstone was dropped by then, and goes on with the
-    old record's offsets if not: what is remembered of the person is the same.
+    old one if not: what is remembered of the person is the same.
     """
     keys_of = {keys.record(customer) for customer in customers}
     return {
-        key: codec.msgpack_encode(msgspec.structs.replace(_decode_record(value), applied=[], erased_ms=-1))
+        key: codec.msgpack_encode(msgspec.structs.replace(_decode_record(value), erased_ms=-1))
         if key in keys_of
         else value
         for key, value in state.items()
@@ -256,16 +255,15 @@ def _is_tombstone(value: bytes) -> bool:
 def content(worker: Worker) -> dict[Any, Any]:
     """State and outcomes without positions in the log: what must agree between logs in another order."""
     seen: dict[Any, Any] = {}
-    for key, value in worker.store.scan(keys.RECORD, keys.RECORDS_STOP):
-        stored = _decode_record(value)
-        settled = stored.settled
+    for key, _ in worker.store.scan(keys.RECORD, keys.RECORDS_STOP):
+        customer_id = key[len(keys.RECORD) :].decode()
+        known = worker.ingest.customer(customer_id)
+        assert known is not None
+        settled = known.settled.copy()
         settled.applied, settled.source = [], (0, 0, 0)
-        settled.pending = [
-            msgspec.structs.replace(entry, outcome_id="", snapshot=_placeless(_decode_snapshot(entry.snapshot)))
-            for entry in settled.pending
-        ]
-        tail = [(event.ts_ms, event.source_index, event.event_id) for event in stored.tail]
-        seen[key] = (codec.msgpack_encode(settled), tail)
+        settled.pending = [msgspec.structs.replace(entry, outcome_id="") for entry in settled.pending]
+        snapshots = [_placeless(_decode_snapshot(piece)) for piece in worker.snapshot_pieces(customer_id)]
+        seen[key] = (codec.msgpack_encode(settled), sorted(snapshots), [event.order for event in known.tail])
     for value in worker.outcomes.values():
         outcome = _decode_outcome(value)
         what = outcome.snapshot

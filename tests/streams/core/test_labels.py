@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.logs import START_MS, NumberedLexicon
-from support.snapshots import plain_snapshot
 
 from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, REDEMPTIONS, CampaignSend, Redemption, type_by_source
 from schemas.ids import prediction_id
@@ -19,7 +18,7 @@ from streams.core import labels
 from streams.core.config import DAY_MS, HOUR_MS, CoreConfig
 from streams.core.event import Event
 from streams.core.fold import fire_due, fold, next_due_ms
-from streams.core.labels import Pending
+from streams.core.labels import Awaiting, Pending, Resolved
 from streams.core.state import Context, Effect, Folded
 
 CONFIG: Final = CoreConfig(
@@ -59,7 +58,12 @@ class Life:
         fire_due(self.state, now_ms, self.context, self.effects)
 
     def outcomes(self, head: str) -> list[Outcome]:
-        return [effect for effect in self.effects if isinstance(effect, Outcome) and effect.head == head]
+        asked = {effect.pending.outcome_id: effect.snapshot for effect in self.effects if isinstance(effect, Awaiting)}
+        return [
+            effect.outcome(asked[effect.pending.outcome_id])
+            for effect in self.effects
+            if isinstance(effect, Resolved) and effect.pending.head == head
+        ]
 
     def awaiting_label(self, kind: str) -> list[Snapshot]:
         return [effect for effect in self.effects if isinstance(effect, Snapshot) and effect.kind == kind]
@@ -279,29 +283,29 @@ def test_the_limit_does_not_choose_labels() -> None:
 
 def pending(head: str, due_ms: int) -> Pending:
     send = CampaignSend(event="send", event_ts_ms=START_MS, campaign_id="x")
-    about = plain_snapshot(kind="horizon" if head == "churn" else "send")
-    return Pending.of(head, f"{head}-{due_ms}", due_ms, about, send)  # type: ignore[arg-type]
+    return Pending.of(head, f"{head}-{due_ms}", START_MS, due_ms, send)  # type: ignore[arg-type]
 
 
 @given(dues=st.lists(st.tuples(st.sampled_from(["churn", "redemption"]), st.integers(0, 20)), max_size=12))
 def test_silence_resolves_each_label_once(dues: list[tuple[str, int]]) -> None:
     waiting = [pending(head, due_ms) for head, due_ms in dues]
-    resolved: list[Outcome] = []
+    resolved: list[Pending] = []
     for now_ms in range(21):
-        while (outcome := labels.pop_due(waiting, now_ms)) is not None:
-            assert outcome.due_ms == outcome.resolved_ms == now_ms
-            assert outcome.label == (outcome.head == "churn")
-            resolved.append(outcome)
+        while (known := labels.pop_due(waiting, now_ms)) is not None:
+            assert known.pending.due_ms == known.resolved_ms == now_ms
+            assert known.label == (known.pending.head == "churn")
+            resolved.append(known.pending)
         assert all(entry.due_ms > now_ms for entry in waiting)
     assert sorted((one.head, one.due_ms) for one in resolved) == sorted(dues)
 
 
 def test_activity_says_nothing_of_redemptions_and_redemptions_nothing_of_churn() -> None:
     waiting = [pending("churn", 5), pending("redemption", 5)]
-    assert [outcome.head for outcome in labels.active(waiting, 3, 3, horizon_ms=5)] == ["churn"]
+    assert [known.pending.head for known in labels.active(waiting, 3, 3, horizon_ms=5)] == ["churn"]
     waiting.append(pending("churn", 6))
     answered = labels.redeemed(waiting, Redemption(event_ts_ms=START_MS, offer_id="o", campaign_id="x"), 4)
-    assert answered is not None and (answered.head, answered.label, answered.resolved_ms) == ("redemption", 1, 4)
+    assert answered is not None
+    assert (answered.pending.head, answered.label, answered.resolved_ms) == ("redemption", 1, 4)
     assert [entry.head for entry in waiting] == ["churn"]
     assert labels.redeemed(waiting, Redemption(event_ts_ms=START_MS, offer_id="o", campaign_id="x"), 4) is None
 

@@ -18,50 +18,114 @@ from streams.kafka.reader import TopicReader
 from streams.state import keys
 from streams.state.checkpoints import read_meta
 from streams.state.memory import MemoryStore
-from streams.state.ownership import ChangelogRecord, Ownership, OwnershipLost, accept
+from streams.state.ownership import Accepting, ChangelogRecord, Ownership, OwnershipLost, claim
 from streams.state.restore import restore
 from streams.telemetry.metrics import Metrics
 
-LOG = st.lists(st.tuples(st.sampled_from([b"ca", b"cb", keys.CLAIM]), st.integers(1, 4)), max_size=30)
+NAMES = [b"ca", b"cb", b"cc"]
+RECORDS = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("checkpoint"), RECORDS),
+        st.tuples(st.just("killed"), RECORDS),  # while it writes a checkpoint
+        st.tuples(st.just("zombie"), RECORDS),  # of whoever was the owner before
+        st.tuples(st.just("overwrite"), st.just(NAMES)),
+        st.tuples(st.just("compact"), st.just(NAMES)),
+    ),
+    max_size=25,
+)
 
 
-@given(log=LOG, start=st.integers(0, 2))
-def test_a_reader_believes_no_outdated_fencing_token(log: list[tuple[bytes, int]], start: int) -> None:
-    records = [
-        ChangelogRecord(offset, key, b"%d" % offset, fencing_token) for offset, (key, fencing_token) in enumerate(log)
-    ]
-    accepted = accept(records, start)
-    highest = start
-    for one in records:
-        if one.fencing_token < highest:
-            assert (one.key, one.value) not in accepted.pairs
-        elif one.key != keys.CLAIM:
-            assert (one.key, one.value) in accepted.pairs
-        highest = max(highest, one.fencing_token)
-    assert accepted.fencing_token == highest
+class Owners:
+    """A changelog and those who own it one after the other; ``expected`` is what finished checkpoints say."""
+
+    def __init__(self) -> None:
+        self.log: list[ChangelogRecord] = []
+        self.expected: dict[bytes, bytes] = {}
+        self._next, self._token, self._checkpoint, self._known = 0, 0, 0, Accepting()
+        self._settled = 0
+        self.take_over()
+
+    def read(self) -> tuple[dict[bytes, bytes | None], Accepting]:
+        """What somebody finds who has nothing but the log."""
+        known = Accepting()
+        pairs = known.accept(self.log)
+        known.end()
+        return dict(pairs), known
+
+    def take_over(self) -> None:
+        _, self._known = self.read()
+        self._token, self._checkpoint = self._known.fencing_token + 1, 0
+        self._write(*claim(self._known.complete_to(self._next)))
+
+    def overwrite(self) -> None:
+        """What an owner does before its first checkpoint."""
+        for key in sorted(self._known.stale, key=lambda key: (key == keys.META, key)):
+            self._write(key, self.expected.get(key))
+        self._known = Accepting()
+
+    def checkpoint(self, names: list[bytes], *, whole: bool) -> None:
+        self.overwrite()
+        written = dict.fromkeys(names, b"%d" % self._next)
+        for key, value in written.items():
+            self._write(key, value)
+        if whole:
+            self._write(keys.META, b"%d" % self._next)
+            self.expected |= written | {keys.META: b"%d" % (self._next - 1)}
+            self._checkpoint += 1
+            self._settled = self._next
+
+    def zombie(self, names: list[bytes]) -> None:
+        for name in names:
+            self._write(name, b"bad", fencing_token=self._token - 1)
+        self._known = self.read()[1]  # the owner's next records do not get the offsets that they must get
+
+    def compact(self) -> None:
+        """As Kafka does, but for what came since the last checkpoint: there is time to overwrite it."""
+        cleaned = [record for record in self.log if record.offset < self._settled]
+        newest = {record.key: record for record in cleaned}
+        self.log = [record for record in cleaned if newest[record.key] is record] + self.log[len(cleaned) :]
+
+    def _write(self, key: bytes, value: bytes | None, fencing_token: int | None = None) -> None:
+        token = self._token if fencing_token is None else fencing_token
+        self.log.append(ChangelogRecord(self._next, key, value, token, self._checkpoint))
+        self._next += 1
 
 
-@given(log=LOG, cut=st.integers(0, 30))
-def test_reading_in_two_parts_means_the_same(log: list[tuple[bytes, int]], cut: int) -> None:
-    records = [
-        ChangelogRecord(offset, key, b"%d" % offset, fencing_token) for offset, (key, fencing_token) in enumerate(log)
-    ]
-    whole, first = accept(records, 0), accept(records[:cut], 0)
-    second = accept(records[cut:], first.fencing_token)
-    assert first.pairs + second.pairs == whole.pairs
-    assert second.fencing_token == whole.fencing_token
-    assert (first.stale - {key for key, _ in second.pairs}) | second.stale == whole.stale
+def played(steps: list[tuple[str, list[bytes]]]) -> Owners:
+    owners = Owners()
+    for step, names in steps:
+        if step == "checkpoint":
+            owners.checkpoint(names, whole=True)
+        elif step == "killed":
+            owners.checkpoint(names, whole=False)
+            owners.take_over()
+        elif step == "zombie":
+            owners.zombie(names)
+        elif step == "overwrite":
+            owners.overwrite()
+        else:
+            owners.compact()
+    return owners
 
 
-@given(log=LOG)
-def test_stale_is_what_ends_with_a_record_that_does_not_count(log: list[tuple[bytes, int]]) -> None:
-    records = [
-        ChangelogRecord(offset, key, b"%d" % offset, fencing_token) for offset, (key, fencing_token) in enumerate(log)
-    ]
-    accepted, newest = accept(records, 0), {record.key: record for record in records}
-    kept = dict(accepted.pairs)
-    ends_badly = {key for key, record in newest.items() if key != keys.CLAIM and kept.get(key) != record.value}
-    assert accepted.stale == ends_badly
+@given(steps=STEPS)
+def test_what_counts_is_every_finished_checkpoint_and_nothing_else(steps: list[tuple[str, list[bytes]]]) -> None:
+    owners = played(steps)
+    found, known = owners.read()
+    assert {key: value for key, value in found.items() if value is not None} == owners.expected
+    newest = {record.key: record.value for record in owners.log if record.key != keys.CLAIM}
+    bad = {key for key, value in newest.items() if value != owners.expected.get(key)}
+    assert bad <= known.stale, "whoever opens it knows what to overwrite"
+
+
+@given(steps=STEPS, cut=st.integers(0, 60))
+def test_reading_in_two_parts_means_the_same(steps: list[tuple[str, list[bytes]]], cut: int) -> None:
+    log = played(steps).log
+    whole, parts = Accepting(), Accepting()
+    pairs = whole.accept(log)
+    assert parts.accept(log[:cut]) + parts.accept(log[cut:]) == pairs
+    assert (parts.fencing_token, parts.stale, parts.open) == (whole.fencing_token, whole.stale, whole.open)
 
 
 def test_an_owner_knows_the_offset_its_next_record_must_get() -> None:
@@ -69,9 +133,11 @@ def test_an_owner_knows_the_offset_its_next_record_must_get() -> None:
     assert owner.reached(12, sent=3) is None
     assert owner.reached(15, sent=2) == (13, 16)
     assert owner.reached(16, sent=1) is None
-    assert owner.zombie_writes([ChangelogRecord(14, b"ca", b"", 1), ChangelogRecord(15, b"cb", b"", 2)]) == {b"ca"}
+    assert owner.zombie_writes([ChangelogRecord(14, b"ca", b"", 1, 0), ChangelogRecord(15, b"cb", b"", 2, 0)]) == {
+        b"ca"
+    }
     with pytest.raises(OwnershipLost):
-        owner.zombie_writes([ChangelogRecord(14, keys.CLAIM, b"", 3)])
+        owner.zombie_writes([ChangelogRecord(14, keys.CLAIM, b"0", 3, 0)])
 
 
 def test_a_new_owner_that_was_expelled_before_its_first_epoch_tells_nothing(broker: Any, make_topics: Any) -> None:

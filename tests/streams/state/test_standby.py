@@ -19,22 +19,26 @@ from streams.state.changelog import Changelog
 from streams.state.checkpoints import read_meta
 from streams.state.contract import KeyValue, WriteBatch
 from streams.state.memory import MemoryStore
-from streams.state.ownership import ChangelogRecord, accept
+from streams.state.ownership import Accepting, ChangelogRecord
 from streams.state.restore import Applier
 from streams.state.standby import Standby
 from streams.telemetry.metrics import Metrics
 
-STEPS = st.tuples(st.sampled_from([b"ca", b"cb", keys.META]), st.integers(0, 2))
+STEPS = st.tuples(
+    st.sampled_from([b"ca", b"cb", keys.META, keys.CLAIM]), st.integers(0, 2), st.integers(0, 2), st.integers(0, 30)
+)
 
 
 @given(log=st.lists(STEPS, max_size=30), cuts=st.sets(st.integers(1, 30)), crashes=st.booleans())
 def test_stretches_and_crashes_between_them_mean_the_same(
-    log: list[tuple[bytes, int]], cuts: set[int], crashes: bool
+    log: list[tuple[bytes, int, int, int]], cuts: set[int], crashes: bool
 ) -> None:
     records = [
-        ChangelogRecord(offset, key, b"%d" % offset, fencing_token) for offset, (key, fencing_token) in enumerate(log)
+        ChangelogRecord(offset, key, b"%d" % (min(number, offset) if key == keys.CLAIM else offset), token, checkpoint)
+        for offset, (key, token, checkpoint, number) in enumerate(log)
     ]
-    whole = accept(records, 0)
+    whole = Accepting()
+    pairs = whole.accept(records)
     store = MemoryStore()
     applier = Applier(store, 0, lambda record: -1)
     bounds = sorted({0, len(records)} | {cut for cut in cuts if cut < len(records)})
@@ -44,13 +48,13 @@ def test_stretches_and_crashes_between_them_mean_the_same(
         applier.apply(records[applier.position : end], end, 0)
         if not crashes:
             assert applier.position == end
-    expected = {key: value for key, value in dict(whole.pairs).items() if key != keys.META}
-    assert dict(store.scan(b"c", b"d")) == expected
+    assert dict(store.scan(b"c", b"d")) == {key: value for key, value in dict(pairs).items() if key != keys.META}
+    assert read_meta(store).partition == dict(pairs).get(keys.META)
     assert applier.stale == whole.stale, "whoever opens the store knows what to overwrite"
     assert applier.fencing_token == whole.fencing_token
     if records and not whole.stale:
-        assert read_meta(store).changelog_offset == len(records)
-        assert read_meta(store).partition == dict(whole.pairs).get(keys.META)
+        begun = whole.open[0].offset if whole.open else len(records)
+        assert read_meta(store).changelog_offset == begun, "half a checkpoint is read again"
 
 
 class Copies:

@@ -17,7 +17,7 @@ import streams.core
 from schemas.errors import ConfigError
 from schemas.events import CLICKSTREAM
 from schemas.snapshot import Outcome
-from streams.core.durable import IngestCheckpoint, RecordChange
+from streams.core.durable import IngestCheckpoint, Piece, RecordChange
 from streams.core.entities import Entities
 from streams.core.oddities import ODDITIES
 from streams.core.partition import IngestPartition
@@ -83,9 +83,10 @@ def _core() -> IngestPartition:
 
 
 def _checkpoint(**counts: int) -> IngestCheckpoint:
-    """8 bytes of changelog: a record of 5, a tombstone, meta of 3."""
+    """8 bytes of changelog: a record of 4, a piece of 1, two tombstones, meta of 3."""
     return IngestCheckpoint(
-        changes=[RecordChange("c1", b"12345", -1, -1), RecordChange("c2", None, -1, -1)],
+        changes=[RecordChange("c1", b"1234", -1, -1), RecordChange("c2", None, -1, -1)],
+        pieces=[Piece("c1", b"s1", b"5"), Piece("c1", b"s0", None)],
         snapshots=[plain_snapshot()],
         awaiting_label=[plain_snapshot(kind="horizon")],
         outcomes=[Outcome(outcome_id="1", head="churn", label=1, due_ms=0, resolved_ms=0, snapshot=plain_snapshot())],
