@@ -104,13 +104,14 @@ def _is_wanted(message: Message, topic: Topic, key: str | None, with_heartbeats:
         return with_heartbeats
     if key is None:
         return True
-    # State records are keyed like the store: a letter for their kind in front.
-    return bool(found == (keys.record(key) if topic.is_changelog else key.encode()))
+    if topic.is_changelog:
+        return keys.identity(found or b"") == key
+    return bool(found == key.encode())
 
 
 def _line(topic: Topic, message: Message) -> bytes:
     from schemas.codec import json_encode
-    from streams.inspect.render import key_text, refused_value, value_of
+    from streams.inspect.render import key_text, refused_value, stored_key_text, value_of
     from streams.serving.catalog import UNREADABLE
 
     key, value = message.key(), message.value()
@@ -118,7 +119,7 @@ def _line(topic: Topic, message: Message) -> bytes:
         "partition": message.partition(),
         "offset": message.offset(),
         "timestamp_ms": message.timestamp()[1],
-        "key": key_text(key),
+        "key": stored_key_text(key) if topic.is_changelog else key_text(key),
     }
     if topic.format == "bytes":
         headers = message.headers() or {}

@@ -28,8 +28,8 @@ from streams.core.snapshots import snapshot_of
 from streams.core.state import Context, Effect, Folded
 
 RECORD_VERSION: Final = 3
-#: So much of the tail is in the record, newest first: what a person does inside the lateness bound.
-_NEWEST_EVENTS: Final = 16
+#: So much of the tail is in the record: what a person does inside the lateness bound, a large basket included.
+_NEWEST_EVENTS: Final = 64
 _NEWEST_BYTES: Final = 16 << 10
 _EVENT_BYTES: Final = 200  # of most events
 _TAIL: Final = b"e"
@@ -53,6 +53,11 @@ class CustomerRecord(msgspec.Struct, array_like=True, gc=False):
     """Tail events before ``tail``, each a piece."""
     tail: list[StoredEvent]
     settled: Folded
+
+    @property
+    def is_tombstone(self) -> bool:
+        """Whether nothing but the memory of an erasure is left."""
+        return self.erased_ms >= 0 and not (self.older or self.tail or self.settled.events)
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode

@@ -162,7 +162,7 @@ def _readable(role: str, record: bytes) -> Any:
         known = _read[role](record)
     except msgspec.DecodeError as error:
         raise StateCorrupt(f"a stored record of {role} cannot be read: {error}") from error
-    if isinstance(known, CustomerRecord) and known.erased_ms >= 0 and not known.tail and not known.settled.events:
+    if isinstance(known, CustomerRecord) and known.is_tombstone:
         return None
     return canonical(known)
 

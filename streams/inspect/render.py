@@ -140,6 +140,15 @@ def _text(raw: bytes) -> str:
         return f"base64:{b64encode(raw).decode()}"
 
 
+def stored_key_text(key: bytes | None) -> str | None:
+    """A changelog's key for people; a piece's is ``p``, whose, ``/``, and its name, in hex where that is no text."""
+    if key is None or not key.startswith(keys.PIECE):
+        return key_text(key)
+    identity, name = keys.parse_piece(key)
+    rest = name[1:].decode() if name[1:].isalnum() else name[1:].hex()
+    return f"p{identity}/{name[:1].decode()}{rest}"
+
+
 def key_text(key: bytes | None) -> str | None:
     """A record key for people; base64 where it is no text."""
     return None if key is None else _text(key)

@@ -48,6 +48,13 @@ def parse_piece(key: bytes) -> tuple[str, bytes]:
     return key[3:end].decode(), key[end:]
 
 
+def identity(key: bytes) -> str | None:
+    """Whose record or piece a key leads to; None for any other key."""
+    if key[:1] == RECORD:
+        return key[1:].decode()
+    return parse_piece(key)[0] if key[:1] == PIECE else None
+
+
 def timer(due_ms: int, identity: str) -> bytes:
     return timer_at(due_ms) + identity.encode()
 

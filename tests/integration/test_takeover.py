@@ -139,5 +139,6 @@ def counted(client: dict[str, Any]) -> int:
         for line in dump.lines(parts):
             told = msgspec.json.decode(line)
             if told["role"] == "ingest" and "id" in told:
-                total += told["state"]["settled"]["events"] + len(told["state"]["tail"])
+                state = told["state"]
+                total += state["settled"]["events"] + state["older"] + len(state["tail"])
     return total

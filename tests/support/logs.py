@@ -248,8 +248,8 @@ _decode_outcome = msgspec.msgpack.Decoder(Outcome).decode
 
 
 def _is_tombstone(value: bytes) -> bool:
-    stored = _decode_record(value)
-    return stored.erased_ms >= 0 and not stored.tail and not stored.settled.events
+    stored: CustomerRecord = _decode_record(value)
+    return stored.is_tombstone
 
 
 def content(worker: Worker) -> dict[Any, Any]:

@@ -106,16 +106,16 @@ def test_snapshots_of_pending_labels_are_written_once_and_removed() -> None:
 
 def test_a_tail_that_is_not_there_is_no_tail() -> None:
     worker = Written()
-    worker.feed(list(views("c1", START_MS, 40, 1_000)), every=7)
+    worker.feed(list(views("c1", START_MS, 100, 1_000)), every=7)
     record = worker.store.get(keys.record("c1"))
     assert record is not None
-    with pytest.raises(StateCorrupt, match="has 24 older tail events, and 0 are there"):
+    with pytest.raises(StateCorrupt, match="has 36 older tail events, and 0 are there"):
         Customer.decode(Context(CONFIG, NumberedLexicon(), 0, "c1"), record)
 
 
 def test_erasure_takes_every_piece() -> None:
     worker = Written()
-    worker.feed([*views("c1", START_MS, 60, 1_000), send(START_MS + 70_000)], every=9)
+    worker.feed([*views("c1", START_MS, 100, 1_000), send(START_MS + 110_000)], every=9)
     assert worker.stored(keys.PIECE)
     worker.feed([Sent(PROFILES, "c1", START_MS + DAY_MS, None)], every=1)
     assert not worker.stored(keys.PIECE)
