@@ -47,6 +47,11 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     Far above what people do inside the lateness bound: a worker that catches up may read one topic a whole fetch
     ahead of another, and everything in between waits here.
     """
+    key_limit_per_minute: Annotated[int, Meta(ge=0)] = 0
+    """Most clickstream events of one customer within a minute, orders and returns aside; 0: no limit. Of what comes
+    beyond, one event in ``key_sample`` is taken and the rest is counted (``sampled_out``) and dropped."""
+    key_sample: Annotated[int, Meta(ge=1)] = 16
+    """See ``key_limit_per_minute``."""
     sends_kept: int = 32
     """Newest sends remembered per channel, for caps and for what was sent already."""
     orders_kept: int = 16

@@ -24,6 +24,7 @@ from streams.core import stored
 from streams.core.event import Event, StoredEvent, restore, store
 from streams.core.fold import fire_due, fold, next_due_ms
 from streams.core.labels import Awaiting, Resolved
+from streams.core.pace import Pace
 from streams.core.snapshots import snapshot_of
 from streams.core.state import Context, Effect, Folded
 
@@ -49,6 +50,7 @@ class CustomerRecord(msgspec.Struct, array_like=True, gc=False):
     """When event time next changes this state, -1 for never: enough to rebuild the timer index."""
     erased_ms: int
     """Events at or before this belong to someone who was erased; -1 where nobody was."""
+    pace: Pace
     older: int
     """Tail events before ``tail``, each a piece."""
     tail: list[StoredEvent]
@@ -144,6 +146,7 @@ class Customer:
         "context",
         "erased_ms",
         "indexed_ms",
+        "pace",
         "settled",
         "tail",
     )
@@ -155,6 +158,7 @@ class Customer:
         """Due time that the store's timer index has for this customer; -1 for none."""
         self.tail: list[Event] = []
         self.settled = Folded()
+        self.pace = Pace()
         self._awaiting: dict[str, Snapshot] = {}
         """Outcome id -> snapshot of labels that became pending since the last :meth:`encode`."""
         self._stored: dict[bytes, None] = {}
@@ -183,7 +187,7 @@ class Customer:
             older=": no release reads it any more, so replay the events under another PULSEGRAPH_KAFKA_PREFIX",
         )
         customer = Customer(context)
-        customer.settled = known.settled
+        customer.settled, customer.pace = known.settled, known.pace
         customer.erased_ms, customer.indexed_ms = known.erased_ms, known.due_ms
         older = [restore(stored.read(_decode_event, piece, _CALLED)) for piece in pieces(_TAIL)] if known.older else []
         if len(older) != known.older:
@@ -206,7 +210,7 @@ class Customer:
         newest.reverse()
         older = self.tail[: len(self.tail) - len(newest)]
         record = CustomerRecord(
-            RECORD_VERSION, self.due_or_never_ms(), self.erased_ms, len(older), newest, self.settled
+            RECORD_VERSION, self.due_or_never_ms(), self.erased_ms, self.pace, len(older), newest, self.settled
         )
         encoded = _encode(record)
         return Encoded(encoded, self._changed_pieces(older), self.size_bytes(encoded))
@@ -261,6 +265,7 @@ class Customer:
             return
         self.erased_ms = at_ms
         self.settled = Folded()
+        self.pace = Pace()
         self.tail = [event for event in self.tail if event.ts_ms > at_ms]
         self._known = None
         self._forget_view()

@@ -35,6 +35,7 @@ from streams.core.graph import known_entities
 from streams.core.labels import Pending, Resolved
 from streams.core.lateness import check_not_too_late, is_ahead
 from streams.core.oddities import oddities
+from streams.core.pace import is_sampled_out
 from streams.core.state import Context, Effect
 from streams.core.watermark import Watermark
 from streams.core.zones import UTC_ONLY, Zones
@@ -260,6 +261,9 @@ class IngestPartition:
         uid = ids.event_uid(source_index, event_id)
         if customer.knows(uid):
             self.counts["duplicates"] += 1
+            return
+        if is_sampled_out(customer.pace, body, uid, record.timestamp, self.config):
+            self.counts["sampled_out"] += 1
             return
         self.counts["applied"] += 1
         for name in oddities(body, self.config, self._zones):

@@ -23,6 +23,7 @@ from streams.core.customer import Customer
 from streams.core.event import Event
 from streams.core.event_clock import EventClock
 from streams.core.lateness import check_not_too_late, is_ahead
+from streams.core.pace import is_sampled_out
 from streams.core.state import Context
 from streams.inspect.lookup import PREDICTION_TOPICS
 from streams.kafka.partitioning import partition_for
@@ -75,8 +76,9 @@ def rebuild(
     context = Context(config, lexicon, partition, snapshot.customer_id, INSTALLED)
     customer = Customer(context)
     for event in _events(snapshot, log, config, customer):
-        happened_ms = event.body.event_ts_ms
-        if happened_ms > customer.erased_ms and event.ts_ms <= snapshot.as_of_ms and not customer.knows(event.uid):
+        if customer.knows(event.uid) or is_sampled_out(customer.pace, event.body, event.uid, event.ingest_ms, config):
+            continue
+        if event.body.event_ts_ms > customer.erased_ms and event.ts_ms <= snapshot.as_of_ms:
             customer.insert(event)
     return customer.snapshot_as_of(snapshot.kind, snapshot.as_of_ms, snapshot.candidate)
 

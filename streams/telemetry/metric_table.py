@@ -23,7 +23,7 @@ from streams.telemetry.metric import (
 )
 
 #: Fates that exclude each other, as a core counts them: every record that is new to it has one.
-FATES: Final = ("applied", "duplicates", "dead_lettered", "heartbeats")
+FATES: Final = ("applied", "duplicates", "dead_lettered", "heartbeats", "sampled_out")
 #: What may be said of a record: its fate, that it was not new, and what else is worth knowing of one that was applied.
 OUTCOMES: Final = (*FATES, "replayed", "late", "erased")
 
