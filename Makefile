@@ -91,6 +91,11 @@ $(UV):
 	@$(or $(PYTHON),python3) -m venv $(@:/bin/uv=)
 	@$(@D)/python -m pip install --quiet --disable-pip-version-check $(patsubst .cache/uv-%/bin/uv,uv==%,$@)
 
+.PHONY: pages
+pages: install ## write the generated parts of docs, and the Grafana dashboard, anew
+	@$(BIN)/python docs/generate.py
+	@$(BIN)/python infra/grafana/build_dashboard.py
+
 .PHONY: faults
 faults: install ## kill workers and brokers, and compare with an undisturbed run (Apache Kafka: Java 17 and Maven)
 	@$(BIN)/pulsegraph faults $(ARGS)

@@ -10,12 +10,12 @@ from contextlib import ExitStack
 from typing import Final
 
 from schemas.errors import ConfigError, PulsegraphError
-from streams.agents import ROLES, STATEFUL
+from streams.agents.registry import ROLES, STATEFUL
 from streams.kafka import admin, offsets
 from streams.kafka.clients import ClientConfig
 from streams.runtime.app import RoleApp, build_app, run_worker
 from streams.runtime.context import RoleContext
-from streams.runtime.roles import Role
+from streams.runtime.runner import Role
 from streams.settings.schema import Settings, broker_credentials
 from streams.state.folder_lock import FolderLock
 from streams.telemetry.metrics import Metrics, serve
@@ -30,7 +30,7 @@ class Worker:
     """The roles of one process and what they share.
 
     Args:
-        roles: names from :data:`streams.agents.ROLES`, each once.
+        roles: names from :data:`streams.agents.registry.ROLES`, each once.
 
     Raises:
         ConfigError: an unknown role, no model where one is needed, or a state folder that another worker holds.

@@ -44,7 +44,7 @@ generate = _generate()
 
 @pytest.mark.parametrize("name", PAGES)
 def test_tables_are_current(name: str) -> None:
-    assert generate.render(PAGES[name]) == PAGES[name], "run: python docs/generate.py"
+    assert generate.render(PAGES[name]) == PAGES[name], "run: make pages"
 
 
 def test_every_table_is_on_a_page() -> None:

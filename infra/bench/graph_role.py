@@ -13,7 +13,7 @@ from schemas.deadletter import Refused
 from schemas.records import OutputRecord
 from streams.kafka.outbox import Outbox
 from streams.runtime.clocks import SYSTEM_CLOCKS
-from streams.runtime.roles import Batch, Commit, Offsets, Role
+from streams.runtime.runner import Batch, Commit, Offsets, Role
 from streams.state import keys
 from streams.state.checkpoints import StoredRecords
 from streams.state.contract import KeyValue

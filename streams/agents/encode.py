@@ -19,7 +19,7 @@ from streams.core.batching import MicroBatcher, Waiting
 from streams.kafka.outbox import Outbox
 from streams.runtime.clocks import Clocks
 from streams.runtime.context import RoleContext
-from streams.runtime.roles import Batch, Commit
+from streams.runtime.runner import Batch, Commit
 from streams.serving.catalog import CatalogFollower
 from streams.serving.predict import Predictions
 from streams.serving.records import Predict, Predicted
@@ -192,7 +192,7 @@ class EncodeRole:
 
 
 def build(context: RoleContext) -> EncodeRole:
-    """See :meth:`streams.agents.RoleEntry.build`."""
+    """See :meth:`streams.agents.registry.RoleEntry.build`."""
     settings, mine = context.settings, context.settings.encode
     predictor = Predictor.load(
         settings.model_dir, device=None if mine.device == "auto" else mine.device, threads=mine.threads or None

@@ -8,7 +8,7 @@ from schemas.deadletter import Refused
 from schemas.records import OutputRecord
 from streams.core.entities import Entities, EntityCheckpoint
 from streams.runtime.context import RoleContext
-from streams.runtime.roles import Batch
+from streams.runtime.runner import Batch
 from streams.state.checkpoints import StoredRecords
 from streams.state.contract import KeyValue
 from streams.stateful.resources import resources
@@ -41,5 +41,5 @@ class EntitiesRole(StatefulRole[Entities, EntityCheckpoint]):
 
 
 def build(context: RoleContext) -> EntitiesRole:
-    """See :meth:`streams.agents.RoleEntry.build`."""
+    """See :meth:`streams.agents.registry.RoleEntry.build`."""
     return EntitiesRole(resources(context, EntitiesRole.name))

@@ -21,7 +21,7 @@ from streams.core.durable import IngestCheckpoint
 from streams.core.partition import IngestPartition
 from streams.core.refusal_limit import RefusalLimit
 from streams.runtime.context import RoleContext
-from streams.runtime.roles import Batch, Offsets
+from streams.runtime.runner import Batch, Offsets
 from streams.settings.zones import INSTALLED
 from streams.state.checkpoints import StoredRecords
 from streams.state.contract import KeyValue
@@ -119,7 +119,7 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
 
 
 def build(context: RoleContext) -> IngestRole:
-    """See :meth:`streams.agents.RoleEntry.build`."""
+    """See :meth:`streams.agents.registry.RoleEntry.build`."""
     settings, mine = context.settings, context.settings.ingest
     context.check_horizon(read_card(settings.model_dir).horizon_days)
     return IngestRole(

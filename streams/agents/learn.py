@@ -16,7 +16,7 @@ from schemas import codec
 from schemas.snapshot import Head, Outcome
 from streams.core.scoring import LiveScore, auc
 from streams.runtime.context import RoleContext
-from streams.runtime.roles import Batch, Commit
+from streams.runtime.runner import Batch, Commit
 from streams.telemetry.metrics import Metrics
 
 _EVERY_MS: Final = 2_000
@@ -134,5 +134,5 @@ def _take_outcome(known: _Known, outcome: Outcome) -> None:
 
 
 def build(context: RoleContext) -> LearnRole:
-    """See :meth:`streams.agents.RoleEntry.build`."""
+    """See :meth:`streams.agents.registry.RoleEntry.build`."""
     return LearnRole(metrics=context.metrics, monotonic_ms=context.clocks.monotonic_ms)

@@ -7,7 +7,7 @@ import logging
 import time
 from pathlib import Path
 
-from streams.agents import ROLES
+from streams.agents.registry import ROLES
 from streams.commands import Subparsers, add_settings_options, new_parser, settings_from
 from streams.telemetry.log_filter import OnceInAWhile
 

@@ -1,7 +1,7 @@
 """One customer: settled past, unsettled tail, and what makes replay harmless.
 
 State is a function of the events and not of their arrival. ``settled`` is folded in event-time order up
-to a bound that no punctual event can come before any more; ``tail`` holds the few events behind that
+to a bound that no event that is on time can come before any more; ``tail`` holds the few events behind that
 bound, sorted. What is seen is ``settled`` with the tail folded on top.
 
 A checkpoint writes what changed. The customer's record is small and written whole; what may be large, and never
@@ -247,7 +247,7 @@ class Customer:
         return uid in self._known
 
     def insert(self, event: Event) -> None:
-        """Put a punctual event in its place; in order it costs one fold step, out of order a refold of the tail."""
+        """Put an event in its place; in order it costs one fold step, out of order a refold of the tail."""
         tail = self.tail
         if self._known is not None:
             self._known.add(event.uid)

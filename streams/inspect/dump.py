@@ -24,7 +24,7 @@ import msgspec
 from schemas.errors import ConfigError, StateCorrupt
 from schemas.events import SOURCES
 from schemas.topics import changelog_of
-from streams.agents import STATEFUL
+from streams.agents.registry import STATEFUL
 from streams.core.customer import CustomerRecord
 from streams.core.durable import PartitionMeta
 from streams.core.entities import Entity, decode_entity

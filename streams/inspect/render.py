@@ -16,7 +16,7 @@ import msgspec
 from schemas import features
 from schemas.snapshot import Snapshot
 from schemas.topics import TOPICS, changelog_of
-from streams.agents import STATEFUL, StoredTypes
+from streams.agents.registry import STATEFUL, StoredTypes
 from streams.core.event import StoredEvent
 from streams.core.event import restore as restore_event
 from streams.core.timeline import Timeline

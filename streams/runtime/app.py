@@ -21,7 +21,7 @@ from mode.supervisors import CrashingSupervisor
 
 from schemas.errors import PulsegraphError, Retry, Stop
 from streams.kafka.transport import BatchConsumer, BatchTransport
-from streams.runtime.roles import Batch, Commit, Offsets, Role, RoleRunner
+from streams.runtime.runner import Batch, Commit, Offsets, Role, RoleRunner
 
 __all__ = ["Batch", "Commit", "Committer", "Offsets", "Role", "RoleApp", "build_app", "run_worker", "serve"]
 
@@ -46,7 +46,7 @@ _FIXED_SETTINGS: Final[dict[str, Any]] = {
 
 
 class Committer:
-    """A role's handle on its group's offsets; see :class:`streams.runtime.roles.Commit`."""
+    """A role's handle on its group's offsets; see :class:`streams.runtime.runner.Commit`."""
 
     def __init__(self, app: RoleApp) -> None:
         self._app = app
@@ -129,7 +129,7 @@ def build_app(
     """The Faust app that runs ``role`` as consumer group ``{prefix}pulsegraph-{role.name}``.
 
     Args:
-        role: see :class:`streams.runtime.roles.Role`; it is bound to a :class:`Committer` here.
+        role: see :class:`streams.runtime.runner.Role`; it is bound to a :class:`Committer` here.
         bootstrap: ``host:port[,host:port]``.
         prefix: put before every topic name and the group's.
         session_timeout_ms: a silent member is expelled after this.

@@ -20,7 +20,7 @@ from typing import Final, Generic, TypeVar
 from schemas.records import OutputRecord
 from streams.kafka.outbox import Outbox
 from streams.runtime.clocks import Clocks
-from streams.runtime.roles import Commit, Offsets
+from streams.runtime.runner import Commit, Offsets
 from streams.state.checkpoints import StateCheckpoint, changelog_records, local_batch
 from streams.state.ownership import OwnershipLost
 from streams.stateful.held import Core, Held

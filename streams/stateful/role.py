@@ -18,7 +18,7 @@ from schemas.deadletter import Refused
 from schemas.records import OutputRecord
 from schemas.topics import changelog_of
 from streams.kafka.positions import missed_records
-from streams.runtime.roles import Batch, Commit, Offsets
+from streams.runtime.runner import Batch, Commit, Offsets
 from streams.state.changelog import Changelog
 from streams.state.checkpoints import StateCheckpoint, read_meta
 from streams.state.contract import KeyValue

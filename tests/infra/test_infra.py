@@ -100,7 +100,7 @@ def test_a_metric_without_a_panel_gets_a_plain_one(monkeypatch: pytest.MonkeyPat
 
 def test_dashboard_is_what_its_builder_writes() -> None:
     builder = _builder()
-    assert builder.TARGET.read_text() == builder.text(), "run: python infra/grafana/build_dashboard.py"
+    assert builder.TARGET.read_text() == builder.text(), "run: make pages"
 
 
 def test_alerts_say_what_to_do() -> None:

@@ -13,7 +13,7 @@ from streams.agents.ingest import IngestRole
 from streams.core.refusal_limit import RefusalLimit
 from streams.kafka.outbox import Outbox
 from streams.runtime.clocks import Clocks
-from streams.runtime.roles import Batch
+from streams.runtime.runner import Batch
 from streams.state import keys
 from streams.state.contract import KeyValue
 from streams.state.memory import MemoryStore

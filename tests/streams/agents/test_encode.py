@@ -20,7 +20,7 @@ from streams.agents.encode import EncodeRole
 from streams.core.batching import MicroBatcher
 from streams.core.decisions import DecisionPolicy
 from streams.runtime.clocks import Clocks
-from streams.runtime.roles import Batch
+from streams.runtime.runner import Batch
 from streams.serving.predict import Predictions
 from streams.telemetry.metrics import Metrics
 

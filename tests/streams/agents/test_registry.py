@@ -13,11 +13,11 @@ import msgspec
 import pytest
 
 from schemas.topics import TOPICS
-from streams import agents
-from streams.agents import ROLES, STATEFUL, RoleEntry
+from streams.agents import registry
+from streams.agents.registry import ROLES, STATEFUL, RoleEntry
 from streams.core.customer import CustomerRecord
 from streams.inspect import render
-from streams.runtime.roles import Role
+from streams.runtime.runner import Role
 from streams.stateful.role import StatefulRole
 
 ROOT = Path(__file__).parents[3]
@@ -30,7 +30,7 @@ def _class_of(entry: RoleEntry) -> Any:
 
 
 def test_a_role_is_one_file_and_one_entry() -> None:
-    files = {path.stem for path in Path(agents.__file__).parent.glob("*.py")} - {"__init__"}
+    files = {path.stem for path in Path(registry.__file__).parent.glob("*.py")} - {"__init__", "registry"}
     assert files == ROLES.keys()
 
 
@@ -60,6 +60,8 @@ def test_every_role_is_described() -> None:
 
 def test_to_list_roles_brings_no_runtime() -> None:
     """`pulsegraph --help` and the lookups read the registry: they must not wait for torch or Faust."""
-    code = "import sys, streams.agents; print(sorted({'torch', 'faust', 'confluent_kafka'} & set(sys.modules)))"
+    code = (
+        "import sys, streams.agents.registry; print(sorted({'torch', 'faust', 'confluent_kafka'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"

@@ -140,7 +140,7 @@ def test_an_owner_knows_the_offset_its_next_record_must_get() -> None:
         owner.zombie_writes([ChangelogRecord(14, keys.CLAIM, b"0", 3, 0)])
 
 
-def test_a_new_owner_that_was_expelled_before_its_first_epoch_tells_nothing(broker: Any, make_topics: Any) -> None:
+def test_a_new_owner_that_was_expelled_before_its_first_checkpoint_tells_nothing(broker: Any, make_topics: Any) -> None:
     prefix = make_topics(partitions=1)
     fill(broker.bootstrap, prefix, 10)
 
