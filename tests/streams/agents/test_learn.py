@@ -14,8 +14,8 @@ from support import model_worlds as worlds
 
 from schemas import codec
 from schemas.snapshot import Head, Outcome
+from streams.agents import learn
 from streams.agents.learn import LearnRole
-from streams.agents.registry import learn
 from streams.core.config import DAY_MS
 from streams.runtime.app import build_app, serve
 from streams.runtime.runner import Batch
