@@ -29,7 +29,7 @@ class StoredTypes(msgspec.Struct, frozen=True):
     """Of one customer or entity."""
     meta: type
     """Of the partition as a whole, under :data:`streams.state.keys.META`."""
-    pieces: Mapping[bytes, type[msgspec.Struct]] = {}
+    pieces: Mapping[bytes, type] = {}
     """Of the pieces of a record, by the first byte of their names."""
 
 

@@ -4,9 +4,9 @@ State is a function of the events and not of their arrival. ``settled`` is folde
 to a bound that no event that is on time can come before any more; ``tail`` holds the few events behind that
 bound, sorted. What is seen is ``settled`` with the tail folded on top.
 
-A checkpoint writes what changed. The customer's record is small and written whole; what may be large, and never
-changes once it is there, are pieces under keys of their own: tail events but for the newest, and the snapshots of
-pending labels. Which of the tail is in the record depends on the tail alone, so that equal states give equal bytes.
+A checkpoint writes what changed. The customer's record is small and written whole; what may be large and changes less
+often are pieces under keys of their own: the edges, tail events but for the newest, and the snapshots of pending
+labels. What is in the record depends on the state alone, so that equal states give equal bytes.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from operator import attrgetter
 from typing import Final, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from schemas.errors import StateCorrupt
 from schemas.snapshot import Candidate, Snapshot, SnapshotKind
 from streams.core import stored
 from streams.core.event import Event, StoredEvent, restore, store
 from streams.core.fold import fire_due, fold, next_due_ms
+from streams.core.graph import Edges
 from streams.core.labels import Awaiting, Resolved
 from streams.core.pace import Pace
 from streams.core.snapshots import snapshot_of
@@ -33,10 +35,13 @@ RECORD_VERSION: Final = 3
 _NEWEST_EVENTS: Final = 64
 _NEWEST_BYTES: Final = 16 << 10
 _EVENT_BYTES: Final = 200  # of most events
-_TAIL: Final = b"e"
+#: Edges that take no more than this are in the record: most customers come a few times.
+_FEW_EDGES_BYTES: Final = 512
+TAIL: Final = b"e"
+EDGES: Final = b"g"
 _SNAPSHOT: Final = b"s"
 #: What the pieces of a kind hold, by the first byte of their names.
-PIECES: Final[dict[bytes, type[msgspec.Struct]]] = {_TAIL: StoredEvent, _SNAPSHOT: Snapshot}
+PIECES: Final[dict[bytes, type]] = {TAIL: StoredEvent, EDGES: Edges, _SNAPSHOT: Snapshot}
 _CALLED: Final = "the stored state of a customer"
 _order = attrgetter("order")
 _time = attrgetter("ts_ms")
@@ -55,6 +60,9 @@ class CustomerRecord(msgspec.Struct, array_like=True, gc=False):
     """Tail events before ``tail``, each a piece."""
     tail: list[StoredEvent]
     settled: Folded
+    """Without its edges."""
+    edges: Edges | None
+    """None: they are a piece."""
 
     @property
     def is_tombstone(self) -> bool:
@@ -64,6 +72,7 @@ class CustomerRecord(msgspec.Struct, array_like=True, gc=False):
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_event: Final = msgspec.msgpack.Decoder(StoredEvent).decode
+_decode_edges: Final = msgspec.msgpack.Decoder(Edges).decode
 _decode_snapshot: Final = msgspec.msgpack.Decoder(Snapshot).decode
 _decode: Final = msgspec.msgpack.Decoder(CustomerRecord).decode
 
@@ -123,7 +132,24 @@ def read_snapshot(piece: bytes | None) -> Snapshot:
 
 
 def _event_piece(event: Event) -> bytes:
-    return _TAIL + event.ts_ms.to_bytes(8, "big") + bytes([event.source_index]) + event.uid.to_bytes(8, "big")
+    return TAIL + event.ts_ms.to_bytes(8, "big") + bytes([event.source_index]) + event.uid.to_bytes(8, "big")
+
+
+def read_record(record: bytes) -> CustomerRecord:
+    """What :meth:`Customer.of` makes a customer from.
+
+    Raises:
+        StateCorrupt: not a record of a version this code knows.
+    """
+    return stored.read_version(
+        _decode,
+        record,
+        RECORD_VERSION,
+        _CALLED,
+        written_as="stored state",
+        newer=": run the newer release",
+        older=": no release reads it any more, so replay the events under another PULSEGRAPH_KAFKA_PREFIX",
+    )
 
 
 def no_pieces(kind: bytes) -> list[bytes]:
@@ -139,6 +165,9 @@ class Customer:
 
     __slots__ = (
         "_awaiting",
+        "_edges_apart",
+        "_edges_bytes",
+        "_edges_of",
         "_known",
         "_stored",
         "_view",
@@ -163,6 +192,8 @@ class Customer:
         """Outcome id -> snapshot of labels that became pending since the last :meth:`encode`."""
         self._stored: dict[bytes, None] = {}
         """Names of the pieces in the store."""
+        self._edges_of, self._edges_bytes, self._edges_apart = -1, 0, False
+        """The edges as they were last encoded: after how many events, how long, and whether as a piece."""
         self._known: set[int] | None = None
         self._view: Folded | None = None
         self._view_effects: list[Effect] = []
@@ -177,24 +208,35 @@ class Customer:
         Raises:
             StateCorrupt: not a record of a version this code knows, or pieces are missing.
         """
-        known = stored.read_version(
-            _decode,
-            record,
-            RECORD_VERSION,
-            _CALLED,
-            written_as="stored state",
-            newer=": run the newer release",
-            older=": no release reads it any more, so replay the events under another PULSEGRAPH_KAFKA_PREFIX",
-        )
+        known = read_record(record)
+        edges = b"".join(pieces(EDGES)) if known.edges is None else b""
+        return Customer.of(context, known, edges, pieces(TAIL) if known.older else ())
+
+    @staticmethod
+    def of(context: Context, known: CustomerRecord, edges: bytes, older: Sequence[bytes]) -> Customer:
+        """The customer of a stored record.
+
+        Args:
+            edges: the piece that holds them; not looked at where ``known`` has them.
+            older: the pieces that hold its older tail events, in any order.
+
+        Raises:
+            StateCorrupt: pieces are missing, or cannot be read.
+        """
+        if len(older) != known.older:
+            raise StateCorrupt(f"{_CALLED} has {known.older} older tail events, and {len(older)} are there")
         customer = Customer(context)
         customer.settled, customer.pace = known.settled, known.pace
         customer.erased_ms, customer.indexed_ms = known.erased_ms, known.due_ms
-        older = [restore(stored.read(_decode_event, piece, _CALLED)) for piece in pieces(_TAIL)] if known.older else []
-        if len(older) != known.older:
-            raise StateCorrupt(f"{_CALLED} has {known.older} older tail events, and {len(older)} are there")
-        older.sort(key=_order)
-        customer.tail = older + [restore(event) for event in known.tail]
-        customer._stored = customer._piece_names(older)
+        if known.edges is None:
+            known.settled.edges = stored.read(_decode_edges, edges, "the stored edges of a customer")
+            customer._edges_bytes, customer._edges_apart = len(edges), True
+        else:
+            known.settled.edges = known.edges
+        customer._edges_of = known.settled.events
+        events = sorted([restore(stored.read(_decode_event, piece, _CALLED)) for piece in older], key=_order)
+        customer.tail = events + [restore(event) for event in known.tail]
+        customer._stored = customer._piece_names(events)
         return customer
 
     def encode(self) -> Encoded:
@@ -209,24 +251,44 @@ class Customer:
             newest.append(written)
         newest.reverse()
         older = self.tail[: len(self.tail) - len(newest)]
+        edges = self._changed_edges()
         record = CustomerRecord(
-            RECORD_VERSION, self.due_or_never_ms(), self.erased_ms, self.pace, len(older), newest, self.settled
+            RECORD_VERSION,
+            self.due_or_never_ms(),
+            self.erased_ms,
+            self.pace,
+            len(older),
+            newest,
+            replace(self.settled, edges={}),
+            None if self._edges_apart else self.settled.edges,
         )
         encoded = _encode(record)
-        return Encoded(encoded, self._changed_pieces(older), self.size_bytes(encoded))
+        return Encoded(encoded, self._changed_pieces(older, edges), self.size_bytes(encoded))
 
     def size_bytes(self, record: bytes) -> int:
         """About what is stored of the customer, snapshots left out."""
-        return len(record) + _EVENT_BYTES * max(0, len(self.tail) - _NEWEST_EVENTS)
+        older = max(0, len(self.tail) - _NEWEST_EVENTS)
+        return len(record) + _EVENT_BYTES * older + (self._edges_bytes if self._edges_apart else 0)
 
-    def _changed_pieces(self, older: list[Event]) -> list[tuple[bytes, bytes | None]]:
+    def _changed_edges(self) -> bytes | None:
+        """The edges encoded, where they are a piece and events were folded in since the last time."""
+        if self.settled.events == self._edges_of:
+            return None
+        encoded = _encode(self.settled.edges)
+        self._edges_of, self._edges_bytes = self.settled.events, len(encoded)
+        self._edges_apart = len(encoded) > _FEW_EDGES_BYTES
+        return encoded if self._edges_apart else None
+
+    def _changed_pieces(self, older: list[Event], edges: bytes | None) -> list[tuple[bytes, bytes | None]]:
         before = self._stored
-        if not (older or before or self.settled.pending):
+        if not (older or before or self.settled.pending or self._edges_apart):
             return []
         self._stored = names = self._piece_names(older)
         changed: list[tuple[bytes, bytes | None]] = [(name, None) for name in before if name not in names]
         events = {name: event for name, event in zip(names, older, strict=False) if name not in before}
         changed += [(name, _encode(store(event))) for name, event in events.items()]
+        if edges is not None:
+            changed.append((EDGES, edges))
         for outcome_id, snapshot in self._awaiting.items():
             if (name := snapshot_piece(outcome_id)) in names:
                 changed.append((name, _encode(snapshot)))
@@ -234,9 +296,11 @@ class Customer:
         return changed
 
     def _piece_names(self, older: list[Event]) -> dict[bytes, None]:
-        """In order: those of the older tail events, then those of pending labels."""
+        """In order: those of the older tail events, then those of pending labels, then the edges."""
         names = dict.fromkeys([_event_piece(event) for event in older])
         names.update(dict.fromkeys([snapshot_piece(label.outcome_id) for label in self.settled.pending]))
+        if self._edges_apart:
+            names[EDGES] = None
         return names
 
     def knows(self, uid: int) -> bool:
@@ -266,6 +330,7 @@ class Customer:
         self.erased_ms = at_ms
         self.settled = Folded()
         self.pace = Pace()
+        self._edges_of = -1
         self.tail = [event for event in self.tail if event.ts_ms > at_ms]
         self._known = None
         self._forget_view()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from functools import partial
 from operator import attrgetter
 
 from schemas import ids
@@ -25,7 +24,7 @@ from schemas.snapshot import Outcome, Snapshot
 from schemas.words import Lexicon
 from streams.core.cache import CustomerCache
 from streams.core.config import CoreConfig
-from streams.core.customer import Customer, read_snapshot, snapshot_piece
+from streams.core.customer import EDGES, TAIL, Customer, read_record, read_snapshot, snapshot_piece
 from streams.core.durable import NO_OFFSET, IngestCheckpoint, PartitionMeta, Piece, RecordChange, Records
 from streams.core.entity_edges import drawn_edges, erased_edges
 from streams.core.entries import read_entries
@@ -231,11 +230,15 @@ class IngestPartition:
         self.counts["cache_misses"] += len(missing)
         self.counts["cache_hits"] += len(found)
         missing.sort()
-        for customer_id, record in zip(missing, self._records.load(missing) if missing else (), strict=True):
-            if record is not None:
-                pieces = partial(self._records.pieces, customer_id)
-                found[customer_id] = customer = Customer.decode(self._context(customer_id), record, pieces)
-                self.cache.put(customer_id, customer, customer.size_bytes(record))
+        records = zip(missing, self._records.load(missing) if missing else (), strict=True)
+        read = [(customer_id, record, read_record(record)) for customer_id, record in records if record is not None]
+        apart = [(customer_id, EDGES) for customer_id, _, stored in read if stored.edges is None]
+        edges = dict(zip(apart, self._records.load_pieces(apart) if apart else (), strict=True))
+        for customer_id, record, stored in read:
+            older = self._records.pieces(customer_id, TAIL) if stored.older else ()
+            of_customer = edges.get((customer_id, EDGES)) or b""
+            found[customer_id] = customer = Customer.of(self._context(customer_id), stored, of_customer, older)
+            self.cache.put(customer_id, customer, customer.size_bytes(record))
         return found
 
     def _context(self, customer_id: str) -> Context:

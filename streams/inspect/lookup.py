@@ -19,7 +19,7 @@ from schemas.snapshot import Head
 from schemas.words import Lexicon
 from streams.core import counters, entities, graph
 from streams.core.config import CoreConfig
-from streams.core.customer import Customer
+from streams.core.customer import EDGES, Customer
 from streams.core.durable import PartitionMeta
 from streams.core.graph import Neighbour
 from streams.core.labels import Pending
@@ -226,10 +226,14 @@ def entity(reader: TopicReader, prefix: str, name: str, config: CoreConfig, as_o
 
 
 def _pieces(reader: TopicReader, changelog: str, partition: int, customer_id: str, kind: bytes) -> list[bytes]:
-    """A customer's pieces of a kind, for which all of the partition is read: few have any."""
+    """A customer's pieces of a kind. For those of a tail all of the partition is read: few have any."""
+    end = reader.ends([(changelog, partition)])[changelog, partition]
+    if kind == EDGES:
+        message = reader.newest(changelog, partition, keys.piece(customer_id, EDGES), end)
+        return [message.value() or b""] if message is not None else []
     start, stop = keys.pieces(customer_id, kind)
     newest: dict[bytes, bytes | None] = {}
-    for message in reader.range(changelog, partition, 0, reader.ends([(changelog, partition)])[changelog, partition]):
+    for message in reader.range(changelog, partition, 0, end):
         if start <= (key := message.key() or b"") < stop:
             newest[key] = message.value()
     return [value for _, value in sorted(newest.items()) if value is not None]

@@ -32,9 +32,9 @@ from streams.state import keys
 
 
 @pytest.fixture(autouse=True, scope="module")
-def tails_in_pieces() -> Iterator[None]:
-    """Most of a tail is in pieces already where it has three events."""
-    with mock.patch.object(customer, "_NEWEST_EVENTS", 2):
+def more_pieces() -> Iterator[None]:
+    """Most of a tail is in pieces already where it has three events, and a graph where it has three edges."""
+    with mock.patch.multiple(customer, _NEWEST_EVENTS=2, _FEW_EDGES_BYTES=64):
         yield
 
 

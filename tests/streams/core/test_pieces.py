@@ -9,7 +9,7 @@ import pytest
 from support.logs import CONFIG, START_MS, NumberedLexicon, Sent, Worker, log_of
 
 from schemas.errors import StateCorrupt
-from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES
+from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, SOURCES
 from streams.core.config import DAY_MS, CoreConfig
 from streams.core.customer import Customer
 from streams.core.durable import IngestCheckpoint
@@ -102,6 +102,34 @@ def test_snapshots_of_pending_labels_are_written_once_and_removed() -> None:
     worker.checkpoint()
     assert sum(b"redemption" in outcome for outcome in worker.outcomes.values()) == 40
     assert not worker.stored(keys.PIECE)
+
+
+def visited(pages: int, more: int) -> Written:
+    """A customer with so many pages viewed and settled, and more of them just now."""
+    worker = Written(CoreConfig(watermark_keys=1))
+    last_ms = START_MS + pages * 400_000
+    (topic, *_) = log_of([*views("c1", START_MS, pages, 400_000), *views("c1", last_ms, more, 1)])
+    for number, record in enumerate(topic):
+        worker.take(CLICKSTREAM, [record])
+        for source_index in range(len(SOURCES)):
+            worker.ingest.watermark.observe(source_index, record.timestamp, 0)
+        worker.checkpoint()
+        if number == pages:
+            worker.bytes.clear()
+    return worker
+
+
+def test_edges_are_written_when_events_settle_and_not_before() -> None:
+    worker = visited(60, 40)
+    assert keys.piece("c1", b"g") in worker.stored(keys.PIECE)
+    assert worker.bytes[b"c"] and not worker.bytes[keys.PIECE + b"g"]
+
+
+def test_edges_that_are_not_there_are_no_edges() -> None:
+    record = visited(60, 0).store.get(keys.record("c1"))
+    assert record is not None
+    with pytest.raises(StateCorrupt, match="the stored edges of a customer cannot be read"):
+        Customer.decode(Context(CONFIG, NumberedLexicon(), 0, "c1"), record)
 
 
 def test_a_tail_that_is_not_there_is_no_tail() -> None:

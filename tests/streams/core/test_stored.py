@@ -75,9 +75,9 @@ def test_another_version_is_refused(read: Callable[[bytes], Any], raw: bytes, me
 def test_a_record_of_an_older_version_is_refused_by_its_version_whatever_its_fields() -> None:
     """Version 1 had a text where version 2 has a map of orders."""
     fields = msgspec.msgpack.decode(Customer(CONTEXT).encode().record)
-    settled = fields[-1]
+    settled = fields[-2]
     at = next(place for place, field in enumerate(Folded.__struct_fields__) if field == "orders")
-    raw = msgspec.msgpack.encode([1, *fields[1:-1], [*settled[:at], "order-7", *settled[at + 1 :]]])
+    raw = msgspec.msgpack.encode([1, *fields[1:-2], [*settled[:at], "order-7", *settled[at + 1 :]], fields[-1]])
     with pytest.raises(StateCorrupt) as refused:
         read_customer(raw)
     assert str(refused.value) == (
