@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 #: In the order of ``make bench``.
-NAMES: Final = ("delivery", "state", "ingest", "encode", "end-to-end", "memory", "scale", "growth")
+NAMES: Final = ("delivery", "state", "written", "ingest", "encode", "end-to-end", "memory", "scale", "growth")
 
 
 def module_of(name: str) -> str:

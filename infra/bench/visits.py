@@ -133,10 +133,17 @@ def fill(store: KeyValue, numbers: range) -> None:
         for number in range(_TEMPLATES):
             made.visit(number, at_ms, BROWSING)
         made.end_epoch(at_ms + HOUR_MS)
-    templates = [record for _, record in made.offline.store.scan(keys.RECORD, keys.RECORDS_STOP)]
-    assert all(due_of(record).due_ms < 0 for record in templates)
+    made_of = made.offline.store
+    templates = [
+        (record, [(keys.parse_piece(key)[1], value) for key, value in made_of.scan(*keys.all_pieces(key[1:].decode()))])
+        for key, record in made_of.scan(keys.RECORD, keys.RECORDS_STOP)
+    ]
+    assert all(due_of(record).due_ms < 0 for record, _ in templates)
     for first in range(0, len(numbers), _FILL):
         batch = WriteBatch()
         for number in numbers[first : first + _FILL]:
-            batch.put(keys.record(customer_id(number)), templates[number % _TEMPLATES])
+            record, pieces = templates[number % _TEMPLATES]
+            batch.put(keys.record(customer_id(number)), record)
+            for name, value in pieces:
+                batch.put(keys.piece(customer_id(number), name), value)
         store.write(batch)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.bench import growth, memory
+from infra.bench import growth, memory, written
 from infra.bench.report import Options
 from infra.bench.visits import BUYING, START_MS, Partition, customer_id, fill, live, visit_times
 
@@ -35,6 +35,13 @@ def test_growth_tells_the_cost_of_every_size(tmp_path: Path) -> None:
     assert "history of 10 events" in names and "1,000 customers, nothing cached" in names
     assert all(row.median > 0 for row in found.results)
     assert not (tmp_path / "growth").exists()
+
+
+@pytest.mark.slow
+def test_a_customer_with_a_long_tail_writes_no_more_than_others(tmp_path: Path) -> None:
+    found = written.run(Options(rounds=1, scale=0.1, folder=tmp_path), quiet)
+    assert all(row.median > 100 for row in found.results)
+    assert all(target.met for target in found.targets), found.targets
 
 
 def test_what_the_benches_send_is_taken_in() -> None:
