@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from streams.commands import (
     Subparsers,
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from schemas.catalog import CatalogEntry
     from streams.settings.schema import Settings
     from streams.sources.datasets.record import EncodedRecord, SourceRecord
+    from streams.sources.lateness import Late
     from streams.sources.replay import ReplayReport
     from streams.telemetry.progress_bars import Progress
 
@@ -33,8 +34,8 @@ def add(subparsers: Subparsers) -> None:
         "replay",
         "produce a data set's events to Kafka, in event-time order",
         "Publishes the catalog, then the events. Heartbeats carry event time along; the last one, at --to, fires "
-        "everything that is due by then. Of a second replay, events whose ids are still known are duplicates, and "
-        "older ones become dead letters (too_late).",
+        "everything that is due by then. Events behind what the topics have reached already are late, and counted. Of "
+        "a second replay, events whose ids are still known are duplicates, and older ones are dead letters (too_late).",
         "  pulsegraph replay --data complete-journey --from 2017-07-01 --to 2018-01-01 --limit 20000 --rate 2000",
     )
     add_source_options(parser)
@@ -63,9 +64,17 @@ def run(args: argparse.Namespace) -> int:
             f"{moment(source.from_ms)} to {moment(source.until_ms)}"
         )
     records = source.records(from_ms, to_ms, args.limit)
-    report, entries = produce(settings, records, source.catalog().values(), from_ms, to_ms, args.rate)
-    show(report, entries, to_ms, args.json)
+    show(produce(settings, records, source.catalog().values(), from_ms, to_ms, args.rate), to_ms, args.json)
     return 0
+
+
+class Produced(NamedTuple):
+    """What a replay sent."""
+
+    report: ReplayReport
+    entries: int
+    """Of the catalog."""
+    late: Late
 
 
 def produce(
@@ -75,8 +84,8 @@ def produce(
     from_ms: int,
     to_ms: int,
     rate: float | None,
-) -> tuple[ReplayReport, int]:
-    """Publish a catalog, then records between two event times; the report and the number of entries.
+) -> Produced:
+    """Publish a catalog, then records between two event times.
 
     Raises:
         ConfigError: the rate cannot be.
@@ -84,7 +93,9 @@ def produce(
         Retry: no broker answers, or not everything was acknowledged.
     """
     from streams.kafka import admin
+    from streams.kafka.reader import TopicReader
     from streams.settings.schema import kafka_client_config
+    from streams.sources.lateness import LateCounter, reached_ms
     from streams.sources.pacing import Pacer
     from streams.sources.replay import OrderedProducer, publish_catalog, replay
     from streams.telemetry.progress_bars import training_bar
@@ -93,14 +104,16 @@ def produce(
     client = kafka_client_config(settings)
     prefix = settings.kafka.prefix
     partitions = admin.check_topics(admin.connect(client), prefix=prefix)
+    with TopicReader(client) as reader:
+        counter = LateCounter(reached_ms(reader, prefix, partitions, settings.core), partitions, settings.core)
     producer = OrderedProducer(settings.kafka.bootstrap, config=client)
     with training_bar("replaying") as progress:
         progress(0.0, "catalog")
         entries = publish_catalog(catalog, producer, partitions=partitions, prefix=prefix)
-        watched = _watched(records, from_ms, to_ms, progress)
+        watched = _watched(counter.watch(records), from_ms, to_ms, progress)
         report = replay(watched, producer, partitions=partitions, prefix=prefix, until_ms=to_ms, pacer=pacer)
         progress(1.0, f"{report.events:,} events, up to {moment(to_ms)}")
-    return report, entries
+    return Produced(report, entries, counter.found)
 
 
 def _watched(
@@ -114,14 +127,16 @@ def _watched(
         yield record
 
 
-def show(report: ReplayReport, entries: int, to_ms: int, as_json: bool) -> None:
+def show(produced: Produced, to_ms: int, as_json: bool) -> None:
     """Print what was produced and acknowledged."""
     from msgspec import to_builtins
 
     from schemas.codec import json_encode
 
+    report, entries, late = produced
     if as_json:
         more = {"events": report.events, "events_per_s": round(report.events_per_s, 1), "catalog": entries}
+        more |= late._asdict()
         print(json_encode(to_builtins(report) | more | {"until_ms": to_ms}).decode())
         return
     print(f"{report.events:,} events in {report.wall_s:.1f} s ({report.events_per_s:,.0f}/s), all acknowledged")
@@ -129,3 +144,6 @@ def show(report: ReplayReport, entries: int, to_ms: int, as_json: bool) -> None:
         print(f"  {count:>10,}  {topic}")
     print(f"  {entries:>10,}  catalog entries")
     print(f"  {report.heartbeats:>10,}  heartbeats, the last one at {moment(to_ms)}")
+    if late.late:
+        print(f"  {late.late:>10,}  of these events are late, {late.too_late:,} of them too late to be taken:")
+        print(f"  {'':>10}  the topics had reached a later event time before")

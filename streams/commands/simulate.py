@@ -91,8 +91,8 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_from(args)
     records = simulator.records()
     produced = faults(records, args.seed, malformed=_MALFORMED) if args.faults else records
-    report, entries = produce(settings, produced, simulator.catalog(), simulator.start_ms, simulator.end_ms, args.rate)
-    show(report, entries, simulator.end_ms, args.json)
+    done = produce(settings, produced, simulator.catalog(), simulator.start_ms, simulator.end_ms, args.rate)
+    show(done, simulator.end_ms, args.json)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -40,8 +41,15 @@ def test_replay_reports_what_was_acknowledged(
     assert _kept(broker, prefix, "clickstream") == report["produced"]["clickstream"] + beats
     assert _kept(broker, prefix, "catalog") == report["catalog"] > 0
     assert "replaying 100 %" in captured.err
+    assert (report["late"], report["too_late"]) == (0, 0)
     assert cli.main(argv) == 0
-    assert "events in" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "events in" in out
+    late = re.search(r" ([\d,]+)  of these events are late, ([\d,]+) of them too late", out)
+    assert late is not None, out
+    # The last heartbeat, three days on, made all but the last minutes late, and the first day too late.
+    assert report["events"] * 0.9 < int(late[1].replace(",", "")) <= report["events"]
+    assert 0 < int(late[2].replace(",", "")) < report["events"] * 0.6
 
 
 @pytest.mark.parametrize(
