@@ -22,6 +22,7 @@ _decode_body: Final[tuple[Callable[[bytes], Body], ...]] = tuple(
     msgspec.json.Decoder(type_by_source[source]).decode for source in SOURCES
 )
 _MAX_ID: Final = 128
+_MAX_SOURCE: Final = 1_024  # a URI
 
 
 class DecodedEvent(msgspec.Struct, frozen=True, gc=False):
@@ -86,8 +87,14 @@ def decode_event(
     event_ts_ms = body.event_ts_ms
     if event_ts_ms > record_ts_ms + max_future_ms:
         raise errors.OutOfTime(f"event_ts_ms {event_ts_ms} is {event_ts_ms - record_ts_ms} ms ahead of the record")
-    event_id = body.event_id or (header_text(headers, "ce_id") if headers else None)
+    event_id = body.event_id or (_cloud_event_id(headers) if headers else None)
     return DecodedEvent(customer_id, event_id, event_ts_ms, body)
+
+
+def _cloud_event_id(headers: Headers) -> str | None:
+    """CloudEvents tells events apart by source and id together: two tills may both count from 1."""
+    event_id, source = header_text(headers, "ce_id"), header_text(headers, "ce_source", _MAX_SOURCE)
+    return event_id if event_id is None or source is None else f"{source} {event_id}"
 
 
 def _decode_value(source_index: int, value: bytes) -> Body:
@@ -123,11 +130,11 @@ def _field_error(value: bytes, error: msgspec.ValidationError) -> errors.DeadLet
     return errors.InvalidField(str(error))
 
 
-def header_text(headers: Headers, name: str) -> str | None:
+def header_text(headers: Headers, name: str, longest: int = _MAX_ID) -> str | None:
     """Value of a CloudEvents header, None where absent.
 
     Raises:
-        InvalidField: not UTF-8, or longer than an id may be.
+        InvalidField: not UTF-8, empty, or longer than ``longest`` characters.
     """
     for header, raw in headers:
         if header == name:
@@ -135,8 +142,8 @@ def header_text(headers: Headers, name: str) -> str | None:
                 text = raw.decode()
             except (UnicodeDecodeError, AttributeError):
                 raise errors.InvalidField(f"header {name} is not UTF-8 text") from None
-            if not 0 < len(text) <= _MAX_ID:
-                raise errors.InvalidField(f"header {name} has {len(text)} characters; 1 to {_MAX_ID} are allowed")
+            if not 0 < len(text) <= longest:
+                raise errors.InvalidField(f"header {name} has {len(text)} characters; 1 to {longest} are allowed")
             return text
     return None
 

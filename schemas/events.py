@@ -75,7 +75,7 @@ class Clickstream(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     event_ts_ms: TimestampMs
     """When it happened: event time, not the time of sending."""
     event_id: Id | None = None
-    """Duplicate key; the ``ce_id`` header is read where it is absent."""
+    """Duplicate key; the ``ce_source`` and ``ce_id`` headers are read where it is absent."""
     customer_id: Id | None = None
     """The customer; it must agree with the record key."""
     item_id: Id | None = None
@@ -134,7 +134,7 @@ class CampaignSend(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     campaign_id: Id
     """The campaign, as in the catalog."""
     event_id: Id | None = None
-    """Duplicate key; the ``ce_id`` header is read where it is absent."""
+    """Duplicate key; the ``ce_source`` and ``ce_id`` headers are read where it is absent."""
     customer_id: Id | None = None
     """The customer; it must agree with the record key."""
     template_id: Id | None = None
@@ -165,7 +165,7 @@ class Redemption(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     offer_id: Id
     """The offer, as in the catalog."""
     event_id: Id | None = None
-    """Duplicate key; the ``ce_id`` header is read where it is absent."""
+    """Duplicate key; the ``ce_source`` and ``ce_id`` headers are read where it is absent."""
     customer_id: Id | None = None
     """The customer; it must agree with the record key."""
     send_id: Id | None = None
@@ -182,7 +182,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     event_ts_ms: TimestampMs
     """When it happened: event time, not the time of sending."""
     event_id: Id | None = None
-    """Duplicate key; the ``ce_id`` header is read where it is absent."""
+    """Duplicate key; the ``ce_source`` and ``ce_id`` headers are read where it is absent."""
     customer_id: Id | None = None
     """The customer; it must agree with the record key."""
     attributes: Properties | None = None

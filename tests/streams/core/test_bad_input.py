@@ -137,6 +137,12 @@ REFUSED: Final[dict[str, Bad]] = {
     # headers
     "ce_id not UTF-8": Bad(errors.InvalidField, without(CLICK, "event_id"), headers=[("ce_id", b"\xff")]),
     "ce_id too long": Bad(errors.InvalidField, without(CLICK, "event_id"), headers=[("ce_id", b"x" * 129)]),
+    "ce_source not UTF-8": Bad(
+        errors.InvalidField, without(CLICK, "event_id"), headers=[("ce_id", b"1"), ("ce_source", b"\xff")]
+    ),
+    "ce_source too long": Bad(
+        errors.InvalidField, without(CLICK, "event_id"), headers=[("ce_id", b"1"), ("ce_source", b"x" * 1_025)]
+    ),
     "ce_id empty": Bad(errors.InvalidField, without(CLICK, "event_id"), headers=[("ce_id", b"")]),
     "erasure at no time": Bad(errors.InvalidField, None, PROFILES, headers=[("ce_time", b"tomorrow")]),
     "erasure without an offset": Bad(
@@ -283,6 +289,19 @@ def test_odd_and_taken_in(name: str) -> None:
     assert worker.ingest.counts["applied"] == 1
     offset = 1 if odd.source_index == CLICKSTREAM else 0
     _good_one_is_applied(worker, offset, events=2)
+
+
+def test_cloud_events_are_told_apart_by_source_and_id_together() -> None:
+    worker, value = Worker(), without(CLICK, "event_id")
+    sent: list[Headers] = [
+        [("ce_source", b"/till/1"), ("ce_id", b"7")],
+        [("ce_source", b"/till/2"), ("ce_id", b"7")],
+        [("ce_id", b"7")],
+        [("ce_source", b"/till/1"), ("ce_id", b"7"), ("ce_type", b"again")],
+    ]
+    for offset, headers in enumerate(sent):
+        assert _take(worker, CLICKSTREAM, offset, KEY, value, headers) == []
+    assert (worker.ingest.counts["applied"], worker.ingest.counts["duplicates"]) == (3, 1)
 
 
 def test_a_custom_event_keeps_its_edges() -> None:
