@@ -57,13 +57,18 @@ def basket_of(body: Clickstream) -> Basket:
     return Basket(tuple(line for line in items if _is_bought(line)), returned)
 
 
-def amount_of(body: Clickstream) -> float | None:
+def amount_of(body: Clickstream, gives_back: bool | None = None) -> float | None:
     """What a purchase is worth, or what giving back takes off, below 0; None where a return does not say how much.
 
     The event's ``value`` counts, else price times quantity of its lines. A price of 0 is an amount. For a return the
     sign does not matter: producers write either.
+
+    Args:
+        gives_back: as :func:`is_return` says, where that is known.
     """
-    amount, gives_back = body.value, is_return(body)
+    amount = body.value
+    if gives_back is None:
+        gives_back = is_return(body)
     if amount is None:
         if body.items is None:
             if gives_back and body.price is None:

@@ -24,7 +24,7 @@ def drawn_edges(event: Event, customer_id: str, partition: int) -> list[GraphEdg
             event_ts_ms=event.ts_ms,
             source=source,
         )
-        for edge_type, entity_id in dict.fromkeys(edges_of(event.body))
+        for edge_type, entity_id in dict.fromkeys(edges_of(event.body) if event.edges is None else event.edges)
         if (prefix := ENTITY_OF.get(edge_type)) is not None
     ]
 

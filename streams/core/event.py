@@ -27,6 +27,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     offset: int
     ingest_ms: int
     body: Body
+    edges: list[tuple[str, str]] | None = None
+    """What :func:`streams.core.graph.edges_of` says of the body; None where nobody has asked yet."""
 
     @property
     def is_late(self) -> bool:

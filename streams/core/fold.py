@@ -49,7 +49,7 @@ def fold(state: Folded, event: Event, context: Context, effects: list[Effect]) -
         case Profile():
             _profile(state, ts_ms, body)
     edges, weight, limit = state.edges, forward_weight(ts_ms, config.edge_half_life_ms), config.edges_per_type
-    for edge_type, entity_id in edges_of(body):
+    for edge_type, entity_id in edges_of(body) if event.edges is None else event.edges:
         touch(edges, edge_type, entity_id, ts_ms, weight, limit)
     state.events += 1
     state.last_ms = ts_ms

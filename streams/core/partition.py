@@ -30,7 +30,7 @@ from streams.core.entity_edges import drawn_edges, erased_edges
 from streams.core.entries import read_entries
 from streams.core.event import Event
 from streams.core.event_clock import EventClock
-from streams.core.graph import known_entities
+from streams.core.graph import edges_of, known_entities
 from streams.core.labels import Pending, Resolved
 from streams.core.lateness import check_not_too_late, is_ahead
 from streams.core.oddities import oddities
@@ -247,11 +247,14 @@ class IngestPartition:
     def _apply(self, source_index: int, record: RawRecord, entry: DecodedEvent, customers: dict[str, Customer]) -> None:
         customer_id, ts_ms, event_id, body = entry.customer_id, entry.event_ts_ms, entry.event_id, entry.body
         offset, customer = record.offset, customers.get(customer_id)
-        late = body is not None and ts_ms < self.watermark.late_before_ms(source_index)
+        config, late = self.config, False
         if body is not None:
+            late = ts_ms < self.watermark.late_before_ms(source_index)
             reached_ms = self.watermark.clocks[source_index].newest_ms
-            self.counts["ahead"] += is_ahead(ts_ms, reached_ms, self.config)
-            check_not_too_late(ts_ms, reached_ms, body, self.config)
+            if ts_ms > reached_ms + config.ahead_ms:
+                self.counts["ahead"] += is_ahead(ts_ms, reached_ms, config)
+            elif ts_ms < reached_ms - config.ids_kept_ms:
+                check_not_too_late(ts_ms, reached_ms, body, config)
         if customer is None:
             customers[customer_id] = customer = Customer(self._context(customer_id))
             self.cache.put(customer_id, customer, 0)
@@ -265,11 +268,11 @@ class IngestPartition:
         if customer.knows(uid):
             self.counts["duplicates"] += 1
             return
-        if is_sampled_out(customer.pace, body, uid, record.timestamp, self.config):
+        if config.key_limit_per_minute and is_sampled_out(customer.pace, body, uid, record.timestamp, config):
             self.counts["sampled_out"] += 1
             return
         self.counts["applied"] += 1
-        for name in oddities(body, self.config, self._zones):
+        for name in oddities(body, config, self._zones):
             self.counts[name] += 1
         if ts_ms <= customer.erased_ms:
             self.counts["erased"] += 1
@@ -277,8 +280,9 @@ class IngestPartition:
         placed_ms = self._placed_ms(source_index) if late else ts_ms
         if placed_ms < customer.settled.last_ms:  # its tail grew past the limit, and was settled before its time
             placed_ms, late = customer.settled.last_ms, True
-        self.counts["late"] += late
-        event = Event(placed_ms, source_index, event_id, uid, offset, record.timestamp, body)
+        if late:
+            self.counts["late"] += 1
+        event = Event(placed_ms, source_index, event_id, uid, offset, record.timestamp, body, edges_of(body))
         customer.insert(event)
         self._observed.add(customer_id)
         self._edges += drawn_edges(event, customer_id, self.partition)

@@ -18,7 +18,7 @@ def count_sale(
         rate: of the event's currency, see :func:`streams.core.money.rate_of`.
         gives_back: as :func:`streams.core.baskets.is_return` says.
     """
-    counts, order_id, amount = state.counters, body.order_id, amount_of(body)
+    counts, order_id, amount = state.counters, body.order_id, amount_of(body, gives_back)
     value = None if amount is None or rate is None else amount * rate
     if body.items is None:
         taken, returned = (0, 1) if gives_back else (1, 0)

@@ -109,9 +109,10 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
         self.events, self.ids, self.said = 0, b"", ""
 
     def _say(self, body: Body, lexicon: Lexicon, limit: int, rate: float | None) -> None:
-        ids = self.ids + event_ids(body, lexicon, self.said, rate)
+        name = name_of(body)
+        ids = self.ids + _named_ids(name, body, lexicon, self.said, rate)
         self.ids = ids if len(ids) <= 2 * limit * _ID_BYTES else ids[-limit * _ID_BYTES :]
-        self.said = _last_said(body)
+        self.said = _last_said(name, body)
 
     def _keep(self, session: tuple[int, int, bytes], limit: int) -> None:
         self.closed.append(session)
@@ -137,11 +138,11 @@ def name_of(body: Body) -> str:
             return "profile"
 
 
-def _last_said(body: Body) -> str:
+def _last_said(name: str, body: Body) -> str:
     """Name of the last event word of :func:`event_ids`: an exchange says two."""
     if isinstance(body, Clickstream) and body.items is not None and basket_of(body).given_back:
         return REFUND
-    return name_of(body)
+    return name
 
 
 def event_ids(body: Body, lexicon: Lexicon, said: str, rate: float | None = 1.0) -> bytes:
@@ -151,7 +152,11 @@ def event_ids(body: Body, lexicon: Lexicon, said: str, rate: float | None = 1.0)
         rate: what one unit of the event's currency is worth in the company's, for its price bands; None where that
             is not known, and then there is no price word.
     """
-    name, word = name_of(body), lexicon.word
+    return _named_ids(name_of(body), body, lexicon, said, rate)
+
+
+def _named_ids(name: str, body: Body, lexicon: Lexicon, said: str, rate: float | None) -> bytes:
+    word = lexicon.word
     ids = b"" if name == said else word(f"evt:{name}") or word(words.CUSTOM_EVENT) or b""
     match body:
         case Clickstream():
