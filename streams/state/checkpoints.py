@@ -93,12 +93,17 @@ def read_meta(store: KeyValue) -> LocalMeta:
 
 
 def changelog_records(checkpoint: StateCheckpoint) -> Iterator[tuple[bytes, bytes | None]]:
-    """Key and value of each changelog record of a checkpoint; the meta record closes it."""
+    """Key and value of each changelog record of a checkpoint; the meta record ends it."""
+    yield from changed_records(checkpoint)
+    yield keys.META, checkpoint.meta
+
+
+def changed_records(checkpoint: StateCheckpoint) -> Iterator[tuple[bytes, bytes | None]]:
+    """The same without the record that ends it."""
     for change in checkpoint.changes:
         yield keys.record(change.identity), change.record
     for piece in checkpoint.pieces:
         yield keys.piece(piece.identity, piece.name), piece.value
-    yield keys.META, checkpoint.meta
 
 
 def local_batch(

@@ -1,7 +1,8 @@
 """Making checkpoints durable, in the one order in which a crash loses nothing and tells nothing twice.
 
-1. outputs (snapshots, outcomes, edges, dead letters) delivered,
-2. changelog records delivered,
+1. outputs (snapshots, outcomes, edges, dead letters) and changelog records delivered,
+2. the meta record delivered, which makes the checkpoint count (not sent together with the others: a producer that gives
+   up on one record may still deliver the next),
 3. one RocksDB write that carries the changelog offset reached,
 4. source offsets committed.
 
@@ -21,7 +22,8 @@ from schemas.records import OutputRecord
 from streams.kafka.outbox import Outbox
 from streams.runtime.clocks import Clocks
 from streams.runtime.runner import Commit, Offsets
-from streams.state.checkpoints import StateCheckpoint, changelog_records, local_batch
+from streams.state import keys
+from streams.state.checkpoints import StateCheckpoint, changed_records, changelog_records, local_batch
 from streams.state.ownership import OwnershipLost
 from streams.stateful.held import Core, Held
 from streams.stateful.owned_log import DELIVERY_TIMEOUT_S
@@ -86,11 +88,14 @@ class CheckpointWriter(Generic[CheckpointT]):
         if not news or await self._was_away(news):
             return {}
         # 1.
-        for checkpoint in news.values():
+        sent: dict[int, int] = {}
+        for partition, checkpoint in news.items():
             self._outbox.send_all(self._outputs(checkpoint))
+            sent[partition] = self._held[partition].log.send(changed_records(checkpoint))
         await self._delivered()
         # 2.
-        sent = {partition: self._held[partition].log.send(changelog_records(made)) for partition, made in news.items()}
+        for partition, checkpoint in news.items():
+            sent[partition] += self._held[partition].log.send([(keys.META, checkpoint.meta)])
         await self._delivered()
         # 3.
         for partition, checkpoint in news.items():

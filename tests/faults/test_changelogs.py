@@ -6,6 +6,7 @@ worker that was away has not read.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,12 +14,14 @@ from typing import Any
 
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import NewTopic
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
+from support.owners import batch, worker
 
-from schemas.errors import TopicMismatch
+from schemas.errors import DeliveryFailed, TopicMismatch
 from schemas.topics import DAY_MS, SOURCE_DAYS
 from streams.brokers.apache import ApacheBroker
 from streams.kafka import admin, offsets
+from streams.kafka.reader import TopicReader
 from streams.serving.catalog import CatalogFollower
 from streams.state import keys, ownership
 from streams.state.checkpoints import read_meta
@@ -109,6 +112,29 @@ def test_a_compacted_changelog_whose_last_records_are_gone(kafka: ApacheBroker) 
         assert time.monotonic() < deadline, f"not compacted: {done.records} records left"
         time.sleep(0.5)
     assert log.restore(store).records == 0
+
+
+def test_a_checkpoint_of_which_a_record_was_not_taken_does_not_count(kafka: ApacheBroker) -> None:
+    """The meta record ends a checkpoint, so it must not get through where another one did not."""
+    prefix, client = "refused.", admin.connect({"bootstrap.servers": kafka.bootstrap})
+    admin.create_topics(client, prefix=prefix, partitions=1)
+    place = (f"{prefix}ingest-changelog", 0)
+    limit = ConfigEntry("max.message.bytes", "500", incremental_operation=AlterConfigOpType.SET)
+    changelog = ConfigResource(ResourceType.TOPIC, place[0], incremental_configs=[limit])
+    client.incremental_alter_configs([changelog])[changelog].result(30)
+
+    async def story() -> None:
+        role, _, outbox = worker(kafka.bootstrap, prefix, {}, outbox_config={"batch.num.messages": 1})
+        await role.on_assigned({0})
+        await role.process(batch(0, 200))
+        with pytest.raises(DeliveryFailed, match="Message size too large"):
+            await role._flush(role._begin([0]))
+        outbox.close(5)
+
+    asyncio.run(story())
+    with TopicReader({"bootstrap.servers": kafka.bootstrap}) as reader:
+        written = {message.key() for message in reader.range(*place, 0, reader.ends([place])[place])}
+    assert keys.CLAIM in written and keys.META not in written
 
 
 def test_a_changelog_that_ends_in_a_control_record(kafka: ApacheBroker) -> None:

@@ -63,8 +63,9 @@ def worker(
     *,
     idle_ms: int = 0,
     monotonic_ms: Callable[[], int] = int,
+    outbox_config: Mapping[str, str | int | float | bool] | None = None,
 ) -> tuple[IngestRole, Group, Outbox]:
-    outbox = Outbox(bootstrap, prefix=prefix)
+    outbox = Outbox(bootstrap, prefix=prefix, config=outbox_config)
     role = IngestRole(
         Resources(
             client={"bootstrap.servers": bootstrap},
