@@ -101,7 +101,7 @@ class Predictor:
     """A loaded model on a device.
 
     Example:
-        >>> predictor = Predictor.load("var/model")  # doctest: +SKIP
+        >>> predictor = Predictor.load(".cache/model")  # doctest: +SKIP
         >>> predictor.encode([snapshot]).churn  # doctest: +SKIP
         array([0.07], dtype=float32)
     """

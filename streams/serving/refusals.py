@@ -1,4 +1,4 @@
-"""Catalog records that are no entries, on their way to the dead-dead_letter topic."""
+"""Catalog records that are no entries, on their way to the dead-letter topic."""
 
 from __future__ import annotations
 
