@@ -1,6 +1,6 @@
 """These tests are about our own code: the embedded broker will do, and is there in milliseconds.
 
-Integration and fault tests run on Apache Kafka where it is; ``PULSEGRAPH_TEST_BROKER`` overwrites zombie records both.
+Integration and fault tests run on Apache Kafka where it is; ``PULSEGRAPH_TEST_BROKER`` overrules both.
 """
 
 from __future__ import annotations
