@@ -151,14 +151,11 @@ def lose_the_disk(pipeline: Pipeline) -> None:
     pipeline.start_worker()
 
 
-@pytest.mark.parametrize(("name", "disturb"), [("same-disk", stop_and_kill), ("new-disk", lose_the_disk)])
-def test_a_worker_that_ends_halfway_changes_nothing(
-    name: str, disturb: Callable[[Pipeline], None], broker: HasBootstrap, go: Go, undisturbed: Run
-) -> None:
-    assert_equal(go(broker.bootstrap, name, disturb), undisturbed)
+def test_a_worker_that_is_stopped_and_killed_changes_nothing(broker: HasBootstrap, go: Go, undisturbed: Run) -> None:
+    assert_equal(go(broker.bootstrap, "same-disk", stop_and_kill), undisturbed)
 
 
-def test_a_worker_killed_on_the_embedded_broker_leaves_the_same(go: Go, undisturbed: Run) -> None:
+def test_a_worker_that_loses_its_disk_on_the_embedded_broker_leaves_the_same(go: Go, undisturbed: Run) -> None:
     with EmbeddedBroker() as embedded:
         assert_equal(go(embedded.bootstrap, "embedded", lose_the_disk), undisturbed)
 
