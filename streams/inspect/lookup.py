@@ -162,10 +162,13 @@ def customer(
         StateCorrupt: the record cannot be read.
     """
     key = customer_id.encode()
-    wanted = dict.fromkeys(PREDICTION_TOPICS, key) | {"ingest-changelog": keys.record(customer_id)}
-    found = _newest(reader, prefix, key, wanted)
-    message = found["ingest-changelog"]
-    partition = partition_for(key, reader.partitions(prefix + "ingest-changelog"))
+    found = _newest(reader, prefix, key, dict.fromkeys(PREDICTION_TOPICS, key))
+    changelog = f"{prefix}ingest-changelog"
+    partition = partition_for(key, reader.partitions(changelog))
+    meta = reader.newest(changelog, partition, keys.META, reader.ends([(changelog, partition)])[changelog, partition])
+    # As of the newest checkpoint that is finished: behind it a record may be there whose pieces are not yet.
+    stop = int(meta.offset() or 0) if meta is not None else 0
+    message = reader.newest(changelog, partition, keys.record(customer_id), stop)
     record = message.value() if message is not None else None
     if record is None:
         gone = "was erased, or its state was deleted" if message is not None else "has never sent an event"
@@ -175,11 +178,10 @@ def customer(
             "--from-beginning` shows some"
         )
     context = Context(config, words, partition, customer_id, INSTALLED)
-    changelog = f"{prefix}ingest-changelog"
-    known = Customer.decode(context, record, lambda kind: _pieces(reader, changelog, partition, customer_id, kind))
+    place = (changelog, partition, stop)
+    known = Customer.decode(context, record, lambda kind: _pieces(reader, place, customer_id, kind))
     if known.is_tombstone:
         raise ConfigError(f"customer {customer_id!r} was erased at {moment(known.erased_ms)} UTC: nothing is kept")
-    meta = reader.newest(changelog, partition, keys.META, reader.ends([(changelog, partition)])[changelog, partition])
     vocabulary = PartitionMeta.decode(meta.value()).vocabulary if meta is not None else None
     return _customer_view(known, context, words, as_of_ms, vocabulary, _predictions(found, customer_id))
 
@@ -225,9 +227,13 @@ def entity(reader: TopicReader, prefix: str, name: str, config: CoreConfig, as_o
     return EntityView(entity=name, partition=partition, as_of_ms=when_ms, catalog=_catalog_entry(found), edges=views)
 
 
-def _pieces(reader: TopicReader, changelog: str, partition: int, customer_id: str, kind: bytes) -> list[bytes]:
-    """A customer's pieces of a kind. For those of a tail all of the partition is read: few have any."""
-    end = reader.ends([(changelog, partition)])[changelog, partition]
+def _pieces(reader: TopicReader, place: tuple[str, int, int], customer_id: str, kind: bytes) -> list[bytes]:
+    """A customer's pieces of a kind. For those of a tail all of the partition is read: few have any.
+
+    Args:
+        place: topic, partition, and offset at which to stop.
+    """
+    changelog, partition, end = place
     if kind == EDGES:
         message = reader.newest(changelog, partition, keys.piece(customer_id, EDGES), end)
         return [message.value() or b""] if message is not None else []

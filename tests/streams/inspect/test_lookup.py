@@ -30,6 +30,7 @@ from streams.kafka.partitioning import partition_for
 from streams.kafka.reader import TopicReader
 from streams.offline.ingest import OfflineIngest
 from streams.offline.training import build_lexicon
+from streams.state import keys
 from streams.state.checkpoints import StoredRecords, changelog_records
 from streams.state.memory import MemoryStore
 
@@ -152,7 +153,11 @@ def prefix(broker: Any, lexicon: FastLexicon) -> Iterator[str]:
 
     changelog, edges = _ingested(lexicon)
     for key, value in changelog:
-        send("ingest-changelog", key, value, by=key[1:] or b"anna")
+        identity = keys.identity(key)
+        places = range(PARTITIONS) if identity is None else [partition_for(identity.encode(), PARTITIONS)]
+        for partition in places:
+            producer.produce(f"{prefix}ingest-changelog", value, key, partition)
+    send("ingest-changelog", keys.record("ben"), None, by=b"ben")  # of a checkpoint that is not finished
     for key, value in _entity_changelog(edges):
         send("entities-changelog", key, value, by=key[1:] or b"item:i0")
     for topic, customer, prediction in _predictions():
@@ -174,6 +179,12 @@ def prefix(broker: Any, lexicon: FastLexicon) -> Iterator[str]:
 def reader(broker: Any, prefix: str) -> Any:
     with TopicReader({"bootstrap.servers": broker.bootstrap}) as reader:
         yield reader
+
+
+def test_a_customer_is_shown_as_of_the_newest_finished_checkpoint(
+    reader: TopicReader, prefix: str, lexicon: FastLexicon
+) -> None:
+    assert lookup.customer(reader, prefix, "ben", CONFIG, lexicon).events == 2
 
 
 def test_a_customer(reader: TopicReader, prefix: str, lexicon: FastLexicon) -> None:
