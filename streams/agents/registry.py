@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -31,6 +31,10 @@ class StoredTypes(msgspec.Struct, frozen=True):
     """Of the partition as a whole, under :data:`streams.state.keys.META`."""
     pieces: Mapping[bytes, type] = {}
     """Of the pieces of a record, by the first byte of their names."""
+
+    def piece_decoders(self) -> dict[bytes, Callable[[bytes], Any]]:
+        """What reads a piece, by the first byte of its name."""
+        return {kind: msgspec.msgpack.Decoder(of_kind).decode for kind, of_kind in self.pieces.items()}
 
 
 class RoleEntry(msgspec.Struct, frozen=True, kw_only=True):

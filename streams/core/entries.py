@@ -11,9 +11,19 @@ from schemas.errors import DeadLetter, OutOfTime
 from schemas.events import SOURCES
 from schemas.heartbeat import HEARTBEAT_KEY
 from schemas.records import RawRecord
+from streams.core.event_clock import EventClock
 
 Entry = DecodedEvent | int | None
 """A record's event, the time of a heartbeat in ms, or None for what is refused."""
+
+
+def observe(clock: EventClock, record: RawRecord, entry: Entry) -> None:
+    """Let a topic's clock hear what a record says: the lesser of its event time and its Kafka timestamp."""
+    if isinstance(entry, int):
+        clock.beat(min(entry, record.timestamp))
+    elif entry is not None and entry.body is not None:
+        assert record.key is not None
+        clock.confirm(record.key, min(entry.event_ts_ms, record.timestamp))
 
 
 def read_entries(

@@ -27,7 +27,7 @@ from streams.core.config import CoreConfig
 from streams.core.customer import EDGES, TAIL, Customer, read_record, read_snapshot, snapshot_piece
 from streams.core.durable import NO_OFFSET, IngestCheckpoint, PartitionMeta, Piece, RecordChange, Records
 from streams.core.entity_edges import drawn_edges, erased_edges
-from streams.core.entries import read_entries
+from streams.core.entries import observe, read_entries
 from streams.core.event import Event
 from streams.core.event_clock import EventClock
 from streams.core.graph import edges_of, known_entities
@@ -125,16 +125,13 @@ class IngestPartition:
                 continue
             taken = True
             if isinstance(entry, int):
-                clock.beat(min(entry, record.timestamp))
                 self.counts["heartbeats"] += 1
-                continue
-            try:
-                self._apply(source_index, record, entry, customers)
-            except DeadLetter as error:
-                refused.append(refuse(error, SOURCES[source_index], self.partition, record))
-            if entry.body is not None:
-                assert record.key is not None
-                clock.confirm(record.key, min(entry.event_ts_ms, record.timestamp))
+            else:
+                try:
+                    self._apply(source_index, record, entry, customers)
+                except DeadLetter as error:
+                    refused.append(refuse(error, SOURCES[source_index], self.partition, record))
+            observe(clock, record, entry)
         if taken:
             self.watermark.observed(source_index, now_ms)
         refused.sort(key=attrgetter("offset"))

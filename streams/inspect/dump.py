@@ -42,10 +42,7 @@ _read: Final[dict[str, Callable[[bytes], msgspec.Struct]]] = {
     role: decode_entity if stored.record is Entity else msgspec.msgpack.Decoder(stored.record).decode
     for role, stored in STATEFUL.items()
 }
-_read_piece: Final[dict[str, dict[bytes, Callable[[bytes], Any]]]] = {
-    role: {kind: msgspec.msgpack.Decoder(of_kind).decode for kind, of_kind in stored.pieces.items()}
-    for role, stored in STATEFUL.items()
-}
+_read_piece: Final = {role: stored.piece_decoders() for role, stored in STATEFUL.items()}
 _read_meta: Final = msgspec.msgpack.Decoder(PartitionMeta).decode
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
 

@@ -31,14 +31,12 @@ _decode_internal: Final[dict[str, Callable[[bytes], Any]]] = {
 
 
 def _changelog_decoders(stored: StoredTypes) -> dict[bytes, Callable[[bytes], Any]]:
-    found: dict[bytes, Callable[[bytes], Any]] = {
+    return {
         keys.RECORD: msgspec.msgpack.Decoder(stored.record).decode,
         keys.META: msgspec.msgpack.Decoder(stored.meta).decode,
         keys.CLAIM: int,
+        **{keys.PIECE + kind: decode for kind, decode in stored.piece_decoders().items()},
     }
-    for kind, of_kind in stored.pieces.items():
-        found[keys.PIECE + kind] = msgspec.msgpack.Decoder(of_kind).decode
-    return found
 
 
 _decode_changelog: Final = {changelog_of(role): _changelog_decoders(stored) for role, stored in STATEFUL.items()}

@@ -12,14 +12,15 @@ from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
-from schemas import heartbeat, ids
-from schemas.codec import decode_event, msgpack_encode
+from schemas import ids
+from schemas.codec import DecodedEvent, msgpack_encode
 from schemas.errors import ConfigError, DeadLetter
 from schemas.events import SOURCES
 from schemas.snapshot import Outcome, Snapshot
 from schemas.words import Lexicon
 from streams.core.config import CoreConfig
 from streams.core.customer import Customer
+from streams.core.entries import observe, read_entries
 from streams.core.event import Event
 from streams.core.event_clock import EventClock
 from streams.core.lateness import check_not_too_late, is_ahead
@@ -38,14 +39,14 @@ _outcome: Final = msgspec.msgpack.Decoder(Outcome).decode
 
 
 class SourceLogRecord(NamedTuple):
-    """One record of a source topic."""
+    """A :class:`schemas.records.RawRecord` of a source topic, and which topic that is."""
 
     source_index: int
     offset: int
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...]
-    timestamp_ms: int
+    timestamp: int
 
 
 class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,25 +94,15 @@ def _events(
     for record in log:
         source_index = record.source_index
         clock = clocks[source_index]
-        try:
-            if record.key == heartbeat.HEARTBEAT_KEY:
-                beat_ms = heartbeat.event_ts_ms(record.value)
-                if beat_ms <= record.timestamp_ms + config.max_future_ms:
-                    clock.beat(min(beat_ms, record.timestamp_ms))
-                continue
-            entry = decode_event(
-                source_index, record.key, record.value, record.headers, record.timestamp_ms, config.max_future_ms
-            )
-        except DeadLetter:
+        reached_ms = clock.newest_ms
+        ((entry,), _) = read_entries(source_index, partition, [record], config.max_future_ms)
+        observe(clock, record, entry)
+        if not isinstance(entry, DecodedEvent) or record.key != key:
             continue
-        body, ts_ms, reached_ms = entry.body, entry.event_ts_ms, clock.newest_ms
+        body, ts_ms = entry.body, entry.event_ts_ms
         if body is None:
-            if record.key == key and ts_ms <= snapshot.as_of_ms:
+            if ts_ms <= snapshot.as_of_ms:
                 customer.erase(ts_ms)
-            continue
-        assert record.key is not None
-        clock.confirm(record.key, min(ts_ms, record.timestamp_ms))
-        if record.key != key:
             continue
         with contextlib.suppress(DeadLetter):
             is_ahead(ts_ms, reached_ms, config)
@@ -119,7 +110,7 @@ def _events(
             event_id = entry.event_id or f"{SOURCES[source_index]}-{partition}-{record.offset:020d}"
             placed_ms = reached_ms if ts_ms < reached_ms - config.lateness_ms else ts_ms
             uid = ids.event_uid(source_index, event_id)
-            yield Event(placed_ms, source_index, event_id, uid, record.offset, record.timestamp_ms, body)
+            yield Event(placed_ms, source_index, event_id, uid, record.offset, record.timestamp, body)
 
 
 def check(

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple, cast
 
-from schemas import heartbeat
-from schemas.codec import decode_event
-from schemas.errors import DeadLetter
 from schemas.events import SOURCE_INDEX, SOURCES
+from schemas.records import LogRecord
 from streams.core.config import CoreConfig
+from streams.core.entries import observe, read_entries
 from streams.core.event_clock import EventClock
 from streams.kafka.partitioning import partition_for
 from streams.kafka.reader import Place, TopicReader
@@ -34,19 +33,20 @@ def reached_ms(reader: TopicReader, prefix: str, partitions: int, config: CoreCo
     found: dict[Place, int] = {}
     for (name, partition), end in reader.ends(places).items():
         topic = name.removeprefix(prefix)
+        records = [
+            LogRecord(
+                int(message.offset() or 0),
+                message.key(),
+                message.value(),
+                cast("tuple[tuple[str, bytes], ...]", tuple(message.headers() or ())),
+                message.timestamp()[1],
+            )
+            for message in reader.range(name, partition, max(0, end - _LAST_RECORDS), end)
+        ]
+        entries, _ = read_entries(SOURCE_INDEX[topic], partition, records, config.max_future_ms)
         clock = EventClock(config.watermark_keys)
-        for message in reader.range(name, partition, max(0, end - _LAST_RECORDS), end):
-            key, value, timestamp_ms = message.key(), message.value(), message.timestamp()[1]
-            headers = cast("tuple[tuple[str, bytes], ...]", tuple(message.headers() or ()))
-            try:
-                if key == heartbeat.HEARTBEAT_KEY:
-                    clock.beat(min(heartbeat.event_ts_ms(value), timestamp_ms))
-                    continue
-                entry = decode_event(SOURCE_INDEX[topic], key, value, headers, timestamp_ms, config.max_future_ms)
-            except DeadLetter:
-                continue
-            if entry.body is not None and key is not None:
-                clock.confirm(key, min(entry.event_ts_ms, timestamp_ms))
+        for record, entry in zip(records, entries, strict=True):
+            observe(clock, record, entry)
         if clock.newest_ms >= 0:
             found[topic, partition] = clock.newest_ms
     return found

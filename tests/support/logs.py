@@ -283,3 +283,27 @@ def arrivals(draw: Any, log: Log) -> Iterator[tuple[int, list[LogRecord]]]:
         size = draw(st.integers(1, max(1, len(rest[source_index]))))
         yield source_index, rest[source_index][:size]
         del rest[source_index][:size]
+
+
+def undisturbed(log: Log, **kwargs: Any) -> Worker:
+    """A worker that took each topic in one batch."""
+    worker = Worker(**kwargs)
+    for source_index, topic in enumerate(log):
+        worker.take(source_index, topic)
+    worker.checkpoint()
+    worker.checkpoint()
+    return worker
+
+
+def restarted(draw: Any, log: Log, config: CoreConfig) -> Worker:
+    """A worker that took the topics in any interleaving, with checkpoints in between, and was restarted after some."""
+    worker = Worker(config)
+    for source_index, batch in arrivals(draw, log):
+        worker.take(source_index, batch)
+        if draw(st.booleans(), "checkpoint"):
+            worker.checkpoint()
+            if draw(st.booleans(), "restart"):
+                worker.restart()
+    worker.checkpoint()
+    worker.checkpoint()
+    return worker

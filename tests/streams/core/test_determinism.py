@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 from unittest import mock
 
 import msgspec
@@ -14,13 +13,14 @@ from support.examples import examples
 from support.logs import (
     CONFIG,
     START_MS,
-    Log,
     Sent,
     Worker,
     arrivals,
     content,
     log_of,
+    restarted,
     sent_events,
+    undisturbed,
     with_late_ones,
     without_erasures,
 )
@@ -39,15 +39,6 @@ def more_pieces() -> Iterator[None]:
 
 
 UNTIL_MS = st.sampled_from([START_MS, START_MS + 3 * DAY_MS, START_MS + 100 * DAY_MS])
-
-
-def undisturbed(log: Log, **kwargs: Any) -> Worker:
-    worker = Worker(**kwargs)
-    for source_index, topic in enumerate(log):
-        worker.take(source_index, topic)
-    worker.checkpoint()
-    worker.checkpoint()
-    return worker
 
 
 def outputs(worker: Worker) -> tuple[dict[str, bytes], dict[tuple[str, str], bytes]]:
@@ -204,15 +195,6 @@ def test_every_event_is_in_the_state_or_refused(events: list[Sent]) -> None:
 def test_with_more_keys_batches_and_interleaving_change_nothing_either(events: list[Sent], data: st.DataObject) -> None:
     config = msgspec.structs.replace(CONFIG, watermark_keys=2)
     log = log_of(events, events[-1].ts_ms + DAY_MS)
-    worker = Worker(config)
-    for source_index, batch in arrivals(data.draw, log):
-        worker.take(source_index, batch)
-        if data.draw(st.booleans(), "cut"):
-            worker.checkpoint()
-            if data.draw(st.booleans(), "restart"):
-                worker.restart()
-    worker.checkpoint()
-    worker.checkpoint()
-    expected = undisturbed(log, config=config)
+    worker, expected = restarted(data.draw, log, config), undisturbed(log, config=config)
     assert worker.state() == expected.state()
     assert worker.outcomes == expected.outcomes

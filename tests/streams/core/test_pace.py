@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.examples import examples
-from support.logs import CONFIG, START_MS, Sent, Worker, arrivals, log_of, sent_events
+from support.logs import CONFIG, START_MS, Sent, Worker, log_of, restarted, sent_events, undisturbed
 
 from schemas.events import CLICKSTREAM
 from streams.core.config import DAY_MS, CoreConfig
@@ -54,19 +54,6 @@ def test_people_do_not_notice_it() -> None:
 @given(events=sent_events(), data=st.data())
 def test_batches_and_crashes_drop_the_same(events: list[Sent], data: Any) -> None:
     log = log_of(events, events[-1].ts_ms + DAY_MS)
-    worker = Worker(LIMITED)
-    for source_index, batch in arrivals(data.draw, log):
-        worker.take(source_index, batch)
-        if data.draw(st.booleans(), "checkpoint"):
-            worker.checkpoint()
-            if data.draw(st.booleans(), "restart"):
-                worker.restart()
-    worker.checkpoint()
-    worker.checkpoint()
-    expected = Worker(LIMITED)
-    for source_index, topic in enumerate(log):
-        expected.take(source_index, topic)
-    expected.checkpoint()
-    expected.checkpoint()
+    worker, expected = restarted(data.draw, log, LIMITED), undisturbed(log, config=LIMITED)
     assert worker.state() == expected.state()
     assert worker.outcomes == expected.outcomes
