@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.examples import examples
-from support.logs import CONFIG, START_MS, Log, NumberedLexicon, Worker, arrivals, log_of, sent_events, with_late_ones
+from support.logs import CONFIG, START_MS, Log, NumberedLexicon, Worker, arrivals, log_of, sent_events
 
 from schemas import codec, ids
 from schemas.events import SOURCES
@@ -43,7 +43,7 @@ def _log_up_to(log: Log, applied: dict[str, int]) -> list[SourceLogRecord]:
 @settings(max_examples=examples(150), deadline=None)
 @given(st.data())
 def test_any_snapshot_is_rebuilt_from_the_log_at_its_offsets(data):
-    events = data.draw(st.one_of(sent_events(), with_late_ones(sent_events())))
+    events = data.draw(sent_events())
     log = log_of(events, until_ms=max(event.ts_ms for event in events) + 40 * DAY_MS)
     worker = Keeping()
     for source_index, batch in arrivals(data.draw, log):
