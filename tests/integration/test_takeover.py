@@ -35,6 +35,9 @@ PARTITIONS: Final = 4
 CUSTOMERS: Final = 1_500
 EVENTS: Final = 30_000
 EVENTS_PER_S: Final = 3_000
+# The last third comes from few customers: a checkpoint that the copy may lack then holds these, not everyone.
+LATELY_ACTIVE: Final = 100
+LATELY: Final = EVENTS * 2 // 3
 
 
 @pytest.fixture(params=["embedded", pytest.param("apache", marks=pytest.mark.apache)])
@@ -48,7 +51,7 @@ def send(bootstrap: str, began_ms: int, stopping: threading.Event) -> None:
     producer = OrderedProducer(bootstrap)
     began_s = time.monotonic()
     for number in range(EVENTS):
-        key = b"c%d" % (number % CUSTOMERS)
+        key = b"c%d" % (number % (CUSTOMERS if number < LATELY else LATELY_ACTIVE))
         body = {
             "event": "purchase",
             "event_id": f"e{number}",
@@ -113,14 +116,15 @@ def test_one_of_two_is_killed_and_the_other_goes_on_from_its_copies(kafka: Any, 
             assert time.monotonic() < deadline, [tail_of(pipelines[name].log(name)) for name in ports]
             time.sleep(0.2)
         sending.start()
-        pipelines["w1"].await_taken(EVENTS // 3)
+        pipelines["w1"].await_taken((LATELY + EVENTS) // 2)
         before = restored(ports["w1"])
         workers["w0"].send_signal(signal.SIGKILL)
         workers["w0"].wait(10)
         sending.join()
         pipelines["w1"].await_taken(EVENTS + EVENTS // 20)
-        # Two partitions with some 750 customers each: all of it was there already but for what came at the very end.
-        assert restored(ports["w1"]) - before < CUSTOMERS // 10
+        # Half of the customers were of the dead worker, each of them in many checkpoints. All of it was there already but
+        # for the last checkpoints, with some fifty records each.
+        assert restored(ports["w1"]) - before < CUSTOMERS // 4
         assert workers["w1"].running
         workers["w1"].stop(timeout_s=30)
         assert workers["w1"].returncode == 0
