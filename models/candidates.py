@@ -16,11 +16,12 @@ from typing import Final
 
 import numpy as np
 
-from models.tokenizer import FastLexicon
+from models.snapshot_columns import EdgeColumns
+from models.tokenizer import Vocabulary
 from models.wide import Floats, Ints
 from schemas.catalog import CatalogEntry
 from schemas.snapshot import Candidate, Snapshot
-from schemas.words import price_word
+from schemas.words import hash_of, price_word
 
 CROSS: Final[dict[str, str]] = {
     "bought_items": "decayed purchases of the campaign's items, log",
@@ -51,28 +52,34 @@ DAY_MS: Final = 86_400_000
 
 
 class _Table:
-    """Entity id -> (campaign column, value) pairs, in compressed rows."""
+    """Word of an entity -> (campaign column, value) pairs, in compressed rows.
 
-    def __init__(self, per_campaign: Sequence[Mapping[str, float]]) -> None:
+    Args:
+        field: what the entities' words begin with.
+    """
+
+    def __init__(self, field: str, per_campaign: Sequence[Mapping[str, float]]) -> None:
         self.width = len(per_campaign)
-        entries: dict[str, list[tuple[int, float]]] = {}
+        entries: dict[int, list[tuple[int, float]]] = {}
         for column, values in enumerate(per_campaign):
             for entity, value in values.items():
-                entries.setdefault(entity, []).append((column, value))
-        self._row = {entity: row for row, entity in enumerate(entries)}
-        self._start = np.cumsum([0, *(len(pairs) for pairs in entries.values())])
-        flat = [pair for pairs in entries.values() for pair in pairs]
+                word = int.from_bytes(hash_of(f"{field}:{entity}"), "little")
+                entries.setdefault(word, []).append((column, value))
+        words = sorted(entries)
+        self._words = np.array(words, dtype=np.uint32)
+        self._start = np.cumsum([0, *(len(entries[word]) for word in words)])
+        flat = [pair for word in words for pair in entries[word]]
         self._column = np.array([column for column, _ in flat], dtype=np.int64)
         self._value = np.array([value for _, value in flat], dtype=np.float64)
 
-    def sums(self, edges: _Edges, *, counted: bool = False, decayed: bool = True) -> Floats:
+    def sums(self, edges: EdgeColumns, *, counted: bool = False, decayed: bool = True) -> Floats:
         """Sum over each customer's edges of weight (or 1) times value (or 1, ``counted``): (B, C)."""
-        known = np.array([self._row.get(entity, -1) for entity in edges.entities], dtype=np.int64)
-        at = np.flatnonzero(known >= 0)
         size = edges.customers * self.width
-        if not len(at) or not size:
+        if not len(self._words) or not size:
             return np.zeros((edges.customers, self.width), dtype=np.float32)
-        begin, end = self._start[known[at]], self._start[known[at] + 1]
+        place = np.minimum(np.searchsorted(self._words, edges.words), len(self._words) - 1)
+        at = np.flatnonzero(self._words[place] == edges.words)
+        begin, end = self._start[place[at]], self._start[place[at] + 1]
         length = end - begin
         inner = np.arange(int(length.sum())) - np.repeat(np.cumsum(length) - length, length)
         pick = np.repeat(begin, length) + inner
@@ -83,45 +90,32 @@ class _Table:
         return np.bincount(cell, weight, minlength=size).reshape(edges.customers, self.width).astype(np.float32)
 
 
-class _Edges:
-    """One edge type of a batch, flat: ``entities`` (E), ``customer`` (E) row of each, ``weight`` (E)."""
-
-    def __init__(self, snapshots: Sequence[Snapshot], edge_type: str) -> None:
-        lists = [snapshot.edges.get(edge_type, ()) for snapshot in snapshots]
-        self.customers = len(lists)
-        self.entities = [entity for edges in lists for entity, _ in edges]
-        self.weight = np.array([weight for edges in lists for _, weight in edges], dtype=np.float64)
-        self.customer = np.repeat(np.arange(len(lists)), [len(edges) for edges in lists])
-
-    def totals(self) -> Floats:
-        """Sum of the weights of each customer, (B, 1)."""
-        return np.bincount(self.customer, self.weight, minlength=self.customers)[:, None].astype(np.float32)
-
-
 class Candidates:
     """A set of campaigns ready to be scored; immutable, so it can be cached per catalog version.
 
     Args:
         campaigns: the campaigns, in the order of the score's columns.
         catalog: ``kind:id`` -> entry, for the items and offers that the campaigns name and for other campaigns.
-        lexicon: of the model that will score them.
+        vocabulary: of the model that will score them.
     """
 
     def __init__(
-        self, campaigns: Sequence[CatalogEntry], catalog: Mapping[str, CatalogEntry], lexicon: FastLexicon
+        self, campaigns: Sequence[CatalogEntry], catalog: Mapping[str, CatalogEntry], vocabulary: Vocabulary
     ) -> None:
         self.campaigns = tuple(campaigns)
         self.column: dict[str, int] = {entry.id: i for i, entry in enumerate(self.campaigns)}
         items = [_items(entry, catalog) for entry in self.campaigns]
         categories = [_categories(e, i, catalog) for e, i in zip(self.campaigns, items, strict=True)]
-        self._items = _Table([dict.fromkeys(names, 1.0) for names in items])
-        self._categories = _Table(categories)
-        self._offers = _Table([dict.fromkeys(entry.offers, 1.0) for entry in self.campaigns])
-        self._self = _Table([{entry.id: 1.0} for entry in self.campaigns])
-        self._channel = _Table([{entry.channel: 1.0} if entry.channel else {} for entry in self.campaigns])
+        self._items = _Table("item", [dict.fromkeys(names, 1.0) for names in items])
+        self._categories = _Table("cat", categories)
+        self._offers = _Table("offer", [dict.fromkeys(entry.offers, 1.0) for entry in self.campaigns])
+        self._self = _Table("camp", [{entry.id: 1.0} for entry in self.campaigns])
+        self._channel = _Table("chan", [{entry.channel: 1.0} if entry.channel else {} for entry in self.campaigns])
         others = [e for e in catalog.values() if e.kind == "campaign" and e.id not in self.column]
         known = [*self.campaigns, *others]
-        self._alike = _Table([{o.id: 1.0 for o in known if o.id != e.id and _alike(o, e)} for e in self.campaigns])
+        self._alike = _Table(
+            "camp", [{o.id: 1.0 for o in known if o.id != e.id and _alike(o, e)} for e in self.campaigns]
+        )
         prices = [_price(e, i, catalog) for e, i in zip(self.campaigns, items, strict=True)]
         self._own = np.array(
             [
@@ -133,7 +127,7 @@ class Candidates:
         self.words: Ints = np.zeros((len(self.campaigns), MAX_WORDS), dtype=np.int64)
         """Word ids of each campaign, 0 after the last: (C, MAX_WORDS)."""
         for row, (entry, shares, price) in enumerate(zip(self.campaigns, categories, prices, strict=True)):
-            ids = _words(entry, shares, price, lexicon)[:MAX_WORDS]
+            ids = _words(entry, shares, price, vocabulary)[:MAX_WORDS]
             self.words[row, : len(ids)] = ids
 
     def __len__(self) -> int:
@@ -142,7 +136,7 @@ class Candidates:
     def cross(self, snapshots: Sequence[Snapshot]) -> Floats:
         """Cross features of every customer with every campaign, (B, C, CROSS_SIZE); see :data:`CROSS`."""
         edges = {
-            name: _Edges(snapshots, name)
+            name: EdgeColumns(snapshots, name)
             for name in (
                 "purchase>item", "purchase>category", "view>item", "cart>item", "opened>campaign", "clicked>campaign",
                 "redeemed>campaign", "redeemed>offer", "received>campaign", "received>channel",
@@ -228,14 +222,13 @@ def _alike(one: CatalogEntry, other: CatalogEntry) -> bool:
     return same_template or (one.category is not None and one.category == other.category)
 
 
-def _words(entry: CatalogEntry, shares: Mapping[str, float], price: float | None, lexicon: FastLexicon) -> list[int]:
+def _words(entry: CatalogEntry, shares: Mapping[str, float], price: float | None, vocabulary: Vocabulary) -> list[int]:
     named_words = [f"camp:{entry.id}", f"tmpl:{entry.template_id}", f"chan:{entry.channel}", f"cat:{entry.category}"]
     top = sorted(shares, key=lambda category: (-shares[category], category))[:TOP_CATEGORIES]
     named_words += [f"cat:{category}" for category in top if category != entry.category]
     named_words += [f"offer:{offer}" for offer in entry.offers[:4]]
     if price is not None:
         named_words.append(price_word(price))
-    ids = [found for word in named_words if (found := lexicon.word(word)) is not None]
+    rows = [found for word in named_words if (found := vocabulary.row(word)) is not None]
     texts = [entry.title or "", *(v for v in (entry.attributes or {}).values() if isinstance(v, str))]
-    ids += [lexicon.text(text) for text in texts[:8]]
-    return [int(i) for i in np.frombuffer(b"".join(ids), dtype="<u2")]
+    return rows + [row for text in texts[:8] for row in vocabulary.text(text)]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,14 +20,15 @@ from models import precision, saved_model
 from models.candidates import CROSS_NAMES, Candidates
 from models.embedding import Embedder, Remembering
 from models.model import Model
-from models.outcomes import features_of
 from models.reasons import TOP, churn_reasons, redemption_reasons
+from models.snapshot_columns import check, features_of
+from models.tokenizer import UNK_ID
 from models.wide import Floats, by_feature, columns, typical
-from schemas import features
 from schemas.catalog import CatalogEntry
-from schemas.errors import ConfigError, InvalidField
+from schemas.errors import ConfigError
 from schemas.predictions import Reason
 from schemas.snapshot import Head, Snapshot
+from schemas.words import HASH_BYTES
 
 CACHED_CANDIDATES: Final = 8
 EMBEDDINGS_BYTES: Final = 32 << 20
@@ -49,8 +51,10 @@ class Encoded:
     """The wide part of a customer who is average in everything."""
     columns: Floats
     """Transformed features, (B, COLUMNS): the heads' other input."""
-    foreign: int
-    """Snapshots whose tokens another tokeniser made: they are scored on their features alone."""
+    words: int
+    """Words that the encoder was shown."""
+    unknown_words: int
+    """Of those, how many have no row of their own."""
 
     def __len__(self) -> int:
         return len(self.churn)
@@ -83,18 +87,6 @@ class Redemptions:
     """What each feature adds to the calibrated logit, (B, SIZE)."""
     cross: Floats
     """What each cross feature adds, (B, C, CROSS_SIZE), in the order of ``CROSS_NAMES``."""
-
-
-def check(snapshot: Snapshot) -> None:
-    """Raise where a snapshot's arrays cannot be read.
-
-    Raises:
-        InvalidField: features of another size, or half a token.
-    """
-    if len(snapshot.features) != 4 * features.SIZE:
-        raise InvalidField(f"features hold {len(snapshot.features)} bytes, not 4 * {features.SIZE}")
-    if len(snapshot.tokens) % 2:
-        raise InvalidField(f"tokens hold {len(snapshot.tokens)} bytes, which is no number of uint16")
 
 
 class Predictor:
@@ -137,7 +129,6 @@ class Predictor:
         self.device = _device(device)
         self.model = model.eval().to(self.device)
         self.version = version
-        self.fingerprint = model.lexicon.fingerprint
         self.horizon_days = model.horizon_days
         self.heads: frozenset[Head] = model.trained
         """Heads that were trained; what another says means nothing."""
@@ -181,16 +172,11 @@ class Predictor:
         """Embed customers and score churn.
 
         Raises:
-            InvalidField: as in :func:`check`.
+            InvalidField: as in :func:`models.snapshot_columns.check`.
         """
         for snapshot in snapshots:
             check(snapshot)
-        foreign = 0
-        tokens: list[bytes] = []
-        for snapshot in snapshots:
-            known = snapshot.model_hint == self.fingerprint
-            foreign += not known
-            tokens.append(snapshot.tokens if known else b"")
+        tokens, seen, unknown = self._tokens(snapshots)
         raw = columns(features_of(snapshots))
         with torch.inference_mode():
             embedding = self.embed(tokens)
@@ -204,8 +190,17 @@ class Predictor:
             contributions=by_feature(parts.cpu().numpy()),
             base=self._base,
             columns=raw,
-            foreign=foreign,
+            words=seen,
+            unknown_words=unknown,
         )
+
+    def _tokens(self, snapshots: Sequence[Snapshot]) -> tuple[list[bytes], int, int]:
+        """Rows of the newest words of each, and how many these are, and how many of them are unknown."""
+        newest = HASH_BYTES * (self.model.encoder.positions - 1)
+        words = [snapshot.recent.words[-newest:] for snapshot in snapshots]
+        rows = self.model.vocabulary.rows(b"".join(words))
+        ends = np.cumsum([len(one) // HASH_BYTES for one in words])
+        return [one.tobytes() for one in np.split(rows, ends[:-1])], len(rows), int((rows == UNK_ID).sum())
 
     def reasons(self, snapshot: Snapshot, contributions: Floats, top: int = TOP) -> list[Reason]:
         """Why this churn probability: ``contributions`` is the customer's row of ``Encoded.contributions``, (SIZE,)."""
@@ -231,7 +226,7 @@ class Predictor:
         found = self._cached.get(key) if version is not None else None
         if found is None:
             entries = [catalog[f"campaign:{name}"] for name in ids]
-            found = self._ready(Candidates(entries, catalog, self.model.lexicon))
+            found = self._ready(Candidates(entries, catalog, self.model.vocabulary))
             if version is not None:
                 if len(self._cached) >= CACHED_CANDIDATES:
                     del self._cached[next(iter(self._cached))]

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from models.encoder import CustomerEncoder
 from models.heads import ChurnHead, RedemptionHead
 from models.metrics import Score
-from models.tokenizer import FastLexicon
+from models.tokenizer import Vocabulary
 from schemas.snapshot import Head
 
 HEADS: Final[tuple[Head, ...]] = ("churn", "redemption")
@@ -56,7 +56,7 @@ class Model(nn.Module):
     def __init__(
         self,
         config: PretrainedConfig,
-        lexicon: FastLexicon,
+        vocabulary: Vocabulary,
         *,
         horizon_days: int = 28,
         report: TrainingReport | None = None,
@@ -67,7 +67,7 @@ class Model(nn.Module):
         self.heads = nn.ModuleDict(
             {"churn": ChurnHead(self.encoder.hidden), "redemption": RedemptionHead(self.encoder.hidden)}
         )
-        self.lexicon = lexicon
+        self.vocabulary = vocabulary
         self.horizon_days = horizon_days
         self.report = report or TrainingReport()
         self.trained = frozenset(trained)

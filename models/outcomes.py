@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 from zlib import crc32
@@ -12,12 +12,11 @@ import torch
 
 from models.candidates import CROSS_SIZE, Candidates, named
 from models.heads import usable
-from models.tokenizer import FastLexicon
+from models.snapshot_columns import features_of
+from models.tokenizer import Vocabulary
 from models.wide import COLUMNS, Floats, Ints, columns
-from schemas import features
 from schemas.catalog import CatalogEntry
-from schemas.errors import ConfigError
-from schemas.snapshot import Head, Outcome, Snapshot
+from schemas.snapshot import Head, Outcome
 
 CHUNK: Final = 2048
 VALIDATION_IN: Final = 5
@@ -30,6 +29,7 @@ class Rows:
     """Outcomes of one head, row by row."""
 
     tokens: list[bytes]
+    """uint16 rows of the vocabulary, oldest first."""
     columns: Floats
     """(N, COLUMNS), raw."""
     labels: Floats
@@ -76,35 +76,18 @@ def matured(outcomes: Iterable[Outcome], until_ms: int) -> list[Outcome]:
     return [outcome for outcome in outcomes if outcome.due_ms <= until_ms]
 
 
-def features_of(snapshots: Sequence[Snapshot]) -> Floats:
-    """(B, SIZE) raw feature vectors."""
-    flat = np.frombuffer(b"".join(s.features for s in snapshots), dtype="<f4")
-    return flat.astype(np.float32).reshape(len(snapshots), features.SIZE)
-
-
 def read(
-    outcomes: Iterable[Outcome], catalog: Mapping[str, CatalogEntry], lexicon: FastLexicon
+    outcomes: Iterable[Outcome], catalog: Mapping[str, CatalogEntry], vocabulary: Vocabulary
 ) -> tuple[dict[Head, Rows], Candidates]:
     """Sort outcomes by head and time, and put them into arrays.
 
     Redemptions whose snapshot names no candidate are left out.
-
-    Raises:
-        ConfigError: most snapshots were made with another tokeniser.
     """
     by_head: dict[Head, list[Outcome]] = {"churn": [], "redemption": []}
-    strangers = total = 0
     for outcome in outcomes:
         if outcome.head == "redemption" and outcome.snapshot.candidate is None:
             continue
         by_head[outcome.head].append(outcome)
-        total += 1
-        strangers += outcome.snapshot.model_hint != lexicon.fingerprint
-    if strangers * 2 > total:
-        raise ConfigError(
-            f"{strangers} of {total} outcomes were made with another tokeniser than {lexicon.fingerprint}; "
-            "train with the tokeniser that ingest used, or replay the log with this one"
-        )
     for of_head in by_head.values():
         of_head.sort(key=lambda o: (o.snapshot.as_of_ms, o.outcome_id))
     campaigns: dict[str, CatalogEntry] = {}
@@ -112,12 +95,12 @@ def read(
         candidate = outcome.snapshot.candidate
         if candidate is not None and candidate.campaign_id not in campaigns:
             campaigns[candidate.campaign_id] = named(candidate, catalog)
-    candidates = Candidates(list(campaigns.values()), catalog, lexicon)
+    candidates = Candidates(list(campaigns.values()), catalog, vocabulary)
     numbers: dict[str, int] = {}
-    return {head: _rows(found, candidates, lexicon, numbers) for head, found in by_head.items()}, candidates
+    return {head: _rows(found, candidates, vocabulary, numbers) for head, found in by_head.items()}, candidates
 
 
-def _rows(outcomes: list[Outcome], candidates: Candidates, lexicon: FastLexicon, numbers: dict[str, int]) -> Rows:
+def _rows(outcomes: list[Outcome], candidates: Candidates, vocabulary: Vocabulary, numbers: dict[str, int]) -> Rows:
     wanted = [o.snapshot.candidate.campaign_id if o.snapshot.candidate else "" for o in outcomes]
     paired = bool(outcomes) and outcomes[0].head == "redemption"
     campaign = np.array([candidates.column.get(name, 0) if paired else 0 for name in wanted], dtype=np.int64)
@@ -130,7 +113,7 @@ def _rows(outcomes: list[Outcome], candidates: Candidates, lexicon: FastLexicon,
             cross.append(candidates.cross(snapshots)[np.arange(len(pick)), pick])
     customers = [o.snapshot.customer_id for o in outcomes]
     return Rows(
-        tokens=[o.snapshot.tokens if o.snapshot.model_hint == lexicon.fingerprint else b"" for o in outcomes],
+        tokens=[vocabulary.rows(o.snapshot.recent.words).tobytes() for o in outcomes],
         columns=np.concatenate(wide),
         labels=np.array([o.label for o in outcomes], dtype=np.float32),
         customers=np.array([numbers.setdefault(name, len(numbers)) for name in customers], dtype=np.int64),

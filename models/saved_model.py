@@ -7,7 +7,7 @@ heads.safetensors      both heads
 tokenizer.json         the vocabulary, as ``save_pretrained`` writes it
 tokenizer_config.json  the names of its special tokens, for Hugging Face tools; not read here
 pulsegraph.json        format version, model version, sha256 of the files above, feature names, horizon,
-                       tokeniser fingerprint, trained heads, calibration, report
+                       trained heads, calibration, report
 =====================  ==============================================================================
 
 The directory is written beside its name and renamed, so that a reader sees a whole model or none. Loading trusts
@@ -36,12 +36,12 @@ from safetensors.torch import save as save_tensors
 
 from models.candidates import CROSS_NAMES
 from models.model import HEADS, Model, TrainingReport
-from models.tokenizer import HF_TOKENIZER, TOKENIZER_FILE, FastLexicon
+from models.tokenizer import HF_TOKENIZER, TOKENIZER_FILE, Vocabulary
 from schemas import features
 from schemas.errors import ConfigError, ModelRefused
 from schemas.snapshot import Head
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 CARD_FILE: Final = "pulsegraph.json"
 CONFIG_FILE: Final = "config.json"
 ENCODER_FILE: Final = "model.safetensors"
@@ -59,7 +59,6 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     model_version: str
     files: dict[str, str]
     """File name → sha256."""
-    tokenizer_fingerprint: str
     feature_names: list[str]
     cross_names: list[str]
     """Cross features of the redemption head, in order."""
@@ -102,7 +101,7 @@ def _write(model: Model, directory: Path) -> Card:
         CONFIG_FILE: config.to_json_string(use_diff=False).encode(),
         ENCODER_FILE: save_tensors(encoder, metadata={"format": "pt"}),
         HEADS_FILE: save_tensors(heads, metadata={"format": "pt"}),
-        TOKENIZER_FILE: model.lexicon.json().encode(),
+        TOKENIZER_FILE: model.vocabulary.json().encode(),
         TOKENIZER_CONFIG_FILE: json.dumps(HF_TOKENIZER, indent=2).encode(),
     }
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
@@ -110,7 +109,6 @@ def _write(model: Model, directory: Path) -> Card:
         format_version=FORMAT_VERSION,
         model_version=content_version(files, model.horizon_days, model.trained),
         files=files,
-        tokenizer_fingerprint=model.lexicon.fingerprint,
         feature_names=list(features.NAMES),
         cross_names=list(CROSS_NAMES),
         horizon_days=model.horizon_days,
@@ -198,16 +196,14 @@ def load(directory: str | Path) -> tuple[Model, Card]:
         contents[name] = _read(where / name)
         if hashlib.sha256(contents[name]).hexdigest() != card.files[name]:
             raise ModelRefused(f"{where / name} is not the file its card describes (sha256 differs); {AGAIN}")
-    lexicon = FastLexicon.from_json(contents[TOKENIZER_FILE].decode("utf-8", "replace"), str(where / TOKENIZER_FILE))
-    if lexicon.fingerprint != card.tokenizer_fingerprint:
-        raise ModelRefused(f"{where / TOKENIZER_FILE} is not the tokeniser the model was made with; {AGAIN}")
-    model = _empty(contents[CONFIG_FILE], where / CONFIG_FILE, lexicon, card)
+    vocabulary = Vocabulary.from_json(contents[TOKENIZER_FILE].decode("utf-8", "replace"), str(where / TOKENIZER_FILE))
+    model = _empty(contents[CONFIG_FILE], where / CONFIG_FILE, vocabulary, card)
     _fill(model.encoder.body, contents[ENCODER_FILE], where / ENCODER_FILE)
     _fill(model.heads, contents[HEADS_FILE], where / HEADS_FILE)
     return model.eval(), card
 
 
-def _empty(raw: bytes, path: Path, lexicon: FastLexicon, card: Card) -> Model:
+def _empty(raw: bytes, path: Path, vocabulary: Vocabulary, card: Card) -> Model:
     from transformers import AutoConfig
 
     try:
@@ -215,12 +211,12 @@ def _empty(raw: bytes, path: Path, lexicon: FastLexicon, card: Card) -> Model:
         said.pop("auto_map", None)  # names code to import; nothing in a model directory is ever run
         config = AutoConfig.for_model(said.pop("model_type"), **said)
         with torch.random.fork_rng(devices=[]):
-            model = Model(config, lexicon, horizon_days=card.horizon_days, report=card.report, trained=card.heads)
+            model = Model(config, vocabulary, horizon_days=card.horizon_days, report=card.report, trained=card.heads)
     except Exception as error:  # any class may come out of a config that transformers does not like
         raise ModelRefused(f"{path} is no encoder that transformers knows ({error!r}); {AGAIN}") from error
-    vocabulary = model.encoder.words().num_embeddings
-    if vocabulary != lexicon.size:
-        raise ModelRefused(f"{path} is for {vocabulary} words, the tokeniser has {lexicon.size}; {AGAIN}")
+    rows = model.encoder.words().num_embeddings
+    if rows != len(vocabulary):
+        raise ModelRefused(f"{path} is for {rows} words, the tokeniser has {len(vocabulary)}; {AGAIN}")
     return model
 
 

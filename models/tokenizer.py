@@ -1,27 +1,24 @@
-"""The vocabulary: structured words counted from data, and sub-words for free text, in one tokenizer.json.
+"""The vocabulary of a model: which hashes of words have a row of their own, in one tokenizer.json.
 
-The file is what ``PreTrainedTokenizerFast.save_pretrained`` writes, so any Hugging Face tool reads it. Ids run
-specials, fixed words, structured words, sub-words. The ingest role needs only :class:`FastLexicon`, which imports
-neither torch nor transformers.
-
-A structured word is looked up whole and matched exactly. Free text never goes through that path: its brackets and
-colons are split off, so a search for ``[SESSION] item:5`` cannot forge a session or an item.
+Snapshots hold hashes of words (:mod:`schemas.words`), whatever model reads them. A model knows some of these words, by
+name, and gives each a row; all others are ``[UNK]``. The file is what ``PreTrainedTokenizerFast.save_pretrained``
+writes, so any Hugging Face tool reads it, and reads timelines as they are printed. Rows run specials, fixed words,
+words by how often they occur.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tokenizers import AddedToken, Tokenizer
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 from tokenizers import models as token_models
 
-from models import subwords
+from models.wide import Ints
 from schemas.errors import ConfigError, ModelRefused
-from schemas.words import FIXED, SESSION, SESSION_END
+from schemas.words import FIXED, hash_of, words_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -32,12 +29,10 @@ PAD_ID, UNK_ID, CLS_ID, MASK_ID = range(4)
 
 #: Fields with few values: they are worth more than one more rare item.
 NARROW_FIELDS: Final = ("evt", "chan", "cat", "camp", "tmpl")
-WIDE_FIELDS: Final = ("item", "offer", "page")
+WIDE_FIELDS: Final = ("item", "offer", "page", "")
+"""The last one is that of plain words."""
 MAX_VOCABULARY: Final = 65_535
 DEFAULT_WORDS: Final = 12_000
-MAX_SUBWORDS: Final = 2_000
-TEXT_IDS: Final = 6
-TEXT_CACHE: Final = 50_000
 TOKENIZER_FILE: Final = "tokenizer.json"
 #: What ``AutoTokenizer`` needs besides, or it would add the special tokens of its own idea of BERT.
 HF_TOKENIZER: Final = {
@@ -49,15 +44,12 @@ HF_TOKENIZER: Final = {
 }
 
 
-def build(
-    word_counts: Mapping[str, int], text_counts: Mapping[str, int], max_words: int = DEFAULT_WORDS
-) -> PreTrainedTokenizerFast:
+def build(word_counts: Mapping[str, int], max_words: int = DEFAULT_WORDS) -> PreTrainedTokenizerFast:
     """A tokeniser from counts. Equal counts give an equal tokeniser, whatever their order.
 
     Args:
-        word_counts: structured words (``item:42``) and how often each occurs. Words of the fixed grammar are always
-            in; words of no known field are left out.
-        text_counts: free texts (titles, queries) and how often each occurs.
+        word_counts: words (``item:42``, ``coffee``) and how often each occurs. Words of the fixed grammar are always
+            in; words of no known field are left out, and of two with one hash the rarer.
         max_words: size of the vocabulary. Narrow fields come first, up to half of the room; the rest goes to the
             most frequent words.
 
@@ -67,19 +59,11 @@ def build(
     base = [*SPECIALS, *FIXED]
     if not len(base) < max_words <= MAX_VOCABULARY:
         raise ConfigError(f"max_words is {max_words}; it must be above {len(base)} and at most {MAX_VOCABULARY}")
-    room = max_words - len(base)
-    pieces = subwords.learn(text_counts, min(MAX_SUBWORDS, room // 4))
-    words = _choose(word_counts, room - len(pieces))
-
-    vocabulary: dict[str, int] = {}
-    for word in (*base, *words, *pieces):
-        vocabulary.setdefault(word, len(vocabulary))
-    tokenizer = Tokenizer(
-        token_models.WordPiece(vocabulary, unk_token=UNK, continuing_subword_prefix=subwords.CONTINUES)
-    )
-    tokenizer.normalizer = subwords.normalizer()
-    tokenizer.pre_tokenizer = subwords.pre_tokenizer()
-    # Added tokens are matched before the text is normalised and split, so `cat:frzn ice` and `item:AB` stay whole.
+    words = _choose(word_counts, max_words - len(base))
+    vocabulary = {word: row for row, word in enumerate((*base, *words))}
+    tokenizer = Tokenizer(token_models.WordLevel(vocabulary, unk_token=UNK))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    # Added tokens are matched before the text is split, so that `cat:frzn ice` stays whole.
     tokenizer.add_special_tokens([AddedToken(word, normalized=False) for word in SPECIALS])
     tokenizer.add_tokens([AddedToken(word, normalized=False, single_word=word[0] != "[") for word in (*FIXED, *words)])
     return _wrapped(tokenizer)
@@ -94,51 +78,53 @@ def _wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 
 def _choose(word_counts: Mapping[str, int], room: int) -> list[str]:
-    fixed = set(FIXED)
-    ranked = sorted(
-        ((word, count) for word, count in word_counts.items() if count > 0 and word not in fixed),
-        key=lambda item: (-item[1], item[0]),
-    )
-    narrow = [word for word, _ in ranked if _field(word) in NARROW_FIELDS][: room // 2]
+    hashes = {hash_of(word) for word in FIXED}
+    ranked: list[str] = []
+    for word, count in sorted(word_counts.items(), key=lambda item: (-item[1], item[0])):
+        if count > 0 and (hashed := hash_of(word)) not in hashes:
+            hashes.add(hashed)
+            ranked.append(word)
+    narrow = [word for word in ranked if field_of(word) in NARROW_FIELDS][: room // 2]
     taken = set(narrow)
     fields = (*NARROW_FIELDS, *WIDE_FIELDS)
-    rest = [word for word, _ in ranked if word not in taken and _field(word) in fields]
+    rest = [word for word in ranked if word not in taken and field_of(word) in fields]
     return [*narrow, *rest[: room - len(narrow)]]
 
 
-def _field(word: str) -> str:
+def field_of(word: str) -> str | None:
+    """``item`` of ``item:42``, nothing of a plain word; None where it is neither."""
     field, colon, value = word.partition(":")
-    return field if colon and value and value == value.strip() else ""
+    if not colon:
+        return "" if [word] == words_of(word) else None
+    return field if field and value and value == value.strip() else None
 
 
-class FastLexicon:
-    """Words and texts to ids by lookup: what the ingest role uses for every event.
-
-    Implements :class:`schemas.words.Lexicon`.
+class Vocabulary:
+    """Rows of words, by name and by hash.
 
     Example:
-        >>> lexicon = FastLexicon(build({"evt:purchase": 2}, {"dark roast": 1}))
-        >>> lexicon.readable(lexicon.word("[SESSION]") + lexicon.word("evt:purchase") + lexicon.text("Dark!"))
-        '[SESSION] evt:purchase dark'
+        >>> vocabulary = Vocabulary(build({"evt:purchase": 2, "dark": 1}))
+        >>> rows = vocabulary.rows(hash_of("[SESSION]") + hash_of("evt:purchase") + hash_of("evt:strange"))
+        >>> [vocabulary.names[row] for row in rows]
+        ['[SESSION]', 'evt:purchase', '[UNK]']
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast | Tokenizer) -> None:
         backend: Tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else tokenizer.backend_tokenizer
         vocabulary = backend.get_vocab(with_added_tokens=True)
         self._backend = backend
-        self._names = [name for name, _ in sorted(vocabulary.items(), key=lambda item: item[1])]
-        _check(vocabulary, self._names)
-        spec = json.loads(backend.to_str())
-        whole = {token["content"] for token in spec.pop("added_tokens")}
-        spec["added_tokens"] = []
-        self._text = Tokenizer.from_str(json.dumps(spec))
-        self._words = {word: vocabulary[word].to_bytes(2, "little") for word in whole}
-        self._texts: dict[str, bytes] = {}
-        digest = hashlib.blake2b("\0".join(self._names).encode(), digest_size=8)
-        self._fingerprint = digest.hexdigest()
+        self.names = tuple(name for name, _ in sorted(vocabulary.items(), key=lambda item: item[1]))
+        """The word of every row."""
+        _check(vocabulary, self.names)
+        self._rows = vocabulary
+        known = {int.from_bytes(hash_of(name), "little"): row for row, name in enumerate(self.names)}
+        for special in range(len(SPECIALS)):
+            known.pop(int.from_bytes(hash_of(SPECIALS[special]), "little"))
+        self._hashes = np.array(sorted(known), dtype=np.uint32)
+        self._row_of = np.array([known[hashed] for hashed in sorted(known)], dtype=np.uint16)
 
     @classmethod
-    def load(cls, directory: str | Path) -> FastLexicon:
+    def load(cls, directory: str | Path) -> Vocabulary:
         """From a model directory.
 
         Raises:
@@ -152,7 +138,7 @@ class FastLexicon:
         return cls.from_json(raw, str(path))
 
     @classmethod
-    def from_json(cls, raw: str, name: str = TOKENIZER_FILE) -> FastLexicon:
+    def from_json(cls, raw: str, name: str = TOKENIZER_FILE) -> Vocabulary:
         """From the text of a tokenizer.json; ``name`` is for the message.
 
         Raises:
@@ -169,74 +155,33 @@ class FastLexicon:
         text: str = self._backend.to_str(pretty=True)
         return text
 
-    @property
-    def fingerprint(self) -> str:
-        return self._fingerprint
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.names)
 
-    @property
-    def size(self) -> int:
-        """Words and pieces in the vocabulary."""
-        return len(self._names)
+    def row(self, word: str) -> int | None:
+        """Row of a word; None where it has none."""
+        return self._rows.get(word)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Token of every id, in order."""
-        return tuple(self._names)
+    def text(self, text: str) -> list[int]:
+        """Rows of the words of a free text, as far as they have any."""
+        return [row for word in words_of(text) if (row := self._rows.get(word)) is not None]
 
-    def word(self, word: str) -> bytes | None:
-        """Two bytes for a word the vocabulary holds whole, None for one it does not."""
-        return self._words.get(word)
-
-    def text(self, text: str) -> bytes:
-        """Sub-word ids of free text, at most six; unknown pieces are left out."""
-        known = self._texts.get(text)
-        if known is None:
-            ids = [i for i in self._text.encode(text, add_special_tokens=False).ids if i != UNK_ID]
-            known = b"".join(i.to_bytes(2, "little") for i in ids[:TEXT_IDS])
-            if len(self._texts) >= TEXT_CACHE:
-                self._texts.clear()
-            self._texts[text] = known
-        return known
-
-    def readable(self, tokens: bytes) -> str:
-        """The sequence as text, one session a line, sub-words joined.
+    def rows(self, hashes: bytes) -> Ints:
+        """Rows of hashed words, (N,) of uint16: ``[UNK]`` where a word has none.
 
         Args:
-            tokens: uint16 little-endian ids, as in ``Snapshot.tokens``.
-
-        Raises:
-            ValueError: an odd number of bytes.
+            hashes: uint32 little-endian each, as in :class:`schemas.snapshot.Recent`.
         """
-        if len(tokens) % 2:
-            raise ValueError(f"tokens are uint16, so their length is even; got {len(tokens)} bytes")
-        ids = memoryview(tokens)
-        names = (self._name(ids[at] | ids[at + 1] << 8) for at in range(0, len(tokens), 2))
-        return "".join(_spaced(names)).strip()
-
-    def _name(self, token_id: int) -> str:
-        return self._names[token_id] if token_id < len(self._names) else UNK
+        wanted = np.frombuffer(hashes, dtype="<u4")
+        place = np.minimum(np.searchsorted(self._hashes, wanted), len(self._hashes) - 1)
+        return np.where(self._hashes[place] == wanted, self._row_of[place], np.uint16(UNK_ID)).astype(np.uint16)
 
 
-def _spaced(names: Iterable[str]) -> Iterable[str]:
-    at_line_start = True
-    for name in names:
-        if name.startswith(subwords.CONTINUES) and len(name) > 2 and not at_line_start:
-            yield name[2:]
-            continue
-        if name == SESSION and not at_line_start:
-            yield "\n"
-            at_line_start = True
-        yield name if at_line_start else " " + name
-        at_line_start = False
-        if name == SESSION_END:
-            yield "\n"
-            at_line_start = True
-
-
-def _check(vocabulary: Mapping[str, int], names: list[str]) -> None:
+def _check(vocabulary: Mapping[str, int], names: tuple[str, ...]) -> None:
     if not len(names) <= MAX_VOCABULARY or sorted(vocabulary.values()) != list(range(len(names))):
         raise ModelRefused(f"the vocabulary's ids must run from 0 to at most {MAX_VOCABULARY - 1}; build it again")
-    if tuple(names[: len(SPECIALS)]) != SPECIALS:
+    if names[: len(SPECIALS)] != SPECIALS:
         raise ModelRefused(
             f"the vocabulary must begin with {', '.join(SPECIALS)}; build it with models.tokenizer.build"
         )
@@ -249,6 +194,6 @@ def load(directory: str | Path) -> PreTrainedTokenizerFast:
     """The Hugging Face tokeniser of a model directory, for people and tools.
 
     Raises:
-        ModelRefused: as in :meth:`FastLexicon.load`.
+        ModelRefused: as in :meth:`Vocabulary.load`.
     """
-    return _wrapped(Tokenizer.from_str(FastLexicon.load(directory).json()))
+    return _wrapped(Tokenizer.from_str(Vocabulary.load(directory).json()))

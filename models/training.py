@@ -24,7 +24,7 @@ from models import calibration, metrics, outcomes, pretrain
 from models.encoder import EncoderSize, default_config
 from models.model import HEADS, HeadReport, Model, TrainingReport
 from models.outcomes import Rows
-from models.tokenizer import FastLexicon
+from models.tokenizer import Vocabulary
 from models.tuning import Data, Tuner
 from models.wide import Fitted, Ints, fit
 from schemas.catalog import CatalogEntry
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Progress = Callable[[float, str], None]
 Clock = Callable[[], float]
 
-RECIPE: Final = 1
+RECIPE: Final = 2
 """Goes up when equal logs and settings give a better model than before, so that a cached one is made again."""
 
 
@@ -68,7 +68,7 @@ def quiet(_fraction: float, _message: str) -> None:
 def train(
     found: Iterable[Outcome],
     catalog: Mapping[str, CatalogEntry],
-    lexicon: FastLexicon,
+    vocabulary: Vocabulary,
     *,
     clock: Clock,
     settings: TrainSettings | None = None,
@@ -82,7 +82,7 @@ def train(
     Args:
         found: outcomes in any order whose horizon has ended (:func:`models.outcomes.matured`).
         catalog: ``kind:id`` -> entry, for the campaigns that the outcomes name and for their items and offers.
-        lexicon: of the tokeniser that made the outcomes' snapshots.
+        vocabulary: the words that get a row of their own.
         clock: seconds that only go forward, e.g. ``time.monotonic``.
         progress: called with the fraction done (0 to 1) and what is being done.
         config: another Hugging Face encoder's config; a small BERT of ``settings.size`` where absent.
@@ -90,7 +90,7 @@ def train(
         early: outcomes that are not in ``found`` because their horizon has not ended, for the report.
 
     Raises:
-        ConfigError: no head has outcomes of both labels to fit on, or the outcomes are of another tokeniser.
+        ConfigError: no head has outcomes of both labels to fit on.
     """
     settings = settings or TrainSettings()
     begin_s = clock()
@@ -100,7 +100,7 @@ def train(
         return clock() - begin_s
 
     progress(0.0, "reading outcomes")
-    rows, candidates = outcomes.read(found, catalog, lexicon)
+    rows, candidates = outcomes.read(found, catalog, vocabulary)
     data: dict[Head, tuple[Rows, Ints, Ints]] = {}
     left_out: dict[str, str] = {}
     for head in HEADS:
@@ -120,8 +120,8 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = Model(
-            config or default_config(lexicon.size, settings.size),
-            lexicon,
+            config or default_config(len(vocabulary), settings.size),
+            vocabulary,
             horizon_days=settings.horizon_days,
             trained=data,
         )

@@ -12,6 +12,37 @@ GRAPH_EDGE_VERSION: Final = 1
 ERASED: Final = "erased"
 
 
+#: What customers do, ``>``, the kind of entity. A snapshot names them by their place here: new ones go to the end.
+EDGE_TYPES: Final = (
+    "purchase>item",
+    "purchase>category",
+    "view>item",
+    "view>category",
+    "cart>item",
+    "uncart>item",
+    "view>page",
+    "search>category",
+    "custom>item",
+    "custom>category",
+    "returned>item",
+    "received>campaign",
+    "received>template",
+    "received>offer",
+    "opened>campaign",
+    "opened>template",
+    "clicked>campaign",
+    "clicked>template",
+    "left>campaign",
+    "redeemed>offer",
+    "redeemed>campaign",
+    "via>channel",
+    "received>channel",
+    "opened>channel",
+    "clicked>channel",
+)
+EDGE_INDEX: Final = {edge_type: index for index, edge_type in enumerate(EDGE_TYPES)}
+
+
 class GraphEdge(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
     """``customer_id --type--> entity`` at ``event_ts_ms``; msgpack on ``graph-edges``, keyed ``kind:id``.
 

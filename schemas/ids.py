@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import blake2b
 
-from schemas.snapshot import Snapshot
+from schemas.snapshot import Candidate, SnapshotKind
 
 
 def _digest(*parts: object) -> str:
     return blake2b("\x1f".join(map(str, parts)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def prediction_id(head: str, snapshot: Snapshot, subject: str = "") -> str:
-    """Id of what ``head`` says about ``snapshot``; ``subject`` is the campaign of a redemption.
+def question_id(
+    customer_id: str,
+    kind: SnapshotKind,
+    as_of_ms: int,
+    source: tuple[str, int, int],
+    applied: Mapping[str, int],
+    consent: tuple[str, ...] | None,
+    candidate: Candidate | None,
+) -> str:
+    """Id of a snapshot, derived from what it contains, so that one that is made again after a crash has it again.
 
-    Derived from what the snapshot contains (customer, kind, time, source and applied offsets, consent), so that a
-    snapshot that is emitted again after a crash gives the same record again. Consent, because an opt-out that comes
-    late changes nothing else: what corrects a decision must not pass for a repetition of it.
+    Consent, because an opt-out that comes late changes nothing else: what corrects a decision must not pass for a
+    repetition of it.
     """
+    about = () if candidate is None else (candidate.campaign_id, candidate.offer_id, candidate.template_id)
     return _digest(
-        head,
-        subject,
-        snapshot.customer_id,
-        snapshot.kind,
-        snapshot.as_of_ms,
-        *snapshot.source,
-        *sorted(snapshot.applied.items()),
-        *(() if snapshot.consent is None else ("consent", *snapshot.consent)),
+        customer_id,
+        kind,
+        as_of_ms,
+        *source,
+        *sorted(applied.items()),
+        *(() if consent is None else ("consent", *consent)),
+        *about,
     )
+
+
+def prediction_id(head: str, question: str, model_version: str) -> str:
+    """Id of what a model's ``head`` says about a snapshot: two models say two things about one question."""
+    return _digest(head, question, model_version)
 
 
 def event_uid(source_index: int, event_id: str) -> int:

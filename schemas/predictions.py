@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from schemas.limits import Probability
+from schemas.snapshot import SnapshotKind
 
 
 class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -23,12 +24,14 @@ class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Fields that every prediction has.
 
-    ``prediction_id`` is derived from the head and the snapshot, so a re-emission after a crash is the same
+    ``prediction_id`` is derived from the head, the snapshot and the model, so a re-emission after a crash is the same
     record and consumers can drop it by id.
     """
 
     prediction_id: str
-    """Derived from head and snapshot: a repeated record has the same id, so drop what you have seen."""
+    """Derived from head, snapshot and model: a repeated record has the same id, so drop what you have seen."""
+    question_id: str
+    """Of the snapshot: what outcomes carry, and what the predictions of two models about one snapshot share."""
     customer_id: str
     """The customer."""
     as_of_ms: int
@@ -43,8 +46,9 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Event time of that event."""
     latency_ms: int
     """From the newest event's record timestamp to this prediction, wall clock."""
-    snapshot_kind: Literal["event", "horizon", "send"] = "event"
-    """``event``: something happened. ``horizon``, ``send``: its outcome will be known later."""
+    snapshot_kind: SnapshotKind = "event"
+    """``event``: something happened. ``refresh``: nothing did, it was asked for. ``horizon``, ``send``, ``sample``: its
+    outcome will be known later."""
 
 
 class ChurnPrediction(Prediction, frozen=True, kw_only=True, omit_defaults=True):

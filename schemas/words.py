@@ -1,14 +1,25 @@
 """The grammar of the customer language: the words that events and sessions are written in.
 
-The core writes words, a :class:`Lexicon` turns them into token ids. Words are either *markers* in
-brackets or ``field:value`` pairs; free text (titles, queries) goes through the same vocabulary's
-sub-words.
+Words are either *markers* in brackets, ``field:value`` pairs, or the plain words of a free text (titles, queries).
+Whoever keeps or sends them writes the four bytes of :func:`hash_of`, which no vocabulary has to know: a model maps
+hashes to rows of its own, and the topic ``words`` says what a hash stands for.
+
+**Collisions.** Among n different words n²/2³³ pairs are expected to share a hash: 1 pair among 100,000 words, 116
+among a million. The two words of a pair are then one word, in timelines, edges and for models, and print as the one
+that was said last. Nothing else depends on hashes: state knows entities by name.
 """
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from bisect import bisect_right
-from typing import Final, Protocol
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Final
+from zlib import crc32
+
+import msgspec
 
 SESSION: Final = "[SESSION]"
 SESSION_END: Final = "[/SESSION]"
@@ -28,29 +39,160 @@ DAY_MARKERS: Final = tuple(f"[DAY:{day}]" for day in ("mon", "tue", "wed", "thu"
 _PRICE_BOUNDS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1024.0)
 PRICE_WORDS: Final = tuple(f"price:p{band}" for band in range(len(_PRICE_BOUNDS) + 1))
 
-CUSTOM_EVENT: Final = "evt:custom"
-
 #: Every word that a vocabulary must hold, whatever the data.
 FIXED: Final = (
-    SESSION, SESSION_END, LATE, FIRST_GAP, *GAP_MARKERS, *HOUR_MARKERS, *DAY_MARKERS, *PRICE_WORDS, CUSTOM_EVENT,
+    SESSION, SESSION_END, LATE, FIRST_GAP, *GAP_MARKERS, *HOUR_MARKERS, *DAY_MARKERS, *PRICE_WORDS,
 )  # fmt: skip
 
 _HOUR_MS: Final = 3_600_000
 _EPOCH_WEEKDAY: Final = 3  # 1970-01-01 was a Thursday
 
 
-class Lexicon(Protocol):
-    """Words to token ids. Ids are returned as uint16 little-endian bytes, ready to append to a timeline."""
+HASH_BYTES: Final = 4
+NOTHING: Final = bytes(HASH_BYTES)
+"""The hash of no word."""
+TEXT_WORDS: Final = 6
+"""Words of a free text that are kept."""
+SHARED_BY: Final = 5
+"""What somebody typed is written down as text once so many customers did."""
+_WORD_CHARACTERS: Final = 32
+_REMEMBERED: Final = 500_000
+_NO_FIELD: Final = ""
+_words: Final = re.compile(r"\w+").findall
 
-    @property
-    def fingerprint(self) -> str:
-        """Changes when any word's id changes."""
 
-    def word(self, word: str) -> bytes | None:
-        """Two bytes for a word the vocabulary holds, None for one it does not."""
+def hash_of(word: str) -> bytes:
+    """What stands for a word, little-endian; never :data:`NOTHING`.
 
-    def text(self, text: str) -> bytes:
-        """Sub-word ids of free text, at most a few; empty where nothing of it is known."""
+    Example:
+        >>> hash_of("item:42").hex()
+        '8846adc3'
+    """
+    digest = blake2b(word.encode("utf-8", "surrogatepass"), digest_size=HASH_BYTES).digest()
+    return digest if digest != NOTHING else b"\1\0\0\0"
+
+
+def words_of(text: str) -> list[str]:
+    """The first words of a free text: in lower case, without punctuation, so that none can pass for ``field:value``.
+
+    Example:
+        >>> words_of("Dark Roast, [SESSION] item:5")
+        ['dark', 'roast', 'session', 'item', '5']
+    """
+    found = _words(unicodedata.normalize("NFKC", text).lower())
+    return [word[:_WORD_CHARACTERS] for word in found[:TEXT_WORDS]]
+
+
+class Word(msgspec.Struct, frozen=True, kw_only=True):
+    """What a hash stands for: JSON on ``words``, by the hash in hexadecimal digits."""
+
+    version: int = 1
+    hash: str
+    word: str
+
+
+class Field(dict[str, bytes]):
+    """Value -> hash of the word ``field:value``; what is missing is added, and put down as new."""
+
+    __slots__ = ("_new", "prefix")
+
+    def __init__(self, prefix: str, new: list[str]) -> None:
+        super().__init__()
+        self.prefix = prefix
+        self._new = new
+
+    def __missing__(self, value: str) -> bytes:
+        if len(self) >= _REMEMBERED:
+            self.clear()  # what comes again is new again, and is written down twice
+        word = self.prefix + value
+        hashed = self[value] = hash_of(word)
+        self._new.append(word)
+        return hashed
+
+
+class Words:
+    """From words to hashes; remembers which were met first since :meth:`take_new`.
+
+    What customers type (queries, and pages whose names may hold anything) is hashed like all words, but counts as
+    new only once :data:`SHARED_BY` customers have said it: what one person typed must not outlive an erasure.
+
+    Example:
+        >>> words = Words()
+        >>> words.item["42"] == hash_of("item:42"), words.take_new()
+        (True, ['item:42'])
+    """
+
+    def __init__(self) -> None:
+        self._new: list[str] = []
+        self.plain = Field(_NO_FIELD, self._new)
+        """Markers and whole words."""
+        self.event = Field("evt:", self._new)
+        self.item = Field("item:", self._new)
+        self.category = Field("cat:", self._new)
+        self.campaign = Field("camp:", self._new)
+        self.template = Field("tmpl:", self._new)
+        self.offer = Field("offer:", self._new)
+        self.channel = Field("chan:", self._new)
+        self.of_kind = {
+            "item": self.item,
+            "category": self.category,
+            "campaign": self.campaign,
+            "template": self.template,
+            "offer": self.offer,
+            "channel": self.channel,
+        }
+        """The words of a kind of entity, as edges name them."""
+        self._typed: dict[str, tuple[bytes, set[int]]] = {}
+        self._texts: dict[str, list[str]] = {}
+
+    def page(self, page: str, customer_id: str) -> bytes:
+        """Of a page that a customer looked at."""
+        return self._said("page:" + page, customer_id)
+
+    def text(self, text: str, customer_id: str | None = None) -> bytes:
+        """Hashes of a free text's words, see :func:`words_of`.
+
+        Args:
+            customer_id: who typed it; None for what a shop wrote.
+        """
+        split = self._texts.get(text)
+        if split is None:
+            if len(self._texts) >= _REMEMBERED // 10:
+                self._texts.clear()
+            split = self._texts[text] = words_of(text)
+        if customer_id is None:
+            return b"".join([self.plain[word] for word in split])
+        return b"".join([self._said(word, customer_id) for word in split])
+
+    def _said(self, word: str, customer_id: str) -> bytes:
+        known = self._typed.get(word)
+        if known is None:
+            if len(self._typed) >= _REMEMBERED:
+                self._typed.clear()
+            known = self._typed[word] = hash_of(word), set()
+        hashed, customers = known
+        if len(customers) < SHARED_BY:
+            customers.add(crc32(customer_id.encode("utf-8", "surrogatepass")))
+            if len(customers) == SHARED_BY:
+                self._new.append(word)
+        return hashed
+
+    def take_new(self) -> list[str]:
+        """Words that were met since the last call."""
+        found = self._new.copy()
+        self._new.clear()
+        return found
+
+
+def readable(hashes: bytes, names: Mapping[bytes, str]) -> str:
+    """A sequence of hashes as text, one session a line.
+
+    Args:
+        names: what hashes stand for; what it lacks is shown as ``#`` and the hash.
+    """
+    found = (hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES))
+    said = " ".join([names.get(one) or f"#{one.hex()}" for one in found])
+    return said.replace(f" {SESSION} ", f"\n{SESSION} ")
 
 
 def gap_marker(gap_ms: int | None) -> str:

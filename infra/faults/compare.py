@@ -19,7 +19,7 @@ from streams.kafka.reader import TopicReader
 
 TOLERANCE: Final = 1e-3
 _SHOWN: Final = 5
-_LABELLED: Final = ("horizon", "send")
+_LABELLED: Final = ("horizon", "send", "sample")
 
 _snapshot: Final = msgspec.msgpack.Decoder(Snapshot).decode
 _outcome: Final = msgspec.msgpack.Decoder(Outcome).decode

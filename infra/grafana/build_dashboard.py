@@ -148,7 +148,6 @@ ROWS: Final[dict[str, list[Panel]]] = {
             [
                 (_rate("pulsegraph_snapshots_total", "kind"), "{{kind}}"),
                 (_rate("pulsegraph_snapshots_coalesced_total"), "coalesced"),
-                (_rate("pulsegraph_vocabulary_mismatch_total"), "of another vocabulary"),
             ],
         ),
     ],

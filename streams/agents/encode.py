@@ -10,7 +10,8 @@ from typing import Final
 
 import msgspec
 
-from models.inference import Predictor, check
+from models.inference import Predictor
+from models.snapshot_columns import check
 from schemas import codec
 from schemas.deadletter import refuse
 from schemas.errors import DeadLetter, InvalidField, Malformed
@@ -170,8 +171,12 @@ class EncodeRole:
 
     def _observe(self, batch: list[Waiting], predicted: Predicted, started_ms: int) -> None:
         seconds, wall_ms = (self._monotonic_ms() - started_ms) / 1000, self._wall_ms()
-        fresh_ms = [wall_ms - entry.snapshot.ingest_ts_ms for entry in batch if entry.snapshot.kind == "event"]
-        self._metrics.encoded(len(batch), seconds, fresh_ms, predicted.records, predicted.foreign)
+        fresh_ms = [
+            wall_ms - entry.snapshot.ingest_ts_ms for entry in batch if entry.snapshot.kind == "event"
+        ]  # a refresh is of no new event
+        self._metrics.encoded(
+            len(batch), seconds, fresh_ms, predicted.records, predicted.words, predicted.unknown_words
+        )
 
     async def _commit(self, force: bool = False) -> None:
         now_ms = self._monotonic_ms()

@@ -7,14 +7,12 @@ from collections.abc import Iterator, Mapping
 from operator import attrgetter
 from typing import Final
 
-from models.saved_model import read_card
-from models.tokenizer import FastLexicon
 from schemas import codec
 from schemas.deadletter import Refused
 from schemas.errors import TooLate, TopicUnfit
 from schemas.events import SOURCE_INDEX, SOURCES
 from schemas.records import OutputRecord
-from schemas.words import Lexicon
+from schemas.words import Word, Words, hash_of
 from streams.core.config import CoreConfig
 from streams.core.customer import due_of
 from streams.core.durable import IngestCheckpoint
@@ -46,14 +44,13 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
         given: Resources,
         *,
         config: CoreConfig,
-        lexicon: Lexicon,
         cache_bytes: int,
         idle_ms: int,
         refusals: RefusalLimit,
     ) -> None:
         super().__init__(given)
         self._config = config
-        self._lexicon = lexicon
+        self._words = Words()
         self._cache_bytes = cache_bytes
         self._idle_ms = idle_ms
         self._refusals = refusals
@@ -70,7 +67,7 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
         return IngestPartition(
             partition,
             self._config,
-            self._lexicon,
+            self._words,
             StoredRecords(store),
             meta,
             cache_bytes=self._cache_bytes,
@@ -102,6 +99,9 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
 
     def outputs(self, checkpoint: IngestCheckpoint) -> Iterator[OutputRecord]:
         encode = codec.msgpack_encode
+        for word in self._words.take_new():  # of all partitions: those that are not of this checkpoint come too early
+            hashed = hash_of(word).hex()
+            yield OutputRecord("words", hashed.encode(), codec.json_encode(Word(hash=hashed, word=word)))
         for edge in checkpoint.edges:
             yield OutputRecord("graph-edges", edge.entity.encode(), encode(edge))
         for outcome in checkpoint.outcomes:
@@ -121,11 +121,9 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
 def build(context: RoleContext) -> IngestRole:
     """See :meth:`streams.agents.registry.RoleEntry.build`."""
     settings, mine = context.settings, context.settings.ingest
-    context.check_horizon(read_card(settings.model_dir).horizon_days)
     return IngestRole(
         resources(context, IngestRole.name),
         config=settings.core,
-        lexicon=FastLexicon.load(settings.model_dir),
         cache_bytes=mine.cache_bytes,
         idle_ms=mine.idle_ms,
         refusals=RefusalLimit(mine.refused_share, mine.refused_min),

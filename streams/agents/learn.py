@@ -13,7 +13,7 @@ from typing import Final, get_args
 import msgspec
 
 from schemas import codec
-from schemas.snapshot import Head, Outcome
+from schemas.snapshot import LIVE_KINDS, Head, Outcome
 from streams.core.scoring import LiveScore, auc
 from streams.runtime.context import RoleContext
 from streams.runtime.runner import Batch, Commit
@@ -29,7 +29,7 @@ _KEPT: Final = 20_000
 class _ScoredPrediction(msgspec.Struct):
     """The fields of a prediction that scoring needs."""
 
-    prediction_id: str
+    question_id: str
     probability: float
     snapshot_kind: str = "event"
     as_of_ms: int | None = None
@@ -100,9 +100,9 @@ class LearnRole:
                     _take_outcome(known, _decode_outcome(value))
                     continue
                 prediction = _decode_prediction(value)
-                if prediction.snapshot_kind != "event":
+                if prediction.snapshot_kind not in LIVE_KINDS:
                     score = known.scores[head]  # type: ignore[index]
-                    score.predicted(prediction.prediction_id, prediction.probability, prediction.as_of_ms)
+                    score.predicted(prediction.question_id, prediction.probability, prediction.as_of_ms)
             except (msgspec.DecodeError, UnicodeDecodeError):
                 self._metrics.dead_letter(
                     batch.topic, "malformed"
@@ -129,7 +129,7 @@ class LearnRole:
 
 def _take_outcome(known: _Known, outcome: Outcome) -> None:
     as_of_ms = outcome.snapshot.as_of_ms
-    known.scores[outcome.head].answered(outcome.outcome_id, outcome.label, outcome.due_ms, as_of_ms)
+    known.scores[outcome.head].answered(outcome.question_id, outcome.label, outcome.due_ms, as_of_ms)
     known.newest_ms = max(known.newest_ms, outcome.resolved_ms)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streams.commands import Subparsers, add_settings_options, day_ms, new_parser, settings_from
@@ -13,8 +12,7 @@ from streams.settings import zones
 
 if TYPE_CHECKING:
     from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPrediction, Suppressed
-    from streams.inspect.lookup import CustomerView, Words
-    from streams.settings.schema import Settings
+    from streams.inspect.lookup import CustomerView
 
 _EDGES_SHOWN = 5
 _SESSIONS_SHOWN = 12
@@ -27,16 +25,15 @@ def add(subparsers: Subparsers) -> None:
         "customer",
         "look up a customer: timeline, graph, pending labels, predictions and their reasons",
         "Reads the changelog topic, so no worker needs to run. Events of the last fraction of a second may be missing. "
-        "The timeline is shown in the vocabulary of the model (--model).",
+        "What few customers typed is shown as the hash of its words.",
         "  pulsegraph customer 42\n"
-        "  pulsegraph customer 42 --as-of 2017-10-01 --model .cache/demo/model\n"
+        "  pulsegraph customer 42 --as-of 2017-10-01\n"
         "  pulsegraph customer 42 --json",
     )
     parser.add_argument("id", metavar="ID", help="the customer's id, as in the record key")
     parser.add_argument(
         "--as-of", metavar="DAY", help="decay edges and counters to this day or time, UTC (default: the last event)"
     )
-    parser.add_argument("--model", type=Path, metavar="DIR", help="model directory (PULSEGRAPH_MODEL_DIR)")
     parser.add_argument(
         "--all", action="store_true", help="show all sessions, edges and features, not only the first few"
     )
@@ -52,30 +49,19 @@ def run(args: argparse.Namespace) -> int:
     from streams.kafka.reader import TopicReader
     from streams.settings.schema import kafka_client_config
 
-    settings = settings_from(args, model_dir=args.model)
+    settings = settings_from(args)
     as_of_ms = None if args.as_of is None else day_ms(args.as_of)
-    words = _words(settings, required=args.model is not None)
     with TopicReader(kafka_client_config(settings)) as reader:
-        view = lookup.customer(reader, settings.kafka.prefix, args.id, settings.core, words, as_of_ms)
+        view = lookup.customer(reader, settings.kafka.prefix, args.id, settings.core, as_of_ms)
     if args.json:
         print(json_encode(plain(view)).decode())
         return 0
-    for line in describe(view, words, everything=args.all):
+    for line in describe(view, everything=args.all):
         print(line)
     return 0
 
 
-def _words(settings: Settings, required: bool) -> Words:
-    """The model's vocabulary; none where there is no model and none is required."""
-    from models.tokenizer import TOKENIZER_FILE, FastLexicon
-    from streams.inspect.lookup import NoWords
-
-    if not required and not (settings.model_dir / TOKENIZER_FILE).exists():
-        return NoWords()
-    return FastLexicon.load(settings.model_dir)
-
-
-def describe(view: CustomerView, words: Words, *, everything: bool = False) -> Iterator[str]:
+def describe(view: CustomerView, *, everything: bool = False) -> Iterator[str]:
     """The lookup for a person, line by line."""
     yield f"customer {view.customer_id}, partition {view.partition}, as of {moment(view.as_of_ms)} UTC"
     if view.erased_ms is not None:
@@ -92,7 +78,7 @@ def describe(view: CustomerView, words: Words, *, everything: bool = False) -> I
     yield ""
     yield from _profile(view)
     yield from _features(view, everything)
-    yield from _timeline(view, words, everything)
+    yield from _timeline(view, everything)
     yield from _edges(view, everything)
     yield from _pending(view)
     yield from _predictions(view)
@@ -127,14 +113,14 @@ def _features(view: CustomerView, everything: bool) -> Iterator[str]:
             yield f"  {name:<24}{value:>12,.2f}  {MEANING[name]}"
 
 
-def _timeline(view: CustomerView, words: Words, everything: bool) -> Iterator[str]:
+def _timeline(view: CustomerView, everything: bool) -> Iterator[str]:
     yield ""
     hidden = 0 if everything else max(0, len(view.sessions) - _SESSIONS_SHOWN)
+    if view.history:
+        counted, value = sum(entry.sessions for entry in view.history), sum(entry.value for entry in view.history)
+        since = moment(1000 * min(entry.start_s for entry in view.history))
+        yield f"history: {counted:,} sessions that ended since {since}, worth {value:,.2f}"
     yield f"timeline: {len(view.sessions)} sessions and messages" + (f", the last {_SESSIONS_SHOWN}" if hidden else "")
-    if not words.fingerprint:
-        yield "  (there is no model to read the words with: give its directory with --model)"
-    elif view.vocabulary not in (None, words.fingerprint):
-        yield f"  (made with vocabulary {view.vocabulary}, read with {words.fingerprint}: give the right --model)"
     for session in view.sessions[hidden:]:
         mark = " (open)" if session.is_open else ""
         yield f"  {moment(session.start_ms)}{mark}  {' '.join(session.text.split())}"

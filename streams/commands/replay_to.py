@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from streams.commands import Subparsers, add_settings_options, new_parser, settings_from
 from streams.inspect.moments import moment
@@ -27,28 +26,24 @@ def add(subparsers: Subparsers) -> None:
         choices=("predictions.churn", "predictions.redemption", "predictions.next-best-action"),
         help="where it was published (default: search all)",
     )
-    parser.add_argument("--model", type=Path, metavar="DIR", help="model directory (PULSEGRAPH_MODEL_DIR)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     add_settings_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    from models.tokenizer import FastLexicon
     from schemas.codec import json_encode
     from streams.kafka.reader import TopicReader
     from streams.offline.rebuild import check
     from streams.settings.schema import kafka_client_config
 
-    settings = settings_from(args, model_dir=args.model)
-    lexicon = FastLexicon.load(settings.model_dir)
+    settings = settings_from(args)
     with TopicReader(kafka_client_config(settings)) as reader:
         found = check(
             reader,
             settings.kafka.prefix,
             args.prediction_id,
             settings.core,
-            lexicon,
             customer_id=args.customer,
             topic=args.topic,
         )

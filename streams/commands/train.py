@@ -37,7 +37,7 @@ def add(subparsers: Subparsers) -> None:
         "running deployment instead; without it, no Kafka is needed.",
         "  pulsegraph train --data complete-journey --until 2017-07-01 --out .cache/model\n"
         "  pulsegraph train --data simulation --customers 500 --budget 20 --out .cache/toy\n"
-        "  pulsegraph train --from-topics --base .cache/model --out .cache/model-2",
+        "  pulsegraph train --from-topics --out .cache/model-2",
     )
     add_source_options(parser)
     parser.add_argument(
@@ -46,13 +46,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--from-topics",
         action="store_true",
-        help="learn from the outcomes of a deployment, with the vocabulary of --base",
-    )
-    parser.add_argument(
-        "--base",
-        type=Path,
-        metavar="DIR",
-        help="model whose vocabulary the outcomes use (default: PULSEGRAPH_MODEL_DIR)",
+        help="learn from the outcomes of a deployment",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="model directory (PULSEGRAPH_MODEL_DIR)")
     parser.add_argument(
@@ -78,32 +72,31 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _from_topics(args: argparse.Namespace, settings: Settings) -> Card:
-    from models.tokenizer import FastLexicon
     from models.training import TrainSettings
+    from streams.inspect.names import read_names
     from streams.kafka.reader import TopicReader
     from streams.offline.recorded import read_recorded
-    from streams.offline.training import train_on_outcomes
+    from streams.offline.training import counted, train_on_outcomes, vocabulary_of
     from streams.settings.schema import kafka_client_config
     from streams.telemetry.progress_bars import training_bar
 
-    lexicon = FastLexicon.load(args.base or settings_from(args).model_dir)
     with training_bar() as progress:
         with TopicReader(kafka_client_config(settings)) as reader:
             found = read_recorded(
                 reader,
                 settings.kafka.prefix,
-                lexicon.fingerprint,
                 lambda share, text: progress(share * _READING, text),
             )
+            names = read_names(reader, settings.kafka.prefix)
         left_out = (
-            f"{found.repeated:,} repeated, {found.foreign:,} in other words, {found.erased:,} of erased customers, "
+            f"{found.repeated:,} repeated, {found.foreign:,} of another version, {found.erased:,} of erased customers, "
             f"{found.early:,} whose horizon has not ended, {found.refused:,} of the catalog"
         )
         progress(_READING, f"{len(found.outcomes):,} outcomes, {len(found.catalog):,} entries; left out: {left_out}")
         return train_on_outcomes(
             found.outcomes,
             found.catalog,
-            lexicon,
+            vocabulary_of(counted(found.outcomes), names, found.catalog),
             settings.model_dir,
             config=settings.core,
             settings=TrainSettings(budget_s=args.budget, seed=args.seed),

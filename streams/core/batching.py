@@ -1,8 +1,8 @@
 """Which snapshots to encode next: micro-batches by size and age, the newest per customer.
 
 A live snapshot replaces the one of the same customer that still waits: what it said is no longer true.
-Snapshots with a pending label (horizon and send) are never replaced, because an outcome will be compared with what
-was predicted for exactly them, and dropping those of customers who came back would flatter the score.
+Snapshots with a pending label (horizon, send and sample) are never replaced, because an outcome will be compared with
+what was predicted for exactly them, and dropping those of customers who came back would flatter the score.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from schemas.snapshot import Snapshot
+from schemas.snapshot import LIVE_KINDS, Snapshot
 
 _LABELLED_SHARE: Final = 4  # about one place in four goes to snapshots with a label when both kinds wait
 
@@ -51,7 +51,7 @@ class MicroBatcher:
         """One more snapshot in topic order."""
         self._open.setdefault(partition, Counter())[offset] += 1
         entry = Waiting(snapshot, partition, offset, now_ms)
-        if snapshot.kind != "event":
+        if snapshot.kind not in LIVE_KINDS:
             self._labelled.append(entry)
             return
         key = snapshot.customer_id if self._coalesce else f"{partition}:{offset}"

@@ -30,10 +30,12 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """
     session_gap_ms: int = 30 * MINUTE_MS
     """A session ends after this much event time without an event."""
-    timeline_tokens: int = 512
-    """Most tokens of a customer's timeline; the oldest sessions go first."""
-    edges_per_type: int = 48
-    """An edge type is cut back to two thirds, heaviest first, when it exceeds this."""
+    timeline_words: int = 256
+    """Most words of a customer's newest events; the oldest events go first, and live on in the history of sessions."""
+    edges_per_type: int = 256
+    """An edge type that has more is cut back to two thirds of this, heaviest first, when edges are merged."""
+    fresh_edges: int = 48
+    """As many edges that were touched since the last merge are merged with the older ones, which are written then."""
     edge_half_life_ms: int = 28 * DAY_MS
     """An edge's weight halves over this time."""
     ids_kept_ms: int = 2 * DAY_MS
@@ -68,6 +70,9 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Time between two horizon snapshots of an active customer; customers are spread over the days."""
     redemption_window_ms: int = 30 * DAY_MS
     """How long after a send an offer may be redeemed, where the send does not say."""
+    sample_share: Annotated[float, Meta(ge=0, le=1)] = 0.02
+    """Share of the events of active customers after which a ``sample`` snapshot is taken, to be labelled like a weekly
+    one: what a live prediction sees in the middle of a session is learned and judged, too."""
     pending_limit: int = 64
     """Most pending labels of one head, per customer; beyond it, new ones are dropped."""
     holdout_percent: int = 0

@@ -5,8 +5,8 @@ to a bound that no event that is on time can come before any more; ``tail`` hold
 bound, sorted. What is seen is ``settled`` with the tail folded on top.
 
 A checkpoint writes what changed. The customer's record is small and written whole; what may be large and changes less
-often are pieces under keys of their own: the edges, tail events but for the newest, and the snapshots of pending
-labels. What is in the record depends on the state alone, so that equal states give equal bytes.
+often are pieces under keys of their own: older edges and sessions, tail events but for the newest, and the snapshots
+of pending labels. What is in the record depends on the state alone, so that equal states give equal bytes.
 """
 
 from __future__ import annotations
@@ -20,28 +20,27 @@ import msgspec
 from msgspec.structs import replace
 
 from schemas.errors import StateCorrupt
-from schemas.snapshot import Candidate, Snapshot, SnapshotKind
+from schemas.snapshot import Snapshot
 from streams.core import stored
+from streams.core.context import Context
 from streams.core.event import Event, StoredEvent, restore, store
 from streams.core.fold import fire_due, fold, next_due_ms
-from streams.core.graph import Edges
+from streams.core.graph import Edges, Older
 from streams.core.labels import Awaiting, Resolved
 from streams.core.pace import Pace
 from streams.core.snapshots import snapshot_of
-from streams.core.state import Context, Effect, Folded
+from streams.core.state import Effect, Folded
 
-RECORD_VERSION: Final = 3
+RECORD_VERSION: Final = 4
 #: So much of the tail is in the record: what a person does inside the lateness bound, a large basket included.
 _NEWEST_EVENTS: Final = 64
 _NEWEST_BYTES: Final = 16 << 10
 _EVENT_BYTES: Final = 200  # of most events
-#: Edges that take no more than this are in the record: most customers come a few times.
-_FEW_EDGES_BYTES: Final = 512
 TAIL: Final = b"e"
 EDGES: Final = b"g"
+HISTORY: Final = b"h"
 _SNAPSHOT: Final = b"s"
-#: What the pieces of a kind hold, by the first byte of their names.
-PIECES: Final[dict[bytes, type]] = {TAIL: StoredEvent, EDGES: Edges, _SNAPSHOT: Snapshot}
+PIECE_VERSION: Final = 1
 _CALLED: Final = "the stored state of a customer"
 _order = attrgetter("order")
 _time = attrgetter("ts_ms")
@@ -60,9 +59,13 @@ class CustomerRecord(msgspec.Struct, array_like=True, gc=False):
     """Tail events before ``tail``, each a piece."""
     tail: list[StoredEvent]
     settled: Folded
-    """Without its edges."""
-    edges: Edges | None
-    """None: they are a piece."""
+    """Without its older edges and sessions, which are pieces where there were merges."""
+
+    @property
+    def apart(self) -> tuple[bytes, ...]:
+        """Kinds of pieces that merges made."""
+        edges = (EDGES,) if self.settled.graph.merges else ()
+        return (*edges, HISTORY) if self.settled.timeline.history.merges else edges
 
     @property
     def is_tombstone(self) -> bool:
@@ -70,9 +73,36 @@ class CustomerRecord(msgspec.Struct, array_like=True, gc=False):
         return self.erased_ms >= 0 and not (self.older or self.tail or self.settled.events)
 
 
+class OlderEdges(msgspec.Struct, array_like=True, gc=False):
+    """The piece that a merge of edges makes."""
+
+    version: int
+    merges: int
+    """As in the record it belongs to."""
+    as_of_ms: int
+    edges: Edges
+
+
+class OlderSessions(msgspec.Struct, array_like=True, gc=False):
+    """The piece that a merge of the history makes."""
+
+    version: int
+    merges: int
+    """As in the record it belongs to."""
+    entries: bytes
+
+
+#: What the pieces of a kind hold, by the first byte of their names.
+PIECES: Final[dict[bytes, type]] = {
+    TAIL: StoredEvent,
+    EDGES: OlderEdges,
+    HISTORY: OlderSessions,
+    _SNAPSHOT: Snapshot,
+}
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_event: Final = msgspec.msgpack.Decoder(StoredEvent).decode
-_decode_edges: Final = msgspec.msgpack.Decoder(Edges).decode
+_decode_edges: Final = msgspec.msgpack.Decoder(OlderEdges).decode
+_decode_sessions: Final = msgspec.msgpack.Decoder(OlderSessions).decode
 _decode_snapshot: Final = msgspec.msgpack.Decoder(Snapshot).decode
 _decode: Final = msgspec.msgpack.Decoder(CustomerRecord).decode
 
@@ -107,6 +137,15 @@ class Advanced(NamedTuple):
     """Events settled before their time, for want of room."""
 
 
+class Pieces(NamedTuple):
+    """What is stored of a customer beside the record; empty where the record says that there is nothing."""
+
+    edges: bytes = b""
+    history: bytes = b""
+    older: Sequence[bytes] = ()
+    """Older tail events, in any order."""
+
+
 class Encoded(NamedTuple):
     """What a customer leaves in the store."""
 
@@ -117,9 +156,9 @@ class Encoded(NamedTuple):
     """About what the customer takes, other than snapshots."""
 
 
-def snapshot_piece(outcome_id: str) -> bytes:
-    """Name of the piece that holds the snapshot of a pending label."""
-    return _SNAPSHOT + outcome_id.encode()
+def snapshot_piece(question_id: str) -> bytes:
+    """Name of the piece that holds the snapshot of pending labels."""
+    return _SNAPSHOT + question_id.encode()
 
 
 def read_snapshot(piece: bytes | None) -> Snapshot:
@@ -152,6 +191,14 @@ def read_record(record: bytes) -> CustomerRecord:
     )
 
 
+def _check_piece(piece: OlderEdges | OlderSessions, merges: int, what: str) -> None:
+    if (piece.version, piece.merges) != (PIECE_VERSION, merges):
+        raise StateCorrupt(
+            f"the stored {what} of a customer have version {piece.version} and are of merge {piece.merges}; this "
+            f"worker knows version {PIECE_VERSION}, and the record is of merge {merges}"
+        )
+
+
 def no_pieces(kind: bytes) -> list[bytes]:
     """For a customer that has none."""
     return []
@@ -165,9 +212,8 @@ class Customer:
 
     __slots__ = (
         "_awaiting",
-        "_edges_apart",
-        "_edges_bytes",
-        "_edges_of",
+        "_edges_written",
+        "_history_written",
         "_known",
         "_stored",
         "_view",
@@ -189,11 +235,11 @@ class Customer:
         self.settled = Folded()
         self.pace = Pace()
         self._awaiting: dict[str, Snapshot] = {}
-        """Outcome id -> snapshot of labels that became pending since the last :meth:`encode`."""
+        """Question id -> snapshot of labels that became pending since the last :meth:`encode`."""
         self._stored: dict[bytes, None] = {}
         """Names of the pieces in the store."""
-        self._edges_of, self._edges_bytes, self._edges_apart = -1, 0, False
-        """The edges as they were last encoded: after how many events, how long, and whether as a piece."""
+        self._edges_written, self._history_written = (0, 0), (0, 0)
+        """Merges that the stored pieces are of, and how long these are."""
         self._known: set[int] | None = None
         self._view: Folded | None = None
         self._view_effects: list[Effect] = []
@@ -209,32 +255,33 @@ class Customer:
             StateCorrupt: not a record of a version this code knows, or pieces are missing.
         """
         known = read_record(record)
-        edges = b"".join(pieces(EDGES)) if known.edges is None else b""
-        return Customer.of(context, known, edges, pieces(TAIL) if known.older else ())
+        edges, history = (b"".join(pieces(kind)) if kind in known.apart else b"" for kind in (EDGES, HISTORY))
+        return Customer.of(context, known, Pieces(edges, history, pieces(TAIL) if known.older else ()))
 
     @staticmethod
-    def of(context: Context, known: CustomerRecord, edges: bytes, older: Sequence[bytes]) -> Customer:
+    def of(context: Context, known: CustomerRecord, pieces: Pieces) -> Customer:
         """The customer of a stored record.
-
-        Args:
-            edges: the piece that holds them; not looked at where ``known`` has them.
-            older: the pieces that hold its older tail events, in any order.
 
         Raises:
             StateCorrupt: pieces are missing, or cannot be read.
         """
-        if len(older) != known.older:
-            raise StateCorrupt(f"{_CALLED} has {known.older} older tail events, and {len(older)} are there")
+        if len(pieces.older) != known.older:
+            raise StateCorrupt(f"{_CALLED} has {known.older} older tail events, and {len(pieces.older)} are there")
         customer = Customer(context)
         customer.settled, customer.pace = known.settled, known.pace
         customer.erased_ms, customer.indexed_ms = known.erased_ms, known.due_ms
-        if known.edges is None:
-            known.settled.edges = stored.read(_decode_edges, edges, "the stored edges of a customer")
-            customer._edges_bytes, customer._edges_apart = len(edges), True
-        else:
-            known.settled.edges = known.edges
-        customer._edges_of = known.settled.events
-        events = sorted([restore(stored.read(_decode_event, piece, _CALLED)) for piece in older], key=_order)
+        graph, history = known.settled.graph, known.settled.timeline.history
+        if graph.merges:
+            edges = stored.read(_decode_edges, pieces.edges, "the stored edges of a customer")
+            _check_piece(edges, graph.merges, "edges")
+            graph.older = Older(edges.edges, edges.as_of_ms)
+            customer._edges_written = graph.merges, len(pieces.edges)
+        if history.merges:
+            sessions = stored.read(_decode_sessions, pieces.history, "the stored history of a customer")
+            _check_piece(sessions, history.merges, "sessions")
+            history.older = sessions.entries
+            customer._history_written = history.merges, len(pieces.history)
+        events = sorted([restore(stored.read(_decode_event, piece, _CALLED)) for piece in pieces.older], key=_order)
         customer.tail = events + [restore(event) for event in known.tail]
         customer._stored = customer._piece_names(events)
         return customer
@@ -251,7 +298,13 @@ class Customer:
             newest.append(written)
         newest.reverse()
         older = self.tail[: len(self.tail) - len(newest)]
-        edges = self._changed_edges()
+        settled = self.settled
+        apart = self._changed_merges()
+        graph, timeline = settled.graph, settled.timeline
+        if graph.merges:
+            settled = replace(settled, graph=replace(graph, older=None))
+        if timeline.history.merges:
+            settled = replace(settled, timeline=replace(timeline, history=replace(timeline.history, older=b"")))
         record = CustomerRecord(
             RECORD_VERSION,
             self.due_or_never_ms(),
@@ -259,48 +312,58 @@ class Customer:
             self.pace,
             len(older),
             newest,
-            replace(self.settled, edges={}),
-            None if self._edges_apart else self.settled.edges,
+            settled,
         )
         encoded = _encode(record)
-        return Encoded(encoded, self._changed_pieces(older, edges), self.size_bytes(encoded))
+        return Encoded(encoded, self._changed_pieces(older, apart), self.size_bytes(encoded))
 
     def size_bytes(self, record: bytes) -> int:
         """About what is stored of the customer, snapshots left out."""
         older = max(0, len(self.tail) - _NEWEST_EVENTS)
-        return len(record) + _EVENT_BYTES * older + (self._edges_bytes if self._edges_apart else 0)
+        return len(record) + _EVENT_BYTES * older + self._edges_written[1] + self._history_written[1]
 
-    def _changed_edges(self) -> bytes | None:
-        """The edges encoded, where they are a piece and events were folded in since the last time."""
-        if self.settled.events == self._edges_of:
-            return None
-        encoded = _encode(self.settled.edges)
-        self._edges_of, self._edges_bytes = self.settled.events, len(encoded)
-        self._edges_apart = len(encoded) > _FEW_EDGES_BYTES
-        return encoded if self._edges_apart else None
+    def _changed_merges(self) -> list[tuple[bytes, bytes | None]]:
+        """The pieces of merges since the last time."""
+        changed: list[tuple[bytes, bytes | None]] = []
+        graph, history = self.settled.graph, self.settled.timeline.history
+        if graph.merges != self._edges_written[0]:
+            edges = b""
+            if graph.older is not None:
+                edges = _encode(OlderEdges(PIECE_VERSION, graph.merges, graph.older.as_of_ms, graph.older.edges))
+                changed.append((EDGES, edges))
+            self._edges_written = graph.merges, len(edges)
+        if history.merges != self._history_written[0]:
+            entries = _encode(OlderSessions(PIECE_VERSION, history.merges, history.older)) if history.merges else b""
+            if entries:
+                changed.append((HISTORY, entries))
+            self._history_written = history.merges, len(entries)
+        return changed
 
-    def _changed_pieces(self, older: list[Event], edges: bytes | None) -> list[tuple[bytes, bytes | None]]:
+    def _changed_pieces(
+        self, older: list[Event], apart: list[tuple[bytes, bytes | None]]
+    ) -> list[tuple[bytes, bytes | None]]:
         before = self._stored
-        if not (older or before or self.settled.pending or self._edges_apart):
+        if not (older or before or apart or self.settled.pending):
             return []
         self._stored = names = self._piece_names(older)
         changed: list[tuple[bytes, bytes | None]] = [(name, None) for name in before if name not in names]
         events = {name: event for name, event in zip(names, older, strict=False) if name not in before}
         changed += [(name, _encode(store(event))) for name, event in events.items()]
-        if edges is not None:
-            changed.append((EDGES, edges))
-        for outcome_id, snapshot in self._awaiting.items():
-            if (name := snapshot_piece(outcome_id)) in names:
+        changed += apart
+        for question_id, snapshot in self._awaiting.items():
+            if (name := snapshot_piece(question_id)) in names:
                 changed.append((name, _encode(snapshot)))
         self._awaiting = {}
         return changed
 
     def _piece_names(self, older: list[Event]) -> dict[bytes, None]:
-        """In order: those of the older tail events, then those of pending labels, then the edges."""
+        """In order: those of the older tail events, then those of pending labels, then those of merges."""
         names = dict.fromkeys([_event_piece(event) for event in older])
-        names.update(dict.fromkeys([snapshot_piece(label.outcome_id) for label in self.settled.pending]))
-        if self._edges_apart:
+        names.update(dict.fromkeys([snapshot_piece(label.question_id) for label in self.settled.pending]))
+        if self.settled.graph.merges:
             names[EDGES] = None
+        if self.settled.timeline.history.merges:
+            names[HISTORY] = None
         return names
 
     def knows(self, uid: int) -> bool:
@@ -330,7 +393,7 @@ class Customer:
         self.erased_ms = at_ms
         self.settled = Folded()
         self.pace = Pace()
-        self._edges_of = -1
+        self._edges_written, self._history_written = (-1, 0), (-1, 0)  # another first merge is not the one before
         self.tail = [event for event in self.tail if event.ts_ms > at_ms]
         self._known = None
         self._forget_view()
@@ -375,27 +438,36 @@ class Customer:
         found: list[Effect] = []
         for effect in effects:
             if isinstance(effect, Awaiting):
-                self._awaiting[effect.pending.outcome_id] = effect.snapshot
-            elif isinstance(effect, Resolved) and effect.pending.outcome_id in self._awaiting:
-                found.append(effect.outcome(self._awaiting.pop(effect.pending.outcome_id)))
+                self._awaiting[effect.pending.question_id] = effect.snapshot
+            elif isinstance(effect, Resolved) and effect.pending.question_id in self._awaiting:
+                found.append(effect.outcome(self._awaiting[effect.pending.question_id]))
             else:
                 found.append(effect)
         return found
 
-    def snapshot_as_of(self, kind: SnapshotKind, as_of_ms: int, candidate: Candidate | None) -> Snapshot | None:
-        """The snapshot of a kind that was taken at ``as_of_ms``, of a customer whose events end there.
+    def snapshot_as(self, other: Snapshot) -> Snapshot | None:
+        """The snapshot of the kind, time and cause of another, of a customer whose events end there.
 
-        Ends the customer's use: event time has moved on to ``as_of_ms`` afterwards.
+        Ends the customer's use: event time has moved on to its ``as_of_ms`` afterwards.
         """
+        kind, as_of_ms = other.kind, other.as_of_ms
         if kind == "event":
             return self.snapshot()
+        if kind == "refresh":
+            return self.refreshed(as_of_ms)
         effects: list[Effect] = []
         self._settle(as_of_ms + 1, effects)
         self._fire_timers(as_of_ms, effects)
         if kind == "send":  # taken just before the send, which is not among the events
-            return snapshot_of(self.settled, "send", as_of_ms, self.context, candidate) if self.settled.events else None
-        taken = (effect for effect in effects if isinstance(effect, Snapshot))
-        return next((known for known in taken if known.kind == kind and known.as_of_ms == as_of_ms), None)
+            if not self.settled.events:
+                return None
+            return snapshot_of(self.settled, "send", as_of_ms, self.context, other.candidate)
+        for taken in effects:
+            if isinstance(taken, Snapshot) and (taken.kind, taken.as_of_ms, taken.source) == (
+                kind, as_of_ms, other.source
+            ):  # fmt: skip
+                return taken
+        return None
 
     def due_or_never_ms(self) -> int:
         """As the timer index has it: :meth:`due_ms`, -1 for never."""
@@ -418,6 +490,13 @@ class Customer:
         if not seen.events:
             return None
         return snapshot_of(seen, "event", seen.last_ms, self.context)
+
+    def refreshed(self, as_of_ms: int) -> Snapshot | None:
+        """The customer as seen at ``as_of_ms``, or at the newest event where that is later; None as above."""
+        seen = self.view()
+        if not seen.events:
+            return None
+        return snapshot_of(seen, "refresh", max(as_of_ms, seen.last_ms), self.context)
 
     def _settle(self, until_ms: int, effects: list[Effect]) -> None:
         """Fold tail events older than ``until_ms`` into the settled state."""

@@ -14,7 +14,7 @@ from schemas.snapshot import Outcome, Snapshot
 from streams.core import stored
 from streams.core.event_clock import NOT_OBSERVED_MS
 
-META_VERSION: Final = 2
+META_VERSION: Final = 3
 NO_OFFSET: Final = -1
 
 
@@ -48,8 +48,6 @@ class PartitionMeta(msgspec.Struct, array_like=True):
     confirmed: list[bytes] = msgspec.field(default_factory=lambda: [b""] * len(SOURCES))
     """What each topic's :class:`streams.core.event_clock.EventClock` remembers."""
     watermark_ms: int = 0
-    vocabulary: str = ""
-    """Fingerprint of the lexicon that made the token ids in the partition's records."""
 
     @staticmethod
     def decode(raw: bytes | None) -> PartitionMeta:

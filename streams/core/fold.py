@@ -11,21 +11,22 @@ from bisect import bisect_left
 from typing import Final
 from zlib import crc32
 
-from schemas import ids
 from schemas.events import SOURCES, Body, CampaignSend, Clickstream, Profile, Redemption
 from schemas.snapshot import Snapshot
 from streams.core import counters, labels
 from streams.core.baskets import is_return
 from streams.core.config import DAY_MS, CoreConfig
+from streams.core.context import Context
 from streams.core.decay import factor, forward_weight
 from streams.core.event import Event, consent_of
 from streams.core.graph import edges_of, touch
+from streams.core.history import local_hour
 from streams.core.labels import Awaiting, Pending
 from streams.core.lateness import OPT_OUTS
 from streams.core.money import rate_of
 from streams.core.sales import count_sale
 from streams.core.snapshots import snapshot_of
-from streams.core.state import Context, Effect, Folded
+from streams.core.state import Effect, Folded
 
 _GAP_HALF_LIFE_MS: Final = 84 * DAY_MS
 _CHANNELS_KEPT: Final = 16  # a producer that invents channel names must not blow up the state
@@ -48,9 +49,10 @@ def fold(state: Folded, event: Event, context: Context, effects: list[Effect]) -
             _redemption(state, ts_ms, body, context, effects)
         case Profile():
             _profile(state, ts_ms, body)
-    edges, weight, limit = state.edges, forward_weight(ts_ms, config.edge_half_life_ms), config.edges_per_type
+    graph, weight = state.graph, forward_weight(ts_ms, config.edge_half_life_ms)
+    fresh_limit, type_limit = config.fresh_edges, config.edges_per_type
     for edge_type, entity_id in edges_of(body) if event.edges is None else event.edges:
-        touch(edges, edge_type, entity_id, ts_ms, weight, limit)
+        touch(graph, edge_type, entity_id, ts_ms, weight, fresh_limit=fresh_limit, type_limit=type_limit)
     state.events += 1
     state.last_ms = ts_ms
     state.source = (event.source_index, event.offset, event.ingest_ms)
@@ -60,6 +62,27 @@ def fold(state: Folded, event: Event, context: Context, effects: list[Effect]) -
         topic = SOURCES[event.source_index]
         state.late[topic] = state.late.get(topic, 0) + 1
     _remember(state, ts_ms, event.uid, config)
+    if config.sample_share and not event.is_late and _is_sampled(context.customer_id, event.uid, config.sample_share):
+        _sample(state, ts_ms, context, effects)
+
+
+def _is_sampled(customer_id: str, uid: int, share: float) -> bool:
+    drawn = (uid ^ crc32(customer_id.encode("utf-8", "surrogatepass"))) & 0xFFFF_FFFF  # a uid is a hash itself
+    return drawn < share * (1 << 32)
+
+
+def _sample(state: Folded, ts_ms: int, context: Context, effects: list[Effect]) -> None:
+    """Ask of the customer, as an event left them, what is asked of them weekly."""
+    config = context.config
+    if not state.activity_ms or ts_ms - state.activity_ms > config.churn_active_ms:
+        return
+    if len(state.pending) >= config.pending_limit // 2:
+        return  # the rest is for weekly ones and sends, which do not come by the thousand
+    snapshot = snapshot_of(state, "sample", ts_ms, context)
+    effects.append(snapshot)
+    # What happens at the same instant is not after it, as the next line of an order: so a millisecond more.
+    label = Pending.of("churn", snapshot, ts_ms + config.churn_horizon_ms + 1)
+    _add_pending(state, label, snapshot, context, effects)
 
 
 def _remember(state: Folded, ts_ms: int, uid: int, config: CoreConfig) -> None:
@@ -90,7 +113,7 @@ def fire_due(state: Folded, now_ms: int, context: Context, effects: list[Effect]
         if due_ms is None or due_ms > now_ms:
             return
         if state.timeline.ends_ms(config.session_gap_ms) == due_ms:
-            state.timeline.close(context.lexicon, config.timeline_tokens)
+            state.timeline.close(context)
         elif (expired := labels.pop_due(state.pending, due_ms)) is not None:
             effects.append(expired)
         else:
@@ -105,7 +128,7 @@ def _horizon(state: Folded, due_ms: int, context: Context, effects: list[Effect]
     state.next_horizon_ms = due_ms + config.horizon_every_ms
     snapshot = snapshot_of(state, "horizon", due_ms, context)
     effects.append(snapshot)
-    label = Pending.of("churn", ids.prediction_id("churn", snapshot), due_ms, due_ms + config.churn_horizon_ms)
+    label = Pending.of("churn", snapshot, due_ms + config.churn_horizon_ms)
     _add_pending(state, label, snapshot, context, effects)
 
 
@@ -119,17 +142,17 @@ def _clickstream(state: Folded, ts_ms: int, body: Clickstream, context: Context,
     config, name, counts = context.config, body.event, state.counters
     at_ms, rate = body.event_ts_ms, rate_of(body.currency, config)
     local_ms = context.local_ms(at_ms, state.timezone)
-    if is_return(body):  # neither activity nor a session
-        _note(state, ts_ms, body, context, rate)
-        count_sale(state, ts_ms, body, rate, config, gives_back=True)
-        return
-    if at_ms < ts_ms:
-        _note(state, ts_ms, body, context, rate)
+    gives_back, value = is_return(body), 0.0
+    if gives_back or name == "purchase":
+        value = count_sale(state, ts_ms, body, rate, config, gives_back=gives_back)
+    if gives_back or at_ms < ts_ms:
+        _note(state, ts_ms, body, context, rate, value)
     else:
-        state.timeline.act(ts_ms, body, context.lexicon, config.timeline_tokens, local_ms, rate)
-    if name == "purchase":
-        count_sale(state, ts_ms, body, rate, config, gives_back=False)
-    elif name in ("page_view", "search"):
+        state.timeline.act(ts_ms, body, context, local_ms, rate)
+        state.timeline.earn(value)
+    if gives_back:  # neither activity nor a session
+        return
+    if name in ("page_view", "search"):
         counters.add(counts, "views", ts_ms, 1.0)
     elif name in ("item_view", "add_to_cart"):
         lines = 1 if body.items is None else len(body.items)
@@ -178,9 +201,15 @@ def _campaign_send(state: Folded, ts_ms: int, body: CampaignSend, context: Conte
     _note(state, ts_ms, body, context)
 
 
-def _note(state: Folded, ts_ms: int, body: Body, context: Context, rate: float | None = 1.0) -> None:
-    note = state.timeline.note_late if body.event_ts_ms < ts_ms else state.timeline.note
-    note(ts_ms, body, context.lexicon, context.config.timeline_tokens, rate)
+def _note(
+    state: Folded, ts_ms: int, body: Body, context: Context, rate: float | None = 1.0, value: float = 0.0
+) -> None:
+    if (at_ms := body.event_ts_ms) < ts_ms:
+        local_ms = context.local_ms(at_ms, state.timezone)
+        state.timeline.note_late(ts_ms, body, context, local_ms, rate, value)
+    else:
+        state.timeline.note(ts_ms, body, context, rate)
+        state.timeline.earn(value)
 
 
 def _log_send(state: Folded, ts_ms: int, body: CampaignSend, config: CoreConfig) -> None:
@@ -202,8 +231,7 @@ def _await_redemption(state: Folded, ts_ms: int, body: CampaignSend, context: Co
     effects.append(snapshot)
     due_ms = body.window_end_ms or ts_ms + context.config.redemption_window_ms
     if due_ms > ts_ms:
-        outcome_id = ids.prediction_id("redemption", snapshot, body.campaign_id)
-        label = Pending.of("redemption", outcome_id, ts_ms, due_ms, body)
+        label = Pending.of("redemption", snapshot, due_ms, body)
         _add_pending(state, label, snapshot, context, effects)
 
 
@@ -234,7 +262,7 @@ def _profile(state: Folded, ts_ms: int, body: Profile) -> None:
 
 
 def _count_hour(state: Folded, local_ms: int, channel: str) -> None:
-    hour = (local_ms // 3_600_000 + 72) % 168  # 1970-01-01 was a Thursday: hour 72 of a week that begins on Monday
+    hour = local_hour(local_ms)
     histogram = state.hours.get(channel)
     if histogram is None:
         if len(state.hours) >= _CHANNELS_KEPT:

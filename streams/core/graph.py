@@ -1,18 +1,28 @@
-"""The customer's side of the interaction graph: typed, directed, timestamped, bounded edges."""
+"""The customer's side of the interaction graph: typed, directed, timestamped, bounded edges.
+
+A customer has a few hundred edges, and an event touches a few of them. So they are kept in two parts: *fresh* ones,
+as they are since the last merge, and *older* ones, which change at a merge only and are written then. When a merge
+comes depends on the events alone.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import msgspec
 
 from schemas.events import Body, CampaignSend, Clickstream, Profile, Redemption
+from schemas.graph import EDGE_INDEX, EDGE_TYPES
+from schemas.snapshot import EDGE, EdgeBlock, age_code
+from schemas.words import Words
 from streams.core.baskets import basket_of, is_return
 from streams.core.decay import present_weight
 
 #: (edges so far, forward-decayed weight, first ms, last ms)
 Edge = tuple[int, float, int, int]
 Edges = dict[str, dict[str, Edge]]
+_NO_EDGES: Final[dict[str, Edge]] = {}
 
 _CLICK_EDGES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "purchase": (("purchase>item", "item_id"), ("purchase>category", "category")),
@@ -40,15 +50,6 @@ _SEND_EDGES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
 }
 _REDEMPTION_EDGES: Final = (("redeemed>offer", "offer_id"), ("redeemed>campaign", "campaign_id"))
 _CHANNEL_EDGE: Final = {"send": "received>channel", "open": "opened>channel", "click": "clicked>channel"}
-
-_RULES: Final = (*_CLICK_EDGES.values(), _CUSTOM_EDGES, _RETURN_EDGES, *_SEND_EDGES.values(), _REDEMPTION_EDGES)
-
-EDGE_TYPES: Final = (
-    *dict.fromkeys(edge_type for rules in _RULES for edge_type, _ in rules),
-    "via>channel",
-    *_CHANNEL_EDGE.values(),
-)
-"""Every edge type: what the customer did, ``>``, the kind of entity."""
 
 ENTITY_KINDS: Final = frozenset({"item", "campaign", "template", "offer", "channel"})
 """Kinds whose in-edges the entities role keeps; categories and pages live on the customer's side only."""
@@ -108,33 +109,133 @@ def _line_edges(body: Clickstream) -> list[tuple[str, str]]:
     return drawn
 
 
-def known_entities(edges: Edges) -> set[str]:
+_SHOWN: Final = {
+    "purchase>item": 192,
+    "purchase>category": 64,
+    "view>item": 32,
+    "view>category": 16,
+    "cart>item": 16,
+    "returned>item": 8,
+    "received>campaign": 32,
+    "opened>campaign": 16,
+    "clicked>campaign": 16,
+    "redeemed>campaign": 16,
+    "redeemed>offer": 32,
+    "via>channel": 8,
+    "received>channel": 8,
+    "opened>channel": 8,
+    "clicked>channel": 8,
+}
+"""How many older edges of a type a snapshot carries, the heaviest; of fresh ones all."""
+_MOST_WEIGHT: Final = 65_504.0  # of a float16
+
+
+class Older:
+    """Edges as the last merge left them. Never changed, so that copies of a state share it."""
+
+    __slots__ = ("_packed", "as_of_ms", "edges")
+
+    def __init__(self, edges: Edges, as_of_ms: int) -> None:
+        self.edges = edges
+        self.as_of_ms = as_of_ms
+        """Time of the merge."""
+        self._packed: EdgeBlock | None = None
+
+    def packed(self, words: Words, half_life_ms: int) -> EdgeBlock:
+        """For snapshots; the same until the next merge."""
+        if self._packed is None:
+            shown = {
+                edge_type: {entity_id: of_type[entity_id] for _, entity_id in _ranked(of_type)[:count]}
+                for edge_type, count in _SHOWN.items()
+                if (of_type := self.edges.get(edge_type))
+            }
+            self._packed = pack(shown, self.as_of_ms, words, half_life_ms)
+        return self._packed
+
+
+class Graph(msgspec.Struct, array_like=True):
+    """All edges of one customer."""
+
+    fresh: Edges = {}
+    fresh_edges: int = 0
+    """How many there are in ``fresh``."""
+    merges: int = 0
+    """How many there were: ``older`` is of the last one."""
+    older: Older | None = None
+    """Not part of the customer's record, but a piece of its own."""
+
+    def copy(self) -> Graph:
+        fresh = {edge_type: of_type.copy() for edge_type, of_type in self.fresh.items()}
+        return Graph(fresh, self.fresh_edges, self.merges, self.older)
+
+    def edges(self, edge_type: str) -> dict[str, Edge]:
+        """Entity id -> edge of all edges of a type."""
+        older = _NO_EDGES if self.older is None else self.older.edges.get(edge_type, _NO_EDGES)
+        return older | self.fresh.get(edge_type, _NO_EDGES)
+
+    def __iter__(self) -> Iterator[str]:
+        """Types that have edges."""
+        older: Mapping[str, object] = {} if self.older is None else self.older.edges
+        return iter(dict.fromkeys((*older, *self.fresh)))
+
+    def count(self, kind: str) -> int:
+        """Edges to entities of a kind, of all types."""
+        suffix = ">" + kind
+        older = {} if self.older is None else self.older.edges
+        total = sum([len(of_type) for edge_type, of_type in older.items() if edge_type.endswith(suffix)])
+        for edge_type, of_type in self.fresh.items():
+            if edge_type.endswith(suffix):
+                known = older.get(edge_type)
+                total += len(of_type) if not known else sum([entity_id not in known for entity_id in of_type])
+        return total
+
+
+def known_entities(graph: Graph) -> set[str]:
     """``kind:id`` of every entity that a customer's graph still leads to and whose side keeps its neighbours."""
     return {
         f"{ENTITY_OF[edge_type]}{entity_id}"
-        for edge_type, of_type in edges.items()
+        for edge_type in graph
         if edge_type in ENTITY_OF
-        for entity_id in of_type
+        for entity_id in graph.edges(edge_type)
     }
 
 
-def touch(edges: Edges, edge_type: str, entity_id: str, ts_ms: int, weight: float, limit: int) -> None:
-    """Add one event to an edge; cut the type back to two thirds of ``limit`` when it grows past it.
+def touch(
+    graph: Graph, edge_type: str, entity_id: str, ts_ms: int, weight: float, *, fresh_limit: int, type_limit: int
+) -> None:
+    """Add one event to an edge; ``ts_ms`` never decreases between calls.
 
-    Cutting in steps keeps the cost of a new edge constant; ties go by entity id, so the result depends on
-    the events only. ``ts_ms`` never decreases between calls.
+    Args:
+        fresh_limit: as many fresh edges are merged with the older ones.
+        type_limit: a merge cuts a type that has more edges back to two thirds of it, heaviest first; ties go by
+            entity id, so the result depends on the events only.
     """
-    of_type = edges.get(edge_type)
+    of_type = graph.fresh.get(edge_type)
     if of_type is None:
-        of_type = edges[edge_type] = {}
+        of_type = graph.fresh[edge_type] = {}
     edge = of_type.get(entity_id)
     if edge is not None:
         of_type[entity_id] = (edge[0] + 1, edge[1] + weight, edge[2], ts_ms)
         return
-    of_type[entity_id] = (1, weight, ts_ms, ts_ms)
-    if len(of_type) > limit:
-        kept = _ranked(of_type)[: max(1, limit * 2 // 3)]
-        edges[edge_type] = {entity_id: of_type[entity_id] for entity_id in sorted([name for _, name in kept])}
+    older = graph.older
+    edge = None if older is None else older.edges.get(edge_type, _NO_EDGES).get(entity_id)
+    of_type[entity_id] = (1, weight, ts_ms, ts_ms) if edge is None else (edge[0] + 1, edge[1] + weight, edge[2], ts_ms)
+    graph.fresh_edges += 1
+    if graph.fresh_edges >= fresh_limit:
+        _merge(graph, ts_ms, type_limit)
+
+
+def _merge(graph: Graph, ts_ms: int, type_limit: int) -> None:
+    merged: Edges = {}
+    for edge_type in graph:
+        of_type = graph.edges(edge_type)
+        if len(of_type) > type_limit:
+            kept = _ranked(of_type)[: max(1, type_limit * 2 // 3)]
+            of_type = {entity_id: of_type[entity_id] for entity_id in sorted([name for _, name in kept])}
+        merged[edge_type] = of_type
+    graph.fresh, graph.fresh_edges = {}, 0
+    graph.merges += 1
+    graph.older = Older(merged, ts_ms)
 
 
 def _ranked(of_type: dict[str, Edge]) -> list[tuple[float, str]]:
@@ -142,18 +243,34 @@ def _ranked(of_type: dict[str, Edge]) -> list[tuple[float, str]]:
     return sorted([(edge[1], entity_id) for entity_id, edge in of_type.items()], reverse=True)
 
 
-def heaviest(
-    edges: Edges, edge_type: str, count: int, as_of_ms: int, half_life_ms: int
-) -> tuple[tuple[str, float], ...]:
-    """The ``count`` heaviest edges of a type with their weights as of a time, heaviest first."""
-    of_type = edges.get(edge_type)
-    if not of_type:
-        return ()
-    scale = present_weight(1.0, as_of_ms, half_life_ms)
-    return tuple([(entity_id, weight * scale) for weight, entity_id in _ranked(of_type)[:count]])
+def blocks(graph: Graph, as_of_ms: int, words: Words, half_life_ms: int) -> tuple[EdgeBlock, ...]:
+    """The edges that a snapshot shows: older ones as of the last merge, fresh ones as of now."""
+    found = () if graph.older is None else (graph.older.packed(words, half_life_ms),)
+    return (*found, pack(graph.fresh, as_of_ms, words, half_life_ms)) if graph.fresh else found
 
 
-def neighbours(edges: Edges, edge_type: str, as_of_ms: int, half_life_ms: int) -> list[Neighbour]:
+def pack(edges: Edges, as_of_ms: int, words: Words, half_life_ms: int) -> EdgeBlock:
+    """Edges of the types that snapshots show, in their order."""
+    scale, packed = present_weight(1.0, as_of_ms, half_life_ms), EDGE.pack
+    found: dict[int, bytes] = {}
+    for edge_type, of_type in edges.items():
+        if edge_type in _SHOWN:
+            hashes = words.of_kind[edge_type.partition(">")[2]]
+            found[EDGE_INDEX[edge_type]] = b"".join(
+                [
+                    packed(
+                        int.from_bytes(hashes[entity_id], "little"),
+                        min(weight * scale, _MOST_WEIGHT),
+                        min(count, 255),
+                        age_code(as_of_ms - last_ms),
+                    )
+                    for entity_id, (count, weight, _, last_ms) in of_type.items()
+                ]
+            )
+    return EdgeBlock(as_of_ms, found)
+
+
+def neighbours(graph: Graph, edge_type: str, as_of_ms: int, half_life_ms: int) -> list[Neighbour]:
     """Edges of a type, heaviest first, with weights decayed to ``as_of_ms``.
 
     An edge that began after ``as_of_ms`` is left out. One that was touched since keeps its later count:
@@ -161,7 +278,7 @@ def neighbours(edges: Edges, edge_type: str, as_of_ms: int, half_life_ms: int) -
     """
     seen = (
         Neighbour(entity_id, count, present_weight(weight, max(as_of_ms, last_ms), half_life_ms), first_ms, last_ms)
-        for entity_id, (count, weight, first_ms, last_ms) in edges.get(edge_type, {}).items()
+        for entity_id, (count, weight, first_ms, last_ms) in graph.edges(edge_type).items()
         if first_ms <= as_of_ms
     )
     return sorted(seen, key=lambda edge: (-edge.weight, edge.entity_id))

@@ -11,14 +11,14 @@ from typing import NamedTuple
 import msgspec
 
 from schemas.events import CampaignSend, Redemption
-from schemas.snapshot import Candidate, Head, Outcome, Snapshot
+from schemas.snapshot import Candidate, Head, Label, Outcome, Snapshot
 
 
 class Pending(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A label that event time or an event will resolve."""
 
     head: Head
-    outcome_id: str
+    question_id: str
     as_of_ms: int
     """Of the snapshot that it will belong to."""
     due_ms: int
@@ -27,9 +27,9 @@ class Pending(msgspec.Struct, array_like=True, frozen=True, gc=False):
     send_id: str = ""
 
     @staticmethod
-    def of(head: Head, outcome_id: str, as_of_ms: int, due_ms: int, send: CampaignSend | None = None) -> Pending:
+    def of(head: Head, snapshot: Snapshot, due_ms: int, send: CampaignSend | None = None) -> Pending:
         names = (send.campaign_id, send.offer_id or "", send.send_id or "") if send else ("", "", "")
-        return Pending(head, outcome_id, as_of_ms, due_ms, *names)
+        return Pending(head, snapshot.question_id, snapshot.as_of_ms, due_ms, *names)
 
 
 class Awaiting(NamedTuple):
@@ -45,13 +45,18 @@ class Resolved(NamedTuple):
     pending: Pending
     label: int
     resolved_ms: int
+    happened_ms: int | None = None
+    """When the customer came back or redeemed; None where that did not happen."""
 
     def outcome(self, snapshot: Snapshot) -> Outcome:
         """With the snapshot that it belongs to."""
+        labels: dict[str, Label] = {self.pending.head: self.label}
+        if self.happened_ms is not None:
+            labels["after_ms"] = self.happened_ms - self.pending.as_of_ms
         return Outcome(
-            outcome_id=self.pending.outcome_id,
+            question_id=self.pending.question_id,
             head=self.pending.head,
-            label=self.label,
+            labels=labels,
             due_ms=self.pending.due_ms,
             resolved_ms=self.resolved_ms,
             snapshot=snapshot,
@@ -93,7 +98,7 @@ def active(pending: list[Pending], active_ms: int, now_ms: int, horizon_ms: int)
     answered = [entry for entry in pending if entry.head == "churn" and entry.due_ms - horizon_ms <= active_ms]
     if answered:
         pending[:] = [entry for entry in pending if entry not in answered]
-    return [Resolved(entry, label=0, resolved_ms=now_ms) for entry in answered]
+    return [Resolved(entry, label=0, resolved_ms=now_ms, happened_ms=active_ms) for entry in answered]
 
 
 def redeemed(pending: list[Pending], redemption: Redemption, ts_ms: int) -> Resolved | None:
@@ -108,5 +113,6 @@ def redeemed(pending: list[Pending], redemption: Redemption, ts_ms: int) -> Reso
                 continue
             if redemption.send_id and entry.send_id and entry.send_id != redemption.send_id:
                 continue  # of another send, which says so
-            return Resolved(pending.pop(position), label=1, resolved_ms=ts_ms)
+            happened_ms = redemption.event_ts_ms
+            return Resolved(pending.pop(position), label=1, resolved_ms=ts_ms, happened_ms=happened_ms)
     return None

@@ -15,16 +15,17 @@ from operator import attrgetter
 from schemas import ids
 from schemas.codec import DecodedEvent
 from schemas.deadletter import Refused, refuse
-from schemas.errors import ConfigError, DeadLetter
+from schemas.errors import DeadLetter
 from schemas.events import SOURCES
 from schemas.graph import GraphEdge
 from schemas.predictions import Erasure
 from schemas.records import RawRecord
 from schemas.snapshot import Outcome, Snapshot
-from schemas.words import Lexicon
+from schemas.words import Words
 from streams.core.cache import CustomerCache
 from streams.core.config import CoreConfig
-from streams.core.customer import EDGES, TAIL, Customer, read_record, read_snapshot, snapshot_piece
+from streams.core.context import Context
+from streams.core.customer import EDGES, HISTORY, TAIL, Customer, Pieces, read_record, read_snapshot, snapshot_piece
 from streams.core.durable import NO_OFFSET, IngestCheckpoint, PartitionMeta, Piece, RecordChange, Records
 from streams.core.entity_edges import drawn_edges, erased_edges
 from streams.core.entries import observe, read_entries
@@ -35,7 +36,7 @@ from streams.core.labels import Pending, Resolved
 from streams.core.lateness import check_not_too_late, is_ahead
 from streams.core.oddities import oddities
 from streams.core.pace import is_sampled_out
-from streams.core.state import Context, Effect
+from streams.core.state import Effect
 from streams.core.watermark import Watermark
 from streams.core.zones import UTC_ONLY, Zones
 
@@ -44,6 +45,7 @@ class IngestPartition:
     """State of one partition between two checkpoints.
 
     Args:
+        words: may serve several partitions.
         records: what is durable.
         meta: stored :class:`PartitionMeta`, None for a partition that was never written.
         cache_bytes: bound of decoded customers.
@@ -57,7 +59,7 @@ class IngestPartition:
         self,
         partition: int,
         config: CoreConfig,
-        lexicon: Lexicon,
+        words: Words,
         records: Records,
         meta: bytes | None,
         *,
@@ -68,11 +70,6 @@ class IngestPartition:
         zones: Zones = UTC_ONLY,
     ) -> None:
         known = PartitionMeta.decode(meta)
-        if known.vocabulary not in ("", lexicon.fingerprint):
-            raise ConfigError(
-                f"the state was written with vocabulary {known.vocabulary}, this model's is {lexicon.fingerprint}: "
-                "serve a model with the same tokeniser, or replay the events under another PULSEGRAPH_KAFKA_PREFIX"
-            )
         self.partition = partition
         self.config = config
         self.cache = CustomerCache(cache_bytes)
@@ -82,7 +79,7 @@ class IngestPartition:
         ]
         self.watermark = Watermark(clocks, config.lateness_ms, idle_ms, now_ms, known.watermark_ms)
         self.counts: Counter[str] = Counter()
-        self._lexicon = lexicon
+        self._words = words
         self._zones = zones
         self._records = records
         self._next_offsets = known.next_offsets
@@ -161,7 +158,6 @@ class IngestPartition:
             newest_ms=self.watermark.newest_ms,
             confirmed=[clock.encode() for clock in self.watermark.clocks],
             watermark_ms=self.watermark.value_ms,
-            vocabulary=self._lexicon.fingerprint,
         )
         done = IngestCheckpoint(
             changes,
@@ -195,7 +191,7 @@ class IngestPartition:
     def _outcomes(self) -> list[Outcome]:
         """Labels that are known now with their snapshots, which are read for all of them at once."""
         wanted = [
-            (known[0], snapshot_piece(known[1].pending.outcome_id))
+            (known[0], snapshot_piece(known[1].pending.question_id))
             for known in self._known_labels
             if not isinstance(known, Outcome)
         ]
@@ -229,17 +225,20 @@ class IngestPartition:
         missing.sort()
         records = zip(missing, self._records.load(missing) if missing else (), strict=True)
         read = [(customer_id, record, read_record(record)) for customer_id, record in records if record is not None]
-        apart = [(customer_id, EDGES) for customer_id, _, stored in read if stored.edges is None]
-        edges = dict(zip(apart, self._records.load_pieces(apart) if apart else (), strict=True))
+        apart = [(customer_id, kind) for customer_id, _, stored in read for kind in stored.apart]
+        pieces = dict(zip(apart, self._records.load_pieces(apart) if apart else (), strict=True))
         for customer_id, record, stored in read:
-            older = self._records.pieces(customer_id, TAIL) if stored.older else ()
-            of_customer = edges.get((customer_id, EDGES)) or b""
-            found[customer_id] = customer = Customer.of(self._context(customer_id), stored, of_customer, older)
+            of_customer = Pieces(
+                pieces.get((customer_id, EDGES)) or b"",
+                pieces.get((customer_id, HISTORY)) or b"",
+                self._records.pieces(customer_id, TAIL) if stored.older else (),
+            )
+            found[customer_id] = customer = Customer.of(self._context(customer_id), stored, of_customer)
             self.cache.put(customer_id, customer, customer.size_bytes(record))
         return found
 
     def _context(self, customer_id: str) -> Context:
-        return Context(self.config, self._lexicon, self.partition, customer_id, self._zones)
+        return Context(self.config, self._words, self.partition, customer_id, self._zones)
 
     def _apply(self, source_index: int, record: RawRecord, entry: DecodedEvent, customers: dict[str, Customer]) -> None:
         customer_id, ts_ms, event_id, body = entry.customer_id, entry.event_ts_ms, entry.event_id, entry.body
@@ -295,7 +294,7 @@ class IngestPartition:
         else:
             self.counts["applied"] += 1
             until_ms = max(at_ms, customer.settled.last_ms)  # events of the tail that are newer stay
-            self._edges += erased_edges(known_entities(customer.view().edges), customer_id, until_ms, source)
+            self._edges += erased_edges(known_entities(customer.view().graph), customer_id, until_ms, source)
             customer.erase(at_ms)
         self._erasures.append(
             Erasure(

@@ -27,9 +27,9 @@ def decision_reasons(snapshot: Snapshot, decision: Decision, titles: dict[str, s
     if best_other is not None:
         other_name = titles.get(best_other.campaign_id or "", best_other.campaign_id or "")
         reasons.append(Reason("BEATS_NEXT", f"next is {other_name} with {best_other.value:.2f}"))
-    redeemed = snapshot.edges.get("redeemed>campaign", ())
+    redeemed = snapshot.count_edges("redeemed>campaign")
     if redeemed:
-        reasons.append(Reason("REDEEMED_BEFORE", f"used offers of {len(redeemed)} earlier campaigns"))
+        reasons.append(Reason("REDEEMED_BEFORE", f"used offers of {redeemed} earlier campaigns"))
     reasons.append(Reason("CONSENT_GIVEN", f"the customer agreed to {chosen.channel}"))
     return reasons
 

@@ -11,12 +11,15 @@ from streams.core.state import Folded
 
 def count_sale(
     state: Folded, ts_ms: int, body: Clickstream, rate: float | None, config: CoreConfig, *, gives_back: bool
-) -> None:
+) -> float:
     """Count a purchase, a return, or both in one: a line is a purchase, an order counts once, its value once.
 
     Args:
         rate: of the event's currency, see :func:`streams.core.money.rate_of`.
         gives_back: as :func:`streams.core.baskets.is_return` says.
+
+    Returns:
+        What it adds to the customer's value, below 0 for a return.
     """
     counts, order_id, amount = state.counters, body.order_id, amount_of(body, gives_back)
     value = None if amount is None or rate is None else amount * rate
@@ -39,3 +42,4 @@ def count_sale(
         counters.add(counts, "value", ts_ms, value)
     elif amount and rate is None and body.currency is not None:
         money.keep_apart(state.unconverted, body.currency, ts_ms, amount)
+    return value or 0.0

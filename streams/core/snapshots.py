@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
 from zlib import crc32
 
+from schemas import ids
 from schemas.events import SOURCES
 from schemas.snapshot import Candidate, SendCount, Snapshot, SnapshotKind
 from streams.core import counters, graph
 from streams.core.config import DAY_MS
-from streams.core.state import Context, Folded
-
-#: Edge types that reasons and candidates are matched on, and how many of each a snapshot carries.
-_SHOWN_EDGES: Final = {
-    "purchase>item": 24,
-    "purchase>category": 16,
-    "view>item": 8,
-    "view>category": 8,
-    "cart>item": 8,
-    "received>campaign": 8,
-    "opened>campaign": 8,
-    "clicked>campaign": 8,
-    "redeemed>campaign": 8,
-    "redeemed>offer": 8,
-    "via>channel": 4,
-    "received>channel": 4,
-    "clicked>channel": 4,
-}
+from streams.core.context import Context
+from streams.core.state import Folded
 
 
 def snapshot_of(
@@ -35,27 +19,27 @@ def snapshot_of(
     """The customer as seen at ``as_of_ms``, which is not before the newest event in ``state``."""
     config = context.config
     half_life_ms = config.edge_half_life_ms
-    edges = {
-        edge_type: graph.heaviest(state.edges, edge_type, count, as_of_ms, half_life_ms)
-        for edge_type, count in _SHOWN_EDGES.items()
-        if edge_type in state.edges
-    }
     source_index, offset, ingest_ms = state.source
+    source = (SOURCES[source_index], context.partition, offset)
+    applied = {SOURCES[at]: applied for at, applied in enumerate(state.applied) if applied >= 0}
+    timeline = state.timeline
     return Snapshot(
+        question_id=ids.question_id(context.customer_id, kind, as_of_ms, source, applied, state.consent, candidate),
         customer_id=context.customer_id,
         kind=kind,
         as_of_ms=as_of_ms,
-        source=(SOURCES[source_index], context.partition, offset),
-        applied={SOURCES[at]: applied for at, applied in enumerate(state.applied) if applied >= 0},
+        source=source,
+        applied=applied,
         event_ts_ms=state.last_ms,
         ingest_ts_ms=ingest_ms,
-        tokens=state.timeline.tokens(config.timeline_tokens),
         features=_features(state, as_of_ms, context),
+        recent=timeline.recent,
+        history=timeline.history.entries,
+        edges=graph.blocks(state.graph, as_of_ms, context.words, half_life_ms),
+        edge_half_life_ms=half_life_ms,
         consent=state.consent,
         sends=_sends(state),
         holdout=in_holdout(context.customer_id, config.holdout_percent),
-        edges=edges,
-        model_hint=context.lexicon.fingerprint,
         candidate=candidate,
     )
 
@@ -72,7 +56,7 @@ def _days(from_ms: int, as_of_ms: int) -> float:
 def _features(state: Folded, as_of_ms: int, context: Context) -> bytes:
     since_activity = _days(state.activity_ms, as_of_ms)
     mean_gap = state.gap_sum_days / state.gap_weight if state.gap_weight else 0.0
-    edges, day = state.edges, context.local_ms(as_of_ms, state.timezone) // DAY_MS
+    day = context.local_ms(as_of_ms, state.timezone) // DAY_MS
     return counters.pack(
         [
             since_activity,
@@ -87,8 +71,8 @@ def _features(state: Folded, as_of_ms: int, context: Context) -> bytes:
             float(state.active_days),
             float(state.sends_total),
             float(state.redemptions_total),
-            float(_distinct(edges, ">item")),
-            float(_distinct(edges, ">category")),
+            float(state.graph.count("item")),
+            float(state.graph.count("category")),
             float(state.timeline.events),
             float(context.local_ms(state.last_ms, state.timezone) // 3_600_000 % 24),
             float((day + 3) % 7),
@@ -96,10 +80,6 @@ def _features(state: Folded, as_of_ms: int, context: Context) -> bytes:
         state.counters,
         as_of_ms,
     )
-
-
-def _distinct(edges: graph.Edges, kind: str) -> int:
-    return sum([len(of_type) for edge_type, of_type in edges.items() if edge_type.endswith(kind)])
 
 
 def _sends(state: Folded) -> tuple[SendCount, ...]:

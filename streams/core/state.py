@@ -5,14 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from schemas.snapshot import Outcome, Snapshot
-from schemas.words import Lexicon
-from streams.core.config import CoreConfig
 from streams.core.counters import Counter
-from streams.core.graph import Edges
+from streams.core.graph import Graph
 from streams.core.labels import Awaiting, Pending, Resolved
 from streams.core.orders import Orders
 from streams.core.timeline import Timeline
-from streams.core.zones import UTC_ONLY, Zones
 
 
 class Folded(msgspec.Struct, array_like=True, gc=False):
@@ -33,7 +30,7 @@ class Folded(msgspec.Struct, array_like=True, gc=False):
     last_redemption_ms: int = 0
     sends_total: int = 0
     redemptions_total: int = 0
-    edges: Edges = {}
+    graph: Graph = msgspec.field(default_factory=Graph)
     timeline: Timeline = msgspec.field(default_factory=Timeline)
     counters: dict[str, Counter] = {}
     hours: dict[str, dict[int, int]] = {}
@@ -63,7 +60,7 @@ class Folded(msgspec.Struct, array_like=True, gc=False):
     def copy(self) -> Folded:
         """Independent copy: containers are copied, the immutable values in them are shared."""
         twin: Folded = msgspec.structs.replace(self)
-        twin.edges = {edge_type: of_type.copy() for edge_type, of_type in self.edges.items()}
+        twin.graph = self.graph.copy()
         twin.timeline = self.timeline.copy()
         twin.orders = self.orders.copy()
         twin.counters = self.counters.copy()
@@ -75,27 +72,6 @@ class Folded(msgspec.Struct, array_like=True, gc=False):
         twin.recent = self.recent.copy()
         twin.late = self.late.copy()
         return twin
-
-
-class Context(msgspec.Struct, frozen=True, gc=False):
-    """What the fold needs besides state and event."""
-
-    config: CoreConfig
-    lexicon: Lexicon
-    partition: int
-    customer_id: str
-    zones: Zones = UTC_ONLY
-
-    def local_ms(self, ts_ms: int, zone: str | None) -> int:
-        """A moment as a customer's clock shows it, as if that were UTC.
-
-        Args:
-            zone: as the profile says it; the company's counts where it says none, or one that is not known.
-        """
-        offset_ms = None if zone is None else self.zones.offset_ms(zone, ts_ms)
-        if offset_ms is None and (company := self.config.timezone) != "UTC":
-            offset_ms = self.zones.offset_ms(company, ts_ms)
-        return ts_ms + (offset_ms or 0)
 
 
 Effect = Snapshot | Awaiting | Resolved | Outcome | Pending

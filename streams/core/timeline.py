@@ -1,128 +1,184 @@
-"""Sessions and their tokens: the customer's history as a text in the words of :mod:`schemas.words`.
+"""What a customer did, told in words: the newest events one by one, the sessions before them in brief.
 
-Closed sessions keep their token ids; only the open one is appended to. Ids are uint16 little-endian
-bytes, so appending and cutting are copies of memory.
+A session is a run of a customer's own actions with no gap longer than the configured one. It is written as
+
+    [SESSION] [GAP:3d] [DAY:sat] [HOUR:17] evt:purchase cat:coffee item:5 price:p3 item:7 ... [/SESSION]
+
+with messages sent to the customer written where they happened, inside a session or between two.
+An entry is an event; the lines of one order that share an instant are one entry. Tokenising is incremental: an event
+appends its words, nothing before it is touched again. What leaves at the other end lives on in the history.
 """
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
 import msgspec
 
-from schemas import words
+from schemas import words as grammar
 from schemas.events import Body, CampaignSend, Clickstream, Profile, Redemption
-from schemas.words import Lexicon
+from schemas.snapshot import Recent
+from schemas.words import HASH_BYTES, Words
 from streams.core.baskets import Product, basket_of, is_return
+from streams.core.context import Context
+from streams.core.history import History, Tally, count
 
-_ID_BYTES: Final = 2
 REFUND: Final = "refund"
+_MOST_WORDS: Final = 255
+"""Of one entry: its length is a byte."""
+_at: Final = struct.Struct("<I").pack
 
 
-class Timeline(msgspec.Struct, array_like=True, gc=False):
-    """The last sessions of one customer."""
+class Timeline(msgspec.Struct, array_like=True):
+    """The newest events of one customer, and what the open session has come to."""
 
-    closed: list[tuple[int, int, bytes]] = []
-    """(start ms, end ms, ids) of ended sessions and of messages between them, oldest first."""
-    closed_bytes: int = 0
+    at_s: bytes = b""
+    lengths: bytes = b""
+    words: bytes = b""
+    """Columns of :class:`schemas.snapshot.Recent`."""
     start_ms: int = 0
+    local_start_ms: int = 0
+    """The same as the customer's clock showed it."""
     last_ms: int = 0
     """Newest event of the open session, or of the last one that ended; 0 where there was none."""
     events: int = 0
     """Events in the open session; 0 where none is open."""
-    ids: bytes = b""
+    said_ms: int = 0
     said: str = ""
-    """Event name of the open session's last word, so that a run of equal events says it once."""
+    """Time and event name of the last entry, where an event of the same instant and name may join it."""
     sessions: int = 0
+    tally: Tally = msgspec.field(default_factory=Tally)
+    """Of the open session, and of what happened since the one before it."""
+    history: History = msgspec.field(default_factory=History)
 
     def copy(self) -> Timeline:
-        return Timeline(
-            self.closed.copy(),
-            self.closed_bytes,
-            self.start_ms,
-            self.last_ms,
-            self.events,
-            self.ids,
-            self.said,
-            self.sessions,
-        )
+        twin: Timeline = msgspec.structs.replace(self)
+        twin.tally = self.tally.copy()
+        twin.history = self.history.copy()
+        return twin
 
     def ends_ms(self, gap_ms: int) -> int | None:
         """When the open session ends if nothing more happens; None where none is open."""
         return self.last_ms + gap_ms if self.events else None
 
-    def tokens(self, limit: int) -> bytes:
-        """All ids, oldest first, at most the newest ``limit``."""
-        everything = b"".join([ids for _, _, ids in self.closed]) + self.ids
-        return everything[-limit * _ID_BYTES :]
+    @property
+    def recent(self) -> Recent:
+        return Recent(self.at_s, self.lengths, self.words)
 
-    def act(
-        self,
-        ts_ms: int,
-        body: Body,
-        lexicon: Lexicon,
-        limit: int,
-        local_ms: int | None = None,
-        rate: float | None = 1.0,
-    ) -> None:
+    def act(self, ts_ms: int, body: Clickstream, context: Context, local_ms: int, rate: float | None = 1.0) -> None:
         """Append a customer's own action; begins a session where none is open.
 
         Args:
-            local_ms: the moment in the customer's local time, as if that were UTC; ``ts_ms`` where None.
-            rate: see :func:`event_ids`.
+            local_ms: the moment in the customer's local time, as if that were UTC.
+            rate: see :func:`event_words`.
         """
+        begin = b""
         if not self.events:
             gap_ms = ts_ms - self.last_ms if self.last_ms else None
-            if local_ms is None:
-                local_ms = ts_ms
-            self.ids = _markers(
-                lexicon,
-                words.SESSION,
-                words.gap_marker(gap_ms),
-                words.day_marker(local_ms),
-                words.hour_marker(local_ms),
+            begin = b"".join(
+                [
+                    context.words.plain[marker]
+                    for marker in (
+                        grammar.SESSION,
+                        grammar.gap_marker(gap_ms),
+                        grammar.day_marker(local_ms),
+                        grammar.hour_marker(local_ms),
+                    )
+                ]
             )
+            self.start_ms, self.local_start_ms = ts_ms, local_ms
             self.said = ""
-            self.start_ms = ts_ms
             self.sessions += 1
         self.events += 1
         self.last_ms = ts_ms
-        self._say(body, lexicon, limit, rate)
+        self._say(ts_ms, body, context, rate, begin, self.tally)
 
-    def note(self, ts_ms: int, body: Body, lexicon: Lexicon, limit: int, rate: float | None = 1.0) -> None:
+    def note(self, ts_ms: int, body: Body, context: Context, rate: float | None = 1.0) -> None:
         """Append what was done to the customer (a message), or undone: it neither begins nor prolongs a session."""
-        if self.events:
-            self._say(body, lexicon, limit, rate)
-            return
-        ids = event_ids(body, lexicon, "", rate)
-        self._keep((ts_ms, ts_ms, ids), limit)
+        _count_note(self.tally, body)
+        self._say(ts_ms, body, context, rate)
 
-    def note_late(self, ts_ms: int, body: Body, lexicon: Lexicon, limit: int, rate: float | None = 1.0) -> None:
-        """Append what came too late for its place as an entry of its own: sessions stay as they were."""
-        ids = _markers(lexicon, words.LATE) + event_ids(body, lexicon, "", rate)
-        self._keep((ts_ms, ts_ms, ids), limit)
+    def note_late(
+        self, ts_ms: int, body: Body, context: Context, local_ms: int, rate: float | None, value: float
+    ) -> None:
+        """Append what came too late for its place, here and to the history: sessions stay as they were.
 
-    def close(self, lexicon: Lexicon, limit: int) -> None:
+        Args:
+            ts_ms: where it is put.
+            local_ms: when it was, in local time.
+            value: what it is worth, as for :meth:`earn`.
+        """
+        late = Tally(value=value)
+        _count_note(late, body)
+        self.said = ""
+        self._say(ts_ms, body, context, rate, context.words.plain[grammar.LATE], late)
+        self.said = ""
+        at_ms = body.event_ts_ms
+        self.history.add(late.entry(at_ms, at_ms, local_ms, 1, sessions=0))
+
+    def earn(self, value: float) -> None:
+        """Something was bought, or given back, in the company's currency."""
+        self.tally.value += value
+
+    def close(self, context: Context) -> None:
         """End the open session."""
-        ids = (self.ids + _markers(lexicon, words.SESSION_END))[-limit * _ID_BYTES :]
-        self._keep((self.start_ms, self.last_ms, ids), limit)
-        self.events, self.ids, self.said = 0, b"", ""
+        self.history.add(self.tally.entry(self.start_ms, self.last_ms, self.local_start_ms, self.events))
+        self.tally = Tally()
+        self._extend(context.words.plain[grammar.SESSION_END], context.config.timeline_words)
+        self.events, self.said = 0, ""
 
-    def _say(self, body: Body, lexicon: Lexicon, limit: int, rate: float | None) -> None:
+    def _say(
+        self,
+        ts_ms: int,
+        body: Body,
+        context: Context,
+        rate: float | None,
+        begin: bytes = b"",
+        tally: Tally | None = None,
+    ) -> None:
         name = name_of(body)
-        ids = self.ids + _named_ids(name, body, lexicon, self.said, rate)
-        self.ids = ids if len(ids) <= 2 * limit * _ID_BYTES else ids[-limit * _ID_BYTES :]
-        self.said = _last_said(name, body)
+        if name == self.said and ts_ms == self.said_ms:
+            self._extend(_words_after_name(body, context, rate, tally), context.config.timeline_words)
+        else:
+            said = begin + context.words.event[name] + _words_after_name(body, context, rate, tally)
+            length = min(_MOST_WORDS, len(said) // HASH_BYTES)
+            self.at_s += _at(ts_ms // 1000)
+            self.lengths += bytes((length,))
+            self.words += said[: length * HASH_BYTES]
+            self._cut(context.config.timeline_words)
+        self.said_ms, self.said = ts_ms, _last_said(name, body)
 
-    def _keep(self, session: tuple[int, int, bytes], limit: int) -> None:
-        self.closed.append(session)
-        self.closed_bytes += len(session[2])
-        drop = 0
-        while self.closed_bytes > limit * _ID_BYTES:
-            self.closed_bytes -= len(self.closed[drop][2])
-            drop += 1
-        if drop:
-            del self.closed[:drop]
+    def _extend(self, said: bytes, limit: int) -> None:
+        """Add words to the last entry, as far as there is room."""
+        if not self.lengths:
+            return
+        length = self.lengths[-1]
+        more = min(_MOST_WORDS - length, len(said) // HASH_BYTES)
+        self.lengths = self.lengths[:-1] + bytes((length + more,))
+        self.words += said[: more * HASH_BYTES]
+        self._cut(limit)
+
+    def _cut(self, limit: int) -> None:
+        """Let the oldest entries go; of one that alone is too long, its oldest words."""
+        excess = len(self.words) // HASH_BYTES - limit
+        if excess <= 0:
+            return
+        entries = dropped = 0
+        while dropped < excess and entries < len(self.lengths) - 1:
+            dropped += self.lengths[entries]
+            entries += 1
+        oldest = self.lengths[entries] - max(0, excess - dropped)
+        self.at_s = self.at_s[4 * entries :]
+        self.lengths = bytes((oldest,)) + self.lengths[entries + 1 :]
+        self.words = self.words[max(excess, dropped) * HASH_BYTES :]
+
+
+def _count_note(tally: Tally, body: Body) -> None:
+    if isinstance(body, CampaignSend):
+        tally.messages += body.event == "send"
+    elif isinstance(body, Redemption):
+        tally.redemptions += 1
 
 
 def name_of(body: Body) -> str:
@@ -139,81 +195,83 @@ def name_of(body: Body) -> str:
 
 
 def _last_said(name: str, body: Body) -> str:
-    """Name of the last event word of :func:`event_ids`: an exchange says two."""
+    """Name of the last event word of :func:`event_words`: an exchange says two."""
     if isinstance(body, Clickstream) and body.items is not None and basket_of(body).given_back:
         return REFUND
     return name
 
 
-def event_ids(body: Body, lexicon: Lexicon, said: str, rate: float | None = 1.0) -> bytes:
-    """Token ids of one event; the event's own word is left out where ``said`` is the same.
+def event_words(body: Body, context: Context, rate: float | None = 1.0) -> bytes:
+    """Hashes of one event's words, its name first.
 
     Args:
         rate: what one unit of the event's currency is worth in the company's, for its price bands; None where that
             is not known, and then there is no price word.
     """
-    return _named_ids(name_of(body), body, lexicon, said, rate)
+    return context.words.event[name_of(body)] + _words_after_name(body, context, rate, None)
 
 
-def _named_ids(name: str, body: Body, lexicon: Lexicon, said: str, rate: float | None) -> bytes:
-    word = lexicon.word
-    ids = b"" if name == said else word(f"evt:{name}") or word(words.CUSTOM_EVENT) or b""
+def _words_after_name(body: Body, context: Context, rate: float | None, tally: Tally | None) -> bytes:
+    words, found = context.words, b""
     match body:
         case Clickstream():
-            ids += _clickstream_ids(body, lexicon, rate)
+            found = _clickstream_words(body, context, rate, tally)
         case CampaignSend():
-            for field, value in (
-                ("camp", body.campaign_id),
-                ("tmpl", body.template_id),
-                ("offer", body.offer_id),
-                ("chan", body.channel),
-            ):
-                if value is not None:
-                    ids += word(f"{field}:{value}") or b""
+            found = words.campaign[body.campaign_id]
+            if (template_id := body.template_id) is not None:
+                found += words.template[template_id]
+            if (offer_id := body.offer_id) is not None:
+                found += words.offer[offer_id]
+            if (channel := body.channel) is not None:
+                found += words.channel[channel]
         case Redemption():
             if body.campaign_id is not None:
-                ids += word(f"camp:{body.campaign_id}") or b""
-            ids += word(f"offer:{body.offer_id}") or b""
+                found += words.campaign[body.campaign_id]
+            found += words.offer[body.offer_id]
         case Profile():
             pass  # who somebody is, not what happened
-    return ids
+    return found
 
 
-def _clickstream_ids(body: Clickstream, lexicon: Lexicon, rate: float | None) -> bytes:
-    word = lexicon.word
+def _clickstream_words(body: Clickstream, context: Context, rate: float | None, tally: Tally | None) -> bytes:
+    words = context.words
     if body.items is None:
-        ids, given_back = _product_ids(body, lexicon, body.price if body.price is not None else body.value, rate), None
+        price, given_back = body.price if body.price is not None else body.value, None
+        found = _product_words(body, words, price, rate, tally)
     else:
         taken, given_back = basket_of(body)
-        ids = b"".join([_product_ids(line, lexicon, line.price, rate) for line in taken])
+        found = b"".join([_product_words(line, words, line.price, rate, tally) for line in taken])
     if (page := body.page) is not None:
-        ids += word(f"page:{page}") or b""
+        found += words.page(page, context.customer_id)
     if (query := body.query) is not None:
-        ids += lexicon.text(query)
+        found += words.text(query, context.customer_id)
     if (channel := body.channel) is not None:
-        ids += word(f"chan:{channel}") or b""
+        hashed = words.channel[channel]
+        found += hashed
+        if tally is not None and not tally.channel:
+            tally.channel = hashed
     if given_back:
         if taken:
-            ids += word(f"evt:{REFUND}") or word(words.CUSTOM_EVENT) or b""
-        ids += b"".join([_product_ids(line, lexicon, line.price, rate) for line in given_back])
-    return ids
+            found += words.event[REFUND]
+        found += b"".join([_product_words(line, words, line.price, rate, None) for line in given_back])
+    return found
 
 
-def _product_ids(product: Product, lexicon: Lexicon, amount: float | None, rate: float | None) -> bytes:
-    ids, word = b"", lexicon.word
+def _product_words(
+    product: Product, words: Words, amount: float | None, rate: float | None, tally: Tally | None
+) -> bytes:
+    found = b""
     if (category := product.category) is not None:
-        ids += word(f"cat:{category}") or lexicon.text(category)
+        found = words.category[category]
+        if tally is not None:
+            count(tally.categories, found)
     if (item_id := product.item_id) is not None:
-        known = word(f"item:{item_id}")
-        if known is not None:
-            ids += known
-        elif product.title is not None:
-            # An item the vocabulary has not seen still has its words, besides category and price.
-            ids += lexicon.text(product.title)
+        item = words.item[item_id]
+        found += item
+        if tally is not None:
+            count(tally.items, item)
+    elif product.title is not None:
+        found += words.text(product.title)
     if amount is not None and rate is not None:
-        ids += word(words.price_word(abs(amount) * rate)) or b""
-    return ids
-
-
-def _markers(lexicon: Lexicon, *markers: str) -> bytes:
-    return b"".join([lexicon.word(marker) or b"" for marker in markers])
+        found += words.plain[grammar.price_word(abs(amount) * rate)]
+    return found

@@ -13,7 +13,7 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaException, TopicPartition
 
 from schemas import codec
 from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPrediction
-from schemas.snapshot import Outcome
+from schemas.snapshot import LIVE_KINDS, Outcome
 from streams.core.scoring import LiveScore
 from streams.kafka.clients import Consumer
 from streams.kafka.offsets import available
@@ -114,13 +114,13 @@ class Collector:
             self.dead_letters[headers.get("dl_reason", b"?").decode()] += 1
         elif topic == "outcomes":
             outcome: Outcome = self._outcome(value)
-            self.scores[outcome.head].answered(outcome.outcome_id, outcome.label, outcome.due_ms)
+            self.scores[outcome.head].answered(outcome.question_id, outcome.label, outcome.due_ms)
         elif topic == CHURN:
             self._take_churn(self._churn(value), message)
         elif topic == REDEMPTION:
             redemption = self._redemption(value)
             if self._count(topic, redemption.prediction_id):
-                self.scores["redemption"].predicted(redemption.prediction_id, redemption.probability)
+                self.scores["redemption"].predicted(redemption.question_id, redemption.probability)
         else:
             action = self._action(value)
             if self._count(topic, action.prediction_id):
@@ -129,8 +129,8 @@ class Collector:
     def _take_churn(self, prediction: ChurnPrediction, message: Any) -> None:
         if not self._count(CHURN, prediction.prediction_id):
             return
-        if prediction.snapshot_kind == "horizon":
-            self.scores["churn"].predicted(prediction.prediction_id, prediction.probability)
+        if prediction.snapshot_kind not in LIVE_KINDS:
+            self.scores["churn"].predicted(prediction.question_id, prediction.probability)
         else:
             # Until it was made, and from there until a consumer has it.
             arrival_ms = time.time() * 1000 - message.timestamp()[1]

@@ -7,25 +7,27 @@ taken in but not yet written (one checkpoint) is not seen.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 from confluent_kafka import Message
 
 from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError, StateCorrupt
+from schemas.graph import EDGE_TYPES
 from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPrediction
-from schemas.snapshot import Head
-from schemas.words import Lexicon
+from schemas.snapshot import Head, Session, sessions
+from schemas.words import SESSION, SESSION_END, Words, hash_of, readable
 from streams.core import counters, entities, graph
 from streams.core.config import CoreConfig
-from streams.core.customer import EDGES, Customer
-from streams.core.durable import PartitionMeta
+from streams.core.context import Context
+from streams.core.customer import EDGES, HISTORY, Customer
 from streams.core.graph import Neighbour
 from streams.core.labels import Pending
 from streams.core.snapshots import in_holdout, snapshot_of
-from streams.core.state import Context, Folded
+from streams.core.state import Folded
 from streams.inspect.moments import moment
+from streams.inspect.names import read_names
 from streams.inspect.render import feature_values
 from streams.kafka.partitioning import partition_for
 from streams.kafka.reader import TopicReader
@@ -47,29 +49,8 @@ class _AsOf(msgspec.Struct):
 _decode_as_of: Final = msgspec.json.Decoder(_AsOf).decode
 
 
-class Words(Lexicon, Protocol):
-    """A lexicon that can also read back what it wrote: :class:`models.tokenizer.FastLexicon`, or :class:`NoWords`."""
-
-    def readable(self, tokens: bytes) -> str: ...
-
-
-class NoWords:
-    """Stands in for the vocabulary where no model is at hand: the timeline then has times but no words."""
-
-    fingerprint = ""
-
-    def word(self, word: str) -> bytes | None:
-        return None
-
-    def text(self, text: str) -> bytes:
-        return b""
-
-    def readable(self, tokens: bytes) -> str:
-        return ""
-
-
 class SessionView(msgspec.Struct, frozen=True, kw_only=True):
-    """One session, or one message between sessions (``start_ms == end_ms``, no session markers)."""
+    """One session, or what happened between two: the events that are still known one by one."""
 
     start_ms: int
     end_ms: int
@@ -119,8 +100,8 @@ class CustomerView(msgspec.Struct, frozen=True, kw_only=True):
     edges: dict[str, list[Neighbour]]
     """Edge type -> neighbours, heaviest first."""
     pending: list[PendingView]
-    vocabulary: str | None
-    """Fingerprint of the vocabulary that made the tokens, where known."""
+    history: list[Session]
+    """Sessions that have ended, in brief: about a year."""
     predictions: dict[str, ChurnPrediction | RedemptionPrediction | NextBestAction]
     """Topic -> record that holds for the newest event time."""
 
@@ -149,12 +130,11 @@ class EntityView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def customer(
-    reader: TopicReader, prefix: str, customer_id: str, config: CoreConfig, words: Words, as_of_ms: int | None = None
+    reader: TopicReader, prefix: str, customer_id: str, config: CoreConfig, as_of_ms: int | None = None
 ) -> CustomerView:
     """Look a customer up.
 
     Args:
-        words: the vocabulary of the model that the ingest role runs with, or :class:`NoWords`.
         as_of_ms: event time to decay to; the customer's last event where None.
 
     Raises:
@@ -177,13 +157,13 @@ def customer(
             f"{gone}, or no ingest worker has run yet. Ids are case-sensitive; `pulsegraph tail clickstream "
             "--from-beginning` shows some"
         )
-    context = Context(config, words, partition, customer_id, INSTALLED)
+    context = Context(config, Words(), partition, customer_id, INSTALLED)
     place = (changelog, partition, stop)
     known = Customer.decode(context, record, lambda kind: _pieces(reader, place, customer_id, kind))
     if known.is_tombstone:
         raise ConfigError(f"customer {customer_id!r} was erased at {moment(known.erased_ms)} UTC: nothing is kept")
-    vocabulary = PartitionMeta.decode(meta.value()).vocabulary if meta is not None else None
-    return _customer_view(known, context, words, as_of_ms, vocabulary, _predictions(found, customer_id))
+    names = read_names(reader, prefix)
+    return _customer_view(known, context, names, as_of_ms, _predictions(found, customer_id))
 
 
 def entity(reader: TopicReader, prefix: str, name: str, config: CoreConfig, as_of_ms: int | None = None) -> EntityView:
@@ -234,8 +214,8 @@ def _pieces(reader: TopicReader, place: tuple[str, int, int], customer_id: str, 
         place: topic, partition, and offset at which to stop.
     """
     changelog, partition, end = place
-    if kind == EDGES:
-        message = reader.newest(changelog, partition, keys.piece(customer_id, EDGES), end)
+    if kind in (EDGES, HISTORY):
+        message = reader.newest(changelog, partition, keys.piece(customer_id, kind), end)
         return [message.value() or b""] if message is not None else []
     start, stop = keys.pieces(customer_id, kind)
     newest: dict[bytes, bytes | None] = {}
@@ -248,9 +228,8 @@ def _pieces(reader: TopicReader, place: tuple[str, int, int], customer_id: str, 
 def _customer_view(
     known: Customer,
     context: Context,
-    words: Words,
+    names: Mapping[bytes, str],
     as_of_ms: int | None,
-    vocabulary: str | None,
     predictions: Mapping[str, Any],
 ) -> CustomerView:
     seen, config = known.view(), context.config
@@ -277,27 +256,37 @@ def _customer_view(
         attributes=seen.attributes,
         features=feature_values(snapshot_of(seen, "event", features_ms, context).features),
         sends=seen.sends,
-        sessions=[session for session in _sessions(seen, words) if session.start_ms <= when_ms],
+        sessions=[session for session in _sessions(seen, names) if session.start_ms <= when_ms],
         edges={
             edge_type: found
-            for edge_type in graph.EDGE_TYPES
-            if (found := graph.neighbours(seen.edges, edge_type, when_ms, config.edge_half_life_ms))
+            for edge_type in EDGE_TYPES
+            if (found := graph.neighbours(seen.graph, edge_type, when_ms, config.edge_half_life_ms))
         },
         pending=[_pending_view(entry) for entry in seen.pending],
-        vocabulary=vocabulary,
+        history=list(sessions(seen.timeline.history.entries)),
         predictions=dict(predictions),
     )
 
 
-def _sessions(seen: Folded, words: Words) -> list[SessionView]:
+def _sessions(seen: Folded, names: Mapping[bytes, str]) -> list[SessionView]:
     timeline = seen.timeline
-    found = [
-        SessionView(start_ms=start_ms, end_ms=end_ms, text=words.readable(ids))
-        for start_ms, end_ms, ids in timeline.closed
-    ]
-    if timeline.events:
-        text = words.readable(timeline.ids)
-        found.append(SessionView(start_ms=timeline.start_ms, end_ms=timeline.last_ms, text=text, is_open=True))
+    found: list[SessionView] = []
+    begin, end = hash_of(SESSION), hash_of(SESSION_END)
+    entries: list[tuple[int, bytes]] = []
+
+    def close(is_open: bool = False) -> None:
+        if entries:
+            text = readable(b"".join([words for _, words in entries]), names)
+            found.append(SessionView(start_ms=entries[0][0], end_ms=entries[-1][0], text=text, is_open=is_open))
+            entries.clear()
+
+    for at_ms, words in timeline.recent:
+        if words.startswith(begin):
+            close()
+        entries.append((at_ms, words))
+        if words.endswith(end):
+            close()
+    close(is_open=timeline.events > 0)
     return found
 
 

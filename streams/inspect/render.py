@@ -1,6 +1,6 @@
 """Any record of ours as plain JSON values with names, for people and scripts.
 
-Internal records are arrays on the wire; here their fields have names again, token ids are numbers and
+Internal records are arrays on the wire; here their fields have names again, words are hashes and
 features are named.
 """
 
@@ -14,11 +14,15 @@ from typing import Any, Final
 import msgspec
 
 from schemas import features
-from schemas.snapshot import Snapshot
+from schemas.graph import EDGE_TYPES
+from schemas.snapshot import EDGE, EdgeBlock, Recent, Session, Snapshot, age_hours, sessions
 from schemas.topics import TOPICS, changelog_of
+from schemas.words import HASH_BYTES
 from streams.agents.registry import STATEFUL, StoredTypes
+from streams.core.customer import OlderSessions
 from streams.core.event import StoredEvent
 from streams.core.event import restore as restore_event
+from streams.core.history import History
 from streams.core.timeline import Timeline
 from streams.state import keys
 
@@ -94,20 +98,29 @@ def plain(value: Any) -> Any:
     """Structs as dicts by field name, bytes as base64 where nothing better is known."""
     match value:
         case Snapshot():
-            named = _fields(value)
-            return named | {"tokens": token_ids(value.tokens), "features": feature_values(value.features)}
+            history = plain(list(sessions(value.history)))
+            return _fields(value) | {"features": feature_values(value.features), "history": history}
+        case Recent():
+            return [{"at_ms": at_ms, "words": word_hashes(words)} for at_ms, words in value]
+        case EdgeBlock():
+            edges = {EDGE_TYPES[index]: _edges(column) for index, column in value.edges.items()}
+            return {"as_of_ms": value.as_of_ms, "edges": edges}
+        case History():
+            return _fields(value) | {"fresh": plain(list(sessions(value.fresh)))}
+        case OlderSessions():
+            return _fields(value) | {"entries": plain(list(sessions(value.entries)))}
         case StoredEvent():
             return plain(restore_event(value))
         case Timeline():
-            closed = [
-                {"start_ms": start_ms, "end_ms": end_ms, "ids": token_ids(ids)}
-                for start_ms, end_ms, ids in value.closed
-            ]
-            return _fields(value) | {"closed": closed, "ids": token_ids(value.ids)}
+            columns = dict.fromkeys(("at_s", "lengths", "words"))
+            named = {name: field for name, field in _fields(value).items() if name not in columns}
+            return named | {"recent": plain(value.recent)}
         case msgspec.Struct():
             return _fields(value)
         case Mapping():
             return {str(key): plain(inner) for key, inner in value.items()}
+        case Session():
+            return value._asdict()
         case list() | tuple():
             return [plain(inner) for inner in value]
         case bytes():
@@ -116,9 +129,21 @@ def plain(value: Any) -> Any:
             return value
 
 
-def token_ids(tokens: bytes) -> list[int]:
-    """uint16 little-endian ids as numbers."""
-    return [tokens[at] | tokens[at + 1] << 8 for at in range(0, len(tokens) - 1, 2)]
+def word_hashes(words: bytes) -> list[str]:
+    """Hashes of words in hexadecimal digits, as on the topic ``words``."""
+    return [words[at : at + HASH_BYTES].hex() for at in range(0, len(words), HASH_BYTES)]
+
+
+def _edges(column: bytes) -> list[dict[str, Any]]:
+    return [
+        {
+            "word": word.to_bytes(HASH_BYTES, "little").hex(),
+            "weight": weight,
+            "count": count,
+            "age_hours": round(age_hours(age), 2),
+        }
+        for word, weight, count, age in EDGE.iter_unpack(column)
+    ]
 
 
 def feature_values(raw: bytes) -> dict[str, float]:

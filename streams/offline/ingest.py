@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from schemas import codec
 from schemas.events import SOURCE_INDEX, SOURCES, Body
 from schemas.records import LogRecord
-from schemas.words import Lexicon
+from schemas.words import Words
 from streams.core.config import CoreConfig
 from streams.core.durable import IngestCheckpoint
 from streams.core.partition import IngestPartition
@@ -29,14 +29,13 @@ class OfflineIngest:
         cache_bytes: bound of decoded customers.
     """
 
-    def __init__(
-        self, config: CoreConfig, lexicon: Lexicon, store: KeyValue | None = None, cache_bytes: int = 1 << 32
-    ) -> None:
+    def __init__(self, config: CoreConfig, store: KeyValue | None = None, cache_bytes: int = 1 << 32) -> None:
+        self.words = Words()
         self.store = store if store is not None else MemoryStore()
         self.ingest = IngestPartition(
             0,
             config,
-            lexicon,
+            self.words,
             StoredRecords(self.store),
             read_meta(self.store).partition,
             cache_bytes=cache_bytes,
@@ -56,7 +55,6 @@ class OfflineIngest:
 def replay_checkpoints(
     events: Iterable[tuple[str, str, Body, int]],
     config: CoreConfig,
-    lexicon: Lexicon,
     *,
     until_ms: int,
     checkpoint_events: int = 20_000,
@@ -65,7 +63,7 @@ def replay_checkpoints(
 
     Event time goes on to ``until_ms`` at the end, so that everything due by then is labelled.
     """
-    offline = OfflineIngest(config, lexicon)
+    offline = OfflineIngest(config)
     offsets = [0] * len(SOURCES)
     batches: list[list[LogRecord]] = [[] for _ in SOURCES]
     waiting, last_ms = 0, 0

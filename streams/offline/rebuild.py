@@ -17,22 +17,19 @@ from schemas.codec import DecodedEvent, msgpack_encode
 from schemas.errors import ConfigError, DeadLetter
 from schemas.events import SOURCES
 from schemas.snapshot import Outcome, Snapshot
-from schemas.words import Lexicon
+from schemas.words import Words
 from streams.core.config import CoreConfig
+from streams.core.context import Context
 from streams.core.customer import Customer
 from streams.core.entries import observe, read_entries
 from streams.core.event import Event
 from streams.core.event_clock import EventClock
 from streams.core.lateness import check_not_too_late, is_ahead
 from streams.core.pace import is_sampled_out
-from streams.core.state import Context
 from streams.inspect.lookup import PREDICTION_TOPICS
 from streams.kafka.partitioning import partition_for
 from streams.kafka.reader import TopicReader
 from streams.settings.zones import INSTALLED
-
-#: Head in a prediction's id, by topic.
-HEADS: Final = {topic: topic.removeprefix("predictions.") for topic in PREDICTION_TOPICS}
 
 _snapshot: Final = msgspec.msgpack.Decoder(Snapshot).decode
 _outcome: Final = msgspec.msgpack.Decoder(Outcome).decode
@@ -64,9 +61,7 @@ class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
     """Fields of the snapshot that are not the same."""
 
 
-def rebuild(
-    snapshot: Snapshot, log: Iterable[SourceLogRecord], config: CoreConfig, lexicon: Lexicon
-) -> Snapshot | None:
+def rebuild(snapshot: Snapshot, log: Iterable[SourceLogRecord], config: CoreConfig) -> Snapshot | None:
     """The snapshot as the log gives it; None where the log knows nothing of the customer.
 
     Args:
@@ -74,14 +69,14 @@ def rebuild(
         log: the four source topics' partition, each topic in offset order, from its beginning to ``applied``.
     """
     partition = snapshot.source[1]
-    context = Context(config, lexicon, partition, snapshot.customer_id, INSTALLED)
+    context = Context(config, Words(), partition, snapshot.customer_id, INSTALLED)
     customer = Customer(context)
     for event in _events(snapshot, log, config, customer):
         if customer.knows(event.uid) or is_sampled_out(customer.pace, event.body, event.uid, event.ingest_ms, config):
             continue
         if event.body.event_ts_ms > customer.erased_ms and event.ts_ms <= snapshot.as_of_ms:
             customer.insert(event)
-    return customer.snapshot_as_of(snapshot.kind, snapshot.as_of_ms, snapshot.candidate)
+    return customer.snapshot_as(snapshot)
 
 
 def _events(
@@ -118,7 +113,6 @@ def check(
     prefix: str,
     prediction_id: str,
     config: CoreConfig,
-    lexicon: Lexicon,
     *,
     customer_id: str | None = None,
     topic: str | None = None,
@@ -127,31 +121,24 @@ def check(
 
     Args:
         customer_id: whose prediction it is, so that one partition is searched and not all.
-        topic: where to look, a key of :data:`HEADS`; everywhere where None.
+        topic: where to look, a key of :data:`PREDICTION_TOPICS`; everywhere where None.
 
     Raises:
-        ConfigError: there is no such prediction or snapshot any more, or the model is not the one that made it.
+        ConfigError: there is no such prediction or snapshot any more, or it is of another release.
     """
     found_on, prediction = _prediction(reader, prefix, prediction_id, customer_id, topic)
-    head = HEADS[found_on]
-    subject = str(prediction.get("campaign_id") or "") if head == "redemption" else ""
-    recorded = _recorded(reader, prefix, prediction, head, subject)
+    recorded = _recorded(reader, prefix, prediction)
     if recorded is None:
         raise ConfigError(
             f"the snapshot of {prediction_id} is not kept any more: session-snapshots keeps a day, outcomes 400 days "
             "of those with a label"
         )
     snapshot = _snapshot(recorded)
-    if snapshot.model_hint != lexicon.fingerprint:
-        raise ConfigError(
-            f"the snapshot was made with tokeniser {snapshot.model_hint}, this model has {lexicon.fingerprint}: "
-            "name the model that served it (--model)"
-        )
     read = [0]
-    rebuilt = rebuild(snapshot, _log(reader, prefix, snapshot, read), config, lexicon)
+    rebuilt = rebuild(snapshot, _log(reader, prefix, snapshot, read), config)
     if rebuilt is None or msgpack_encode(rebuilt) != recorded:
         # Who was erased and came back has no offset of the erasure in `applied`: it is part of what was forgotten.
-        again = rebuild(snapshot, _log(reader, prefix, snapshot, read, erasures=True), config, lexicon)
+        again = rebuild(snapshot, _log(reader, prefix, snapshot, read, erasures=True), config)
         rebuilt = rebuilt if again is None else again
     if rebuilt is not None and msgpack_encode(rebuilt) == recorded:
         differs: tuple[str, ...] = ()
@@ -177,7 +164,7 @@ def _prediction(
     reader: TopicReader, prefix: str, prediction_id: str, customer_id: str | None, topic: str | None
 ) -> tuple[str, Mapping[str, Any]]:
     wanted = prediction_id.encode()
-    for name in [topic] if topic is not None else HEADS:
+    for name in [topic] if topic is not None else PREDICTION_TOPICS:
         partitions = reader.partitions(prefix + name)
         chosen = range(partitions) if customer_id is None else [partition_for(customer_id.encode(), partitions)]
         ends = reader.ends((prefix + name, partition) for partition in chosen)
@@ -188,10 +175,10 @@ def _prediction(
                     found = msgspec.json.decode(value)
                     if found["prediction_id"] == prediction_id:
                         return name, found
-    raise ConfigError(f"there is no prediction {prediction_id} on {topic or ', '.join(HEADS)}")
+    raise ConfigError(f"there is no prediction {prediction_id} on {topic or ', '.join(PREDICTION_TOPICS)}")
 
 
-def _recorded(reader: TopicReader, prefix: str, prediction: Mapping[str, Any], head: str, subject: str) -> bytes | None:
+def _recorded(reader: TopicReader, prefix: str, prediction: Mapping[str, Any]) -> bytes | None:
     """The bytes of the snapshot that a prediction was made from."""
     partition, key = int(prediction["source"][1]), str(prediction["customer_id"]).encode()
     for topic in ("session-snapshots", "outcomes"):
@@ -202,9 +189,7 @@ def _recorded(reader: TopicReader, prefix: str, prediction: Mapping[str, Any], h
             if message.key() != key or value is None:
                 continue
             snapshot = _snapshot(value) if topic == "session-snapshots" else _outcome(value).snapshot
-            if snapshot.as_of_ms == prediction["as_of_ms"] and (
-                ids.prediction_id(head, snapshot, subject) == prediction["prediction_id"]
-            ):
+            if snapshot.question_id == prediction["question_id"]:
                 return msgpack_encode(snapshot)
     return None
 

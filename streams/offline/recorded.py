@@ -14,7 +14,7 @@ from schemas import codec, features
 from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError
 from schemas.predictions import Erasure
-from schemas.snapshot import OUTCOME_VERSION, Outcome, Snapshot
+from schemas.snapshot import OUTCOME_VERSION, SNAPSHOT_VERSION, Outcome, Snapshot
 from streams.core.config import DAY_MS
 from streams.kafka.reader import TopicReader
 from streams.serving.catalog import UNREADABLE, read_entry
@@ -35,7 +35,7 @@ class RecordedOutcomes(msgspec.Struct):
     repeated: int = 0
     """Outcomes that were delivered twice: the same id, the same bytes."""
     foreign: int = 0
-    """Outcomes written in another vocabulary, or of a version that this release does not know."""
+    """Outcomes of a version that this release does not know."""
     refused: int = 0
     """Catalog records that are no entries."""
     erased: int = 0
@@ -44,14 +44,11 @@ class RecordedOutcomes(msgspec.Struct):
     """Outcomes whose horizon has not ended yet, see :func:`models.outcomes.matured`."""
 
 
-def read_recorded(
-    reader: TopicReader, prefix: str, vocabulary: str, progress: Callable[[float, str], None]
-) -> RecordedOutcomes:
+def read_recorded(reader: TopicReader, prefix: str, progress: Callable[[float, str], None]) -> RecordedOutcomes:
     """Read ``outcomes``, ``erasures`` and ``catalog`` to their present ends.
 
     Args:
         prefix: put before topic names.
-        vocabulary: fingerprint of the tokeniser that the outcomes must have been written with.
         progress: called with the share that is done.
 
     Raises:
@@ -72,7 +69,7 @@ def read_recorded(
             continue
         partition = message.partition() or 0
         known_ms[partition] = max(known_ms.get(partition, 0), outcome.resolved_ms)
-        if outcome.version != OUTCOME_VERSION or outcome.snapshot.model_hint != vocabulary:
+        if (outcome.version, outcome.snapshot.version) != (OUTCOME_VERSION, SNAPSHOT_VERSION):
             found.foreign += 1
         elif outcome.outcome_id in seen:
             found.repeated += 1

@@ -12,14 +12,16 @@ import msgspec
 
 from models import outcomes, saved_model, tokenizer
 from models.saved_model import Card
-from models.tokenizer import FastLexicon
+from models.tokenizer import Vocabulary
 from models.training import TrainSettings, train
 from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError
 from schemas.events import PROFILES, SOURCE_INDEX, Body
 from schemas.snapshot import Outcome
+from schemas.words import HASH_BYTES, Words, hash_of, words_of
 from streams.core.config import DAY_MS, CoreConfig
-from streams.core.timeline import event_ids
+from streams.core.context import Context
+from streams.core.timeline import event_words
 from streams.offline.ingest import replay_checkpoints
 
 Progress = Callable[[float, str], None]
@@ -30,45 +32,46 @@ _SHARES: Final = (0.1, 0.4)
 """Parts of the whole that counting words and making outcomes take, for the progress bar."""
 
 
-class _Counting:
-    """A lexicon that counts every lookup: the vocabulary is made by the very code that will use it."""
-
-    fingerprint = ""
-
-    def __init__(self) -> None:
-        self.words: Counter[str] = Counter()
-        self.texts: Counter[str] = Counter()
-
-    def word(self, word: str) -> bytes | None:
-        self.words[word] += 1
-        return None  # as if unknown, so that the texts behind it are looked up too
-
-    def text(self, text: str) -> bytes:
-        self.texts[text] += 1
-        return b""
-
-
-def build_lexicon(events: Iterable[SourceEvent], catalog: Mapping[str, CatalogEntry]) -> FastLexicon:
-    """Vocabulary of a log and of the catalog's texts."""
-    counting = _Counting()
-    for topic, _, body, _ in events:
+def build_vocabulary(events: Iterable[SourceEvent], catalog: Mapping[str, CatalogEntry]) -> Vocabulary:
+    """Vocabulary of a log and of the catalog's titles, counted by the code that writes timelines."""
+    words, config, counts = Words(), CoreConfig(), Counter[bytes]()
+    for topic, customer_id, body, _ in events:
         if SOURCE_INDEX[topic] != PROFILES:
-            event_ids(body, counting, "")
+            _count(counts, event_words(body, Context(config, words, 0, customer_id)))
+    return vocabulary_of(counts, {hash_of(word): word for word in words.take_new()}, catalog)
+
+
+def vocabulary_of(
+    counts: Counter[bytes], names: Mapping[bytes, str], catalog: Mapping[str, CatalogEntry]
+) -> Vocabulary:
+    """The vocabulary of hashed words that were counted.
+
+    Args:
+        names: what hashes stand for; a word whose name is not known gets no row.
+    """
+    found = Counter({names[hashed]: count for hashed, count in counts.items() if hashed in names})
     for entry in catalog.values():
-        if entry.title:
-            counting.texts[entry.title] += 1
-    return FastLexicon(tokenizer.build(counting.words, counting.texts))
+        found.update(words_of(entry.title or ""))
+    return Vocabulary(tokenizer.build(found))
 
 
-def outcomes_of(
-    events: Sequence[SourceEvent], config: CoreConfig, lexicon: FastLexicon, until_ms: int, progress: Progress
-) -> list[Outcome]:
+def counted(found: Iterable[Outcome]) -> Counter[bytes]:
+    """How often each word occurs in the timelines of outcomes."""
+    counts = Counter[bytes]()
+    for outcome in found:
+        _count(counts, outcome.snapshot.recent.words)
+    return counts
+
+
+def _count(counts: Counter[bytes], hashes: bytes) -> None:
+    counts.update([hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES)])
+
+
+def outcomes_of(events: Sequence[SourceEvent], config: CoreConfig, until_ms: int, progress: Progress) -> list[Outcome]:
     """What the ingest role would have written to ``outcomes`` for these events."""
     found: list[Outcome] = []
     done, checkpoint_events = 0, 20_000
-    for checkpoint in replay_checkpoints(
-        events, config, lexicon, until_ms=until_ms, checkpoint_events=checkpoint_events
-    ):
+    for checkpoint in replay_checkpoints(events, config, until_ms=until_ms, checkpoint_events=checkpoint_events):
         found += checkpoint.outcomes
         done = min(len(events), done + checkpoint_events)
         progress(done / max(1, len(events)), f"replaying history: {done:,} events, {len(found):,} outcomes")
@@ -93,15 +96,13 @@ def train_on_events(
     _horizon_days(config)
     first, second = _SHARES
     progress(0.0, "building the vocabulary")
-    lexicon = build_lexicon(events, catalog)
-    found = outcomes_of(
-        events, config, lexicon, until_ms, lambda share, text: progress(first + share * (second - first), text)
-    )
+    vocabulary = build_vocabulary(events, catalog)
+    found = outcomes_of(events, config, until_ms, lambda share, text: progress(first + share * (second - first), text))
     ended = outcomes.matured(found, until_ms)
     return train_on_outcomes(
         ended,
         catalog,
-        lexicon,
+        vocabulary,
         directory,
         config=config,
         settings=settings,
@@ -113,7 +114,7 @@ def train_on_events(
 def train_on_outcomes(
     found: Sequence[Outcome],
     catalog: Mapping[str, CatalogEntry],
-    lexicon: FastLexicon,
+    vocabulary: Vocabulary,
     directory: Path,
     *,
     config: CoreConfig,
@@ -125,7 +126,7 @@ def train_on_outcomes(
 
     Args:
         found: outcomes whose horizon has ended, see :func:`models.outcomes.matured`.
-        lexicon: the one that the snapshots were written with.
+        vocabulary: the words that get a row of their own.
         early: outcomes that were left out because their horizon has not ended, for the report.
 
     Raises:
@@ -134,7 +135,7 @@ def train_on_outcomes(
     model = train(
         found,
         catalog,
-        lexicon,
+        vocabulary,
         clock=time.monotonic,
         settings=msgspec.structs.replace(settings, horizon_days=_horizon_days(config)),
         progress=progress,

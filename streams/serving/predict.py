@@ -13,7 +13,7 @@ from schemas.catalog import CatalogEntry
 from schemas.codec import json_encode
 from schemas.predictions import ChurnPrediction, NextBestAction, Prediction, Reason, RedemptionPrediction
 from schemas.records import OutputRecord
-from schemas.snapshot import Candidate, Snapshot
+from schemas.snapshot import LIVE_KINDS, Candidate, Snapshot
 from streams.core.config import DAY_MS
 from streams.core.decisions import DecisionPolicy, Scored, active_campaigns, decide, offers_over
 from streams.core.reasons import decision_reasons
@@ -57,7 +57,7 @@ class Predictions:
         self._churn(snapshots, encoded, published)
         self._actions(snapshots, encoded, published)
         self._sends(snapshots, encoded, published)
-        return Predicted(published, encoded.foreign)
+        return Predicted(published, encoded.words, encoded.unknown_words)
 
     def _churn(self, snapshots: Sequence[Snapshot], encoded: Encoded, published: list[OutputRecord]) -> None:
         if "churn" not in self._predictor.heads:
@@ -76,7 +76,7 @@ class Predictions:
             published.append(_record("predictions.churn", prediction))
 
     def _actions(self, snapshots: Sequence[Snapshot], encoded: Encoded, published: list[OutputRecord]) -> None:
-        rows = [row for row, snapshot in enumerate(snapshots) if snapshot.kind == "event"]
+        rows = [row for row, snapshot in enumerate(snapshots) if snapshot.kind in LIVE_KINDS]
         if not rows:
             return
         entries, version = self._catalog.current
@@ -106,7 +106,7 @@ class Predictions:
                 else []
             )
             common = self._common(snapshot, "next-best-action", now_ms)
-            decision = decide(snapshot, scored, self._policy, _draw(common["prediction_id"]))
+            decision = decide(snapshot, scored, self._policy, _draw(snapshot.question_id))
             prediction = NextBestAction(
                 **common,
                 valid_until_ms=_until_ms(snapshot, entries.get(f"campaign:{decision.chosen.campaign_id}")),
@@ -170,7 +170,7 @@ class Predictions:
             place = column[candidate.campaign_id]
             ends_ms = entries[f"campaign:{candidate.campaign_id}"].active_to_ms
             prediction = RedemptionPrediction(
-                **self._common(snapshot, "redemption", now_ms, candidate.campaign_id),
+                **self._common(snapshot, "redemption", now_ms),
                 valid_until_ms=ends_ms if ends_ms is not None else snapshot.as_of_ms + _ACTION_VALID_MS,
                 campaign_id=candidate.campaign_id,
                 offer_id=candidate.offer_id,
@@ -182,9 +182,10 @@ class Predictions:
             )
             published.append(_record("predictions.redemption", prediction))
 
-    def _common(self, snapshot: Snapshot, head: str, now_ms: int, subject: str = "") -> dict[str, Any]:
+    def _common(self, snapshot: Snapshot, head: str, now_ms: int) -> dict[str, Any]:
         return {
-            "prediction_id": ids.prediction_id(head, snapshot, subject),
+            "prediction_id": ids.prediction_id(head, snapshot.question_id, self._predictor.version),
+            "question_id": snapshot.question_id,
             "customer_id": snapshot.customer_id,
             "as_of_ms": snapshot.as_of_ms,
             "model_version": self._predictor.version,
@@ -210,6 +211,6 @@ def _rounded(probability: float) -> float:
     return round(float(probability), 6)
 
 
-def _draw(prediction_id: object) -> float:
-    """A number in [0, 1) that belongs to the prediction: a repeated decision is the same decision."""
-    return int(str(prediction_id)[:13], 16) / 16**13
+def _draw(question_id: str) -> float:
+    """A number in [0, 1) that belongs to the snapshot: a repeated decision is the same decision."""
+    return int(question_id[:13], 16) / 16**13

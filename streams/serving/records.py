@@ -14,8 +14,10 @@ class Predicted(NamedTuple):
 
     records: list[OutputRecord]
     """Predictions, each for its topic."""
-    foreign: int
-    """Snapshots scored on their features alone: another tokeniser made their tokens."""
+    words: int
+    """Words that the encoder was shown."""
+    unknown_words: int
+    """Of these, those that the model does not know."""
 
 
 Predict = Callable[[list[Snapshot]], Predicted]

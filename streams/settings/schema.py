@@ -133,7 +133,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 _LIMITS: Final = {
     "core.watermark_keys": Meta(ge=1, le=1_024),
     "core.session_gap_ms": Meta(ge=1),
-    "core.timeline_tokens": Meta(ge=8, le=8_192),
+    "core.timeline_words": Meta(ge=8, le=8_192),
+    "core.fresh_edges": Meta(ge=1, le=1_024),
     "core.edges_per_type": Meta(ge=3),
     "core.edge_half_life_ms": Meta(ge=MIN_FORWARD_HALF_LIFE_MS),
     "core.tail_limit": Meta(ge=1),

@@ -88,9 +88,8 @@ class MetricTable:
         buckets=_FRESHNESS,
     )
     predictions_total = counter("predictions", "Predictions emitted.", "topic")
-    vocabulary_mismatch_total = counter(
-        "snapshots", "Snapshots with tokens of another vocabulary than the model's: scored on their features alone."
-    )
+    words_total = counter("words", "Words of timelines that the encoder was shown.")
+    unknown_words_total = counter("words", "Of these, words that the model's vocabulary lacks.")
     live_auc_ratio = gauge("0 to 1", "AUC of emitted predictions whose outcome is known.", "head")
     live_auc_pairs = gauge(
         "predictions", "Predictions that the live AUC rests on: of many, the newest of an even sample.", "head"

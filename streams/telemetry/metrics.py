@@ -89,7 +89,8 @@ class Metrics(MetricTable):
         seconds: float,
         fresh_ms: Iterable[float],
         published: Iterable[HasTopic],
-        foreign: int = 0,
+        words: int = 0,
+        unknown_words: int = 0,
     ) -> None:
         """The model ran, and its predictions were delivered.
 
@@ -98,11 +99,13 @@ class Metrics(MetricTable):
             seconds: of the run.
             fresh_ms: per live snapshot, from its newest event's record timestamp to now.
             published: the predictions; only their topics (logical names) are read.
-            foreign: snapshots whose tokens could not be read.
+            words: that the encoder was shown.
+            unknown_words: of these, those that the model does not know.
         """
         self.encode_batch_snapshots.observe(snapshots)
         self.encode_seconds.observe(seconds)
-        self.vocabulary_mismatch_total.inc(foreign)
+        self.words_total.inc(words)
+        self.unknown_words_total.inc(unknown_words)
         for age_ms in fresh_ms:
             self.freshness_seconds.observe(max(0.0, age_ms) / 1000)
         for prediction in published:

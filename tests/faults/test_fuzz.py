@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from support.hostile import Payload, payloads
-from support.logs import CONFIG, START_MS, NumberedLexicon
+from support.logs import CONFIG, START_MS
 from support.pipeline import Pipeline
 from support.small_model import save_small_model
 
@@ -25,13 +25,14 @@ from schemas.deadletter import Refused
 from schemas.events import SOURCES
 from schemas.records import LogRecord
 from schemas.snapshot import Outcome, Snapshot
+from schemas.words import Words
 from streams.agents.ingest import IngestRole
 from streams.brokers.processes import free_port
 from streams.core.config import CoreConfig
+from streams.core.context import Context
 from streams.core.customer import Customer
 from streams.core.durable import IngestCheckpoint
 from streams.core.partition import IngestPartition
-from streams.core.state import Context
 from streams.inspect import dead_letters
 from streams.kafka import admin
 from streams.kafka.partitioning import partition_for
@@ -65,7 +66,7 @@ class Fuzzed:
         self.ingest = IngestPartition(
             0,
             FUZZED,
-            NumberedLexicon(),
+            Words(),
             StoredRecords(self.store),
             read_meta(self.store).partition,
             cache_bytes=1 << 20,
@@ -163,7 +164,7 @@ def everything_stored_reads_back(fuzzed: Fuzzed) -> None:
     customers = 0
     for key, value in fuzzed.store.scan(keys.RECORD, keys.RECORDS_STOP):
         customer_id = key[1:].decode()
-        context = Context(FUZZED, NumberedLexicon(), 0, customer_id)
+        context = Context(FUZZED, Words(), 0, customer_id)
         again = Customer.decode(context, value, partial(StoredRecords(fuzzed.store).pieces, customer_id)).encode()
         assert (again.record, again.pieces) == (value, [])
         customers += 1

@@ -122,8 +122,8 @@ def test_one_of_two_is_killed_and_the_other_goes_on_from_its_copies(kafka: Any, 
         workers["w0"].wait(10)
         sending.join()
         pipelines["w1"].await_taken(EVENTS + EVENTS // 20)
-        # Half of the customers were of the dead worker, each of them in many checkpoints. All of it was there already but
-        # for the last checkpoints, with some fifty records each.
+        # Half of the customers were of the dead worker, each of them in many checkpoints. All of it was there already
+        # but for the last checkpoints, with some fifty records each.
         assert restored(ports["w1"]) - before < CUSTOMERS // 4
         assert workers["w1"].running
         workers["w1"].stop(timeout_s=30)

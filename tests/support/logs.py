@@ -13,6 +13,7 @@ from schemas.errors import TooLate
 from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, REDEMPTIONS, SOURCES
 from schemas.records import LogRecord
 from schemas.snapshot import Outcome, Snapshot
+from schemas.words import Words
 from streams.core.config import DAY_MS, MINUTE_MS, CoreConfig
 from streams.core.customer import CustomerRecord, snapshot_piece
 from streams.core.durable import IngestCheckpoint
@@ -34,7 +35,9 @@ CONFIG = CoreConfig(
     redemption_window_ms=2 * DAY_MS,
     edges_per_type=4,
     recent_ids=64,
-    timeline_tokens=24,
+    timeline_words=24,
+    fresh_edges=3,
+    sample_share=0.2,
     sends_kept=3,
     orders_kept=2,
     order_window_ms=DAY_MS,
@@ -43,24 +46,6 @@ CONFIG = CoreConfig(
 
 Log = list[list[LogRecord]]
 """Per source topic, records in offset order."""
-
-
-class NumberedLexicon:
-    """Gives every word the next number; the order of first use is fixed by a list of all words tests use."""
-
-    fingerprint = "test"
-
-    def __init__(self) -> None:
-        self._ids: dict[str, bytes] = {}
-
-    def word(self, word: str) -> bytes | None:
-        if word.startswith("item:unknown"):
-            return None
-        # Not a counter: two lexicons that meet words in another order must agree.
-        return (sum(map(ord, word)) * 31 % 60_000).to_bytes(2, "little")
-
-    def text(self, text: str) -> bytes:
-        return b"\x01\x00" if text else b""
 
 
 class Sent(NamedTuple):
@@ -177,7 +162,7 @@ class Worker:
         self.ingest = IngestPartition(
             0,
             self._config,
-            NumberedLexicon(),
+            Words(),
             StoredRecords(self.store),
             read_meta(self.store).partition,
             cache_bytes=self._cache_bytes,
@@ -261,18 +246,23 @@ def content(worker: Worker) -> dict[Any, Any]:
         assert known is not None
         settled = known.settled.copy()
         settled.applied, settled.source = [], (0, 0, 0)
-        settled.pending = [msgspec.structs.replace(entry, outcome_id="") for entry in settled.pending]
+        settled.pending = [msgspec.structs.replace(entry, question_id="") for entry in settled.pending]
+        older = None if settled.graph.older is None else settled.graph.older.edges
+        settled.graph = msgspec.structs.replace(settled.graph, older=None)
         snapshots = [_placeless(_decode_snapshot(piece)) for piece in worker.snapshot_pieces(customer_id)]
-        seen[key] = (codec.msgpack_encode(settled), sorted(snapshots), [event.order for event in known.tail])
+        seen[key] = (codec.msgpack_encode((settled, older)), sorted(snapshots), [event.order for event in known.tail])
     for value in worker.outcomes.values():
         outcome = _decode_outcome(value)
         what = outcome.snapshot
-        seen[outcome.head, what.customer_id, what.as_of_ms, outcome.resolved_ms] = (outcome.label, _placeless(what))
+        asked = (outcome.head, what.kind, what.customer_id, what.as_of_ms, outcome.resolved_ms, what.features)
+        seen[asked] = (outcome.labels, _placeless(what))
     return seen
 
 
 def _placeless(snapshot: Snapshot) -> bytes:
-    return codec.msgpack_encode(msgspec.structs.replace(snapshot, applied={}, source=("", 0, 0), ingest_ts_ms=0))
+    return codec.msgpack_encode(
+        msgspec.structs.replace(snapshot, question_id="", applied={}, source=("", 0, 0), ingest_ts_ms=0)
+    )
 
 
 def arrivals(draw: Any, log: Log) -> Iterator[tuple[int, list[LogRecord]]]:

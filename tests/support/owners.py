@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from support.logs import CONFIG, NumberedLexicon, Sent, record
+from support.logs import CONFIG, Sent, record
 
 from schemas.events import CLICKSTREAM
 from streams.agents.ingest import IngestRole
@@ -77,7 +77,6 @@ def worker(
             checkpoints=CheckpointSettings(checkpoint_ms=1 << 30, checkpoint_events=1 << 30),
         ),
         config=CONFIG,
-        lexicon=NumberedLexicon(),
         refusals=RefusalLimit(1.0, 1_000),
         cache_bytes=1 << 24,
         idle_ms=idle_ms,

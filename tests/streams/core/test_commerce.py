@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.logs import CONFIG, START_MS, NumberedLexicon, Sent, Worker, clickstream, log_of
+from support.logs import CONFIG, START_MS, Sent, Worker, clickstream, log_of
 
 from schemas import errors, features
 from schemas.codec import decode_event, json_encode
@@ -21,6 +21,7 @@ from schemas.events import CLICKSTREAM, PROFILES, Clickstream
 from schemas.graph import GraphEdge
 from schemas.limits import MAX_LINES
 from schemas.snapshot import Outcome, Snapshot
+from schemas.words import Words
 from streams.core.baskets import amount_of, basket_of, is_return
 from streams.core.config import DAY_MS, HOUR_MS, CoreConfig
 from streams.core.entities import Entities, draw
@@ -127,7 +128,7 @@ def test_one_event_with_lines_says_what_an_event_a_line_says(lines: list[dict[st
 
 def said_of(state: Folded, name: str) -> bytes:
     """All words; of returns, which are notes between sessions that each say what they are, without that word."""
-    word = NumberedLexicon().word("evt:refund") if name == "refund" else None
+    word = Words().word("evt:refund") if name == "refund" else None
     ids = b"".join(ids for _, _, ids in state.timeline.closed) + state.timeline.ids
     return b"".join(ids[at : at + 2] for at in range(0, len(ids), 2) if ids[at : at + 2] != word)
 
@@ -438,7 +439,7 @@ def test_times_of_day_are_the_customers_own(own: str | None, company: str, day: 
     config = msgspec.structs.replace(PLAIN, timezone=company)
     told = [profile(START_MS - 1)] if own is None else [profile(START_MS - 1, timezone=own)]
     assert hours_of([*told, event(item_id="a")], config) == ([day * 24 + hour], hour, day)
-    lexicon = NumberedLexicon()
+    lexicon = Words()
     ids = state_of([*told, event(item_id="a")], config).timeline.ids
     name = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")[day]
     assert lexicon.word(f"[DAY:{name}]") + lexicon.word(f"[HOUR:{hour}]") in ids

@@ -11,14 +11,16 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.logs import START_MS, NumberedLexicon
+from support.logs import START_MS
 from support.snapshots import plain_snapshot
 
 from schemas.catalog import CatalogEntry
 from schemas.events import CAMPAIGN_SENDS, PROFILES, type_by_source
 from schemas.predictions import RankedAction
 from schemas.snapshot import SendCount, Snapshot
+from schemas.words import Words
 from streams.core.config import DAY_MS, CoreConfig
+from streams.core.context import Context
 from streams.core.decisions import (
     Decision,
     DecisionPolicy,
@@ -32,7 +34,7 @@ from streams.core.decisions import (
 from streams.core.event import Event
 from streams.core.fold import fold
 from streams.core.snapshots import snapshot_of
-from streams.core.state import Context, Folded
+from streams.core.state import Folded
 
 POLICY: Final = DecisionPolicy()
 GREEDY: Final = 0.999
@@ -280,7 +282,7 @@ class Told:
     """A customer who said yes to everything, and what came afterwards, seen through the fold."""
 
     def __init__(self, **config: Any) -> None:
-        self._context = Context(CoreConfig(**config), NumberedLexicon(), 0, "c1")
+        self._context = Context(CoreConfig(**config), Words(), 0, "c1")
         self._state = Folded()
         self._events = 0
         consent = {channel: {"marketing": True} for channel in ("email", "sms")}

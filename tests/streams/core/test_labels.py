@@ -9,17 +9,19 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.logs import START_MS, NumberedLexicon
+from support.logs import START_MS
 
 from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, REDEMPTIONS, CampaignSend, Redemption, type_by_source
 from schemas.ids import prediction_id
 from schemas.snapshot import Outcome, Snapshot
+from schemas.words import Words
 from streams.core import labels
 from streams.core.config import DAY_MS, HOUR_MS, CoreConfig
+from streams.core.context import Context
 from streams.core.event import Event
 from streams.core.fold import fire_due, fold, next_due_ms
 from streams.core.labels import Awaiting, Pending, Resolved
-from streams.core.state import Context, Effect, Folded
+from streams.core.state import Effect, Folded
 
 CONFIG: Final = CoreConfig(
     horizon_every_ms=DAY_MS, churn_horizon_ms=3 * DAY_MS, churn_active_ms=3 * DAY_MS, redemption_window_ms=2 * DAY_MS
@@ -31,7 +33,7 @@ class Life:
     """One customer's events in order of event time; collects what they make known."""
 
     def __init__(self, config: CoreConfig = CONFIG) -> None:
-        self.context = Context(config, NumberedLexicon(), 0, "c1")
+        self.context = Context(config, Words(), 0, "c1")
         self.state = Folded()
         self.effects: list[Effect] = []
         self._offset = 0

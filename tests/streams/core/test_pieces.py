@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from support.logs import CONFIG, START_MS, NumberedLexicon, Sent, Worker, log_of
+from support.logs import CONFIG, START_MS, Sent, Worker, log_of
 
 from schemas.errors import StateCorrupt
 from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, SOURCES
+from schemas.words import Words
 from streams.core.config import DAY_MS, CoreConfig
+from streams.core.context import Context
 from streams.core.customer import Customer
 from streams.core.durable import IngestCheckpoint
-from streams.core.state import Context
 from streams.state import keys
 from streams.state.checkpoints import changelog_records
 
@@ -129,7 +130,7 @@ def test_edges_that_are_not_there_are_no_edges() -> None:
     record = visited(60, 0).store.get(keys.record("c1"))
     assert record is not None
     with pytest.raises(StateCorrupt, match="the stored edges of a customer cannot be read"):
-        Customer.decode(Context(CONFIG, NumberedLexicon(), 0, "c1"), record)
+        Customer.decode(Context(CONFIG, Words(), 0, "c1"), record)
 
 
 def test_a_tail_that_is_not_there_is_no_tail() -> None:
@@ -138,7 +139,7 @@ def test_a_tail_that_is_not_there_is_no_tail() -> None:
     record = worker.store.get(keys.record("c1"))
     assert record is not None
     with pytest.raises(StateCorrupt, match="has 36 older tail events, and 0 are there"):
-        Customer.decode(Context(CONFIG, NumberedLexicon(), 0, "c1"), record)
+        Customer.decode(Context(CONFIG, Words(), 0, "c1"), record)
 
 
 def test_erasure_takes_every_piece() -> None:

@@ -7,19 +7,21 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from support.logs import CONFIG, NumberedLexicon
+from support.logs import CONFIG
 
 from schemas.errors import StateCorrupt
+from schemas.words import Words
+from streams.core.context import Context
 from streams.core.customer import Customer, due_of
 from streams.core.durable import PartitionMeta
 from streams.core.entities import Entities, Entity, decode_entity, encode_entity
-from streams.core.state import Context, Folded
+from streams.core.state import Folded
 from streams.state import keys
 from streams.state.checkpoints import LocalMeta, StoredRecords, read_meta
 from streams.state.contract import WriteBatch
 from streams.state.memory import MemoryStore
 
-CONTEXT: Final = Context(CONFIG, NumberedLexicon(), 0, "c1")
+CONTEXT: Final = Context(CONFIG, Words(), 0, "c1")
 
 
 def read_customer(raw: bytes) -> Customer:

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.logs import CONFIG, START_MS, NumberedLexicon
+from support.logs import CONFIG, START_MS
 
 from schemas.events import CLICKSTREAM, PROFILES, SOURCES
 from schemas.records import LogRecord
+from schemas.words import Words
 from streams.cli import main
 from streams.core.partition import IngestPartition
 from streams.inspect import dead_letters
@@ -32,7 +33,7 @@ class OnePartition:
         self.store = MemoryStore()
         records, meta = StoredRecords(self.store), read_meta(self.store).partition
         options: Any = {"cache_bytes": 1 << 30, "idle_ms": 0, "now_ms": 0}
-        self.ingest = IngestPartition(0, CONFIG, NumberedLexicon(), records, meta, **options)
+        self.ingest = IngestPartition(0, CONFIG, Words(), records, meta, **options)
         self.producer = OrderedProducer(client["bootstrap.servers"])
 
     def produce(self, topic: str, key: bytes | None, value: bytes | None, headers: Any = (), at_ms: int = 0) -> None:
@@ -247,7 +248,7 @@ def test_an_erasure_keeps_its_time() -> None:
     assert dict(replayed_headers(erasure))["ce_time"] == b"2017-07-14T02:40:00.000+00:00"
     record = LogRecord(0, b"c1", None, tuple(replayed_headers(erasure)), START_MS + 86_400_000)
     ingest = IngestPartition(
-        0, CONFIG, NumberedLexicon(), StoredRecords(MemoryStore()), None, cache_bytes=1 << 20, idle_ms=0, now_ms=0
+        0, CONFIG, Words(), StoredRecords(MemoryStore()), None, cache_bytes=1 << 20, idle_ms=0, now_ms=0
     )
     assert ingest.take(PROFILES, [record], 0) == []
     assert ingest.checkpoint(0).erasures[0].erased_ms == START_MS
@@ -266,7 +267,7 @@ def test_what_is_no_dead_letter_is_passed_over() -> None:
 
 def test_a_sender_cannot_spend_or_renew_attempts() -> None:
     ingest = IngestPartition(
-        0, CONFIG, NumberedLexicon(), StoredRecords(MemoryStore()), None, cache_bytes=1 << 20, idle_ms=0, now_ms=0
+        0, CONFIG, Words(), StoredRecords(MemoryStore()), None, cache_bytes=1 << 20, idle_ms=0, now_ms=0
     )
     hostile = (("dl_attempt", b"9" * 5_000), ("dl_id", b"clickstream-0-0"), ("orig_dl_reason", b"mine"))
     (refused,) = ingest.take(CLICKSTREAM, [LogRecord(7, b"c1", b"{", hostile, START_MS)], 0)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.examples import examples
-from support.logs import CONFIG, START_MS, Log, NumberedLexicon, Worker, arrivals, log_of, sent_events
+from support.logs import CONFIG, START_MS, Log, Worker, arrivals, log_of, sent_events
 
 from schemas import codec, ids
 from schemas.events import SOURCES
@@ -53,7 +53,7 @@ def test_any_snapshot_is_rebuilt_from_the_log_at_its_offsets(data):
     worker.checkpoint()
     assert worker.all
     for snapshot in worker.all:
-        found = rebuild(snapshot, _log_up_to(log, snapshot.applied), CONFIG, NumberedLexicon())
+        found = rebuild(snapshot, _log_up_to(log, snapshot.applied), CONFIG)
         assert found is not None
         assert codec.msgpack_encode(found) == codec.msgpack_encode(snapshot), snapshot.kind
 
@@ -95,13 +95,12 @@ def test_a_prediction_on_topics_is_found_and_checked():
         with TopicReader(client) as reader:
             for snapshot in worker.all:
                 name = ids.prediction_id("churn", snapshot)
-                found = check(reader, "r.", name, CONFIG, NumberedLexicon(), customer_id="c1")
+                found = check(reader, "r.", name, CONFIG, customer_id="c1")
                 assert found.same and found.kind == snapshot.kind and found.records_read
                 assert not check(
                     reader,
                     "r.",
                     name,
-                    CoreConfig(timeline_tokens=8),
-                    NumberedLexicon(),
+                    CoreConfig(timeline_words=8),
                     topic="predictions.churn",
                 ).same

@@ -10,13 +10,14 @@ from types import SimpleNamespace
 from typing import TypeVar
 
 import pytest
-from support.logs import CONFIG, START_MS, NumberedLexicon, Sent, log_of
+from support.logs import CONFIG, START_MS, Sent, log_of
 from support.snapshots import plain_snapshot
 
 import streams.core
 from schemas.errors import ConfigError
 from schemas.events import CLICKSTREAM
 from schemas.snapshot import Outcome
+from schemas.words import Words
 from streams.core.durable import IngestCheckpoint, Piece, RecordChange
 from streams.core.entities import Entities
 from streams.core.oddities import ODDITIES
@@ -72,7 +73,7 @@ def test_two_processes_in_one_do_not_mix() -> None:
 def _core() -> IngestPartition:
     """With three customers and one that was evicted; what it has counted itself is not durable yet."""
     core = IngestPartition(
-        0, CONFIG, NumberedLexicon(), StoredRecords(MemoryStore()), None, cache_bytes=1 << 20, idle_ms=0, now_ms=0
+        0, CONFIG, Words(), StoredRecords(MemoryStore()), None, cache_bytes=1 << 20, idle_ms=0, now_ms=0
     )
     view = {"event": "page_view", "event_ts_ms": START_MS}
     events = [Sent(CLICKSTREAM, f"c{number}", START_MS, view) for number in range(3)]

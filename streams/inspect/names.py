@@ -1,0 +1,32 @@
+"""What the hashes in snapshots and states stand for, read from ``words``."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from schemas.words import Word, hash_of
+from streams.kafka.reader import TopicReader
+
+_decode: Final = msgspec.json.Decoder(Word).decode
+
+
+def read_names(reader: TopicReader, prefix: str) -> dict[bytes, str]:
+    """Hash -> word, as :func:`schemas.words.readable` wants it. Of two words with one hash, the one said last.
+
+    Raises:
+        TopicMismatch: there is no such topic.
+        Retry: the broker does not answer.
+    """
+    topic = prefix + "words"
+    ends = reader.ends([(topic, partition) for partition in range(reader.partitions(topic))])
+    names: dict[bytes, str] = {}
+    for place, end in ends.items():
+        for message in reader.range(*place, 0, end):
+            try:
+                word = _decode(message.value() or b"").word
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                continue  # whatever it is, it names no word
+            names[hash_of(word)] = word
+    return names
