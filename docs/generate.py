@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # infra is in the checkout a
 
 from infra.bench import report, sizing
 from schemas import catalog, events, features, limits, predictions, topics
-from streams.core import graph
+from schemas.graph import EDGE_TYPES
 from streams.settings import reader as configuration
 from streams.settings import schema as settings
 from streams.telemetry import metric_table
@@ -161,7 +161,7 @@ def _features() -> str:
 
 
 def _edges() -> str:
-    return ", ".join(f"`{edge_type}`" for edge_type in graph.EDGE_TYPES) + "\n"
+    return ", ".join(f"`{edge_type}`" for edge_type in EDGE_TYPES) + "\n"
 
 
 _STRUCTS: Final[tuple[type[msgspec.Struct], ...]] = (

@@ -200,7 +200,7 @@ class Predictor:
         words = [snapshot.recent.words[-newest:] for snapshot in snapshots]
         rows = self.model.vocabulary.rows(b"".join(words))
         ends = np.cumsum([len(one) // HASH_BYTES for one in words])
-        return [one.tobytes() for one in np.split(rows, ends[:-1])], len(rows), int((rows == UNK_ID).sum())
+        return [one.tobytes() for one in np.split(rows, ends)[:-1]], len(rows), int((rows == UNK_ID).sum())
 
     def reasons(self, snapshot: Snapshot, contributions: Floats, top: int = TOP) -> list[Reason]:
         """Why this churn probability: ``contributions`` is the customer's row of ``Encoded.contributions``, (SIZE,)."""

@@ -34,6 +34,7 @@ WIDE_FIELDS: Final = ("item", "offer", "page", "")
 MAX_VOCABULARY: Final = 65_535
 DEFAULT_WORDS: Final = 12_000
 TOKENIZER_FILE: Final = "tokenizer.json"
+AGAIN: Final = "train the model again"
 #: What ``AutoTokenizer`` needs besides, or it would add the special tokens of its own idea of BERT.
 HF_TOKENIZER: Final = {
     "tokenizer_class": "PreTrainedTokenizerFast",
@@ -63,9 +64,11 @@ def build(word_counts: Mapping[str, int], max_words: int = DEFAULT_WORDS) -> Pre
     vocabulary = {word: row for row, word in enumerate((*base, *words))}
     tokenizer = Tokenizer(token_models.WordLevel(vocabulary, unk_token=UNK))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    # Added tokens are matched before the text is split, so that `cat:frzn ice` stays whole.
     tokenizer.add_special_tokens([AddedToken(word, normalized=False) for word in SPECIALS])
-    tokenizer.add_tokens([AddedToken(word, normalized=False, single_word=word[0] != "[") for word in (*FIXED, *words)])
+    # Added tokens are matched before the text is split, so that `cat:frzn ice` stays whole. No others: a plain word
+    # `item` would be found in an unknown `item:99`.
+    spaced = [word for word in words if len(word.split()) > 1]
+    tokenizer.add_tokens([AddedToken(word, normalized=False, single_word=True) for word in spaced])
     return _wrapped(tokenizer)
 
 
@@ -117,9 +120,9 @@ class Vocabulary:
         """The word of every row."""
         _check(vocabulary, self.names)
         self._rows = vocabulary
-        known = {int.from_bytes(hash_of(name), "little"): row for row, name in enumerate(self.names)}
-        for special in range(len(SPECIALS)):
-            known.pop(int.from_bytes(hash_of(SPECIALS[special]), "little"))
+        # Backwards, so that of two words with one hash the first has it; `build` makes no such two.
+        rows = range(len(self.names) - 1, len(SPECIALS) - 1, -1)
+        known = {int.from_bytes(hash_of(self.names[row]), "little"): row for row in rows}
         self._hashes = np.array(sorted(known), dtype=np.uint32)
         self._row_of = np.array([known[hashed] for hashed in sorted(known)], dtype=np.uint16)
 
@@ -147,7 +150,7 @@ class Vocabulary:
         try:
             backend = Tokenizer.from_str(raw)
         except Exception as error:  # the Rust side raises bare Exception
-            raise ModelRefused(f"{name} is not a tokeniser ({error}); train the model again") from error
+            raise ModelRefused(f"{name} is not a tokeniser ({error}); {AGAIN}") from error
         return cls(backend)
 
     def json(self) -> str:
@@ -180,14 +183,12 @@ class Vocabulary:
 
 def _check(vocabulary: Mapping[str, int], names: tuple[str, ...]) -> None:
     if not len(names) <= MAX_VOCABULARY or sorted(vocabulary.values()) != list(range(len(names))):
-        raise ModelRefused(f"the vocabulary's ids must run from 0 to at most {MAX_VOCABULARY - 1}; build it again")
+        raise ModelRefused(f"the vocabulary's ids must run from 0 to at most {MAX_VOCABULARY - 1}; {AGAIN}")
     if names[: len(SPECIALS)] != SPECIALS:
-        raise ModelRefused(
-            f"the vocabulary must begin with {', '.join(SPECIALS)}; build it with models.tokenizer.build"
-        )
+        raise ModelRefused(f"the vocabulary must begin with {', '.join(SPECIALS)}; {AGAIN}")
     missing = [word for word in FIXED if word not in vocabulary]
     if missing:
-        raise ModelRefused(f"the vocabulary lacks {missing[0]} and {len(missing) - 1} more fixed words; build it again")
+        raise ModelRefused(f"the vocabulary lacks {missing[0]} and {len(missing) - 1} more fixed words; {AGAIN}")
 
 
 def load(directory: str | Path) -> PreTrainedTokenizerFast:

@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from schemas import catalog, events, graph, predictions, snapshot, words
+from schemas import catalog, events, graph, predictions, snapshot, sweep, words
 
 DAY_MS: Final = 86_400_000
 
@@ -106,6 +106,7 @@ TOPICS: Final[dict[str, Topic]] = {
             replaced_days=SOURCE_DAYS,
         ),
         _topic("catalog", catalog.CatalogEntry, "items, campaigns, offers", key="kind:id", cleanup="compact"),
+        _topic("sweeps", sweep.Sweep, "orders to emit snapshots anew", key="sweep_id"),
         _topic("words", words.Word, "what the hashes in snapshots stand for", key="hash", cleanup="compact"),
         _topic("session-snapshots", snapshot.Snapshot, "what the encoder needs", format="msgpack", days=1),
         _topic("graph-edges", graph.GraphEdge, "edges for the entity side", key="kind:id", format="msgpack", days=1),

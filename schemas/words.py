@@ -91,7 +91,7 @@ class Word(msgspec.Struct, frozen=True, kw_only=True):
     word: str
 
 
-class Field(dict[str, bytes]):
+class FieldWords(dict[str, bytes]):
     """Value -> hash of the word ``field:value``; what is missing is added, and put down as new."""
 
     __slots__ = ("_new", "prefix")
@@ -124,15 +124,15 @@ class Words:
 
     def __init__(self) -> None:
         self._new: list[str] = []
-        self.plain = Field(_NO_FIELD, self._new)
+        self.plain = FieldWords(_NO_FIELD, self._new)
         """Markers and whole words."""
-        self.event = Field("evt:", self._new)
-        self.item = Field("item:", self._new)
-        self.category = Field("cat:", self._new)
-        self.campaign = Field("camp:", self._new)
-        self.template = Field("tmpl:", self._new)
-        self.offer = Field("offer:", self._new)
-        self.channel = Field("chan:", self._new)
+        self.event = FieldWords("evt:", self._new)
+        self.item = FieldWords("item:", self._new)
+        self.category = FieldWords("cat:", self._new)
+        self.campaign = FieldWords("camp:", self._new)
+        self.template = FieldWords("tmpl:", self._new)
+        self.offer = FieldWords("offer:", self._new)
+        self.channel = FieldWords("chan:", self._new)
         self.of_kind = {
             "item": self.item,
             "category": self.category,

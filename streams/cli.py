@@ -25,6 +25,7 @@ from streams.commands import (
     settings,
     simulate,
     state,
+    sweep,
     tail,
     topics,
     train,
@@ -62,6 +63,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     customer,
     entity,
     state,
+    sweep,
     replay_to,
     settings,
 )

@@ -16,9 +16,9 @@ from confluent_kafka import Producer
 from models.reasons import CROSS_FAMILIES, FAMILIES
 from schemas import codec, errors, features, limits
 from schemas.events import CLICKSTREAM_EVENTS, SEND_EVENTS, SOURCES, Clickstream
+from schemas.graph import EDGE_TYPES
 from schemas.topics import TOPICS
 from streams.core.config import DAY_MS, CoreConfig
-from streams.core.graph import EDGE_TYPES
 from streams.core.lateness import check_not_too_late
 from streams.kafka.partitioning import partition_for
 from streams.kafka.reader import TopicReader

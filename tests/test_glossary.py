@@ -28,8 +28,6 @@ RETIRED = {
     "punctual": "late_before_ms",
     "punctual_from_ms": "late_before_ms",
     "judged": "with a pending label",
-    "question": "pending label",
-    "questions": "pending label",
     "asked": "as_of_ms",
     "told": "reported",
     "foreign_snapshots": "vocabulary_mismatch",

@@ -24,11 +24,12 @@ from models.embedding import Remembering
 from models.encoder import EncoderSize, pool
 from models.inference import Predictor
 from models.model import Model
-from models.outcomes import features_of
+from models.snapshot_columns import features_of
 from models.tokenizer import CLS_ID
 from models.training import TrainSettings
 from models.wide import Floats, columns
 from schemas.snapshot import Snapshot
+from schemas.words import HASH_BYTES
 from streams.core.config import CoreConfig
 from streams.offline.ingest import replay_checkpoints
 from streams.offline.training import train_on_events
@@ -69,7 +70,7 @@ class Plain:
     def __call__(self, snapshots: Sequence[Snapshot]) -> Floats:
         ids = []
         for snapshot in snapshots:
-            newest_first = np.frombuffer(snapshot.tokens, dtype="<u2")[::-1][: self._length - 1]
+            newest_first = self._model.vocabulary.rows(snapshot.recent.words)[::-1][: self._length - 1]
             ids.append([CLS_ID, *newest_first.tolist()])
         batch = self._tokenizer.pad(
             {"input_ids": ids}, padding=self._padding, max_length=self._length, return_tensors="pt"
@@ -204,15 +205,12 @@ def _record(options: Options, directory: Path, say: Say) -> list[Snapshot]:
         settings=TrainSettings(budget_s=max(1.0, _TRAIN_S * min(1.0, options.scale))),
         progress=lambda share, text: None,
     )
-    model, _ = saved_model.load(directory)
     say("recording snapshots")
-    return list(_snapshots(events, config, model, source.until_ms))
+    return list(_snapshots(events, config, source.until_ms))
 
 
-def _snapshots(events: list[Any], config: CoreConfig, model: Model, until_ms: int) -> Iterator[Snapshot]:
-    for checkpoint in replay_checkpoints(
-        events, config, model.lexicon, until_ms=until_ms, checkpoint_events=_CHECKPOINT
-    ):
+def _snapshots(events: list[Any], config: CoreConfig, until_ms: int) -> Iterator[Snapshot]:
+    for checkpoint in replay_checkpoints(events, config, until_ms=until_ms, checkpoint_events=_CHECKPOINT):
         yield from checkpoint.snapshots
         yield from checkpoint.awaiting_label
 
@@ -241,7 +239,7 @@ def _predictor(
 
 def _length(snapshot: Snapshot) -> int:
     """``[CLS]`` and the tokens that the encoder sees."""
-    return min(len(snapshot.tokens) // 2 + 1, EncoderSize().positions)
+    return min(len(snapshot.recent.words) // HASH_BYTES + 1, EncoderSize().positions)
 
 
 def _rate(way: Callable[[Sequence[Snapshot]], Floats], batches: Sequence[Sequence[Snapshot]]) -> float:

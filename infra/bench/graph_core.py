@@ -134,6 +134,11 @@ class GraphCheckpoint(NamedTuple):
     meta: bytes
     next_offsets: dict[str, int]
 
+    @property
+    def is_news(self) -> bool:
+        """Whether anything was touched."""
+        return bool(self.changes)
+
 
 encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(Packed).decode

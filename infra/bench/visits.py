@@ -8,7 +8,6 @@ from itertools import cycle, islice
 from pathlib import Path
 from random import Random
 from typing import Final
-from zlib import crc32
 
 from schemas.codec import msgpack_encode
 from schemas.events import CLICKSTREAM, PROFILES, SOURCES
@@ -30,18 +29,6 @@ BROWSING: Final = ("item_view", "search", "item_view", "add_to_cart")
 BUYING: Final = ("item_view", "search", "item_view", "add_to_cart", "purchase")
 
 
-class NumberedWords:
-    """A lexicon without a vocabulary: what is measured here has no need of torch or transformers."""
-
-    fingerprint = "bench"
-
-    def word(self, word: str) -> bytes:
-        return (crc32(word.encode()) % 30_000).to_bytes(2, "little")
-
-    def text(self, text: str) -> bytes:
-        return b"".join(map(self.word, text.split()))
-
-
 def customer_id(number: int) -> str:
     return f"c{number:07d}"
 
@@ -60,7 +47,7 @@ class Partition:
     """
 
     def __init__(self, store: KeyValue | None, cache_bytes: int, first_offset: int = 0) -> None:
-        self.offline = OfflineIngest(CoreConfig(), NumberedWords(), store, cache_bytes)
+        self.offline = OfflineIngest(CoreConfig(), store, cache_bytes)
         self.busy_s = 0.0
         """CPU of this thread inside the core and the store; what makes the events is not counted."""
         self.written_bytes = 0

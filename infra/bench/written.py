@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from infra.bench.report import Findings, Measured, Options, Say, Target
-from infra.bench.visits import START_MS, NumberedWords
+from infra.bench.visits import START_MS
 from schemas.codec import json_encode
 from schemas.events import CLICKSTREAM, SOURCE_INDEX, SOURCES, Clickstream
 from schemas.records import LogRecord
@@ -61,7 +61,7 @@ def run(options: Options, say: Say) -> Findings:
 
 def bytes_per_event(arriving: Iterable[Arrival]) -> float:
     """Bytes of changelog per event, in checkpoints of 20."""
-    offline = OfflineIngest(CoreConfig(), NumberedWords())
+    offline = OfflineIngest(CoreConfig())
     offsets, written, events = [0] * len(SOURCES), 0, 0
     batches: list[list[LogRecord]] = [[] for _ in SOURCES]
     for source_index, key, value, ts_ms in arriving:

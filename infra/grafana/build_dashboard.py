@@ -148,6 +148,15 @@ ROWS: Final[dict[str, list[Panel]]] = {
             [
                 (_rate("pulsegraph_snapshots_total", "kind"), "{{kind}}"),
                 (_rate("pulsegraph_snapshots_coalesced_total"), "coalesced"),
+                (_rate("pulsegraph_swept_total"), "customers looked at by sweeps"),
+            ],
+        ),
+        (
+            "Words of timelines",
+            "cps",
+            [
+                (_rate("pulsegraph_words_total"), "shown to the encoder"),
+                (_rate("pulsegraph_unknown_words_total"), "that the model does not know"),
             ],
         ),
     ],

@@ -12,6 +12,7 @@ from schemas.deadletter import Refused
 from schemas.errors import TooLate, TopicUnfit
 from schemas.events import SOURCE_INDEX, SOURCES
 from schemas.records import OutputRecord
+from schemas.sweep import SWEEPS
 from schemas.words import Word, Words, hash_of
 from streams.core.config import CoreConfig
 from streams.core.customer import due_of
@@ -26,6 +27,7 @@ from streams.state.contract import KeyValue
 from streams.stateful.resources import Resources, resources
 from streams.stateful.role import StatefulRole
 
+_MOST_SWEPT: Final = 1_000
 _offset: Final = attrgetter("offset")
 
 
@@ -37,7 +39,7 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
     """
 
     name = "ingest"
-    topics = SOURCES
+    topics = (*SOURCES, SWEEPS)
 
     def __init__(
         self,
@@ -55,6 +57,7 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
         self._idle_ms = idle_ms
         self._refusals = refusals
         self._counted: dict[int, dict[str, int]] = {}
+        self._swept_ms: dict[int, int] = {}
 
     async def on_assigned(self, partitions: set[int]) -> Offsets:
         starts = await super().on_assigned(partitions)
@@ -64,6 +67,7 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
 
     def open_core(self, partition: int, store: KeyValue, meta: bytes | None) -> IngestPartition:
         self._counted.pop(partition, None)
+        self._swept_ms.pop(partition, None)
         return IngestPartition(
             partition,
             self._config,
@@ -78,6 +82,8 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
 
     def take(self, core: IngestPartition, batch: Batch) -> list[Refused]:
         records = batch.records
+        if batch.topic == SWEEPS:
+            return core.take_sweeps(records)
         first = bisect_left(records, core.next_offsets.get(batch.topic, 0), key=_offset)
         refused = core.take(SOURCE_INDEX[batch.topic], records, self._monotonic_ms())
         unfit = [record for record in refused if record.reason != TooLate.reason]  # lateness says nothing of the topic
@@ -92,9 +98,14 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
         return refused
 
     def checkpoint(self, partition: int, core: IngestPartition, now_ms: int) -> IngestCheckpoint:
-        for source_index, topic in enumerate(SOURCES):
-            if not self._committer.is_caught_up(topic, partition):
-                core.watermark.observed(source_index, now_ms)
+        behind = [topic for topic in SOURCES if not self._committer.is_caught_up(topic, partition)]
+        for topic in behind:
+            core.watermark.observed(SOURCE_INDEX[topic], now_ms)
+        elapsed_ms = now_ms - self._swept_ms.get(partition, now_ms)
+        self._swept_ms[partition] = now_ms
+        if (sweep := core.sweep) is not None and not behind:
+            # What nobody waits for: only who has taken in all events looks back, and never for long at a time.
+            core.sweep_on(max(1, min(_MOST_SWEPT, sweep.per_s * elapsed_ms // 1000)))
         return core.checkpoint(now_ms)
 
     def outputs(self, checkpoint: IngestCheckpoint) -> Iterator[OutputRecord]:

@@ -26,9 +26,7 @@ def add(subparsers: Subparsers) -> None:
         "look up a customer: timeline, graph, pending labels, predictions and their reasons",
         "Reads the changelog topic, so no worker needs to run. Events of the last fraction of a second may be missing. "
         "What few customers typed is shown as the hash of its words.",
-        "  pulsegraph customer 42\n"
-        "  pulsegraph customer 42 --as-of 2017-10-01\n"
-        "  pulsegraph customer 42 --json",
+        "  pulsegraph customer 42\n  pulsegraph customer 42 --as-of 2017-10-01\n  pulsegraph customer 42 --json",
     )
     parser.add_argument("id", metavar="ID", help="the customer's id, as in the record key")
     parser.add_argument(

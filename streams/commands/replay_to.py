@@ -15,7 +15,7 @@ def add(subparsers: Subparsers) -> None:
         "rebuild the snapshot behind a prediction from the log, and compare it byte for byte",
         "Finds the prediction and its snapshot, reads the source topics up to the snapshot's applied offsets, builds "
         "the snapshot again with the serving code, and compares the two. Exit code 0: equal; 1: different. Needs the "
-        "settings and the tokeniser of the worker that made the snapshot, and the log from its beginning.",
+        "settings of the worker that made the snapshot, and the log from its beginning.",
         "  pulsegraph replay-to 4be0643f1d98573b97cdca98a65347dd --customer 42\n"
         "  pulsegraph replay-to 4be0643f1d98573b97cdca98a65347dd --topic predictions.churn --json",
     )

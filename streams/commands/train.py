@@ -61,7 +61,6 @@ def add(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-
     settings = settings_from(args, model_dir=args.out)
     until_ms = day_ms(args.until)
     card = _from_topics(args, settings) if args.from_topics else _from_events(args, settings, until_ms)

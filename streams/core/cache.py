@@ -31,6 +31,10 @@ class CustomerCache:
             self._customers.move_to_end(customer_id)
         return customer
 
+    def peek(self, customer_id: str) -> Customer | None:
+        """The same without counting as a use."""
+        return self._customers.get(customer_id)
+
     def put(self, customer_id: str, customer: Customer, encoded_bytes: int) -> None:
         self._customers[customer_id] = customer
         self.resize(customer_id, encoded_bytes)

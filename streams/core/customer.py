@@ -453,8 +453,6 @@ class Customer:
         kind, as_of_ms = other.kind, other.as_of_ms
         if kind == "event":
             return self.snapshot()
-        if kind == "refresh":
-            return self.refreshed(as_of_ms)
         effects: list[Effect] = []
         self._settle(as_of_ms + 1, effects)
         self._fire_timers(as_of_ms, effects)
@@ -462,6 +460,8 @@ class Customer:
             if not self.settled.events:
                 return None
             return snapshot_of(self.settled, "send", as_of_ms, self.context, other.candidate)
+        if kind == "refresh":
+            return self.refreshed(as_of_ms)
         for taken in effects:
             if isinstance(taken, Snapshot) and (taken.kind, taken.as_of_ms, taken.source) == (
                 kind, as_of_ms, other.source
@@ -492,7 +492,10 @@ class Customer:
         return snapshot_of(seen, "event", seen.last_ms, self.context)
 
     def refreshed(self, as_of_ms: int) -> Snapshot | None:
-        """The customer as seen at ``as_of_ms``, or at the newest event where that is later; None as above."""
+        """The customer as seen when event time has come to ``as_of_ms``, or at the newest event where that is later.
+
+        None where nothing is known. What is due by ``as_of_ms`` has fired already.
+        """
         seen = self.view()
         if not seen.events:
             return None

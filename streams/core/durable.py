@@ -13,6 +13,7 @@ from schemas.predictions import Erasure
 from schemas.snapshot import Outcome, Snapshot
 from streams.core import stored
 from streams.core.event_clock import NOT_OBSERVED_MS
+from streams.core.sweeps import Sweeps
 
 META_VERSION: Final = 3
 NO_OFFSET: Final = -1
@@ -28,6 +29,10 @@ class Records(Protocol):
 
         Ends after ``limit`` timers, but never between two of the same due time.
         """
+        ...
+
+    def scan(self, after: str, limit: int) -> list[tuple[str, bytes]]:
+        """The next ``limit`` records behind that of an id, in the order of the keys."""
         ...
 
     def pieces(self, identity: str, kind: bytes) -> list[bytes]:
@@ -48,6 +53,7 @@ class PartitionMeta(msgspec.Struct, array_like=True):
     confirmed: list[bytes] = msgspec.field(default_factory=lambda: [b""] * len(SOURCES))
     """What each topic's :class:`streams.core.event_clock.EventClock` remembers."""
     watermark_ms: int = 0
+    sweeps: Sweeps = msgspec.field(default_factory=Sweeps)
 
     @staticmethod
     def decode(raw: bytes | None) -> PartitionMeta:
@@ -99,5 +105,12 @@ class IngestCheckpoint(NamedTuple):
     erasures: list[Erasure]
     meta: bytes
     next_offsets: dict[str, int]
+    swept: int
+    """Customers that a sweep has come past."""
     counts: dict[str, int]
     """What became of the records up to ``next_offsets``, since the partition was opened."""
+
+    @property
+    def is_news(self) -> bool:
+        """Whether something has to be written, other than how far time and topics have come."""
+        return bool(self.changes) or self.swept > 0

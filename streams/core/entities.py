@@ -155,6 +155,11 @@ class EntityCheckpoint(NamedTuple):
     counts: dict[str, int]
     """As :class:`streams.core.durable.IngestCheckpoint` has them."""
 
+    @property
+    def is_news(self) -> bool:
+        """As :class:`streams.core.durable.IngestCheckpoint` says."""
+        return bool(self.changes)
+
 
 class Entities:
     """State of one partition of entities between two cuts.

@@ -7,14 +7,16 @@ comes depends on the events alone.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
+from math import inf
 from typing import Final
 
 import msgspec
 
 from schemas.events import Body, CampaignSend, Clickstream, Profile, Redemption
 from schemas.graph import EDGE_INDEX, EDGE_TYPES
-from schemas.snapshot import EDGE, EdgeBlock, age_code
+from schemas.snapshot import AGES_MS, EDGE, EdgeBlock
 from schemas.words import Words
 from streams.core.baskets import basket_of, is_return
 from streams.core.decay import present_weight
@@ -252,6 +254,7 @@ def blocks(graph: Graph, as_of_ms: int, words: Words, half_life_ms: int) -> tupl
 def pack(edges: Edges, as_of_ms: int, words: Words, half_life_ms: int) -> EdgeBlock:
     """Edges of the types that snapshots show, in their order."""
     scale, packed = present_weight(1.0, as_of_ms, half_life_ms), EDGE.pack
+    most = _MOST_WEIGHT / scale if scale else inf
     found: dict[int, bytes] = {}
     for edge_type, of_type in edges.items():
         if edge_type in _SHOWN:
@@ -259,10 +262,10 @@ def pack(edges: Edges, as_of_ms: int, words: Words, half_life_ms: int) -> EdgeBl
             found[EDGE_INDEX[edge_type]] = b"".join(
                 [
                     packed(
-                        int.from_bytes(hashes[entity_id], "little"),
-                        min(weight * scale, _MOST_WEIGHT),
-                        min(count, 255),
-                        age_code(as_of_ms - last_ms),
+                        hashes[entity_id],
+                        weight * scale if weight < most else _MOST_WEIGHT,
+                        count if count < 255 else 255,
+                        bisect_right(AGES_MS, as_of_ms - last_ms) - 1,
                     )
                     for entity_id, (count, weight, _, last_ms) in of_type.items()
                 ]

@@ -6,9 +6,8 @@ the newest are pooled by month, and the oldest months go.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -113,8 +112,8 @@ def _pooled(entries: bytes) -> bytes:
         return entries
     months: dict[tuple[int, int], list[Session]] = {}
     for entry in sessions(entries[:single]):
-        moment = time.gmtime(entry.start_s)
-        months.setdefault((moment.tm_year, moment.tm_mon), []).append(entry)
+        began = datetime.fromtimestamp(entry.start_s, UTC)
+        months.setdefault((began.year, began.month), []).append(entry)
     pooled = [_month(months[month]) for month in sorted(months)[-MONTHS:]]
     return b"".join([SESSION.pack(*entry) for entry in pooled]) + entries[single:]
 
@@ -150,7 +149,7 @@ def _month(entries: list[Session]) -> Session:
     )
 
 
-def _winners(votes: Counter[int], places: int) -> Iterable[int]:
+def _winners(votes: Counter[int], places: int) -> list[int]:
     """Ties go by word; 0 is none."""
     ranked = sorted((-votes[word], word) for word in votes if word)[:places]
     return [word for _, word in ranked] + [0] * (places - len(ranked))

@@ -21,6 +21,7 @@ from schemas.graph import GraphEdge
 from schemas.predictions import Erasure
 from schemas.records import RawRecord
 from schemas.snapshot import Outcome, Snapshot
+from schemas.sweep import SWEEPS, Sweep
 from schemas.words import Words
 from streams.core.cache import CustomerCache
 from streams.core.config import CoreConfig
@@ -37,6 +38,7 @@ from streams.core.lateness import check_not_too_late, is_ahead
 from streams.core.oddities import oddities
 from streams.core.pace import is_sampled_out
 from streams.core.state import Effect
+from streams.core.sweeps import names
 from streams.core.watermark import Watermark
 from streams.core.zones import UTC_ONLY, Zones
 
@@ -83,6 +85,9 @@ class IngestPartition:
         self._zones = zones
         self._records = records
         self._next_offsets = known.next_offsets
+        self._sweeps = known.sweeps
+        self._swept = 0
+        self._refreshed: list[Snapshot] = []
         self._timers_per_checkpoint = timers_per_checkpoint
         self._scanned_ms = 0
         self._dirty: dict[str, Customer] = {}
@@ -97,11 +102,53 @@ class IngestPartition:
     @property
     def next_offsets(self) -> dict[str, int]:
         """First offset of each source topic that has not been taken in; absent where none was."""
-        return {
+        found = {
             SOURCES[source_index]: offset
             for source_index, offset in enumerate(self._next_offsets)
             if offset != NO_OFFSET
         }
+        return found | ({SWEEPS: self._sweeps.next_offset} if self._sweeps.next_offset else {})
+
+    @property
+    def sweep(self) -> Sweep | None:
+        """The one that is under way."""
+        return self._sweeps.waiting[0] if self._sweeps.waiting else None
+
+    def take_sweeps(self, records: Sequence[RawRecord]) -> list[Refused]:
+        """Take orders to sweep, in offset order; returns those that are none."""
+        refused: list[Refused] = []
+        for record in records:
+            if record.offset >= self._sweeps.next_offset:
+                self._sweeps.next_offset = record.offset + 1
+                try:
+                    self._sweeps.add(record.value)
+                except DeadLetter as error:
+                    refused.append(refuse(error, SWEEPS, self.partition, record))
+        return refused
+
+    def sweep_on(self, limit: int) -> None:
+        """Look at the next ``limit`` customers of the sweep under way; the next checkpoint has their snapshots.
+
+        Changes no customer, and nothing of who is in the cache. Who comes into the store behind the sweep is as new as
+        a snapshot could make them.
+        """
+        sweep, now_ms = self.sweep, self.watermark.value_ms
+        if sweep is None:
+            return
+        found = self._records.scan(self._sweeps.after, limit)
+        held = [self.cache.peek(customer_id) for customer_id, _ in found]
+        stored = self._decoded([pair for pair, known in zip(found, held, strict=True) if known is None])
+        for (customer_id, _), known in zip(found, held, strict=True):
+            customer = stored[customer_id][0] if known is None else known
+            if names(sweep, customer.view(), now_ms) and (snapshot := customer.refreshed(now_ms)) is not None:
+                self._refreshed.append(snapshot)
+        self._swept += len(found)
+        self.counts["swept"] += len(found)
+        if len(found) < limit:
+            self._sweeps.end()
+            self._swept += 1  # that it has ended is worth a write
+        else:
+            self._sweeps.after = found[-1][0]
 
     def take(self, source_index: int, records: Sequence[RawRecord], now_ms: int) -> list[Refused]:
         """Apply a batch of one source topic, in offset order; returns the dead letters.
@@ -158,20 +205,23 @@ class IngestPartition:
             newest_ms=self.watermark.newest_ms,
             confirmed=[clock.encode() for clock in self.watermark.clocks],
             watermark_ms=self.watermark.value_ms,
+            sweeps=self._sweeps,
         )
         done = IngestCheckpoint(
             changes,
             self._pieces,
             self._awaiting_label,
             self._outcomes(),
-            snapshots,
+            self._refreshed + snapshots,
             self._edges,
             self._erasures,
             meta.encode(),
             self.next_offsets,
+            self._swept,
             dict(self.counts),
         )
         self._dirty, self._observed = {}, set()
+        self._refreshed, self._swept = [], 0
         self._pieces, self._awaiting_label, self._known_labels = [], [], []
         self._edges, self._erasures = [], []
         return done
@@ -224,17 +274,26 @@ class IngestPartition:
         self.counts["cache_hits"] += len(found)
         missing.sort()
         records = zip(missing, self._records.load(missing) if missing else (), strict=True)
-        read = [(customer_id, record, read_record(record)) for customer_id, record in records if record is not None]
+        stored = self._decoded([(customer_id, record) for customer_id, record in records if record is not None])
+        for customer_id, (customer, size_bytes) in stored.items():
+            found[customer_id] = customer
+            self.cache.put(customer_id, customer, size_bytes)
+        return found
+
+    def _decoded(self, records: Sequence[tuple[str, bytes]]) -> dict[str, tuple[Customer, int]]:
+        """Customers of stored records with their pieces, and about how much is stored of each."""
+        read = [(customer_id, record, read_record(record)) for customer_id, record in records]
         apart = [(customer_id, kind) for customer_id, _, stored in read for kind in stored.apart]
         pieces = dict(zip(apart, self._records.load_pieces(apart) if apart else (), strict=True))
+        found: dict[str, tuple[Customer, int]] = {}
         for customer_id, record, stored in read:
             of_customer = Pieces(
                 pieces.get((customer_id, EDGES)) or b"",
                 pieces.get((customer_id, HISTORY)) or b"",
                 self._records.pieces(customer_id, TAIL) if stored.older else (),
             )
-            found[customer_id] = customer = Customer.of(self._context(customer_id), stored, of_customer)
-            self.cache.put(customer_id, customer, customer.size_bytes(record))
+            customer = Customer.of(self._context(customer_id), stored, of_customer)
+            found[customer_id] = customer, customer.size_bytes(record)
         return found
 
     def _context(self, customer_id: str) -> Context:

@@ -172,7 +172,7 @@ def canonical(value: Any) -> Any:
         case msgspec.Struct():
             return {name: canonical(getattr(value, name)) for name in value.__struct_fields__}
         case Mapping():
-            return {str(key): canonical(inner) for key, inner in value.items()}
+            return {str(canonical(key)): canonical(inner) for key, inner in value.items()}
         case list() | tuple():
             return [canonical(inner) for inner in value]
         case bytes():

@@ -263,7 +263,7 @@ def _customer_view(
             if (found := graph.neighbours(seen.graph, edge_type, when_ms, config.edge_half_life_ms))
         },
         pending=[_pending_view(entry) for entry in seen.pending],
-        history=list(sessions(seen.timeline.history.entries)),
+        history=[entry for entry in sessions(seen.timeline.history.entries) if 1000 * entry.start_s <= when_ms],
         predictions=dict(predictions),
     )
 

@@ -8,6 +8,7 @@ import msgspec
 
 from schemas.words import Word, hash_of
 from streams.kafka.reader import TopicReader
+from streams.serving.catalog import UNREADABLE
 
 _decode: Final = msgspec.json.Decoder(Word).decode
 
@@ -26,7 +27,7 @@ def read_names(reader: TopicReader, prefix: str) -> dict[bytes, str]:
         for message in reader.range(*place, 0, end):
             try:
                 word = _decode(message.value() or b"").word
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except UNREADABLE:
                 continue  # whatever it is, it names no word
             names[hash_of(word)] = word
     return names

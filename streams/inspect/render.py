@@ -22,7 +22,7 @@ from streams.agents.registry import STATEFUL, StoredTypes
 from streams.core.customer import OlderSessions
 from streams.core.event import StoredEvent
 from streams.core.event import restore as restore_event
-from streams.core.history import History
+from streams.core.history import History, Tally
 from streams.core.timeline import Timeline
 from streams.state import keys
 
@@ -44,6 +44,9 @@ def _changelog_decoders(stored: StoredTypes) -> dict[bytes, Callable[[bytes], An
 
 
 _decode_changelog: Final = {changelog_of(role): _changelog_decoders(stored) for role, stored in STATEFUL.items()}
+
+#: Fields of a session that hold a word, or 0 for none.
+_SESSION_WORDS: Final = ("channel", "category", "second_category", "third_category", "item", "second_item")
 
 Headers = Sequence[tuple[str, str | bytes | None]]
 
@@ -111,6 +114,10 @@ def plain(value: Any) -> Any:
             return _fields(value) | {"entries": plain(list(sessions(value.entries)))}
         case StoredEvent():
             return plain(restore_event(value))
+        case Tally():
+            counts = {"categories": value.categories, "items": value.items}
+            named = {name: {word.hex(): lines for word, lines in found.items()} for name, found in counts.items()}
+            return _fields(value) | named | {"channel": value.channel.hex() or None}
         case Timeline():
             columns = dict.fromkeys(("at_s", "lengths", "words"))
             named = {name: field for name, field in _fields(value).items() if name not in columns}
@@ -120,7 +127,8 @@ def plain(value: Any) -> Any:
         case Mapping():
             return {str(key): plain(inner) for key, inner in value.items()}
         case Session():
-            return value._asdict()
+            words = {name: getattr(value, name) for name in _SESSION_WORDS}
+            return value._asdict() | {name: _word_hash(word) if word else None for name, word in words.items()}
         case list() | tuple():
             return [plain(inner) for inner in value]
         case bytes():
@@ -134,10 +142,14 @@ def word_hashes(words: bytes) -> list[str]:
     return [words[at : at + HASH_BYTES].hex() for at in range(0, len(words), HASH_BYTES)]
 
 
+def _word_hash(word: int) -> str:
+    return word.to_bytes(HASH_BYTES, "little").hex()
+
+
 def _edges(column: bytes) -> list[dict[str, Any]]:
     return [
         {
-            "word": word.to_bytes(HASH_BYTES, "little").hex(),
+            "word": word.hex(),
             "weight": weight,
             "count": count,
             "age_hours": round(age_hours(age), 2),

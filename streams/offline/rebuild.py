@@ -16,7 +16,7 @@ from schemas import ids
 from schemas.codec import DecodedEvent, msgpack_encode
 from schemas.errors import ConfigError, DeadLetter
 from schemas.events import SOURCES
-from schemas.snapshot import Outcome, Snapshot
+from schemas.snapshot import SNAPSHOT_VERSION, Outcome, Snapshot
 from schemas.words import Words
 from streams.core.config import CoreConfig
 from streams.core.context import Context
@@ -127,11 +127,13 @@ def check(
         ConfigError: there is no such prediction or snapshot any more, or it is of another release.
     """
     found_on, prediction = _prediction(reader, prefix, prediction_id, customer_id, topic)
+    if "question_id" not in prediction:
+        raise ConfigError(f"{prediction_id} names no question_id: an older release made it, use that one")
     recorded = _recorded(reader, prefix, prediction)
     if recorded is None:
         raise ConfigError(
-            f"the snapshot of {prediction_id} is not kept any more: session-snapshots keeps a day, outcomes 400 days "
-            "of those with a label"
+            f"the snapshot of {prediction_id} is not kept any more, or of another release: session-snapshots keeps a "
+            "day, outcomes 400 days of those with a label"
         )
     snapshot = _snapshot(recorded)
     read = [0]
@@ -188,8 +190,11 @@ def _recorded(reader: TopicReader, prefix: str, prediction: Mapping[str, Any]) -
             value = message.value()
             if message.key() != key or value is None:
                 continue
-            snapshot = _snapshot(value) if topic == "session-snapshots" else _outcome(value).snapshot
-            if snapshot.question_id == prediction["question_id"]:
+            try:
+                snapshot = _snapshot(value) if topic == "session-snapshots" else _outcome(value).snapshot
+            except msgspec.DecodeError:  # of a release with other fields
+                continue
+            if (snapshot.version, snapshot.question_id) == (SNAPSHOT_VERSION, prediction["question_id"]):
                 return msgpack_encode(snapshot)
     return None
 

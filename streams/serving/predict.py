@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, Final, Protocol
 
 from models.candidates import named
@@ -213,4 +214,5 @@ def _rounded(probability: float) -> float:
 
 def _draw(question_id: str) -> float:
     """A number in [0, 1) that belongs to the snapshot: a repeated decision is the same decision."""
-    return int(question_id[:13], 16) / 16**13
+    digest = blake2b(question_id.encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "little") >> 12) / 2**52

@@ -7,6 +7,7 @@ from the records, so they are not in the changelog and are rebuilt on restore.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Final, Protocol
 
 import msgspec
@@ -33,6 +34,9 @@ class StateCheckpoint(Protocol):
 
     @property
     def next_offsets(self) -> dict[str, int]: ...
+
+    @property
+    def is_news(self) -> bool: ...
 
 
 class LocalMeta(msgspec.Struct, array_like=True):
@@ -72,6 +76,11 @@ class StoredRecords:
                 break
             found.append(timer)
         return found
+
+    def scan(self, after: str, limit: int) -> list[tuple[str, bytes]]:
+        start = keys.record(after) + b"\0" if after else keys.RECORD
+        pairs = islice(self._store.scan(start, keys.RECORDS_STOP), limit)
+        return [(key[len(keys.RECORD) :].decode(), record) for key, record in pairs]
 
     def pieces(self, identity: str, kind: bytes) -> list[bytes]:
         return [value for _, value in self._store.scan(*keys.pieces(identity, kind))]

@@ -147,7 +147,7 @@ class CheckpointWriter(Generic[CheckpointT]):
     def _is_news(self, partition: int, checkpoint: StateCheckpoint) -> bool:
         """Where only the clock moved it is worth a write now and then, and as the first one of a known state."""
         written_ms = self._written_ms.get(partition)
-        if checkpoint.changes or self._durable.get(partition) != checkpoint.next_offsets:
+        if checkpoint.is_news or self._durable.get(partition) != checkpoint.next_offsets:
             return True
         is_due = written_ms is None or self._clocks.monotonic_ms() - written_ms > _REFRESH_MS
         return is_due and bool(checkpoint.next_offsets)

@@ -63,6 +63,7 @@ class MetricTable:
     state_bytes = partition_gauge("bytes", "Size of a partition's local store.")
     snapshots_total = counter("snapshots", "Snapshots emitted.", "kind")
     snapshots_coalesced_total = counter("snapshots", "Snapshots dropped because a newer one came before a run.")
+    swept_total = core_counter("customers", "Customers that a sweep looked at.")
     outcomes_total = counter("outcomes", "Labelled snapshots emitted.", "head", "label")
     erasures_total = counter("customers", "Customers erased.")
     ahead_total = core_counter(

@@ -15,11 +15,11 @@ import pytest
 from support.pipeline import Pipeline, differences, stored
 from support.small_model import save_small_model
 
-from models.tokenizer import FastLexicon
 from schemas import heartbeat
 from schemas.errors import ConfigError, DiskFailed, StateCorrupt
 from schemas.events import SOURCES
 from schemas.records import LogRecord
+from schemas.words import Words
 from streams.core.config import CoreConfig
 from streams.core.partition import IngestPartition
 from streams.kafka.partitioning import partition_for
@@ -159,7 +159,6 @@ class Shop:
 
     def __init__(self, bootstrap: str, prefix: str, model: Path, folder: Path) -> None:
         self.pipeline = Pipeline(bootstrap, prefix, PARTITIONS, model, folder)
-        self.model = model
         self.produced = 0
         self.now_ms = int(time.time() * 1000) - 86_400_000
         self._producer = OrderedProducer(bootstrap)
@@ -192,9 +191,8 @@ class Shop:
         found: dict[tuple[str, str, bytes], bytes] = {}
         for partition in range(PARTITIONS):
             store = MemoryStore()
-            lexicon = FastLexicon.load(self.model)
             options: Any = {"cache_bytes": 1 << 30, "idle_ms": 0, "now_ms": 0}
-            ingest = IngestPartition(partition, CoreConfig(), lexicon, StoredRecords(store), None, **options)
+            ingest = IngestPartition(partition, CoreConfig(), Words(), StoredRecords(store), None, **options)
             for source_index in range(len(SOURCES)):
                 ingest.take(source_index, by_place.get((partition, source_index), []), 0)
             store.write(local_batch(ingest.checkpoint(0), -1))

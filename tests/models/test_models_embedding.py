@@ -110,9 +110,9 @@ def test_what_the_native_encoder_does_not_know_is_left_to_torch() -> None:
     from transformers import DistilBertConfig
 
     other = DistilBertConfig(
-        vocab_size=worlds.lexicon().size, dim=32, n_layers=1, n_heads=2, hidden_dim=32, max_position_embeddings=64
+        vocab_size=len(worlds.vocabulary()), dim=32, n_layers=1, n_heads=2, hidden_dim=32, max_position_embeddings=64
     )
-    model = Model(other, worlds.lexicon()).eval()
+    model = Model(other, worlds.vocabulary()).eval()
     chosen = precision.choose(model, CPU, half=False, threads=1, clock=lambda: 0.0)
     assert isinstance(chosen, TorchEmbedder)
     assert chosen([b"\x07\x00"]).shape == (1, 32)
@@ -121,7 +121,7 @@ def test_what_the_native_encoder_does_not_know_is_left_to_torch() -> None:
 def test_without_a_compiler_torch_embeds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(native, "_library", native._library.__wrapped__)
     monkeypatch.setattr("shutil.which", lambda name: None)
-    model = Model(default_config(worlds.lexicon().size, SIZES["small"]), worlds.lexicon()).eval()
+    model = Model(default_config(len(worlds.vocabulary()), SIZES["small"]), worlds.vocabulary()).eval()
     assert isinstance(precision.choose(model, CPU, half=False, threads=1, clock=lambda: 0.0), TorchEmbedder)
     broken = tmp_path / "cc"
     broken.write_text("#!/bin/sh\necho no such flag >&2\nexit 1\n")
@@ -142,7 +142,7 @@ def test_a_library_that_others_could_write_is_not_kept(monkeypatch: pytest.Monke
 
 
 def test_a_native_encoder_that_differs_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Model(default_config(worlds.lexicon().size, SIZES["small"]), worlds.lexicon()).eval()
+    model = Model(default_config(len(worlds.vocabulary()), SIZES["small"]), worlds.vocabulary()).eval()
     compiled(model.encoder, torch.float32)
     right = NativeEmbedder.__call__
     monkeypatch.setattr(NativeEmbedder, "__call__", lambda self, tokens: right(self, tokens) * 1.01)
@@ -151,7 +151,7 @@ def test_a_native_encoder_that_differs_is_not_taken(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(("rounded_s", "wanted"), [(0.5, torch.bfloat16), (0.95, torch.float32)])
 def test_bfloat16_is_taken_where_it_is_faster(rounded_s: float, wanted: torch.dtype) -> None:
-    model = Model(default_config(worlds.lexicon().size, SIZES["small"]), worlds.lexicon()).eval()
+    model = Model(default_config(len(worlds.vocabulary()), SIZES["small"]), worlds.vocabulary()).eval()
     compiled(model.encoder, torch.bfloat16)
     # The rounded way is timed first, then the exact one; each trial reads the clock before and after.
     spans = itertools.chain([rounded_s] * precision.REPEATS, itertools.repeat(1.0))
@@ -184,7 +184,7 @@ class Shifted:
 def test_rounding_is_judged_by_every_head(head: Head) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
-        model = Model(default_config(worlds.lexicon().size, SIZES["small"]), worlds.lexicon()).eval()
+        model = Model(default_config(len(worlds.vocabulary()), SIZES["small"]), worlds.vocabulary()).eval()
         for last in (model.churn.deep[-1], model.redemption.candidate[-1]):
             assert isinstance(last, torch.nn.Linear)
             torch.nn.init.normal_(last.weight, std=1.0)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import model_worlds as worlds
 from support.examples import examples
+from support.snapshots import edge_block, hashes, recent
 
 from models import candidates, training
 from models.candidates import CROSS_NAMES, Candidates
@@ -21,7 +23,8 @@ from models.wide import PLAIN, by_feature
 from schemas import features
 from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError, InvalidField
-from schemas.snapshot import Candidate
+from schemas.graph import EDGE_TYPES
+from schemas.snapshot import Candidate, EdgeBlock, Recent
 
 SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=32, positions=64)
 
@@ -30,7 +33,7 @@ def trained() -> Model:
     ticks = itertools.count()
     settings = training.TrainSettings(budget_s=1e9, size=SMALL, max_steps=6)
     return training.train(
-        worlds.outcomes(600), worlds.catalog(), worlds.lexicon(), clock=lambda: float(next(ticks)), settings=settings
+        worlds.outcomes(600), worlds.catalog(), worlds.vocabulary(), clock=lambda: float(next(ticks)), settings=settings
     )
 
 
@@ -85,24 +88,90 @@ def test_nobody_is_a_batch_too(predictor: Predictor) -> None:
     assert none.probability.shape == (2, 0)
 
 
-def test_tokens_of_another_tokeniser_are_not_read(predictor: Predictor) -> None:
-    one, other = worlds.snapshot(items=[1, 2]), worlds.snapshot(items=[], hint="elsewhere")
-    stranger = worlds.snapshot(items=[1, 2], hint="elsewhere")
-    found = predictor.encode([one, other, stranger])
-    assert found.foreign == 2
-    assert np.allclose(found.embeddings[1], found.embeddings[2], atol=1e-5)
+def test_unknown_words_are_scored_and_counted(predictor: Predictor) -> None:
+    strange = worlds.ITEMS
+    known, one, other = (worlds.snapshot(items=items) for items in ([1, 2], [strange, 2], [strange + 4, 2]))
+    nobody = worlds.snapshot(items=[])
+    found = predictor.encode([known, one, nobody, other])
+    assert (found.words, found.unknown_words) == (6 * len(worlds.sold(0)), 2)
+    assert np.allclose(found.embeddings[1], found.embeddings[3], atol=1e-5), "one unknown word is like another"
     assert not np.allclose(found.embeddings[0], found.embeddings[1], atol=1e-3)
+    assert not np.allclose(found.embeddings[2], found.embeddings[1], atol=1e-3), "what is known beside it counts"
+    alone = predictor.encode([one])
+    assert (alone.words, alone.unknown_words) == (2 * len(worlds.sold(0)), 1)
+    assert np.allclose(alone.embeddings[0], found.embeddings[1], atol=1e-5)
 
 
-@pytest.mark.parametrize("change", [{"features": b"\0" * 8}, {"tokens": b"\0"}])
-def test_damaged_snapshots_are_named(predictor: Predictor, change: dict[str, bytes]) -> None:
+def test_words_that_the_encoder_does_not_see_are_not_counted(predictor: Predictor) -> None:
+    seen = predictor.model.encoder.positions - 1
+    events = 10
+    assert seen < events * len(worlds.sold(0)) == 80
+    old, new = worlds.ITEMS, 1
+    found = predictor.encode(
+        [worlds.snapshot(items=[old] + [new] * (events - 1)), worlds.snapshot(items=[new] * events)]
+    )
+    assert (found.words, found.unknown_words) == (2 * seen, 0)
+    assert np.array_equal(found.embeddings[0], found.embeddings[1])
+    late = predictor.encode([worlds.snapshot(items=[new] * (events - 1) + [old])])
+    assert (late.words, late.unknown_words) == (seen, 1)
+
+
+def test_the_newest_words_reach_the_encoder_oldest_first(predictor: Predictor) -> None:
+    vocabulary, positions = predictor.model.vocabulary, predictor.model.encoder.positions
+    crowds = crowd()
+    tokens, seen, unknown = predictor._tokens(crowds)
+    rows = [vocabulary.rows(snapshot.recent.words)[-(positions - 1) :] for snapshot in crowds]
+    assert tokens == [of_one.astype("<u2").tobytes() for of_one in rows]
+    assert (seen, unknown) == (sum(map(len, rows)), 0)
+    assert predictor._tokens([]) == ([], 0, 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"features": b"\0" * 8},
+        {"recent": Recent(words=b"\0")},
+        {"history": b"\0"},
+        {"edges": (EdgeBlock(0, {0: b"\0"}),)},
+        {"edge_half_life_ms": 0},
+    ],
+    ids=str,
+)
+def test_damaged_snapshots_are_named(predictor: Predictor, change: dict[str, Any]) -> None:
     with pytest.raises(InvalidField):
         predictor.encode([msgspec.structs.replace(worlds.snapshot(), **change)])
 
 
-def test_ids_beyond_the_vocabulary_are_unknown_words(predictor: Predictor) -> None:
-    wild = msgspec.structs.replace(worlds.snapshot(), tokens=b"\xff\xff" * 3)
-    assert np.isfinite(predictor.encode([wild]).churn).all()
+@given(st.lists(st.binary(min_size=4, max_size=4), max_size=70))
+def test_any_hashes_are_words(predictor: Predictor, said: list[bytes]) -> None:
+    told = recent((worlds.START_MS, word) for word in said)
+    found = predictor.encode([msgspec.structs.replace(worlds.snapshot(), recent=told)])
+    assert np.isfinite(found.churn).all()
+    assert found.words == min(len(said), predictor.model.encoder.positions - 1) >= found.unknown_words
+
+
+#: Weights that are infinite or no numbers among them, of entities that the campaigns name.
+wild_edges = st.lists(
+    st.tuples(
+        st.sampled_from(["item:0", "item:4", "camp:0", "chan:mail", "offer:offer-0", "x"]), st.binary(min_size=4)
+    ),
+    max_size=6,
+).map(lambda found: b"".join(hashes(name) + more[:4] for name, more in found))
+wild_blocks = st.builds(
+    EdgeBlock,
+    st.integers(-(2**63), 2**63 - 1),
+    st.dictionaries(st.integers(0, len(EDGE_TYPES)), wild_edges, max_size=4),
+)
+
+
+@given(st.lists(wild_blocks, max_size=3), st.integers(1, 2**63 - 1))
+def test_any_edges_give_a_probability(predictor: Predictor, blocks: list[EdgeBlock], half_life_ms: int) -> None:
+    wild = msgspec.structs.replace(worlds.snapshot(), edges=tuple(blocks), edge_half_life_ms=half_life_ms)
+    campaigns = predictor.campaigns(worlds.catalog(), ["0", "fresh"])
+    with np.errstate(all="ignore"):
+        found = predictor.redemption(predictor.encode([wild]), [wild], campaigns)
+        assert np.isfinite(found.probability).all()
+        assert all(reason.text for reason in predictor.redemption_reasons(wild, found, 0, campaigns, 0, top=12))
 
 
 def test_an_unknown_device_is_refused(predictor: Predictor) -> None:
@@ -173,15 +242,18 @@ def test_reasons_of_any_bytes_are_sentences(predictor: Predictor, raw: bytes) ->
 def test_cross_features_match_a_plain_count() -> None:
     catalog = worlds.catalog()
     campaigns = [catalog["campaign:0"], catalog["campaign:fresh"], catalog["campaign:1"]]
-    made = Candidates(campaigns, catalog, worlds.lexicon())
+    made = Candidates(campaigns, catalog, worlds.vocabulary())
     someone = worlds.snapshot(items=[0, 0, 4, 1])
-    edges = dict(someone.edges) | {
-        "received>campaign": (("fresh", 1.0), ("0", 2.0)),
-        "redeemed>campaign": (("0", 0.5),),
-        "redeemed>offer": (("offer-1", 3.0),),
-        "received>channel": (("mail", 1.0), ("push", 3.0)),
-    }
-    found = made.cross([msgspec.structs.replace(someone, edges=edges), worlds.snapshot(items=[])])
+    more = edge_block(
+        worlds.START_MS,
+        {
+            "received>campaign": {"fresh": 1.0, "0": 2.0},
+            "redeemed>campaign": {"0": 0.5},
+            "redeemed>offer": {"offer-1": 3.0},
+            "received>channel": {"mail": 1.0, "push": 3.0},
+        },
+    )
+    found = made.cross([msgspec.structs.replace(someone, edges=(*someone.edges, more)), worlds.snapshot(items=[])])
     assert found.shape == (2, 3, len(CROSS_NAMES))
 
     def value(name: str, column: int, row: int = 0) -> float:
@@ -198,10 +270,32 @@ def test_cross_features_match_a_plain_count() -> None:
     assert value("bought_items", 0, row=1) == 0
 
 
+def test_cross_features_decay_and_take_the_newest_edges() -> None:
+    catalog = worlds.catalog()
+    made = Candidates([catalog["campaign:0"]], catalog, worlds.vocabulary())
+    someone = worlds.snapshot(items=[])
+    month_ms = someone.edge_half_life_ms
+    older = edge_block(worlds.START_MS - 2 * month_ms, {"purchase>item": {"0": 8.0, "4": 4.0}})
+    newer = edge_block(worlds.START_MS - month_ms, {"purchase>item": {"0": 6.0}})
+    (((found, *_),),) = made.cross([msgspec.structs.replace(someone, edges=(older, newer))])
+    assert found == pytest.approx(np.log1p(3.0 + 1.0))
+
+
+def test_entities_of_other_kinds_with_equal_names_are_not_mixed_up() -> None:
+    catalog = worlds.catalog()
+    made = Candidates([catalog["campaign:0"]], catalog, worlds.vocabulary())
+    named_alike = edge_block(
+        worlds.START_MS, {"purchase>category": {"0": 1.0}, "redeemed>offer": {"0": 1.0}, "received>channel": {"0": 1.0}}
+    )
+    alike = msgspec.structs.replace(worlds.snapshot(items=[]), edges=(named_alike,))
+    bare = worlds.snapshot(items=[])
+    assert np.array_equal(made.cross([alike]), made.cross([bare]), equal_nan=True)
+
+
 def test_a_campaign_that_the_catalog_lacks_is_made_from_the_send() -> None:
     entry = candidates.named(Candidate("gone", "offer-1", "t1", "push"), worlds.catalog())
     assert (entry.id, entry.template_id, entry.channel, entry.offers) == ("gone", "t1", "push", ["offer-1"])
-    made = Candidates([entry, CatalogEntry(kind="campaign", id="bare")], worlds.catalog(), worlds.lexicon())
+    made = Candidates([entry, CatalogEntry(kind="campaign", id="bare")], worlds.catalog(), worlds.vocabulary())
     assert np.isnan(made.cross([worlds.snapshot()])[0, 1]).sum() == 2, "window and price are not known"
 
 

@@ -23,7 +23,7 @@ SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=32, positions=64)
 
 def fresh(seed: int = 0) -> Model:
     torch.manual_seed(seed)
-    return Model(default_config(worlds.lexicon().size, SMALL), worlds.lexicon(), horizon_days=14).eval()
+    return Model(default_config(len(worlds.vocabulary()), SMALL), worlds.vocabulary(), horizon_days=14).eval()
 
 
 @pytest.fixture(scope="module")
@@ -160,14 +160,24 @@ def not_finite(directory: Path) -> None:
 
 
 def other_tokenizer(directory: Path) -> None:
-    built = tokenizer.FastLexicon(tokenizer.build({"item:1": 1}, {}))
+    built = tokenizer.Vocabulary(tokenizer.build({"item:1": 1}))
     (directory / tokenizer.TOKENIZER_FILE).write_text(built.json())
     resealed(directory)
 
 
-def other_tokenizer_and_fingerprint(directory: Path) -> None:
-    other_tokenizer(directory)
-    resealed(directory, tokenizer_fingerprint=tokenizer.FastLexicon.load(directory).fingerprint)
+def another_word(directory: Path) -> None:
+    """As many rows, each with a word, but not the one that it was trained with."""
+    path = directory / tokenizer.TOKENIZER_FILE
+    said = path.read_text()
+    path.write_text(said.replace('"item:1"', '"item:one"'))
+    assert len(tokenizer.Vocabulary.load(directory)) == len(worlds.vocabulary())
+    assert path.read_text() != said
+
+
+def tokenizer_without_a_fixed_word(directory: Path) -> None:
+    path = directory / tokenizer.TOKENIZER_FILE
+    path.write_text(path.read_text().replace('"[LATE]"', '"[SOON]"'))
+    resealed(directory)
 
 
 def pickled_encoder(directory: Path) -> None:
@@ -182,13 +192,14 @@ def a_directory_for_weights(directory: Path) -> None:
     (directory / saved_model.HEADS_FILE).mkdir()
 
 
+BARE = json.dumps({"format_version": saved_model.FORMAT_VERSION}).encode()
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "nothing there": (lambda d: shutil.rmtree(d), "cannot be read"),
     "no card": (lambda d: (d / saved_model.CARD_FILE).unlink(), "cannot be read"),
     "card is no JSON": (write(saved_model.CARD_FILE, b"{"), "damaged"),
     "card is a list": (write(saved_model.CARD_FILE, b"[]"), "damaged"),
     "card is binary": (write(saved_model.CARD_FILE, b"\xff\x00"), "damaged"),
-    "card lacks fields": (write(saved_model.CARD_FILE, b'{"format_version": 1}'), "damaged"),
+    "card lacks fields": (write(saved_model.CARD_FILE, BARE), "damaged"),
     "another format": (lambda d: resealed(d, format_version=99), "format 99"),
     "other features": (lambda d: resealed(d, feature_names=["a"]), "other features"),
     "other cross features": (lambda d: resealed(d, cross_names=["a"]), "other features"),
@@ -209,8 +220,10 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "config of another vocabulary": (other_config(vocab_size=7), "words"),
     "config is no JSON": (write(saved_model.CONFIG_FILE, b"nonsense"), "no encoder"),
     "tokeniser is no JSON": (write(tokenizer.TOKENIZER_FILE, b"nonsense"), "not a tokeniser"),
-    "another tokeniser": (other_tokenizer, "not the tokeniser"),
-    "a tokeniser of another size": (other_tokenizer_and_fingerprint, "words"),
+    "another tokeniser": (another_word, "sha256"),
+    "a tokeniser of another size": (other_tokenizer, "words"),
+    "a tokeniser that lacks a fixed word": (tokenizer_without_a_fixed_word, r"lacks \[LATE\]"),
+    "a card of the format before": (lambda d: resealed(d, format_version=1), "format 1"),
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -9,12 +10,12 @@ import pytest
 import torch
 from support import model_worlds as worlds
 
-from models import metrics, saved_model, training
+from models import metrics, outcomes, saved_model, training
 from models.encoder import EncoderSize, default_config
 from models.inference import Predictor
 from models.outcomes import is_held_out, matured
 from schemas.errors import ConfigError
-from schemas.snapshot import Outcome
+from schemas.snapshot import Label, Outcome
 
 SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=32, positions=64)
 
@@ -25,10 +26,15 @@ def run(found: list[Outcome], **settings):
     plain = training.TrainSettings(budget_s=1e9, size=SMALL, max_steps=8)
     chosen = msgspec.structs.replace(plain, **settings)
     model = training.train(
-        found, worlds.catalog(), worlds.lexicon(), clock=lambda: float(next(ticks)), settings=chosen,
+        found, worlds.catalog(), worlds.vocabulary(), clock=lambda: float(next(ticks)), settings=chosen,
         progress=lambda fraction, message: said.append((fraction, message)),
     )  # fmt: skip
     return model, said
+
+
+def labelled(outcome: Outcome, label: int, **changes: Any) -> Outcome:
+    made: Outcome = msgspec.structs.replace(outcome, labels={outcome.head: label}, **changes)
+    return made
 
 
 @pytest.mark.slow
@@ -85,7 +91,7 @@ def test_one_head_is_enough_and_none_is_refused() -> None:
 
 def test_the_head_that_was_not_trained_is_reported_to_who_serves(tmp_path: Path) -> None:
     found = worlds.outcomes(400)
-    nobody_redeemed = [msgspec.structs.replace(o, label=0) if o.head == "redemption" else o for o in found]
+    nobody_redeemed = [labelled(o, 0) if o.head == "redemption" else o for o in found]
     model, _ = run(nobody_redeemed, max_steps=2)
     assert model.report.left_out == {"redemption": "no outcome has the label 1"}
     card = saved_model.save(model, tmp_path / "churn")
@@ -119,25 +125,39 @@ def test_a_head_is_left_out_where_all_or_one_label_is_held_out(label: int | None
 def test_an_outcome_counts_when_it_has_ended_whatever_its_answer() -> None:
     (first, *_) = worlds.outcomes(1)
     until_ms = first.due_ms
-    early = [msgspec.structs.replace(first, label=label, due_ms=until_ms + 1, resolved_ms=0) for label in (0, 1)]
-    ended = [msgspec.structs.replace(first, label=label, resolved_ms=until_ms) for label in (0, 1)]
+    early = [labelled(first, label, due_ms=until_ms + 1, resolved_ms=0) for label in (0, 1)]
+    ended = [labelled(first, label, resolved_ms=until_ms) for label in (0, 1)]
     assert matured(early + ended, until_ms) == ended
 
 
-def test_outcomes_of_another_tokeniser_are_refused() -> None:
-    with pytest.raises(ConfigError, match="another tokeniser"):
-        run(worlds.outcomes(100, hint="elsewhere"))
+def test_outcomes_are_read_in_the_words_of_the_model() -> None:
+    strange = worlds.snapshot(items=[1, worlds.ITEMS], kind="horizon")
+    rows, _ = outcomes.read([worlds.outcome("o", strange, 1)], worlds.catalog(), worlds.vocabulary())
+    (tokens,) = rows["churn"].tokens
+    names = [worlds.vocabulary().names[row] for row in np.frombuffer(tokens, dtype="<u2")]
+    assert names == [*worlds.sold(1), *(word if word != "item:40" else "[UNK]" for word in worlds.sold(worlds.ITEMS))]
+    assert rows["churn"].labels.tolist() == [1]
+
+
+def test_a_head_reads_its_own_label() -> None:
+    (made,) = (outcome for outcome in worlds.outcomes(1) if outcome.head == "redemption")
+    said: dict[str, Label] = {"churn": 0, "redemption": 1, "after_ms": 5, "bought": ("item:1",)}
+    other = msgspec.structs.replace(made, labels=said)
+    assert other.label == 1
+    assert other.outcome_id == f"{made.question_id}:redemption"
+    rows, candidates = outcomes.read([other], worlds.catalog(), worlds.vocabulary())
+    assert (rows["redemption"].labels.tolist(), len(rows["churn"]), len(candidates)) == ([1], 0, 1)
 
 
 def test_any_hugging_face_encoder_can_be_put_in_its_place() -> None:
     from transformers import DistilBertConfig
 
     config = DistilBertConfig(
-        vocab_size=worlds.lexicon().size, dim=32, n_layers=1, n_heads=2, hidden_dim=32, max_position_embeddings=64
+        vocab_size=len(worlds.vocabulary()), dim=32, n_layers=1, n_heads=2, hidden_dim=32, max_position_embeddings=64
     )
     ticks = itertools.count()
     model = training.train(
-        worlds.outcomes(300), worlds.catalog(), worlds.lexicon(), clock=lambda: float(next(ticks)), config=config,
+        worlds.outcomes(300), worlds.catalog(), worlds.vocabulary(), clock=lambda: float(next(ticks)), config=config,
         settings=training.TrainSettings(budget_s=1e9, max_steps=2),
     )  # fmt: skip
     assert Predictor(model, "x", half=False).encode([worlds.snapshot()]).embeddings.shape == (1, 32)

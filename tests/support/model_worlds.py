@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 
+import msgspec
 import numpy as np
+from support.snapshots import edge_block, hashes, recent
 
 from models import tokenizer
-from models.tokenizer import FastLexicon
-from schemas import features, words
+from models.tokenizer import Vocabulary
+from schemas import features, ids, words
 from schemas.catalog import CatalogEntry
-from schemas.snapshot import Candidate, Outcome, Snapshot, SnapshotKind
+from schemas.snapshot import SESSION, Candidate, Head, Label, Outcome, Recent, Snapshot, SnapshotKind
 
 DAY_MS = 86_400_000
 START_MS = 1_483_228_800_000
@@ -19,12 +21,12 @@ CATEGORIES = ("coffee", "frozen fish", "soap", "bread")
 
 
 @functools.cache
-def lexicon() -> FastLexicon:
+def vocabulary() -> Vocabulary:
     counts = {"evt:purchase": 100, "evt:item_view": 50, "chan:mail": 3}
     counts |= {f"item:{i}": 100 - i for i in range(ITEMS)} | {f"cat:{name}": 40 for name in CATEGORIES}
     counts |= {f"camp:{i}": 5 for i in range(4)}
-    texts = {"dark roast coffee": 5, "frozen fish fingers": 3, "soap and bread week": 2}
-    return FastLexicon(tokenizer.build(counts, texts, max_words=400))
+    counts |= {"dark": 5, "roast": 5, "coffee": 5, "frozen": 3, "fish": 3, "soap": 2, "bread": 2, "week": 2}
+    return Vocabulary(tokenizer.build(counts, max_words=400))
 
 
 def catalog() -> dict[str, CatalogEntry]:
@@ -52,13 +54,32 @@ def vector(**values: float) -> bytes:
     return out.tobytes()
 
 
-def timeline(items: list[int], lex: FastLexicon | None = None) -> bytes:
-    lex = lex or lexicon()
-    told: list[str] = []
-    for item in items:
-        told += [words.SESSION, "[GAP:3d]", "[HOUR:18]", "evt:purchase", f"cat:{CATEGORIES[item % 4]}", f"item:{item}"]
-        told += ["price:p2", words.SESSION_END]
-    return b"".join(lex.word(word) or b"" for word in told)
+def category(item: int) -> str:
+    return CATEGORIES[item % 4]
+
+
+def sold(item: int) -> list[str]:
+    """The words of a session in which an item was bought; from ``ITEMS`` on, the vocabulary does not know its name."""
+    told = [words.SESSION, "[GAP:3d]", "[HOUR:18]", "evt:purchase", f"cat:{category(item)}", f"item:{item}"]
+    return [*told, "price:p2", words.SESSION_END]
+
+
+def timeline(items: list[int], as_of_ms: int = START_MS) -> Recent:
+    """One purchase every three days, the last one now."""
+    begins_ms = max(0, as_of_ms - 3 * DAY_MS * (len(items) - 1))
+    told: Recent = recent((begins_ms + 3 * DAY_MS * at, hashes(*sold(item))) for at, item in enumerate(items))
+    return told
+
+
+def _history(items: list[int], as_of_ms: int) -> bytes:
+    """The same in brief."""
+    begins_s = max(0, as_of_ms // 1000 - 3 * 86_400 * (len(items) - 1))
+
+    def entry(at: int, item: int) -> bytes:
+        shelf, product = (int.from_bytes(hashes(word), "little") for word in sold(item)[4:6])
+        return SESSION.pack(begins_s + 3 * 86_400 * at, 5, 1, 20.0, 0, 18, 1, 0, 0, shelf, 0, 0, product, 0)
+
+    return b"".join(entry(at, item) for at, item in enumerate(items))
 
 
 def snapshot(
@@ -70,40 +91,41 @@ def snapshot(
     days_since: float = 3.0,
     gap: float = 6.0,
     candidate: Candidate | None = None,
-    hint: str | None = None,
 ) -> Snapshot:
     items = [0, 4, 1] if items is None else items
     orders = 28 / max(gap, 1)
     counts: dict[str, float] = {}
-    for item in items:
-        counts[str(item)] = counts.get(str(item), 0.0) + 1.0
     shelves: dict[str, float] = {}
     for item in items:
-        shelves[CATEGORIES[item % 4]] = shelves.get(CATEGORIES[item % 4], 0.0) + 1.0
+        counts[str(item)] = counts.get(str(item), 0.0) + 1.0
+        shelves[category(item)] = shelves.get(category(item), 0.0) + 1.0
+    source, applied = ("clickstream", 0, customer), {"clickstream": customer}
     return Snapshot(
+        question_id=ids.question_id(str(customer), kind, as_of_ms, source, applied, None, candidate),
         customer_id=str(customer),
         kind=kind,
         as_of_ms=as_of_ms,
-        source=("clickstream", 0, customer),
-        applied={"clickstream": customer},
+        source=source,
+        applied=applied,
         event_ts_ms=as_of_ms,
         ingest_ts_ms=as_of_ms,
-        tokens=timeline(items),
         features=vector(
             days_since_activity=days_since, days_since_event=days_since, mean_gap_days=gap, gap_ratio=days_since / gap,
             days_since_first=90.0, days_since_send=-1.0, days_since_redemption=-1.0, events_total=len(items),
             orders_7d=orders / 3, orders_28d=orders, orders_84d=2 * orders, value_28d=20 * orders, hour_of_day=18,
         ),
+        recent=timeline(items, as_of_ms),
+        history=_history(items, as_of_ms),
+        edges=(edge_block(as_of_ms, {"purchase>item": counts, "purchase>category": shelves}),),
+        edge_half_life_ms=28 * DAY_MS,
         consent=None,
         sends=(),
         holdout=False,
-        edges={"purchase>item": tuple(counts.items()), "purchase>category": tuple(shelves.items())},
-        model_hint=lexicon().fingerprint if hint is None else hint,
         candidate=candidate,
     )  # fmt: skip
 
 
-def outcomes(count: int = 600, seed: int = 0, hint: str | None = None) -> list[Outcome]:
+def outcomes(count: int = 600, seed: int = 0) -> list[Outcome]:
     """Two thirds churn, which follows recency over the gap; the rest redemption, which follows a shared category."""
     random = np.random.default_rng(seed)
     found: list[Outcome] = []
@@ -128,16 +150,21 @@ def outcomes(count: int = 600, seed: int = 0, hint: str | None = None) -> list[O
             days_since=days_since,
             gap=gap,
             candidate=candidate,
-            hint=hint,
         )
-        found.append(
-            Outcome(
-                outcome_id=f"o{number}",
-                head="churn" if candidate is None else "redemption",
-                label=label,
-                due_ms=as_of_ms + 28 * DAY_MS,
-                resolved_ms=as_of_ms + 28 * DAY_MS,
-                snapshot=made,
-            )
-        )
+        found.append(outcome(f"o{number}", made, label))
     return found
+
+
+def outcome(name: str, made: Snapshot, label: int, *, due_ms: int | None = None, resolved_ms: int = -1) -> Outcome:
+    """What became of a snapshot: of a send the redemption, else churn; known when its four weeks had ended."""
+    head: Head = "churn" if made.candidate is None else "redemption"
+    due_ms = made.as_of_ms + 28 * DAY_MS if due_ms is None else due_ms
+    labels: dict[str, Label] = {head: label}
+    return Outcome(
+        question_id=name,
+        head=head,
+        labels=labels,
+        due_ms=due_ms,
+        resolved_ms=due_ms if resolved_ms < 0 else resolved_ms,
+        snapshot=msgspec.structs.replace(made, question_id=name),
+    )

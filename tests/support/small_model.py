@@ -12,8 +12,8 @@ from models.model import Model
 
 
 def save_small_model(directory: Path) -> Path:
-    """Untrained weights, one layer; the lexicon of :mod:`support.model_worlds`."""
+    """Untrained weights, one layer; the vocabulary of :mod:`support.model_worlds`."""
     size = EncoderSize(hidden=32, layers=1, heads=2, intermediate=32, positions=64)
-    model = Model(default_config(worlds.lexicon().size, size), worlds.lexicon(), horizon_days=28)
+    model = Model(default_config(len(worlds.vocabulary()), size), worlds.vocabulary(), horizon_days=28)
     saved_model.save(model.eval(), directory)
     return directory

@@ -1,4 +1,4 @@
-"""encode: what the model could not read of a snapshot is counted where people look."""
+"""encode: what the model does not know of a snapshot is counted where people look, what it cannot read is refused."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
+import pytest
 import torch
 from support import model_worlds as worlds
 
 from models.encoder import EncoderSize, default_config
-from models.inference import Predictor, check
+from models.inference import Predictor
 from models.model import Model
+from models.snapshot_columns import check
 from schemas import codec
 from schemas.records import OutputRecord
-from schemas.snapshot import Snapshot
+from schemas.snapshot import SNAPSHOT_VERSION, EdgeBlock, Recent, SnapshotKind
 from streams.agents.encode import EncodeRole
 from streams.core.batching import MicroBatcher
 from streams.core.decisions import DecisionPolicy
@@ -31,59 +34,127 @@ class Outbox:
     """Takes everything, and delivers it at once."""
 
     def __init__(self) -> None:
-        self.topics: list[str] = []
+        self.records: list[OutputRecord] = []
+
+    @property
+    def topics(self) -> list[str]:
+        return [record.topic for record in self.records]
 
     def send_all(self, records: Iterable[OutputRecord]) -> None:
-        self.topics += [record.topic for record in records]
+        self.records += records
 
     def mark(self) -> int:
-        return len(self.topics)
+        return len(self.records)
 
     async def delivered(self, mark: int, timeout_s: float) -> None:
-        assert mark <= len(self.topics)
+        assert mark <= len(self.records)
 
 
 def _predictions() -> Predictions:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        model = Model(default_config(worlds.lexicon().size, SMALL), worlds.lexicon())
+        model = Model(default_config(len(worlds.vocabulary()), SMALL), worlds.vocabulary())
     predictor = Predictor(model, "test", device="cpu", half=False, compiled=False)
     return Predictions(predictor, SimpleNamespace(current=({}, 0)), DecisionPolicy(), lambda: worlds.START_MS)
 
 
-def test_snapshots_of_another_vocabulary_are_judged_and_counted() -> None:
-    snapshots = [worlds.snapshot(1), worlds.snapshot(2, hint="elsewhere"), worlds.snapshot(3, hint="elsewhere")]
+class Encoding:
+    """The role with an outbox and metrics of its own, given all snapshots at once and asked until nothing waits."""
+
+    def __init__(self) -> None:
+        self.metrics, self.outbox = Metrics(), Outbox()
+        self._batcher = MicroBatcher(2, 0, coalesce=False)
+        told: Any = self.outbox
+        self._role = EncodeRole(
+            predict=_predictions(),
+            check=check,
+            batcher=self._batcher,
+            outbox=told,
+            metrics=self.metrics,
+            clocks=Clocks(monotonic_ms=lambda: 0, wall_ms=lambda: worlds.START_MS),
+        )
+
+    def take(self, *values: bytes) -> None:
+        records: list[Any] = [
+            SimpleNamespace(offset=offset, key=b"1", value=value, headers=(), timestamp=worlds.START_MS)
+            for offset, value in enumerate(values)
+        ]
+
+        async def encode() -> None:
+            await self._role.process(Batch("session-snapshots", 0, records))
+            while self._batcher.floor(0) is not None:
+                await self._role.idle()
+                await asyncio.sleep(0.001)
+            await self._role.on_revoked({0})
+            await self._role.stop()
+
+        asyncio.run(encode())
+
+    def dead_letters(self, reason: str) -> float:
+        return self.metrics.value(Metrics.dead_letters_total, topic="session-snapshots", reason=reason)
+
+
+def test_unknown_words_are_judged_and_counted() -> None:
+    strange = [worlds.ITEMS, worlds.ITEMS + 1]
+    snapshots = [worlds.snapshot(1), worlds.snapshot(2, items=strange), worlds.snapshot(3, items=[1, worlds.ITEMS])]
     predicted = _predictions()(snapshots)
-    assert predicted.foreign == 2
+    assert predicted.words == (3 + 2 + 2) * len(worlds.sold(1))
+    assert predicted.unknown_words == 3
     churn = [record.key for record in predicted.records if record.topic == "predictions.churn"]
     assert sorted(churn, key=str) == [b"1", b"2", b"3"]
 
 
 def test_the_role_tells_of_them() -> None:
-    metrics, outbox = Metrics(), Outbox()
-    told: Any = outbox
-    role = EncodeRole(
-        predict=_predictions(),
-        check=check,
-        batcher=MicroBatcher(2, 0),
-        outbox=told,
-        metrics=metrics,
-        clocks=Clocks(monotonic_ms=lambda: 0, wall_ms=lambda: worlds.START_MS),
-    )
+    encoding = Encoding()
+    items = [[worlds.ITEMS, 1], [2], [], [worlds.ITEMS + 7], [3, 3, 3]]
+    encoding.take(*(codec.msgpack_encode(worlds.snapshot(at, items=bought)) for at, bought in enumerate(items)))
+    _, encoded = encoding.metrics.observations(Metrics.encode_batch_snapshots)
+    assert encoded == len(items) == encoding.outbox.topics.count("predictions.churn")
+    assert encoding.metrics.value(Metrics.words_total) == 7 * len(worlds.sold(1))
+    assert encoding.metrics.value(Metrics.unknown_words_total) == 2
 
-    def record(offset: int, snapshot: Snapshot) -> Any:
-        value = codec.msgpack_encode(snapshot)
-        return SimpleNamespace(offset=offset, key=b"1", value=value, headers=(), timestamp=worlds.START_MS)
 
-    hints = ["elsewhere", None, "elsewhere"]
-    records = [record(at, worlds.snapshot(at, hint=hint)) for at, hint in enumerate(hints)]
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"version": SNAPSHOT_VERSION - 1}, "invalid_field"),
+        ({"version": SNAPSHOT_VERSION + 1}, "invalid_field"),
+        ({"recent": Recent(lengths=b"\1")}, "invalid_field"),
+        ({"history": b"\0"}, "invalid_field"),
+        ({"edges": (EdgeBlock(0, {0: b"\0"}),)}, "invalid_field"),
+        ({"edge_half_life_ms": 0}, "invalid_field"),
+        ({"kind": "other"}, "malformed"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_read_is_refused_and_stops_nobody(changes: dict[str, Any], reason: str) -> None:
+    encoding = Encoding()
+    spoilt = codec.msgpack_encode(msgspec.structs.replace(worlds.snapshot(1), **changes))
+    encoding.take(spoilt, codec.msgpack_encode(worlds.snapshot(2)))
+    assert [record.key for record in encoding.outbox.records if record.topic == "predictions.churn"] == [b"2"]
+    assert encoding.outbox.topics.count("dead-letter") == 1
+    assert encoding.dead_letters(reason) == 1
 
-    async def encode() -> None:
-        await role.process(Batch("session-snapshots", 0, records))
-        await role.on_revoked({0})
-        await role.stop()
 
-    asyncio.run(encode())
-    _, encoded = metrics.observations(Metrics.encode_batch_snapshots)
-    assert metrics.value(Metrics.vocabulary_mismatch_total) == sum(hint is not None for hint in hints[: int(encoded)])
-    assert outbox.topics.count("predictions.churn") == encoded > 0
+def test_a_snapshot_of_the_format_before_is_refused() -> None:
+    encoding = Encoding()
+    before = [1, "c1", "event", 0, ["clickstream", 0, 0], {}, 0, 0, b"\0\0", b"", None, [], False, {}, "hint", None]
+    encoding.take(msgspec.msgpack.encode(before), b"", codec.msgpack_encode(worlds.snapshot(2)))
+    assert encoding.dead_letters("malformed") == 2
+    assert encoding.outbox.topics.count("predictions.churn") == 1
+
+
+def test_an_id_that_is_not_ours_is_no_reason_to_stop() -> None:
+    encoding = Encoding()
+    named = [msgspec.structs.replace(worlds.snapshot(1), question_id=name) for name in ("", "no hex")]
+    encoding.take(*map(codec.msgpack_encode, named))
+    assert encoding.outbox.topics.count("predictions.next-best-action") == 2
+
+
+def test_a_refresh_is_scored_and_tells_nothing_of_freshness() -> None:
+    encoding = Encoding()
+    kinds: list[SnapshotKind] = ["event", "refresh", "sample", "horizon"]
+    encoding.take(*(codec.msgpack_encode(worlds.snapshot(at, kind=kind)) for at, kind in enumerate(kinds)))
+    assert encoding.outbox.topics.count("predictions.churn") == 4
+    assert encoding.outbox.topics.count("predictions.next-best-action") == 2
+    assert encoding.metrics.observations(Metrics.freshness_seconds)[0] == 1

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from confluent_kafka import Producer
 from support import model_worlds as worlds
 
 from schemas import codec
-from schemas.snapshot import Head, Outcome
+from schemas.snapshot import LIVE_KINDS, Head, Outcome
 from streams.agents import learn
 from streams.agents.learn import LearnRole
 from streams.core.config import DAY_MS
@@ -36,20 +37,21 @@ class Log:
         self.role = LearnRole(metrics=self.metrics, monotonic_ms=lambda: self.now_ms)
 
     def predict(self, partition: int, name: str, probability: float, day: int = 0, **more: Any) -> None:
-        judged = {"prediction_id": name, "probability": probability, "as_of_ms": day * DAY_MS}
+        judged = {"question_id": name, "probability": probability, "as_of_ms": day * DAY_MS}
         body = codec.json_encode(judged | {"snapshot_kind": "horizon"} | more)
         self.records.setdefault((CHURN, partition), []).append(body)
 
     def answer(
         self, partition: int, name: str, label: int, due: int, resolved: int | None = None, head: Head = "churn"
     ) -> None:
+        seen = worlds.snapshot(as_of_ms=(due - 28) * DAY_MS)
         outcome = Outcome(
-            outcome_id=name,
+            question_id=name,
             head=head,
-            label=label,
+            labels={head: label},
             due_ms=due * DAY_MS,
             resolved_ms=(due if resolved is None else resolved) * DAY_MS,
-            snapshot=worlds.snapshot(as_of_ms=(due - 28) * DAY_MS),
+            snapshot=msgspec.structs.replace(seen, question_id=name),
         )
         self.records.setdefault(("outcomes", partition), []).append(codec.msgpack_encode(outcome))
 
@@ -192,8 +194,9 @@ def test_all_partitions_share_one_window(log: Log, monkeypatch: pytest.MonkeyPat
     assert log.told()[1] == 4
 
 
-def test_event_predictions_are_not_judged_and_nonsense_is_counted(log: Log) -> None:
-    log.predict(0, "live", 0.5, snapshot_kind="event")
+@pytest.mark.parametrize("kind", LIVE_KINDS)
+def test_live_predictions_are_not_judged_and_nonsense_is_counted(log: Log, kind: str) -> None:
+    log.predict(0, "live", 0.5, snapshot_kind=kind)
     log.answer(0, "live", 1, due=28)
     log.records[CHURN, 0].append(b"{")
     log.records["outcomes", 0].append(b"\xff")
@@ -205,6 +208,33 @@ def test_event_predictions_are_not_judged_and_nonsense_is_counted(log: Log) -> N
     assert log.positions[CHURN, 0] == 4
     log.assign(0, 1)
     assert log.positions[CHURN, 0] == 4, "they are not read again"
+
+
+def test_samples_are_judged_like_horizons(log: Log) -> None:
+    log.predict(0, "sampled", 0.85, snapshot_kind="sample")
+    log.answer(0, "sampled", 1, due=28)
+    log.assign(0)
+    log.poll()
+    assert log.told() == (1.0, 3)
+
+
+def test_one_question_has_an_answer_for_each_head(log: Log) -> None:
+    """Both outcomes name the question alone: what one head said must not be judged by the other's label."""
+    log.predict(0, "both", 0.05)
+    log.answer(0, "both", 0, due=28)
+    log.answer(0, "both", 1, due=28, head="redemption")
+    log.records["predictions.redemption", 0] = [log.records[CHURN, 0][-1]]
+    log.assign(0)
+    log.poll()
+    assert log.told() == (1.0, 3)
+    assert log.told("redemption")[1] == 1
+
+
+def test_what_two_models_say_of_one_question_is_judged_once(log: Log) -> None:
+    log.predict(0, "0-0", 0.1, prediction_id="of another model")
+    log.assign(0)
+    log.poll()
+    assert log.told() == (1.0, 2), "the first one counts"
 
 
 class Reader(LearnRole):

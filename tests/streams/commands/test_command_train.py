@@ -7,21 +7,29 @@ from typing import Any
 
 import msgspec
 import pytest
+from support import model_worlds as worlds
+from support.logs import START_MS
 from support.small_model import save_small_model
+from support.snapshots import hashes, plain_snapshot, recent
 
 from models.outcomes import matured
 from models.saved_model import read_card
-from models.tokenizer import FastLexicon
+from models.tokenizer import SPECIALS, Vocabulary, field_of
 from schemas import codec
+from schemas.catalog import CatalogEntry
+from schemas.events import Clickstream, Profile
 from schemas.predictions import Erasure
 from schemas.snapshot import Outcome
+from schemas.words import FIXED, HASH_BYTES, SHARED_BY, Word, Words, hash_of, words_of
 from streams import cli
 from streams.commands.train import summary
 from streams.core.config import DAY_MS, CoreConfig
+from streams.core.context import Context
+from streams.core.timeline import event_words
 from streams.kafka.outbox import Outbox
 from streams.kafka.partitioning import partition_for
 from streams.offline.ingest import replay_checkpoints
-from streams.offline.training import build_lexicon, outcomes_of
+from streams.offline.training import SourceEvent, build_vocabulary, counted, outcomes_of, vocabulary_of
 from streams.sources import source as sources
 from streams.sources.source import load_source
 
@@ -58,11 +66,10 @@ def test_what_is_learned_from_is_what_a_later_look_at_the_same_questions_finds()
     source, config, until_ms = load_source("simulation", seed=1, customers=40), CoreConfig(), 1_492_214_400_000
     after_ms = until_ms + 60 * DAY_MS
     events = source.history(after_ms)
-    lexicon = build_lexicon(events, source.catalog())
 
     def looked(at_ms: int) -> list[Outcome]:
         past = [event for event in events if event[3] < at_ms]
-        return outcomes_of(past, config, lexicon, at_ms, lambda share, text: None)
+        return outcomes_of(past, config, at_ms, lambda share, text: None)
 
     def told(found: list[Outcome]) -> set[tuple[str, int]]:
         return {(outcome.outcome_id, outcome.label) for outcome in found}
@@ -110,6 +117,25 @@ def test_a_horizon_is_whole_days(
     assert "such as 86400000 ms" in capsys.readouterr().err
 
 
+def _spoken(events: list[SourceEvent]) -> dict[bytes, str]:
+    """Names of the words that events are written in, as ingest gives them to the topic."""
+    words, config = Words(), CoreConfig()
+    for topic, customer_id, body, _ in events:
+        if topic != "profiles":
+            event_words(body, Context(config, words, 0, customer_id))
+    return {hash_of(word): word for word in words.take_new()}
+
+
+def _said_in(found: list[Outcome]) -> set[bytes]:
+    columns = [outcome.snapshot.recent.words for outcome in found]
+    return {column[at : at + HASH_BYTES] for column in columns for at in range(0, len(column), HASH_BYTES)}
+
+
+def _learned(directory: Path) -> set[str]:
+    """Words that a model has rows for because of what it learned from."""
+    return set(Vocabulary.load(directory).names) - {*SPECIALS, *FIXED}
+
+
 def test_learns_from_what_a_deployment_recorded(
     broker: Any, make_topics: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,9 +149,7 @@ def test_learns_from_what_a_deployment_recorded(
     prefix = make_topics(partitions=2)
     outbox, sent = Outbox(broker.bootstrap, prefix=prefix), 0
     written: dict[int, list[Outcome]] = {0: [], 1: []}
-    for checkpoint in replay_checkpoints(
-        source.history(until_ms), CoreConfig(), FastLexicon.load(base), until_ms=until_ms
-    ):
+    for checkpoint in replay_checkpoints(source.history(until_ms), CoreConfig(), until_ms=until_ms):
         for outcome in checkpoint.outcomes:
             key = outcome.snapshot.customer_id.encode()
             for _ in range(2 if sent % 10 == 0 else 1):  # delivered at least once
@@ -139,9 +163,16 @@ def test_learns_from_what_a_deployment_recorded(
     for entry in source.catalog().values():
         outbox.send("catalog", entry.key.encode(), codec.json_encode(entry))
     outbox.send("catalog", b"item:1", b"{", partition=0)
+    names = _spoken(source.history(until_ms))
+    nameless = next(word for word in names.values() if word.startswith("item:"))
+    for hashed, word in [*names.items(), (hash_of("item:never-sold"), "item:never-sold")]:
+        if word != nameless:
+            told_of = Word(hash=hashed.hex(), word=word)
+            outbox.send("words", hashed.hex().encode(), codec.json_encode(told_of))
+    outbox.send("words", b"00000000", b"{", partition=0)
     outbox.close(30)
 
-    argv = ["train", "--from-topics", "--base", str(base), "--out", str(out), "--budget", "1"]
+    argv = ["train", "--from-topics", "--out", str(out), "--budget", "1"]
     assert cli.main([*argv, "--bootstrap", broker.bootstrap, "--prefix", prefix]) == 0
     said = capsys.readouterr()
     kept = [o for found in written.values() for o in found if o.snapshot.customer_id != gone]
@@ -149,10 +180,49 @@ def test_learns_from_what_a_deployment_recorded(
     ended = [o for o in kept if o.due_ms <= known_ms[partition_for(o.snapshot.customer_id.encode(), 2)]]
     assert 0 < len(ended) < len(kept) < sent
     assert (
-        f"left out: {(sent + 9) // 10} repeated, 1 in other words, {sent - len(kept)} of erased customers, "
+        f"left out: {(sent + 9) // 10} repeated, 1 of another version, {sent - len(kept)} of erased customers, "
         f"{len(kept) - len(ended)} whose horizon has not ended, 1 of the catalog"
     ) in said.err
     assert first.report.outcomes + first.report.early == sent
     report = read_card(out).report
     assert (report.outcomes, report.early) == (len(ended), len(kept) - len(ended))
-    assert FastLexicon.load(out).fingerprint == FastLexicon.load(base).fingerprint
+    titles = {word for entry in source.catalog().values() for word in words_of(entry.title or "")}
+    used = {names[hashed] for hashed in _said_in(ended) if hashed in names}
+    assert nameless in used, "or this tests nothing"
+    assert _learned(out) == {word for word in used | titles if field_of(word) is not None} - {nameless, *FIXED}
+    assert _learned(out) < _learned(base), "which counts the words of all events"
+
+
+def test_a_vocabulary_counts_words_where_outcomes_say_them() -> None:
+    said = [*["item:a"] * 3, "item:b", "cat:tea", "evt:purchase", "wish"]
+    snapshots = [
+        plain_snapshot(
+            recent=recent([(START_MS, hashes("[SESSION]", *said)), (START_MS, hashes("item:b", "[/SESSION]"))])
+        ),
+        plain_snapshot(recent=recent([(START_MS, hashes("item:c"))])),
+        plain_snapshot(),
+    ]
+    counts = counted(worlds.outcome(f"q{number}", made, 0) for number, made in enumerate(snapshots))
+    assert counts == {
+        hash_of(word): 1 for word in ("[SESSION]", "cat:tea", "evt:purchase", "wish", "[/SESSION]", "item:c")
+    } | {
+        hash_of("item:a"): 3,
+        hash_of("item:b"): 2,
+    }
+    names = {hash_of(word): word for word in (*said, "[SESSION]", "item:never-said") if word != "wish"}
+    catalog = {"item:a": CatalogEntry(kind="item", id="a", title="Green Tea")}
+    vocabulary = vocabulary_of(counts, names, catalog)
+    assert [name for name in vocabulary.names if name not in (*SPECIALS, *FIXED)] == [
+        *("cat:tea", "evt:purchase"),  # what there is little of comes first
+        *("item:a", "item:b", "green", "tea"),
+    ]
+
+
+def test_a_vocabulary_of_events_holds_what_was_typed_by_enough_customers() -> None:
+    def search(customer: str, query: str) -> SourceEvent:
+        return ("clickstream", customer, Clickstream(event="search", event_ts_ms=START_MS, query=query), START_MS)
+
+    events = [search(f"c{number}", "dark roast") for number in range(SHARED_BY)]
+    events += [search("c0", "secret")] * SHARED_BY + [("profiles", "c0", Profile(event_ts_ms=START_MS), START_MS)]
+    found = build_vocabulary(events, {})
+    assert {name for name in found.names if name not in (*SPECIALS, *FIXED)} == {"evt:search", "dark", "roast"}

@@ -187,7 +187,7 @@ def _good_one_is_applied(worker: Worker, offset: int, events: int = 1) -> None:
     assert customer is not None
     seen = customer.view()
     assert seen.events == events
-    assert "after" in seen.edges["purchase>item"]
+    assert "after" in seen.graph.edges("purchase>item")
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -309,7 +309,7 @@ def test_a_custom_event_keeps_its_edges() -> None:
     _take(worker, CLICKSTREAM, 0, KEY, raw(CLICK | {"event": "loyalty_scan"}))
     customer = worker.ingest.customer("c1")
     assert customer is not None
-    found = neighbours(customer.view().edges, "custom>item", START_MS, CONFIG.edge_half_life_ms)
+    found = neighbours(customer.view().graph, "custom>item", START_MS, CONFIG.edge_half_life_ms)
     assert [edge.entity_id for edge in found] == ["i1"]
 
 

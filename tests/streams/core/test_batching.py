@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from support.examples import examples
 from support.snapshots import plain_snapshot
 
-from schemas.snapshot import Snapshot, SnapshotKind
+from schemas.snapshot import LIVE_KINDS, Snapshot, SnapshotKind
 from streams.core.batching import MicroBatcher, Waiting
 
 
@@ -34,7 +34,10 @@ def test_the_newest_of_a_customer_wins_and_keeps_its_place() -> None:
     assert batch[0].since_ms == 0, "who is always busy must not wait for ever"
 
 
-@pytest.mark.parametrize("kind", ["horizon", "send"])
+JUDGED: list[SnapshotKind] = [kind for kind in get_args(SnapshotKind) if kind not in LIVE_KINDS]
+
+
+@pytest.mark.parametrize("kind", JUDGED)
 def test_judged_snapshots_are_never_replaced(kind: SnapshotKind) -> None:
     batcher = MicroBatcher(size=8, age_ms=50)
     batcher.add(snapshot("c", kind), 0, 0, 0)
@@ -42,6 +45,15 @@ def test_judged_snapshots_are_never_replaced(kind: SnapshotKind) -> None:
     batcher.add(snapshot("c"), 0, 2, 0)
     assert batcher.coalesced == 0
     assert sorted(places(batcher.take())) == [0, 1, 2]
+
+
+def test_a_refresh_and_an_event_replace_each_other() -> None:
+    batcher = MicroBatcher(size=8, age_ms=50)
+    kinds: list[SnapshotKind] = ["event", "refresh", "event", "refresh"]
+    for offset, kind in enumerate(kinds):
+        batcher.add(snapshot("c", kind), 0, offset, 0)
+    assert batcher.coalesced == 3
+    assert places(batcher.take()) == [3]
 
 
 def test_without_coalescing_every_snapshot_is_taken() -> None:
@@ -147,7 +159,7 @@ class Queue(RuleBasedStateMachine):
     @rule(
         partition=st.sampled_from([0, 1]),
         customer=st.sampled_from("abc"),
-        kind=st.sampled_from(["event", "event", "event", "send", "horizon"]),
+        kind=st.sampled_from(["event", "event", "refresh", "send", "horizon", "sample"]),
         passed_ms=st.integers(0, 4),
     )
     def add(self, partition: int, customer: str, kind: SnapshotKind, passed_ms: int) -> None:
@@ -156,9 +168,9 @@ class Queue(RuleBasedStateMachine):
         self.next_offset[partition] += 1
         made = snapshot(f"{customer}{partition}", kind)
         place = partition, offset
-        if kind == "event" and self.coalesce:
+        if kind in LIVE_KINDS and self.coalesce:
             for old, seen in list(self.waiting.items()):
-                if seen.kind == "event" and seen.customer_id == made.customer_id:
+                if seen.kind in LIVE_KINDS and seen.customer_id == made.customer_id:
                     del self.waiting[old]
                     self.undelivered[old[0]].discard(old[1])
                     self.order[self.order.index(old)] = place
@@ -178,8 +190,8 @@ class Queue(RuleBasedStateMachine):
         taken = [(entry.partition, entry.offset) for entry in batch]
         assert len(taken) == min(self.size, len(self.waiting))
         for live in (True, False):
-            queued = [place for place in self.order if (self.waiting[place].kind == "event") == live]
-            chosen = [place for place in taken if (self.waiting[place].kind == "event") == live]
+            queued = [place for place in self.order if (self.waiting[place].kind in LIVE_KINDS) == live]
+            chosen = [place for place in taken if (self.waiting[place].kind in LIVE_KINDS) == live]
             assert chosen == queued[: len(chosen)], "each kind goes in the order of its queue"
         for entry, place in zip(batch, taken, strict=True):
             assert entry.snapshot is self.waiting.pop(place)

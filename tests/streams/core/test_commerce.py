@@ -14,25 +14,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.logs import CONFIG, START_MS, Sent, Worker, clickstream, log_of
+from support.told import Reader
 
 from schemas import errors, features
 from schemas.codec import decode_event, json_encode
 from schemas.events import CLICKSTREAM, PROFILES, Clickstream
 from schemas.graph import GraphEdge
 from schemas.limits import MAX_LINES
-from schemas.snapshot import Outcome, Snapshot
-from schemas.words import Words
+from schemas.snapshot import Outcome, Snapshot, sessions
+from schemas.words import hash_of
 from streams.core.baskets import amount_of, basket_of, is_return
 from streams.core.config import DAY_MS, HOUR_MS, CoreConfig
+from streams.core.context import Context
 from streams.core.entities import Entities, draw
 from streams.core.graph import edges_of
+from streams.core.history import local_hour
 from streams.core.state import Folded
-from streams.core.timeline import Timeline, event_ids
+from streams.core.timeline import Timeline, event_words
 from streams.settings.zones import INSTALLED
 from streams.state.checkpoints import StoredRecords
 from streams.state.memory import MemoryStore
 
-PLAIN: Final = msgspec.structs.replace(CONFIG, edges_per_type=64, timeline_tokens=512, orders_kept=16)
+PLAIN: Final = msgspec.structs.replace(CONFIG, edges_per_type=64, timeline_words=512, orders_kept=16)
 _decode_outcome: Final = msgspec.msgpack.Decoder(Outcome).decode
 _decode_snapshot: Final = msgspec.msgpack.Decoder(Snapshot).decode
 
@@ -71,26 +74,10 @@ def body(**said: Any) -> Clickstream:
     return msgspec.convert({"event": "purchase", "event_ts_ms": START_MS} | said, Clickstream)
 
 
-class Spoken:
-    """Remembers the words it is asked for."""
-
-    fingerprint = ""
-
-    def __init__(self) -> None:
-        self.words: list[str] = []
-
-    def word(self, word: str) -> bytes:
-        self.words.append(word)
-        return b"\x01\x00"
-
-    def text(self, text: str) -> bytes:
-        return b""
-
-
-def words(said: str = "", rate: float | None = 1.0, **fields: Any) -> list[str]:
-    spoken = Spoken()
-    event_ids(body(**fields), spoken, said, rate)
-    return spoken.words
+def words(rate: float | None = 1.0, **fields: Any) -> list[str]:
+    reader = Reader()
+    told: list[str] = reader.read(event_words(body(**fields), Context(PLAIN, reader, 0, "c1"), rate))
+    return told
 
 
 # Lines
@@ -117,20 +104,13 @@ def test_one_event_with_lines_says_what_an_event_a_line_says(lines: list[dict[st
     order: dict[str, Any] = {"order_id": "o"} if name == "purchase" else {}
     together = state_of([event(name=name, items=lines, **order)])
     apart = state_of([event(name=name, event_id=f"e{at:02}", **line, **order) for at, line in enumerate(lines)])
-    assert together.edges == apart.edges
-    assert together.timeline.ids == apart.timeline.ids
-    assert said_of(together, name) == said_of(apart, name)
+    assert together.graph.fresh == apart.graph.fresh
+    assert together.timeline.recent == apart.timeline.recent
+    assert together.timeline.tally == apart.timeline.tally
     assert together.counters.keys() == apart.counters.keys()
     for counter in together.counters:
         assert together.counters[counter] == pytest.approx(apart.counters[counter])
     assert (together.events, apart.events) == (1, len(lines))
-
-
-def said_of(state: Folded, name: str) -> bytes:
-    """All words; of returns, which are notes between sessions that each say what they are, without that word."""
-    word = Words().word("evt:refund") if name == "refund" else None
-    ids = b"".join(ids for _, _, ids in state.timeline.closed) + state.timeline.ids
-    return b"".join(ids[at : at + 2] for at in range(0, len(ids), 2) if ids[at : at + 2] != word)
 
 
 def test_lines_draw_edges_on_both_sides() -> None:
@@ -141,7 +121,7 @@ def test_lines_draw_edges_on_both_sides() -> None:
     assert drawn == {("purchase>item", "item:a"), ("purchase>item", "item:b"), ("via>channel", "channel:app")}
     customer = worker.ingest.customer("c1")
     assert customer is not None
-    assert {name: edge[0] for name, edge in customer.view().edges["purchase>item"].items()} == {"a": 2, "b": 1}
+    assert {name: edge[0] for name, edge in customer.view().graph.edges("purchase>item").items()} == {"a": 2, "b": 1}
 
 
 def test_an_exchange_reaches_the_entity_by_both_edges() -> None:
@@ -170,7 +150,7 @@ def test_a_discount_line_lowers_the_value_and_is_no_product() -> None:
     lines = [{"item_id": "a", "price": 10.0}, {"item_id": "voucher", "price": -3.0}]
     state = state_of([event(items=lines)])
     assert (total(state, "value"), total(state, "purchases"), total(state, "returns")) == (7.0, 1.0, 0.0)
-    assert state.edges.keys() == {"purchase>item"} and state.edges["purchase>item"].keys() == {"a"}
+    assert list(state.graph) == ["purchase>item"] and state.graph.edges("purchase>item").keys() == {"a"}
 
 
 def test_free_items_are_items() -> None:
@@ -204,7 +184,7 @@ def test_what_lines_cannot_be_is_refused_with_what_to_do() -> None:
 def test_the_most_lines_are_taken() -> None:
     state = state_of([event(items=[{"item_id": f"i{at}", "price": 1} for at in range(MAX_LINES)])])
     assert total(state, "value") == MAX_LINES
-    assert len(state.edges["purchase>item"]) <= PLAIN.edges_per_type
+    assert len(state.graph.edges("purchase>item")) < PLAIN.edges_per_type + PLAIN.fresh_edges
 
 
 def test_a_list_of_no_lines_is_as_absent() -> None:
@@ -238,8 +218,8 @@ def test_a_return_lowers_value_and_is_nothing_else(said: dict[str, Any], order: 
     assert total(state, "returns") == 1.0
     for name in ("purchases", "orders"):
         assert state.counters[name] == before.counters[name]
-    assert state.edges["purchase>item"] == before.edges["purchase>item"]
-    assert {name: edge[0] for name, edge in state.edges["returned>item"].items()} == {"a": 1}
+    assert state.graph.edges("purchase>item") == before.graph.edges("purchase>item")
+    assert {name: edge[0] for name, edge in state.graph.edges("returned>item").items()} == {"a": 1}
     assert (state.activity_ms, state.active_days) == (before.activity_ms, before.active_days)
     assert state.hours == before.hours
     assert words(**({"event": said["name"]} | {k: v for k, v in said.items() if k != "name"}))[:2] == [
@@ -290,16 +270,25 @@ def test_an_exchange_is_a_purchase_that_also_gives_back() -> None:
     assert words(items=lines) == [
         "evt:purchase", "item:b", "price:p4", "evt:refund", "item:a", "price:p4",
     ]  # fmt: skip
-    spoken = Spoken()
-    assert event_ids(body(items=lines), spoken, "purchase") and spoken.words[0] == "item:b"
 
 
 def test_a_purchase_after_an_exchange_says_its_word_again() -> None:
-    spoken, timeline = Spoken(), Timeline()
+    reader, timeline = Reader(), Timeline()
     lines = [{"item_id": "a", "quantity": -1}, {"item_id": "b"}]
     for made in (body(items=lines), body(item_id="c"), body(item_id="d")):
-        timeline.act(START_MS, made, spoken, 100)
-    assert [word for word in spoken.words if word.startswith("evt:")] == ["evt:purchase", "evt:refund", "evt:purchase"]
+        timeline.act(START_MS, made, Context(PLAIN, reader, 0, "c1"), START_MS)
+    told = [word for word in reader.read(timeline.words) if word.startswith("evt:")]
+    assert told == ["evt:purchase", "evt:refund", "evt:purchase"]
+
+
+def test_a_return_between_two_sessions_lowers_the_value_of_the_second() -> None:
+    bought, again = event(item_id="a", value=20.0), event(START_MS + 2 * DAY_MS, item_id="b", value=5.0)
+    returned = event(START_MS + DAY_MS, "refund", item_id="a", value=8.0)
+    state = state_of([bought, returned, again, profile(START_MS + 3 * DAY_MS)])
+    assert [(entry.value, entry.sessions) for entry in sessions(state.timeline.history.entries)] == [
+        (20.0, 1),
+        (-3.0, 1),
+    ]
 
 
 @st.composite
@@ -323,9 +312,9 @@ def test_every_product_is_on_one_side_and_returns_are_never_worth_something(made
 
 
 def _said(made: Clickstream) -> list[str]:
-    spoken = Spoken()
-    event_ids(made, spoken, "")
-    return spoken.words
+    reader = Reader()
+    told: list[str] = reader.read(event_words(made, Context(PLAIN, reader, 0, "c1")))
+    return told
 
 
 @settings(max_examples=60, deadline=None)
@@ -439,10 +428,10 @@ def test_times_of_day_are_the_customers_own(own: str | None, company: str, day: 
     config = msgspec.structs.replace(PLAIN, timezone=company)
     told = [profile(START_MS - 1)] if own is None else [profile(START_MS - 1, timezone=own)]
     assert hours_of([*told, event(item_id="a")], config) == ([day * 24 + hour], hour, day)
-    lexicon = Words()
-    ids = state_of([*told, event(item_id="a")], config).timeline.ids
+    timeline = state_of([*told, event(item_id="a")], config).timeline
     name = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")[day]
-    assert lexicon.word(f"[DAY:{name}]") + lexicon.word(f"[HOUR:{hour}]") in ids
+    assert hash_of(f"[DAY:{name}]") + hash_of(f"[HOUR:{hour}]") in timeline.words
+    assert local_hour(timeline.local_start_ms) == day * 24 + hour
 
 
 def test_summer_time_is_the_zones() -> None:

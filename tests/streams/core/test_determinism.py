@@ -25,7 +25,7 @@ from support.logs import (
     without_erasures,
 )
 
-from streams.core import customer
+from streams.core import customer, history
 from streams.core.config import DAY_MS
 from streams.core.durable import IngestCheckpoint
 from streams.state import keys
@@ -33,8 +33,11 @@ from streams.state import keys
 
 @pytest.fixture(autouse=True, scope="module")
 def more_pieces() -> Iterator[None]:
-    """Most of a tail is in pieces already where it has three events, and a graph where it has three edges."""
-    with mock.patch.multiple(customer, _NEWEST_EVENTS=2, _FEW_EDGES_BYTES=64):
+    """Tails of three events, and histories of two sessions, have pieces already; edges do by ``CONFIG.fresh_edges``."""
+    with (
+        mock.patch.multiple(customer, _NEWEST_EVENTS=2),
+        mock.patch.multiple(history, FRESH_ENTRIES=2, SINGLE_ENTRIES=3),
+    ):
         yield
 
 

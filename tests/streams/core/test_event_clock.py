@@ -13,7 +13,7 @@ from support.logs import CONFIG, START_MS, LogRecord, Worker
 
 from schemas import codec
 from schemas.events import CLICKSTREAM, SOURCES
-from schemas.snapshot import Outcome
+from schemas.snapshot import Outcome, sessions
 from streams.core.config import DAY_MS, HOUR_MS, MINUTE_MS, CoreConfig
 from streams.core.event_clock import NOT_OBSERVED_MS, EventClock
 
@@ -106,7 +106,9 @@ def test_a_till_that_uploads_a_day_late_is_counted_beside_live_traffic() -> None
     seen = shop.view()
     assert (seen.events, seen.late, seen.active_days) == (1, {SOURCES[CLICKSTREAM]: 1}, 1)
     assert seen.activity_ms == START_MS + HOUR_MS * 6 + 31, "activity is when it was"
-    assert seen.timeline.sessions == 0 and len(seen.timeline.closed) == 1, "an entry of its own, and no session"
+    (entry,) = sessions(seen.timeline.history.entries)
+    assert (entry.sessions, seen.timeline.sessions) == (0, 0), "an entry of its own, and no session"
+    assert entry.start_s == seen.activity_ms // 1000
 
 
 def test_what_comes_later_than_ids_are_kept_is_refused_with_the_reason() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.logs import START_MS
 
 from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, REDEMPTIONS, CampaignSend, Redemption, type_by_source
-from schemas.ids import prediction_id
+from schemas.ids import event_uid, prediction_id
 from schemas.snapshot import Outcome, Snapshot
 from schemas.words import Words
 from streams.core import labels
@@ -24,7 +24,11 @@ from streams.core.labels import Awaiting, Pending, Resolved
 from streams.core.state import Effect, Folded
 
 CONFIG: Final = CoreConfig(
-    horizon_every_ms=DAY_MS, churn_horizon_ms=3 * DAY_MS, churn_active_ms=3 * DAY_MS, redemption_window_ms=2 * DAY_MS
+    horizon_every_ms=DAY_MS,
+    churn_horizon_ms=3 * DAY_MS,
+    churn_active_ms=3 * DAY_MS,
+    redemption_window_ms=2 * DAY_MS,
+    sample_share=0.0,
 )
 TYPES: Final = tuple(type_by_source.values())
 
@@ -60,9 +64,9 @@ class Life:
         fire_due(self.state, now_ms, self.context, self.effects)
 
     def outcomes(self, head: str) -> list[Outcome]:
-        asked = {effect.pending.outcome_id: effect.snapshot for effect in self.effects if isinstance(effect, Awaiting)}
+        asked = {effect.pending.question_id: effect.snapshot for effect in self.effects if isinstance(effect, Awaiting)}
         return [
-            effect.outcome(asked[effect.pending.outcome_id])
+            effect.outcome(asked[effect.pending.question_id])
             for effect in self.effects
             if isinstance(effect, Resolved) and effect.pending.head == head
         ]
@@ -151,15 +155,58 @@ def test_a_sleeper_is_judged_no_more_until_active_again() -> None:
     assert len(life.awaiting_label("horizon")) > len(judged)
 
 
-def test_outcome_ids_are_those_of_the_predictions() -> None:
-    life = Life()
+def test_outcomes_are_joined_with_predictions_by_question() -> None:
+    life = Life(msgspec.structs.replace(CONFIG, sample_share=1.0))
     life.purchase(START_MS)
     life.send(START_MS + 1)
+    life.send(START_MS + 1, campaign_id="y")
     life.until(START_MS + 30 * DAY_MS)
-    for outcome in life.outcomes("churn"):
-        assert outcome.outcome_id == prediction_id("churn", outcome.snapshot)
-    for outcome in life.outcomes("redemption"):
-        assert outcome.outcome_id == prediction_id("redemption", outcome.snapshot, "x")
+    outcomes = life.outcomes("churn") + life.outcomes("redemption")
+    assert {outcome.snapshot.kind for outcome in outcomes} == {"horizon", "send", "sample"}
+    assert all(outcome.question_id == outcome.snapshot.question_id for outcome in outcomes)
+    assert len({outcome.question_id for outcome in outcomes}) == len(outcomes)
+
+
+def test_two_models_say_two_things_about_one_question() -> None:
+    assert prediction_id("churn", "q", "one") == prediction_id("churn", "q", "one")
+    assert len({prediction_id(*said) for said in itertools.product(("churn", "redemption"), "qr", ("one", "two"))}) == 8
+
+
+@pytest.mark.parametrize(("back_after_ms", "label"), [(1, 0), (3 * DAY_MS, 0), (3 * DAY_MS + 1, 1), (None, 1)])
+def test_a_sample_asks_what_comes_after_its_event(back_after_ms: int | None, label: int) -> None:
+    life = Life(msgspec.structs.replace(CONFIG, sample_share=1.0))
+    life.purchase(START_MS)
+    life.purchase(START_MS)  # the next line of the order is not a return
+    if back_after_ms is not None:
+        life.purchase(START_MS + back_after_ms)
+    life.until(START_MS + 30 * DAY_MS)
+    outcomes = [
+        one for one in life.outcomes("churn") if one.snapshot.kind == "sample" and one.snapshot.as_of_ms == START_MS
+    ]
+    assert [one.labels for one in outcomes] == 2 * [{"churn": label} | ({} if label else {"after_ms": back_after_ms})]
+    assert [one.snapshot.event_ts_ms for one in outcomes] == 2 * [START_MS]
+
+
+def test_samples_are_an_even_share_that_depends_on_customer_and_event_alone() -> None:
+    drawn = []
+    for share in (0.1, 0.3):
+        life = Life(msgspec.structs.replace(CONFIG, sample_share=share, pending_limit=10**6))
+        for at in range(2_000):
+            body = msgspec.convert({"event_ts_ms": START_MS + at, "event": "purchase"}, TYPES[CLICKSTREAM])
+            event = Event(START_MS + at, CLICKSTREAM, f"e{at}", event_uid(CLICKSTREAM, f"e{at}"), at, START_MS, body)
+            fold(life.state, event, life.context, life.effects)
+        drawn.append({snapshot.as_of_ms for snapshot in life.awaiting_label("sample")})
+        assert share * 0.8 < len(drawn[-1]) / 2_000 < share * 1.2
+    assert drawn[0] < drawn[1]
+
+
+def test_samples_leave_room_for_weekly_questions() -> None:
+    life = Life(msgspec.structs.replace(CONFIG, sample_share=1.0, pending_limit=8))
+    for _ in range(100):
+        life.purchase(START_MS)
+    life.until(START_MS + DAY_MS)
+    assert [entry.as_of_ms for entry in life.state.pending].count(START_MS) == 4
+    assert len(life.state.pending) == 5
 
 
 def sent_twice(**said: Any) -> Life:
@@ -285,7 +332,7 @@ def test_the_limit_does_not_choose_labels() -> None:
 
 def pending(head: str, due_ms: int) -> Pending:
     send = CampaignSend(event="send", event_ts_ms=START_MS, campaign_id="x")
-    return Pending.of(head, f"{head}-{due_ms}", START_MS, due_ms, send)  # type: ignore[arg-type]
+    return Pending(head, f"{head}-{due_ms}", START_MS, due_ms, send.campaign_id)  # type: ignore[arg-type]
 
 
 @given(dues=st.lists(st.tuples(st.sampled_from(["churn", "redemption"]), st.integers(0, 20)), max_size=12))

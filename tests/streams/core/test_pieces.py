@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+import msgspec
 import pytest
+from support import logs
 from support.logs import CONFIG, START_MS, Sent, Worker, log_of
 
 from schemas.errors import StateCorrupt
 from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, SOURCES
 from schemas.words import Words
-from streams.core.config import DAY_MS, CoreConfig
+from streams.core.config import DAY_MS, HOUR_MS, CoreConfig
 from streams.core.context import Context
-from streams.core.customer import Customer
+from streams.core.customer import EDGES, HISTORY, Customer
 from streams.core.durable import IngestCheckpoint
 from streams.state import keys
-from streams.state.checkpoints import changelog_records
+from streams.state.checkpoints import StoredRecords, changelog_records
 
 
 class Written(Worker):  # type: ignore[misc]  # tests/support is found by pytest alone
@@ -25,12 +27,14 @@ class Written(Worker):  # type: ignore[misc]  # tests/support is found by pytest
     def __init__(self, config: CoreConfig = CONFIG) -> None:
         super().__init__(config)
         self.bytes: Counter[bytes] = Counter()
+        self.records: Counter[bytes] = Counter()
 
     def deliver(self, done: IngestCheckpoint) -> None:
         super().deliver(done)
         for key, value in changelog_records(done):
             kind = keys.PIECE + keys.parse_piece(key)[1][:1] if key.startswith(keys.PIECE) else key[:1]
             self.bytes[kind] += len(key) + len(value or b"")
+            self.records[kind] += 1
 
     def feed(self, events: list[Sent], every: int) -> None:
         """Clickstream and sends in order, a checkpoint after every so many of one topic."""
@@ -78,7 +82,7 @@ def send(at_ms: int) -> Sent:
 
 
 def test_snapshots_of_pending_labels_are_written_once_and_removed() -> None:
-    worker = Written()
+    worker = Written(msgspec.structs.replace(CONFIG, fresh_edges=1_000))
     log = log_of(
         [*views("c1", START_MS, 1, 1), *map(send, range(START_MS + 1_000, START_MS + 41_000, 1_000))],
         START_MS + DAY_MS,
@@ -90,7 +94,7 @@ def test_snapshots_of_pending_labels_are_written_once_and_removed() -> None:
     snapshots = len(worker.stored(keys.PIECE))
     assert snapshots == 40
     written = worker.bytes[keys.PIECE + b"s"]
-    later = log_of(list(views("c1", START_MS + DAY_MS, 60, 60_000)), START_MS + 30 * DAY_MS)
+    later = log_of(list(views("c1", START_MS + DAY_MS, 10, 360_000)), START_MS + 30 * DAY_MS)
     first = {source_index: len(topic) for source_index, topic in enumerate(log)}
     for source_index, topic in enumerate(later):
         moved = [record._replace(offset=record.offset + first[source_index]) for record in topic]
@@ -105,32 +109,72 @@ def test_snapshots_of_pending_labels_are_written_once_and_removed() -> None:
     assert not worker.stored(keys.PIECE)
 
 
-def visited(pages: int, more: int) -> Written:
-    """A customer with so many pages viewed and settled, and more of them just now."""
-    worker = Written(CoreConfig(watermark_keys=1))
-    last_ms = START_MS + pages * 400_000
-    (topic, *_) = log_of([*views("c1", START_MS, pages, 400_000), *views("c1", last_ms, more, 1)])
-    for number, record in enumerate(topic):
+def visited(sessions: int) -> Written:
+    """A customer with so many sessions of one view each, all of them settled, written after each."""
+    worker = Written(msgspec.structs.replace(CoreConfig(watermark_keys=1), fresh_edges=10))
+    (topic, *_) = log_of(list(views("c1", START_MS, sessions, HOUR_MS)))
+    for record in topic:
         worker.take(CLICKSTREAM, [record])
         for source_index in range(len(SOURCES)):
-            worker.ingest.watermark.observe(source_index, record.timestamp, 0)
+            worker.ingest.watermark.observe(source_index, record.timestamp + HOUR_MS - 1, 0)
         worker.checkpoint()
-        if number == pages:
-            worker.bytes.clear()
     return worker
 
 
-def test_edges_are_written_when_events_settle_and_not_before() -> None:
-    worker = visited(60, 40)
-    assert keys.piece("c1", b"g") in worker.stored(keys.PIECE)
-    assert worker.bytes[b"c"] and not worker.bytes[keys.PIECE + b"g"]
+@pytest.mark.parametrize(("kind", "merges"), [(EDGES, 5), (HISTORY, 3)])
+def test_older_edges_and_sessions_are_written_at_merges_and_not_before(kind: bytes, merges: int) -> None:
+    worker = visited(50)
+    assert worker.records[keys.PIECE + kind] == merges
+    assert worker.records[keys.RECORD] >= 50
 
 
-def test_edges_that_are_not_there_are_no_edges() -> None:
-    record = visited(60, 0).store.get(keys.record("c1"))
+@pytest.mark.parametrize(("kind", "what"), [(EDGES, "edges"), (HISTORY, "history")])
+def test_a_piece_that_is_not_there_is_not_taken_for_empty(kind: bytes, what: str) -> None:
+    worker = visited(50)
+    record = worker.store.get(keys.record("c1"))
     assert record is not None
-    with pytest.raises(StateCorrupt, match="the stored edges of a customer cannot be read"):
-        Customer.decode(Context(CONFIG, Words(), 0, "c1"), record)
+
+    def without(wanted: bytes) -> list[bytes]:
+        return [] if wanted == kind else StoredRecords(worker.store).pieces("c1", wanted)
+
+    with pytest.raises(StateCorrupt, match=f"the stored {what} of a customer cannot be read"):
+        Customer.decode(Context(CONFIG, Words(), 0, "c1"), record, without)
+
+
+@pytest.mark.parametrize("kind", [EDGES, HISTORY])
+def test_a_piece_of_another_merge_or_version_is_refused(kind: bytes) -> None:
+    worker = visited(50)
+    record = worker.store.get(keys.record("c1"))
+    assert record is not None
+    for place, message in ((0, "have version 2"), (1, "are of merge [0-9]+; .* the record is of merge")):
+
+        def changed(wanted: bytes, place: int = place) -> list[bytes]:
+            pieces = StoredRecords(worker.store).pieces("c1", wanted)
+            if wanted != kind:
+                return pieces
+            (piece,) = map(msgspec.msgpack.decode, pieces)
+            piece[place] += 1
+            return [msgspec.msgpack.encode(piece)]
+
+        with pytest.raises(StateCorrupt, match=message):
+            Customer.decode(Context(CONFIG, Words(), 0, "c1"), record, changed)
+
+
+def test_who_comes_back_after_an_erasure_has_nothing_of_before() -> None:
+    """The first merge after it has the number of the first merge before it."""
+    worker = visited(12)
+    (topic, *_) = log_of([*views("c1", START_MS, 12, HOUR_MS), *views("c1", START_MS + 2 * DAY_MS, 40, HOUR_MS)])
+    worker.take(PROFILES, [logs.record(Sent(PROFILES, "c1", START_MS + DAY_MS, None), 0)])
+    worker.take(CLICKSTREAM, topic[12:])
+    for source_index in range(len(SOURCES)):
+        worker.ingest.watermark.observe(source_index, START_MS + 9 * DAY_MS, 0)
+    worker.checkpoint()
+    before = worker.ingest.customer("c1")
+    assert before is not None
+    worker.restart()
+    after = worker.ingest.customer("c1")
+    assert after is not None and after.snapshot() == before.snapshot()
+    assert after.view().first_ms == START_MS + 2 * DAY_MS
 
 
 def test_a_tail_that_is_not_there_is_no_tail() -> None:

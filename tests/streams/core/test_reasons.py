@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from support.snapshots import plain_snapshot
+from support.logs import START_MS
+from support.snapshots import edge_block, plain_snapshot
 
 from schemas.catalog import CatalogEntry
 from schemas.snapshot import Snapshot
@@ -52,10 +53,16 @@ def test_the_only_candidate_beats_nothing() -> None:
 
 
 def test_redemptions_before_are_a_reason() -> None:
-    seen = willing(edges={"redeemed>campaign": (("a", 1.0), ("b", 0.5))})
+    older = edge_block(START_MS, {"redeemed>campaign": {"a": 1.0, "b": 0.5}, "redeemed>offer": {"c": 1.0}})
+    seen = willing(edges=(older, edge_block(START_MS, {"redeemed>campaign": {"a": 2.0}})))
     decision = decided(Scored(campaign("x"), 0.5), snapshot=seen)
     assert codes(decision, seen) == ["HIGHEST_VALUE", "REDEEMED_BEFORE", "CONSENT_GIVEN"]
     assert "2 earlier campaigns" in texts(decision, seen)
+
+
+def test_other_edges_are_no_redemptions() -> None:
+    seen = willing(edges=(edge_block(START_MS, {"received>campaign": {"a": 1.0}, "redeemed>campaign": {}}),))
+    assert codes(decided(Scored(campaign("x"), 0.5), snapshot=seen), seen) == ["HIGHEST_VALUE", "CONSENT_GIVEN"]
 
 
 def test_exploration_says_so_with_its_probability() -> None:

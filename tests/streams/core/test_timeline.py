@@ -9,70 +9,66 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.examples import examples
-from support.logs import START_MS
+from support.logs import CONFIG, START_MS
+from support.told import Reader
 
 from schemas import words
 from schemas.events import Body, CampaignSend, Clickstream, Redemption
+from schemas.snapshot import Session, sessions
+from schemas.words import HASH_BYTES, hash_of
 from streams.core.config import DAY_MS, MINUTE_MS
+from streams.core.context import Context
 from streams.core.timeline import Timeline, name_of
 
 GAP_MS: Final = 30 * MINUTE_MS
 LIMIT: Final = 100
 
 
-class ReadableLexicon:
-    """Numbers words as they come, and reads them back. What starts with ``~`` is a sub-word of a text."""
-
-    fingerprint = "readable"
-
-    def __init__(self, unseen: tuple[str, ...] = ()) -> None:
-        self._words: list[str] = []
-        self._unseen = unseen
-
-    def word(self, word: str) -> bytes | None:
-        if word in self._unseen:
-            return None
-        if word not in self._words:
-            self._words.append(word)
-        return self._words.index(word).to_bytes(2, "little")
-
-    def text(self, text: str) -> bytes:
-        return b"".join(self.word(f"~{part}") or b"" for part in text.split())
-
-    def read(self, ids: bytes) -> str:
-        assert len(ids) % 2 == 0
-        return " ".join(self._words[int.from_bytes(ids[at : at + 2], "little")] for at in range(0, len(ids), 2))
-
-
 class Teller:
-    """A timeline with its lexicon; ``told`` is what it says after the session's markers."""
+    """A timeline and what reads it; ``told`` is all that is kept of the newest events."""
 
-    def __init__(self, *unseen: str, limit: int = LIMIT) -> None:
-        self.lexicon, self.limit = ReadableLexicon(unseen), limit
+    def __init__(self, limit: int = LIMIT) -> None:
+        self.reader, self.limit = Reader(), limit
         self.timeline = Timeline()
 
+    @property
+    def context(self) -> Context:
+        return Context(msgspec.structs.replace(CONFIG, timeline_words=self.limit), self.reader, 0, "c1")
+
     def act(self, ts_ms: int = START_MS, event: str = "item_view", **said: Any) -> None:
-        made = Clickstream(event=event, event_ts_ms=ts_ms, **said)
-        self.timeline.act(ts_ms, made, self.lexicon, self.limit)
+        made = msgspec.convert({"event": event, "event_ts_ms": ts_ms} | said, Clickstream)
+        self.timeline.act(ts_ms, made, self.context, ts_ms)
 
     def note(self, ts_ms: int = START_MS, event: str = "send", **said: Any) -> None:
         made = CampaignSend(event=event, event_ts_ms=ts_ms, **{"campaign_id": "x"} | said)
-        self.timeline.note(ts_ms, made, self.lexicon, self.limit)
+        self.timeline.note(ts_ms, made, self.context)
 
     def redeem(self, ts_ms: int = START_MS, **said: Any) -> None:
         made = Redemption(event_ts_ms=ts_ms, offer_id="o", **said)
-        self.timeline.note(ts_ms, made, self.lexicon, self.limit)
+        self.timeline.note(ts_ms, made, self.context)
+
+    def late(self, ts_ms: int, at_ms: int, value: float = 0.0, **said: Any) -> None:
+        made = msgspec.convert({"event": "purchase", "event_ts_ms": at_ms} | said, Clickstream)
+        self.timeline.note_late(ts_ms, made, self.context, at_ms, 1.0, value)
 
     def close(self) -> None:
-        self.timeline.close(self.lexicon, self.limit)
+        self.timeline.close(self.context)
 
     @property
     def told(self) -> str:
-        return self.lexicon.read(self.timeline.tokens(self.limit))
+        return " ".join(self.reader.read(self.timeline.words))
+
+    @property
+    def entries(self) -> list[tuple[int, str]]:
+        return [(at_ms, " ".join(self.reader.read(words))) for at_ms, words in self.timeline.recent]
 
     @property
     def events(self) -> str:
         return " ".join(word for word in self.told.split() if not word.startswith("["))
+
+    @property
+    def sessions(self) -> list[Session]:
+        return list(sessions(self.timeline.history.entries))
 
 
 def test_a_session_begins_with_its_gap_day_and_hour() -> None:
@@ -114,7 +110,7 @@ def test_a_session_ends_a_gap_after_its_newest_event() -> None:
     teller.close()
     assert teller.timeline.ends_ms(GAP_MS) is None
     assert teller.told.endswith("evt:item_view [/SESSION]")
-    assert teller.timeline.closed[0][:2] == (START_MS, START_MS + 10)
+    assert [(entry.start_s, entry.events) for entry in teller.sessions] == [(START_MS // 1000, 2)]
 
 
 def test_a_message_neither_begins_nor_prolongs_a_session() -> None:
@@ -135,19 +131,26 @@ def test_redemptions_are_written_too() -> None:
     assert teller.told == "evt:redemption camp:x offer:o"
 
 
-def test_a_run_of_equal_events_says_its_word_once() -> None:
+def test_events_of_one_instant_and_name_are_one_entry() -> None:
     teller = Teller()
     for item in ("a", "b", "c"):
         teller.act(item_id=item)
     teller.act(event="purchase", item_id="c")
     teller.act(item_id="d")
-    assert teller.events == "evt:item_view item:a item:b item:c evt:purchase item:c evt:item_view item:d"
+    teller.act(START_MS + 1_000, item_id="e")
+    assert [words.split("] ")[-1] for _, words in teller.entries] == [
+        "evt:item_view item:a item:b item:c",
+        "evt:purchase item:c",
+        "evt:item_view item:d",
+        "evt:item_view item:e",
+    ]
+    assert [at_ms for at_ms, _ in teller.entries] == [START_MS] * 3 + [START_MS + 1_000]
     teller.close()
-    teller.act(item_id="e")
-    assert teller.events.endswith("item:d evt:item_view item:e"), "a session does not lean on the one before"
+    teller.act(START_MS + 1_000, item_id="f")
+    assert teller.entries[-1][1].endswith("evt:item_view item:f"), "a session does not lean on the one before"
 
 
-def test_a_message_ends_a_run() -> None:
+def test_a_message_ends_an_entry() -> None:
     teller = Teller()
     teller.act(item_id="a")
     teller.note()
@@ -158,30 +161,22 @@ def test_a_message_ends_a_run() -> None:
 def test_messages_outside_sessions_say_their_word_each() -> None:
     teller = Teller()
     teller.note()
-    teller.note()
+    teller.note(START_MS + 1)
     assert teller.told == "evt:send camp:x evt:send camp:x"
 
 
-def test_an_unseen_item_falls_back_to_the_words_of_its_title() -> None:
-    teller = Teller("item:new", "evt:loyalty_scan", "cat:strange", "camp:strange")
+def test_an_item_is_its_id_and_without_one_the_words_of_its_title() -> None:
+    teller = Teller()
     teller.act(item_id="new", title="dark roast", category="coffee", price=3.0)
-    assert teller.events == "evt:item_view cat:coffee ~dark ~roast price:p3"
-    teller.act(item_id="known", title="dark roast")
-    assert teller.events.endswith("item:known"), "a title is for items that have no word"
-    teller.act(item_id="new")
-    assert teller.events.endswith("item:known"), "nothing is known of it"
-    teller.act(category="strange")
-    assert teller.events.endswith("item:known ~strange")
-    teller.act(event="loyalty_scan")
-    assert teller.events.endswith("evt:custom")
-    teller.note(campaign_id="strange")
-    assert teller.events.endswith("evt:custom evt:send")
+    assert teller.events == "evt:item_view cat:coffee item:new price:p3"
+    teller.act(START_MS + 1, title="Dark Roast!")
+    assert teller.events.endswith("evt:item_view dark roast")
 
 
 def test_everything_a_click_says() -> None:
     teller = Teller()
     teller.act(event="search", query="cheap beans", page="results", channel="app", value=5.0)
-    assert teller.events == f"evt:search {words.price_word(5.0)} page:results ~cheap ~beans chan:app"
+    assert teller.events == f"evt:search {words.price_word(5.0)} page:results cheap beans chan:app"
 
 
 def test_a_copy_is_independent() -> None:
@@ -197,74 +192,104 @@ def test_a_copy_is_independent() -> None:
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["act", "act", "note", "redeem", "close"]),
+        st.sampled_from(["act", "act", "note", "redeem", "close", "late"]),
         st.sampled_from("abc"),
-        st.integers(0, 3 * GAP_MS),
+        st.sampled_from([0, 0, 1_000, GAP_MS, 3 * GAP_MS]),
     ),
     max_size=60,
 )
 
 
+def tell(teller: Teller, what: str, item: str, now_ms: int) -> None:
+    if what == "act":
+        teller.act(now_ms, item_id=item)
+    elif what == "note":
+        teller.note(now_ms, campaign_id=item)
+    elif what == "redeem":
+        teller.redeem(now_ms)
+    elif what == "late":
+        teller.late(now_ms, now_ms - DAY_MS, item_id=item)
+    elif teller.timeline.events:
+        teller.close()
+
+
 @settings(max_examples=examples(150), deadline=None)
 @given(steps=STEPS, limit=st.integers(6, 40))
-def test_the_newest_tokens_of_everything_told_within_the_limit(steps: list[tuple[str, str, int]], limit: int) -> None:
-    """Against a timeline without a limit: what is kept is its newest part, and it is bounded."""
-    bounded, whole = Teller(limit=limit), Teller(limit=10_000)
-    whole.lexicon = bounded.lexicon
+def test_the_newest_words_of_everything_told_within_the_limit(steps: list[tuple[str, str, int]], limit: int) -> None:
+    """Against a timeline without a limit: what is kept is its newest part, in whole entries, and it is bounded."""
+    bounded, whole = Teller(limit), Teller(limit=10_000)
     now_ms = START_MS
     for what, item, step_ms in steps:
         now_ms += step_ms
         for teller in (bounded, whole):
-            if what == "act":
-                teller.act(now_ms, item_id=item)
-            elif what == "note":
-                teller.note(now_ms, campaign_id=item)
-            elif what == "redeem":
-                teller.redeem(now_ms)
-            elif teller.timeline.events:
-                teller.close()
-        timeline, everything = bounded.timeline, whole.timeline.tokens(10_000)
-        ids = timeline.tokens(limit)
-        assert len(ids) <= 2 * limit
-        assert everything.endswith(ids)
-        assert timeline.closed_bytes == sum(len(session[2]) for session in timeline.closed) <= 2 * limit
-        assert len(timeline.ids) <= 4 * limit
-        assert (timeline.sessions, timeline.events, timeline.last_ms) == (
-            whole.timeline.sessions,
-            whole.timeline.events,
-            whole.timeline.last_ms,
-        )
-        # Whole sessions go, but an open one alone fills the limit by itself.
-        if len(timeline.ids) >= 2 * limit:
-            assert len(ids) == 2 * limit
-    assert [session[0] for session in bounded.timeline.closed] == sorted(
-        session[0] for session in bounded.timeline.closed
-    )
+            tell(teller, what, item, now_ms)
+        kept, everything = bounded.timeline.recent, whole.timeline.recent
+        assert len(kept.words) <= HASH_BYTES * limit
+        assert everything.words.endswith(kept.words) and everything.at_s.endswith(kept.at_s)
+        assert sum(kept.lengths) * HASH_BYTES == len(kept.words) and len(kept.at_s) == 4 * len(kept.lengths)
+        assert everything.lengths[-len(kept.lengths) :][1:] == kept.lengths[1:]
+        if len(kept.lengths) > 1:
+            assert everything.lengths.endswith(kept.lengths), "only an entry that is alone is cut itself"
+        if len(kept.lengths) < len(everything.lengths):
+            oldest_gone = everything.lengths[-len(kept.lengths) - 1]
+            assert sum(kept.lengths) + oldest_gone > limit, "nothing goes that has room"
+        assert bounded.sessions == whole.sessions
+        assert bounded.timeline.tally == whole.timeline.tally
 
 
 @pytest.mark.parametrize("way", ["act", "note", "redeem"])
-def test_a_flood_inside_one_session_is_bounded(way: str) -> None:
+@pytest.mark.parametrize("step_ms", [0, 1])
+def test_a_flood_inside_one_session_is_bounded(way: str, step_ms: int) -> None:
     teller = Teller(limit=20)
-    teller.act()
+    teller.act(item_id="first")
     for at in range(2_000):
-        if way == "act":
-            teller.act(START_MS + at, item_id="a")
-        elif way == "note":
-            teller.note(START_MS + at, channel="email")
-        else:
-            teller.redeem(START_MS + at)
-    assert len(teller.timeline.ids) <= 2 * 2 * 20
-    assert len(teller.timeline.tokens(20)) == 2 * 20
+        tell(teller, way, f"i{at}", START_MS + at * step_ms)
+    assert 17 <= len(teller.timeline.words) // HASH_BYTES <= 20
+    assert len(msgspec.msgpack.encode(teller.timeline)) < 2_000
     teller.close()
-    assert teller.timeline.closed_bytes == 2 * 20
+    assert len(teller.timeline.words) // HASH_BYTES <= 20
 
 
-@given(names=st.lists(st.sampled_from(["purchase", "item_view", "send"]), min_size=1, max_size=20))
+def test_an_entry_says_no_more_than_its_length_can() -> None:
+    teller = Teller(limit=1_000)
+    teller.act(event="purchase", items=[{"item_id": f"i{at}"} for at in range(200)])
+    teller.act(event="purchase", items=[{"item_id": f"j{at}"} for at in range(200)])
+    assert list(teller.timeline.lengths) == [255]
+    assert teller.timeline.tally.items.keys() >= {hash_of("item:i0"), hash_of("item:i63")}
+
+
+def test_a_late_event_has_entries_of_its_own_and_leaves_the_session_alone() -> None:
+    teller = Teller()
+    teller.act(item_id="a")
+    before = teller.timeline.tally.copy()
+    teller.late(START_MS + 1, START_MS - DAY_MS, value=9.0, item_id="b", category="tea")
+    teller.act(START_MS + 1, item_id="c")
+    teller.close()
+    assert teller.events == "evt:item_view item:a evt:purchase cat:tea item:b evt:item_view item:c"
+    assert "[LATE] evt:purchase cat:tea item:b" in teller.told
+    late, session = teller.sessions
+    assert (late.sessions, late.start_s, late.value, late.events) == (0, (START_MS - DAY_MS) // 1000, 9.0, 1)
+    assert (late.category, late.item) == (number("cat:tea"), number("item:b"))
+    assert (session.sessions, session.events, session.value) == (1, 2, 0.0)
+    assert {session.item, session.second_item} == {number("item:a"), number("item:c")}
+    assert before.items.keys() == {hash_of("item:a")}
+
+
+def number(word: str) -> int:
+    return int.from_bytes(hash_of(word), "little")
+
+
+@given(names=st.lists(st.sampled_from(["purchase", "item_view", "send", "close"]), min_size=1, max_size=20))
 def test_any_split_of_a_session_stores_and_goes_on_alike(names: list[str]) -> None:
     straight, stored = Teller(), Teller()
     for name in names:
         for teller in (straight, stored):
-            teller.note() if name == "send" else teller.act(event=name)
+            if name == "close":
+                tell(teller, name, "", START_MS)
+            elif name == "send":
+                teller.note()
+            else:
+                teller.act(event=name, item_id="a", category="tea")
         stored.timeline = msgspec.msgpack.decode(msgspec.msgpack.encode(stored.timeline), type=Timeline)
     assert msgspec.msgpack.encode(stored.timeline) == msgspec.msgpack.encode(straight.timeline)
 

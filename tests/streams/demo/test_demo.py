@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from types import SimpleNamespace
+from typing import Any, Final, get_args
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.small_model import save_small_model
+from support.snapshots import plain_snapshot
 
 from models.saved_model import CARD_FILE
 from models.training import RECIPE
 from schemas import codec
+from schemas.ids import prediction_id
+from schemas.predictions import ChurnPrediction, Prediction, RedemptionPrediction
+from schemas.snapshot import LIVE_KINDS, Head, Outcome, SnapshotKind
 from streams.brokers.processes import free_port
 from streams.commands.demo import describe
-from streams.demo import run
-from streams.demo.collector import percentile
+from streams.demo import collector, run
+from streams.demo.collector import Collector, percentile
 from streams.demo.run import CHURN_AUC_FLOOR, Summary, _steer
 from streams.demo.scrape import WorkerNumbers, parse, scrape
 from streams.telemetry.metrics import Metrics, serve
@@ -226,3 +231,96 @@ def test_large_counts_are_read_to_the_last_one() -> None:
         "# TYPE other counter\nother_total 4.0\n"
     )
     assert parse(text) == WorkerNumbers(applied=1_234_567)
+
+
+class Published:
+    """What lies on the topics, in the place of a broker."""
+
+    def __init__(self) -> None:
+        self.messages: list[Any] = []
+
+    def put(self, topic: str, value: bytes) -> None:
+        said: dict[str, Any] = {"topic": topic, "value": value, "error": None, "headers": [], "timestamp": (1, 0)}
+        self.messages.append(SimpleNamespace(**{name: lambda found=found: found for name, found in said.items()}))
+
+    def predict(self, head: Head, number: int, probability: float, kind: SnapshotKind, model: str = "v1") -> None:
+        common: dict[str, Any] = {
+            "prediction_id": prediction_id(head, f"q{number}", model),
+            "question_id": f"q{number}",
+            "customer_id": f"c{number}",
+            "as_of_ms": 0,
+            "model_version": model,
+            "valid_until_ms": 1,
+            "source": ("clickstream", 0, number),
+            "event_ts_ms": 0,
+            "latency_ms": 5,
+            "snapshot_kind": kind,
+            "probability": probability,
+        }
+        if head == "churn":
+            made: Prediction = ChurnPrediction(**common, horizon_days=28)
+        else:
+            made = RedemptionPrediction(**common, campaign_id="x")
+        self.put(f"predictions.{head}", codec.json_encode(made))
+
+    def answer(self, head: Head, number: int, label: int) -> None:
+        outcome = Outcome(
+            question_id=f"q{number}",
+            head=head,
+            labels={head: label},
+            due_ms=10,
+            resolved_ms=10,
+            snapshot=plain_snapshot(),
+        )
+        self.put("outcomes", codec.msgpack_encode(outcome))
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> Published:
+    found = Published()
+
+    def available(*_: object) -> list[Any]:
+        taken, found.messages = found.messages, []
+        return taken
+
+    monkeypatch.setattr(collector, "available", available)
+    monkeypatch.setattr(collector, "Consumer", lambda _: SimpleNamespace(assign=lambda _: None, close=lambda: None))
+    return found
+
+
+def collected(published: Published) -> Collector:
+    found = Collector({}, "", 1)
+    found.start()
+    found.stop()
+    assert found.failure is None
+    return found
+
+
+@pytest.mark.parametrize("kind", [kind for kind in get_args(SnapshotKind) if kind != "send"])
+def test_questions_are_scored_and_what_is_live_is_timed(published: Published, kind: SnapshotKind) -> None:
+    for number, label in enumerate([0, 0, 1, 1]):
+        published.predict("churn", number, 0.2 * number, kind)
+        published.answer("churn", number, label)
+    found = collected(published)
+    assert found.predictions == {"predictions.churn": 4}
+    live = kind in LIVE_KINDS
+    assert found.score(10)["churn"] == ((None, 0) if live else (1.0, 4))
+    assert len(found.freshness_ms) == (4 if live else 0)
+
+
+def test_a_question_of_both_heads_has_two_answers(published: Published) -> None:
+    for number, label in enumerate([0, 1]):
+        published.predict("churn", number, 0.9 - 0.5 * number, "horizon")
+        published.predict("redemption", number, 0.1 + 0.5 * number, "send")
+        published.answer("churn", number, label)
+        published.answer("redemption", number, label)
+    assert collected(published).score(10) == {"churn": (0.0, 2), "redemption": (1.0, 2)}
+
+
+def test_a_repeated_prediction_counts_once_and_one_of_another_model_again(published: Published) -> None:
+    for model in ("v1", "v1", "v2"):
+        published.predict("churn", 1, 0.5, "horizon", model)
+    published.answer("churn", 1, 1)
+    found = collected(published)
+    assert (found.predictions.total(), found.repeated) == (2, 1)
+    assert found.score(10)["churn"] == (None, 1), "it is one question"

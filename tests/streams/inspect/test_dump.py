@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
+from typing import Any
 
 import pytest
 from support.logs import Sent, Worker, log_of
 
 from schemas.errors import ConfigError
 from schemas.events import CLICKSTREAM, PROFILES
-from streams.core.config import DAY_MS
+from schemas.words import hash_of
+from streams.core.config import DAY_MS, HOUR_MS
+from streams.core.customer import EDGES, HISTORY
+from streams.core.history import FRESH_ENTRIES
 from streams.inspect import dump
 from streams.state import keys
 from streams.state.checkpoints import LocalMeta, _encode, read_meta
@@ -19,15 +24,19 @@ from streams.state.rocks import RocksStore, shared_memory
 START_MS = 1_500_000_000_000
 
 
-def _worker() -> Worker:
+def _worker(visits: int = 0) -> Worker:
+    """What some customers left, and adam's further visits on as many days, each for an item of its own."""
     bought = {"event": "purchase", "item_id": "a"}
     sent = [
         Sent(CLICKSTREAM, name, START_MS + number, bought | {"event_ts_ms": START_MS + number})
         for number, name in enumerate(["zoe", "adam", "élodie", "gone"])
     ]
     sent.append(Sent(PROFILES, "gone", START_MS + 1000, None))
+    for number in range(visits):
+        at_ms = START_MS + HOUR_MS + number * DAY_MS
+        sent.append(Sent(CLICKSTREAM, "adam", at_ms, bought | {"event_ts_ms": at_ms, "item_id": f"i{number}"}))
     worker = Worker()
-    for source_index, records in enumerate(log_of(sent, until_ms=START_MS + DAY_MS)):
+    for source_index, records in enumerate(log_of(sent, until_ms=START_MS + (visits + 1) * DAY_MS)):
         worker.take(source_index, records)
     worker.checkpoint()
     return worker
@@ -57,6 +66,39 @@ def test_lines_are_the_same_however_customers_are_spread():
         return [(line["id"], line["digest"], line["state"]) for line in told if "id" in line]
 
     assert customers([whole]) == customers(parts)
+
+
+def test_pieces_of_a_customer_are_part_of_the_line():
+    def told(worker: Worker) -> Any:
+        (line,) = [json.loads(line) for line in dump.lines([dump.Part("ingest", 0, worker.store)]) if b'"adam"' in line]
+        return line
+
+    worker = _worker(visits=FRESH_ENTRIES)
+    before = told(worker)
+    assert before["pieces"].keys() >= {EDGES.hex(), HISTORY.hex()}
+    timeline, edges = before["state"]["settled"]["timeline"], before["pieces"][EDGES.hex()]["edges"]
+    assert timeline["history"]["merges"] == before["pieces"][HISTORY.hex()]["merges"] == 1
+    assert edges["purchase>item"]
+    for kind in (EDGES, HISTORY):
+        key = keys.piece("adam", kind)
+        value = worker.store.get(key)
+        changed, restored = WriteBatch(), WriteBatch()
+        changed.delete(key)
+        restored.put(key, value)
+        worker.store.write(changed)
+        assert told(worker)["digest"] != before["digest"]
+        worker.store.write(restored)
+        assert told(worker) == before
+
+
+def test_words_of_the_open_session_are_base64_like_all_bytes():
+    sent = [Sent(CLICKSTREAM, "adam", START_MS, {"event": "purchase", "item_id": "a", "event_ts_ms": START_MS})]
+    worker = Worker()
+    for source_index, records in enumerate(log_of(sent, until_ms=START_MS + HOUR_MS // 6)):
+        worker.take(source_index, records)
+    worker.checkpoint()
+    line = json.loads(list(dump.lines([dump.Part("ingest", 0, worker.store)]))[1])
+    assert line["state"]["settled"]["timeline"]["tally"]["items"] == {b64encode(hash_of("item:a")).decode(): 1}
 
 
 def _folder(path, worker: Worker, reached: int):

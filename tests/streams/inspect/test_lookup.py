@@ -5,31 +5,30 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
 from confluent_kafka import Producer
 
-from models.tokenizer import TOKENIZER_FILE, FastLexicon
 from schemas import codec
 from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError, TopicMismatch
-from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, Clickstream
+from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES
 from schemas.predictions import ChurnPrediction, NextBestAction, RankedAction, Reason, Suppressed
 from schemas.records import LogRecord
+from schemas.words import SHARED_BY, Word, hash_of
 from streams import cli
 from streams.brokers.embedded import EmbeddedBroker
 from streams.commands.customer import describe
-from streams.core.config import DAY_MS, MINUTE_MS, CoreConfig
+from streams.core.config import DAY_MS, HOUR_MS, MINUTE_MS, CoreConfig
+from streams.core.customer import EDGES, HISTORY, TAIL, Customer
 from streams.core.entities import Entities
 from streams.inspect import lookup
 from streams.kafka import admin
 from streams.kafka.partitioning import partition_for
 from streams.kafka.reader import TopicReader
 from streams.offline.ingest import OfflineIngest
-from streams.offline.training import build_lexicon
 from streams.state import keys
 from streams.state.checkpoints import StoredRecords, changelog_records
 from streams.state.memory import MemoryStore
@@ -50,20 +49,49 @@ PURCHASES = [
 ]
 SEND = {"event": "send", "campaign_id": "c18", "channel": "mail", "offer_id": "o5", "send_id": "s1"}
 
+VISITS = 20
+"""Of carl, each a session: so many that older ones of them, and of his edges, are pieces of their own."""
+BASKET = 5
+WAITING = 70
+"""Views of dora that are not settled: so many that the older ones of them are pieces, too."""
+
+
+class Ingested(NamedTuple):
+    """What some checkpoints left."""
+
+    changelog: list[tuple[bytes, bytes | None]]
+    words: list[str]
+    """Those that were new."""
+    edges: list[Any]
+    """On their way to the entities."""
+    carl: Customer
+    dora: Customer
+
 
 def _record(offset: int, customer: str, ts_ms: int, body: dict[str, Any] | None) -> LogRecord:
     value = None if body is None else codec.json_encode(body | {"event_ts_ms": ts_ms})
     return LogRecord(offset, customer.encode(), value, (), ts_ms)
 
 
-def _lexicon() -> FastLexicon:
-    bodies = [msgspec.convert(body | {"event_ts_ms": START_MS}, Clickstream) for body in PURCHASES]
-    return build_lexicon([("clickstream", "c", body, START_MS) for body in bodies], {})
+def _visit(number: int) -> dict[str, Any]:
+    lines = [{"item_id": f"x{number}-{place}", "category": "tea", "price": 1.0} for place in range(BASKET)]
+    return {"event": "purchase", "items": lines, "channel": "app"}
 
 
-def _ingested(lexicon: FastLexicon) -> tuple[list[tuple[bytes, bytes | None]], list[Any]]:
-    """Changelog records of some checkpoints, and the edges on their way to the entities."""
-    offline = OfflineIngest(CONFIG, lexicon)
+def _before() -> list[LogRecord]:
+    """What came before everything else: carl's visits, and what people searched for."""
+    said = [("carl", START_MS - (VISITS - number) * DAY_MS, _visit(number)) for number in range(VISITS)]
+    said.append(("carl", START_MS - HOUR_MS, {"event": "search", "query": "Secret wish, dark roast"}))
+    # With carl's they are as many as it takes for words to be written down.
+    said += [
+        (f"k{number}", START_MS - HOUR_MS, {"event": "search", "query": "dark ROAST"})
+        for number in range(SHARED_BY - 1)
+    ]
+    return [_record(offset, customer, ts_ms, body) for offset, (customer, ts_ms, body) in enumerate(said)]
+
+
+def _ingested() -> Ingested:
+    offline = OfflineIngest(CONFIG)
     changelog: list[tuple[bytes, bytes | None]] = []
     edges: list[Any] = []
 
@@ -74,8 +102,12 @@ def _ingested(lexicon: FastLexicon) -> tuple[list[tuple[bytes, bytes | None]], l
 
     profile = {"consent": {"mail": {"marketing": True}}, "timezone": "Europe/Berlin", "attributes": {"tier": "gold"}}
     offline.ingest.take(PROFILES, [_record(0, "anna", START_MS, profile), _record(1, "ben", START_MS, {})], 0)
-    clicks = [_record(number, "anna", START_MS + number * DAY_MS, body) for number, body in enumerate(PURCHASES)]
-    clicks.append(_record(3, "ben", START_MS + 3 * DAY_MS, PURCHASES[0]))
+    before = _before()
+    offline.ingest.take(CLICKSTREAM, before, 0)
+    clicks = [
+        _record(len(before) + number, "anna", START_MS + number * DAY_MS, body) for number, body in enumerate(PURCHASES)
+    ]
+    clicks.append(_record(len(before) + 3, "ben", START_MS + 3 * DAY_MS, PURCHASES[0]))
     offline.ingest.take(CLICKSTREAM, clicks[:2], 0)
     checkpoint()
     offline.ingest.take(CLICKSTREAM, clicks[2:], 0)
@@ -89,8 +121,15 @@ def _ingested(lexicon: FastLexicon) -> tuple[list[tuple[bytes, bytes | None]], l
             offline.ingest.watermark.observe(source_index, until_ms, 0)
         checkpoint()
     offline.ingest.take(PROFILES, [_record(4, "tombstone", START_MS + 5 * DAY_MS, None)], 0)
+    views = [
+        _record(len(before) + 4 + number, "dora", START_MS + 5 * DAY_MS - MINUTE_MS + number, {"event": "item_view"})
+        for number in range(WAITING)
+    ]
+    offline.ingest.take(CLICKSTREAM, views, 0)
     checkpoint()
-    return changelog, edges
+    carl, dora = offline.ingest.customer("carl"), offline.ingest.customer("dora")
+    assert carl is not None and dora is not None
+    return Ingested(changelog, offline.words.take_new(), edges, carl, dora)
 
 
 def _entity_changelog(edges: list[Any]) -> list[tuple[bytes, bytes | None]]:
@@ -105,6 +144,7 @@ def _entity_changelog(edges: list[Any]) -> list[tuple[bytes, bytes | None]]:
 def _common(customer: str, as_of_ms: int) -> dict[str, Any]:
     return {
         "prediction_id": f"p-{customer}-{as_of_ms}",
+        "question_id": f"q-{customer}-{as_of_ms}",
         "customer_id": customer,
         "as_of_ms": as_of_ms,
         "model_version": "pg-test",
@@ -136,12 +176,12 @@ def _predictions() -> list[tuple[str, str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def lexicon() -> FastLexicon:
-    return _lexicon()
+def ingested() -> Ingested:
+    return _ingested()
 
 
 @pytest.fixture(scope="module")
-def prefix(broker: Any, lexicon: FastLexicon) -> Iterator[str]:
+def prefix(broker: Any, ingested: Ingested) -> Iterator[str]:
     """Topics as a worker would have left them, and a few sources."""
     prefix = f"t{uuid.uuid4().hex[:10]}."
     client = admin.connect({"bootstrap.servers": broker.bootstrap})
@@ -151,14 +191,18 @@ def prefix(broker: Any, lexicon: FastLexicon) -> Iterator[str]:
     def send(topic: str, key: bytes, value: bytes | None, by: bytes | None = None, headers: Any = None) -> None:
         producer.produce(prefix + topic, value, key, partition_for(by or key, PARTITIONS), headers=headers)
 
-    changelog, edges = _ingested(lexicon)
-    for key, value in changelog:
+    for key, value in ingested.changelog:
         identity = keys.identity(key)
         places = range(PARTITIONS) if identity is None else [partition_for(identity.encode(), PARTITIONS)]
         for partition in places:
             producer.produce(f"{prefix}ingest-changelog", value, key, partition)
     send("ingest-changelog", keys.record("ben"), None, by=b"ben")  # of a checkpoint that is not finished
-    for key, value in _entity_changelog(edges):
+    for kind in (EDGES, HISTORY):
+        send("ingest-changelog", keys.piece("carl", kind), b"of another merge", by=b"carl")  # the same
+    for word in ingested.words:
+        hashed = hash_of(word).hex()
+        send("words", hashed.encode(), codec.json_encode(Word(hash=hashed, word=word)))
+    for key, value in _entity_changelog(ingested.edges):
         send("entities-changelog", key, value, by=key[1:] or b"item:i0")
     for topic, customer, prediction in _predictions():
         send(topic, customer.encode(), codec.json_encode(prediction))
@@ -181,14 +225,12 @@ def reader(broker: Any, prefix: str) -> Any:
         yield reader
 
 
-def test_a_customer_is_shown_as_of_the_newest_finished_checkpoint(
-    reader: TopicReader, prefix: str, lexicon: FastLexicon
-) -> None:
-    assert lookup.customer(reader, prefix, "ben", CONFIG, lexicon).events == 2
+def test_a_customer_is_shown_as_of_the_newest_finished_checkpoint(reader: TopicReader, prefix: str) -> None:
+    assert lookup.customer(reader, prefix, "ben", CONFIG).events == 2
 
 
-def test_a_customer(reader: TopicReader, prefix: str, lexicon: FastLexicon) -> None:
-    view = lookup.customer(reader, prefix, "anna", CONFIG, lexicon)
+def test_a_customer(reader: TopicReader, prefix: str) -> None:
+    view = lookup.customer(reader, prefix, "anna", CONFIG)
     assert view.partition == partition_for(b"anna", PARTITIONS)
     assert (view.first_ms, view.last_ms) == (START_MS, START_MS + 3 * DAY_MS)
     assert view.as_of_ms == view.features_as_of_ms == view.last_ms
@@ -199,36 +241,84 @@ def test_a_customer(reader: TopicReader, prefix: str, lexicon: FastLexicon) -> N
     assert view.features["sends_total"] == 1
     assert [session.start_ms for session in view.sessions] == [START_MS + days * DAY_MS for days in (0, 1, 2, 3)]
     assert "[SESSION] [GAP:none]" in view.sessions[0].text
-    assert "item:i1" in view.sessions[1].text
-    assert "[SESSION]" not in view.sessions[3].text  # a message between sessions
+    assert view.sessions[1].text == (
+        "[SESSION] [GAP:2d] [DAY:sun] [HOUR:2] evt:purchase cat:coffee item:i1 price:p3 [/SESSION]"
+    )
+    assert view.sessions[3].text == "evt:send camp:c18 offer:o5 chan:mail"  # a message between sessions
+    assert [session.is_open for session in view.sessions] == [False] * 4
+    assert [(entry.start_s * 1000, entry.value, entry.sessions) for entry in view.history] == [
+        (START_MS + days * DAY_MS, 2.0 + days, 1) for days in range(3)
+    ]
+    assert {entry.category for entry in view.history} == {int.from_bytes(hash_of("cat:coffee"), "little")}
     items = view.edges["purchase>item"]
     assert [edge.entity_id for edge in items] == ["i2", "i1", "i0"]
     assert items[0].weight == pytest.approx(2 ** (-1 / 28), rel=0.01)
     assert {entry.head: entry.campaign_id for entry in view.pending} == {"churn": None, "redemption": "c18"}
-    assert view.vocabulary == lexicon.fingerprint
     churn = view.predictions["predictions.churn"]
     assert isinstance(churn, ChurnPrediction) and churn.probability == 0.25  # the newest in event time
     assert "predictions.redemption" not in view.predictions
 
 
-def test_a_customer_as_of_another_time(reader: TopicReader, prefix: str, lexicon: FastLexicon) -> None:
+def test_a_customer_as_of_another_time(reader: TopicReader, prefix: str) -> None:
     early_ms, late_ms = START_MS + DAY_MS + MINUTE_MS, START_MS + 31 * DAY_MS
-    early = lookup.customer(reader, prefix, "anna", CONFIG, lexicon, early_ms)
+    early = lookup.customer(reader, prefix, "anna", CONFIG, early_ms)
     assert [edge.entity_id for edge in early.edges["purchase>item"]] == ["i1", "i0"]
-    assert len(early.sessions) == 2
+    assert (len(early.sessions), len(early.history)) == (2, 2)
     assert early.features_as_of_ms == early.last_ms
-    late = lookup.customer(reader, prefix, "anna", CONFIG, lexicon, late_ms)
-    now = lookup.customer(reader, prefix, "anna", CONFIG, lexicon)
+    late = lookup.customer(reader, prefix, "anna", CONFIG, late_ms)
+    now = lookup.customer(reader, prefix, "anna", CONFIG)
     half = late.edges["purchase>item"][0].weight / now.edges["purchase>item"][0].weight
     assert half == pytest.approx(0.5, rel=0.01)
     assert late.features["days_since_event"] == pytest.approx(28)
 
 
-def test_without_a_model_everything_but_the_words_is_there(reader: TopicReader, prefix: str) -> None:
-    view = lookup.customer(reader, prefix, "anna", CONFIG, lookup.NoWords())
-    assert view.events == 5
-    assert {session.text for session in view.sessions} == {""}
-    assert any("give its directory with --model" in line for line in describe(view, lookup.NoWords()))
+def test_without_names_everything_but_the_words_is_there(
+    reader: TopicReader, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = lookup.customer(reader, prefix, "anna", CONFIG)
+    monkeypatch.setattr(lookup, "read_names", lambda reader, prefix: {})
+    view = lookup.customer(reader, prefix, "anna", CONFIG)
+    assert [session.text.split() for session in view.sessions] == [
+        [f"#{hash_of(word).hex()}" for word in session.text.split()] for session in named.sessions
+    ]
+    assert msgspec.structs.replace(view, sessions=named.sessions) == named
+    assert any(f"#{hash_of('item:i1').hex()}" in line for line in describe(view))
+
+
+def test_what_few_customers_typed_is_shown_as_its_hash(reader: TopicReader, prefix: str) -> None:
+    searched = lookup.customer(reader, prefix, "carl", CONFIG).sessions[-1].text
+    secret, wish = (f"#{hash_of(word).hex()}" for word in ("secret", "wish"))
+    assert searched == f"[SESSION] [GAP:1d] [DAY:fri] [HOUR:23] evt:search {secret} {wish} dark roast [/SESSION]"
+
+
+def test_pieces_of_a_customer_are_read_from_the_changelog(reader: TopicReader, prefix: str, ingested: Ingested) -> None:
+    known = ingested.carl.view()
+    assert known.graph.merges and known.timeline.history.merges, "or there are no pieces"
+    view = lookup.customer(reader, prefix, "carl", CONFIG)
+    assert view.events == VISITS + 1
+    assert [entry.start_s * 1000 for entry in view.history] == [
+        *(START_MS - (VISITS - number) * DAY_MS for number in range(VISITS)),
+        START_MS - HOUR_MS,
+    ]
+    assert sum(entry.value for entry in view.history) == VISITS * BASKET
+    assert {edge.entity_id for edge in view.edges["purchase>item"]} == {
+        f"x{number}-{place}" for number in range(VISITS) for place in range(BASKET)
+    }
+    (tea,) = view.edges["purchase>category"]
+    assert (tea.count, tea.first_ms, tea.last_ms) == (VISITS * BASKET, START_MS - VISITS * DAY_MS, START_MS - DAY_MS)
+    assert view.features["value_28d"] > 0
+    assert any(line.startswith(f"history: {VISITS + 1} sessions that ended since ") for line in describe(view))
+
+
+def test_older_tail_events_of_a_customer_are_read_from_the_changelog(
+    reader: TopicReader, prefix: str, ingested: Ingested
+) -> None:
+    assert len(ingested.dora.tail) == WAITING
+    assert any(key.startswith(keys.piece("dora", TAIL)) for key, _ in ingested.changelog), "or there are no pieces"
+    view = lookup.customer(reader, prefix, "dora", CONFIG)
+    assert (view.events, view.unsettled, view.history) == (WAITING, WAITING, [])
+    (session,) = view.sessions
+    assert session.is_open and session.text.count("evt:item_view") == WAITING
 
 
 @pytest.mark.parametrize(
@@ -241,7 +331,7 @@ def test_without_a_model_everything_but_the_words_is_there(reader: TopicReader, 
 )
 def test_unknown_and_erased_customers(reader: TopicReader, prefix: str, customer: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        lookup.customer(reader, prefix, customer, CONFIG, lookup.NoWords())
+        lookup.customer(reader, prefix, customer, CONFIG)
 
 
 def test_an_entity(reader: TopicReader, prefix: str) -> None:
@@ -288,16 +378,15 @@ def test_a_missing_topic(reader: TopicReader) -> None:
         reader.partitions("no-such-topic")
 
 
-def test_the_commands(
-    broker: Any, prefix: str, lexicon: FastLexicon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / TOKENIZER_FILE).write_text(lexicon.json())
+def test_the_commands(broker: Any, prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
     where = ["--bootstrap", broker.bootstrap, "--prefix", prefix]
-    assert cli.main(["customer", "anna", "--model", str(tmp_path), *where]) == 0
+    assert cli.main(["customer", "anna", *where]) == 0
     said = capsys.readouterr().out
     for part in (
         "consent: mail:marketing",
-        "2017-07-02 00:00  [SESSION] [GAP:2d]",
+        "history: 3 sessions that ended since 2017-07-01 00:00, worth 9.00",
+        "timeline: 4 sessions and messages",
+        "2017-07-02 00:00  [SESSION] [GAP:2d] [DAY:sun] [HOUR:2] evt:purchase cat:coffee item:i1 price:p3 [/SESSION]",
         "purchase>item: 3",
         "redemption of campaign c18, as of 2017-07-04",
         "25.0% likely to stay away for 28 days",
@@ -305,8 +394,10 @@ def test_the_commands(
         "not c18: 3 sends on mail in 7 days, 3 allowed  [send_cap]",
     ):
         assert part in said
-    assert cli.main(["customer", "anna", "--json", "--model", str(tmp_path), *where]) == 0
+    assert cli.main(["customer", "anna", "--json", *where]) == 0
     found = json.loads(capsys.readouterr().out)
+    assert found["history"][0]["item"] == hash_of("item:i0").hex()
+    assert found["sessions"][0]["text"].startswith("[SESSION] [GAP:none]")
     assert found["predictions"]["predictions.churn"]["probability"] == 0.25
     assert found["edges"]["purchase>item"][0]["entity_id"] == "i2"
     assert cli.main(["customer", "nobody", *where]) == 2
@@ -344,11 +435,18 @@ def test_tail(broker: Any, prefix: str, capsysbinary: pytest.CaptureFixture[byte
     written = lines("ingest-changelog", "--customer", "anna")
     state = [line["value"] for line in written if line["key"] == "canna"][-1]
     assert state["settled"]["consent"] == ["mail:marketing"]
-    snapshot_key = "panna/s" + state["settled"]["pending"][0]["outcome_id"]
+    snapshot_key = "panna/s" + state["settled"]["pending"][0]["question_id"]
     (snapshot,) = [line["value"] for line in written if line["key"] == snapshot_key]
     assert snapshot["features"]["sends_total"] == 0
+    assert snapshot["recent"][0]["words"][4:6] == [hash_of(word).hex() for word in ("evt:purchase", "cat:coffee")]
+    assert snapshot["question_id"] == state["settled"]["pending"][0]["question_id"]
     assert lines("entities-changelog", "--key", "item:i0")[-1]["value"]["edges"]["purchase>item"]["count"] == 2
     assert {line["key"] for line in lines("ingest-changelog")} >= {"canna", "m"}
+    (word,) = lines("words", "--key", hash_of("item:i1").hex())
+    assert word["value"]["word"] == "item:i1"
+    pieces = {line["key"]: line for line in lines("ingest-changelog", "--customer", "carl") if "unreadable" not in line}
+    assert pieces["pcarl/g"]["value"]["edges"]["purchase>category"]["tea"][0] > 1
+    assert pieces["pcarl/h"]["value"]["entries"][0]["category"] == hash_of("cat:tea").hex()
     assert cli.main(["tail", "clickstream", "--raw", "-n", "1", "--from-beginning", *where]) == 0
     assert json.loads(capsysbinary.readouterr().out)["item_id"] == "i0"
 

@@ -12,7 +12,7 @@ from support import model_worlds as worlds
 from schemas import codec
 from schemas.errors import ConfigError
 from schemas.predictions import Erasure
-from schemas.snapshot import Outcome
+from schemas.snapshot import OUTCOME_VERSION, SNAPSHOT_VERSION, Outcome
 from streams.offline.recorded import RecordedOutcomes, read_recorded
 
 DAY_MS = worlds.DAY_MS
@@ -62,7 +62,7 @@ class Lists:
 
 def read(*partitions: Sequence[Outcome], erasures: Sequence[bytes] = ()) -> RecordedOutcomes:
     reader: Any = Lists(outcomes=[[codec.msgpack_encode(o) for o in part] for part in partitions], erasures=[erasures])
-    return read_recorded(reader, "", worlds.lexicon().fingerprint, lambda share, text: None)
+    return read_recorded(reader, "", lambda share, text: None)
 
 
 def outcome(
@@ -72,10 +72,7 @@ def outcome(
     known = bytearray(made.features)
     at = worlds.features.INDEX["days_since_first"] * 4
     known[at : at + 4] = worlds.vector(days_since_first=days_known)[at : at + 4]
-    return Outcome(
-        outcome_id=name, head="churn", label=label, due_ms=as_of_ms + 28 * DAY_MS, resolved_ms=resolved_ms,
-        snapshot=msgspec.structs.replace(made, features=bytes(known)),
-    )  # fmt: skip
+    return worlds.outcome(name, msgspec.structs.replace(made, features=bytes(known)), label, resolved_ms=resolved_ms)
 
 
 def receipt(customer: int, erased_ms: int) -> bytes:
@@ -92,17 +89,41 @@ def test_an_outcome_counts_when_its_own_partition_has_come_to_its_end() -> None:
     ]
     behind = [outcome("old, back, behind", label=0, as_of_ms=old_ms, resolved_ms=old_ms + DAY_MS, customer=3)]
     found = read(ahead, behind, [])
-    assert [o.outcome_id for o in found.outcomes] == ["old, back", "old, away"]
+    assert [o.question_id for o in found.outcomes] == ["old, back", "old, away"]
     assert found.early == 2
 
 
-def test_the_words_of_an_outcome_do_not_matter_to_how_far_its_partition_has_come() -> None:
+@pytest.mark.parametrize("versions", [(OUTCOME_VERSION + 1, SNAPSHOT_VERSION), (OUTCOME_VERSION, SNAPSHOT_VERSION - 1)])
+def test_the_version_of_an_outcome_does_not_matter_to_how_far_its_partition_has_come(versions: tuple[int, int]) -> None:
     as_of_ms = NOW_MS - 40 * DAY_MS
     foreign = outcome("foreign", label=1, as_of_ms=as_of_ms, resolved_ms=NOW_MS)
-    foreign = msgspec.structs.replace(foreign, snapshot=msgspec.structs.replace(foreign.snapshot, model_hint="other"))
+    snapshot = msgspec.structs.replace(foreign.snapshot, version=versions[1])
+    foreign = msgspec.structs.replace(foreign, version=versions[0], snapshot=snapshot)
     found = read([outcome("back", label=0, as_of_ms=as_of_ms, resolved_ms=as_of_ms), foreign])
-    assert [o.outcome_id for o in found.outcomes] == ["back"]
+    assert [o.question_id for o in found.outcomes] == ["back"]
     assert found.foreign == 1
+
+
+def test_an_outcome_of_other_fields_is_of_another_release() -> None:
+    as_of_ms = NOW_MS - 40 * DAY_MS
+    known = outcome("back", label=0, as_of_ms=as_of_ms, resolved_ms=NOW_MS)
+    older = codec.msgpack_encode([1, "an-id", "churn", 1, as_of_ms, NOW_MS, [1, "1", "horizon", as_of_ms]])
+    reader: Any = Lists(outcomes=[[older, codec.msgpack_encode(known), b"no record"]])
+    found = read_recorded(reader, "", lambda share, text: None)
+    assert [o.question_id for o in found.outcomes] == ["back"]
+    assert found.foreign == 2
+
+
+def test_one_question_of_two_heads_is_two_outcomes_and_a_repeated_one_is_none() -> None:
+    as_of_ms = NOW_MS - 40 * DAY_MS
+    churn = outcome("asked", label=0, as_of_ms=as_of_ms, resolved_ms=NOW_MS)
+    redemption = msgspec.structs.replace(churn, head="redemption", labels={"redemption": 1})
+    found = read([churn, redemption, churn, redemption, redemption])
+    assert [(o.question_id, o.head, o.label) for o in found.outcomes] == [
+        ("asked", "churn", 0),
+        ("asked", "redemption", 1),
+    ]
+    assert found.repeated == 3
 
 
 def test_what_was_known_of_a_customer_before_an_erasure_is_not_learned_from() -> None:
@@ -117,7 +138,7 @@ def test_what_was_known_of_a_customer_before_an_erasure_is_not_learned_from() ->
     receipts = [receipt(1, erased_ms), receipt(1, erased_ms - 9 * DAY_MS)]  # the newest counts, in any order
     for erasures in (receipts, receipts[::-1]):
         found = read([*told, late, other], erasures=erasures)
-        assert [o.outcome_id for o in found.outcomes] == ["after", "later", "other"]
+        assert [o.question_id for o in found.outcomes] == ["after", "later", "other"]
         assert (found.erased, found.early) == (3, 0)
 
 

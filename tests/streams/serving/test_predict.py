@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -15,7 +15,8 @@ from models.encoder import EncoderSize, default_config
 from models.inference import Predictor
 from models.model import Model
 from schemas.catalog import CatalogEntry
-from schemas.snapshot import Candidate, Head, Snapshot
+from schemas.ids import prediction_id
+from schemas.snapshot import Candidate, Head, Snapshot, SnapshotKind
 from streams.core.config import DAY_MS
 from streams.core.decisions import DecisionPolicy
 from streams.serving.predict import Predictions
@@ -29,14 +30,16 @@ def said(
     topic: str,
     catalog: Mapping[str, CatalogEntry] | None = None,
     heads: frozenset[Head] = BOTH,
+    version: str = "test",
+    epsilon: float = 0.0,
 ) -> list[dict[str, Any]]:
     """Records of a topic, by a model that has learned these heads."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        model = Model(default_config(worlds.lexicon().size, SMALL), worlds.lexicon(), trained=heads)
-    predictor = Predictor(model, "test", device="cpu", half=False, compiled=False)
+        model = Model(default_config(len(worlds.vocabulary()), SMALL), worlds.vocabulary(), trained=heads)
+    predictor = Predictor(model, version, device="cpu", half=False, compiled=False)
     known = SimpleNamespace(current=(worlds.catalog() if catalog is None else catalog, 1))
-    predict = Predictions(predictor, known, DecisionPolicy(epsilon=0.0), lambda: worlds.START_MS)
+    predict = Predictions(predictor, known, DecisionPolicy(epsilon=epsilon), lambda: worlds.START_MS)
     records = [record for record in predict(snapshots).records if record.topic == f"predictions.{topic}"]
     return [msgspec.json.decode(record.value or b"") for record in records]
 
@@ -109,3 +112,72 @@ def test_what_was_refused_is_named_up_to_a_bound() -> None:
     many = {f"campaign:{n}": CatalogEntry(kind="campaign", id=str(n), channel="mail") for n in range(1_200)}
     (action,) = said([worlds.snapshot(1)], "next-best-action", many)
     assert len(action["suppressed_by"]) == 1_000
+
+
+TOPICS = {"churn": willing(), "next-best-action": willing(), "redemption": strange(1, "offer-0", "mail")}
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_two_models_say_two_things_about_one_question(topic: str) -> None:
+    asked = TOPICS[topic]
+    (one,), (again,), (other,) = (said([asked], topic, version=version) for version in ("one", "one", "other"))
+    assert one == again
+    assert one["question_id"] == other["question_id"] == asked.question_id
+    assert one["prediction_id"] != other["prediction_id"]
+    assert one["prediction_id"] == prediction_id(topic, asked.question_id, "one")
+
+
+def test_every_prediction_has_an_id_of_its_own() -> None:
+    found = [said([asked], topic)[0]["prediction_id"] for topic, asked in TOPICS.items()]
+    found += [
+        said([willing(worlds.START_MS + 1)], topic)[0]["prediction_id"] for topic in ("churn", "next-best-action")
+    ]
+    assert len(set(found)) == 5
+    assert all(bytes.fromhex(name) for name in found)
+
+
+def test_a_decision_is_drawn_for_the_question_whatever_the_model() -> None:
+    asked = [msgspec.structs.replace(willing(), question_id=f"q{number}") for number in range(200)]
+    arms = [
+        [
+            found.get("experiment_arm", "greedy")
+            for found in said(asked, "next-best-action", version=version, epsilon=0.5)
+        ]
+        for version in ("one", "other")
+    ]
+    assert arms[0] == arms[1]
+    assert 70 < arms[0].count("explore") < 130
+
+
+KINDS: dict[SnapshotKind, tuple[str, ...]] = {
+    "event": ("churn", "next-best-action"),
+    "refresh": ("churn", "next-best-action"),
+    "horizon": ("churn",),
+    "sample": ("churn",),
+    "send": ("redemption",),
+}
+
+
+@pytest.mark.parametrize("kind", get_args(SnapshotKind))
+def test_each_kind_of_snapshot_has_its_predictions(kind: SnapshotKind) -> None:
+    candidate = Candidate("0", None, None, "mail") if kind == "send" else None
+    asked = worlds.snapshot(1, kind=kind, candidate=candidate)
+    found = {topic: said([asked], topic) for topic in TOPICS}
+    assert tuple(topic for topic in TOPICS if found[topic]) == KINDS[kind]
+    for topic in KINDS[kind]:
+        (prediction,) = found[topic]
+        assert prediction.get("snapshot_kind", "event") == kind
+        assert prediction["question_id"] == asked.question_id
+
+
+def test_words_are_counted_for_the_batch() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = Model(default_config(len(worlds.vocabulary()), SMALL), worlds.vocabulary())
+    predictor = Predictor(model, "test", device="cpu", half=False, compiled=False)
+    predict = Predictions(predictor, SimpleNamespace(current=({}, 0)), DecisionPolicy(), lambda: worlds.START_MS)
+    found = predict(
+        [worlds.snapshot(1, items=[1]), worlds.snapshot(2, items=[worlds.ITEMS]), worlds.snapshot(3, items=[])]
+    )
+    assert (found.words, found.unknown_words) == (2 * len(worlds.sold(1)), 1)
+    assert predict([]) == ([], 0, 0)

@@ -90,11 +90,21 @@ def _checkpoint(**counts: int) -> IngestCheckpoint:
         pieces=[Piece("c1", b"s1", b"5"), Piece("c1", b"s0", None)],
         snapshots=[plain_snapshot()],
         awaiting_label=[plain_snapshot(kind="horizon")],
-        outcomes=[Outcome(outcome_id="1", head="churn", label=1, due_ms=0, resolved_ms=0, snapshot=plain_snapshot())],
+        outcomes=[
+            Outcome(
+                question_id="1",
+                head="churn",
+                labels={"churn": 1, "redemption": 0},
+                due_ms=0,
+                resolved_ms=0,
+                snapshot=plain_snapshot(),
+            )
+        ],
         edges=[],
         erasures=[],
         meta=b"123",
         next_offsets={"clickstream": 5},
+        swept=0,
         counts=counts,
     )
 
@@ -178,7 +188,8 @@ def test_what_stays_when_a_partition_leaves() -> None:
 
 def test_scraped_over_http() -> None:
     metrics = Metrics()
-    metrics.encoded(3, 0.02, [7.0, -1.0], [SimpleNamespace(topic="predictions.churn")], foreign=2)
+    metrics.encoded(3, 0.02, [7.0, -1.0], [SimpleNamespace(topic="predictions.churn")], 50, 2)
+    metrics.encoded(1, 0.02, [], [], words=7)
     metrics.encode_queue(5, 2)
     metrics.dead_letter("clickstream", "malformed")
     server = module.serve(metrics, 0)
@@ -193,7 +204,8 @@ def test_scraped_over_http() -> None:
     assert 'pulsegraph_predictions_total{topic="predictions.churn"} 1.0' in text
     assert 'pulsegraph_freshness_seconds_bucket{le="0.01"} 2.0' in text
     assert "pulsegraph_snapshots_coalesced_total 2.0" in text
-    assert "pulsegraph_vocabulary_mismatch_total 2.0" in text
+    assert "pulsegraph_words_total 57.0" in text
+    assert "pulsegraph_unknown_words_total 2.0" in text
     assert 'pulsegraph_dead_letters_total{reason="malformed",topic="clickstream"} 1.0' in text
     with socket.socket() as again:
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

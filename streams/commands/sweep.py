@@ -1,0 +1,98 @@
+"""``pulsegraph sweep``: have ingest emit snapshots of known customers, though nothing happened to them."""
+
+from __future__ import annotations
+
+import argparse
+
+from streams.commands import Subparsers, add_settings_options, new_parser, settings_from, whole
+
+_DAY_MS = 86_400_000
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = new_parser(
+        subparsers,
+        "sweep",
+        "emit snapshots of known customers anew, so that predictions of them are made again",
+        "For a new model, a campaign that starts, decisions that have expired. Every ingest partition walks through "
+        "its customers, a bounded number a second and only while no event waits, and emits a `refresh` snapshot of "
+        "those to whom all conditions apply. It goes on after a restart. The metrics pulsegraph_swept_total and "
+        'pulsegraph_snapshots_total{kind="refresh"} show how far it has come.',
+        "  pulsegraph sweep --active-days 28\n"
+        "  pulsegraph sweep --channel email --entity item:1082185 --entity item:995242 --per-second 500",
+    )
+    parser.add_argument(
+        "--active-days",
+        type=whole(1, 36_500),
+        metavar="N",
+        help="only customers whose last event is at most N days old",
+    )
+    parser.add_argument(
+        "--channel",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only who agreed to this channel, or another given",
+    )
+    parser.add_argument(
+        "--entity",
+        action="append",
+        default=[],
+        metavar="KIND:ID",
+        help="only whose graph leads to this, or another given: item:5, category:coffee, campaign:26",
+    )
+    parser.add_argument(
+        "--per-second",
+        type=whole(1, 100_000),
+        default=200,
+        metavar="N",
+        help="customers looked at per second and partition (default 200)",
+    )
+    parser.add_argument("--id", metavar="NAME", help="name of the sweep (default: the time)")
+    add_settings_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    import time
+
+    from confluent_kafka import Producer
+
+    from schemas.codec import json_encode
+    from schemas.errors import ConfigError, DeliveryFailed
+    from schemas.graph import EDGE_TYPES
+    from schemas.sweep import SWEEPS, Sweep
+    from streams.kafka.reader import TopicReader
+    from streams.settings.schema import kafka_client_config
+
+    kinds = sorted({edge_type.partition(">")[2] for edge_type in EDGE_TYPES})
+    for entity in args.entity:
+        kind, _, entity_id = entity.partition(":")
+        if kind not in kinds or not entity_id:
+            raise ConfigError(f"--entity {entity!r}: write it kind:id, with a kind of {', '.join(kinds)}")
+    settings = settings_from(args)
+    client, topic = kafka_client_config(settings), settings.kafka.prefix + SWEEPS
+    sweep = Sweep(
+        sweep_id=args.id or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        active_within_ms=None if args.active_days is None else args.active_days * _DAY_MS,
+        channels=tuple(args.channel),
+        entities=tuple(args.entity),
+        per_s=args.per_second,
+    )
+    with TopicReader(client) as reader:
+        partitions = reader.partitions(topic)
+    producer = Producer({**client, "acks": "all"})
+    failed: list[str] = []
+    for partition in range(partitions):
+        producer.produce(
+            topic,
+            json_encode(sweep),
+            sweep.sweep_id.encode(),
+            partition,
+            on_delivery=lambda error, _message: failed.append(error.str()) if error is not None else None,
+        )
+    left = producer.flush(30)
+    if failed or left:
+        raise DeliveryFailed(f"{topic}: {failed[0] if failed else 'no answer from the broker'}; send it again")
+    print(f"sweep {sweep.sweep_id} was ordered of {partitions} partitions")
+    return 0
