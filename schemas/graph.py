@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-GRAPH_EDGE_VERSION: Final = 1
+GRAPH_EDGES_VERSION: Final = 2
 
 #: Type of the last edge from an erased customer: the entity forgets who it was.
 ERASED: Final = "erased"
@@ -44,15 +44,25 @@ EDGE_INDEX: Final = {edge_type: index for index, edge_type in enumerate(EDGE_TYP
 
 
 class GraphEdge(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
-    """``customer_id --type--> entity`` at ``event_ts_ms``; msgpack on ``graph-edges``, keyed ``kind:id``.
+    """``customer_id --type--> entity`` at ``event_ts_ms``.
 
     ``source`` is the event's topic, partition and offset. Edges of one source partition arrive in the order
     of their offsets, which is how the entity's side knows a repeated one.
     """
 
-    version: int = GRAPH_EDGE_VERSION
     customer_id: str
     type: str
     entity: str
     event_ts_ms: int
     source: tuple[str, int, int]
+
+
+class GraphEdges(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
+    """Edges that one checkpoint drew to the entities of one partition; msgpack on ``graph-edges``.
+
+    In one record and not one each, since an event draws two or three. The record lies in the partition that the
+    entities' names hash to, and has no key.
+    """
+
+    version: int = GRAPH_EDGES_VERSION
+    edges: tuple[GraphEdge, ...]

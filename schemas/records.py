@@ -47,3 +47,5 @@ class OutputRecord(msgspec.Struct, frozen=True):
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+    partition: int | None = None
+    """Where to; the one that the key hashes to where None."""

@@ -109,7 +109,7 @@ TOPICS: Final[dict[str, Topic]] = {
         _topic("sweeps", sweep.Sweep, "orders to emit snapshots anew", key="sweep_id"),
         _topic("words", words.Word, "what the hashes in snapshots stand for", key="hash", cleanup="compact"),
         _topic("session-snapshots", snapshot.Snapshot, "what the encoder needs", format="msgpack", days=1),
-        _topic("graph-edges", graph.GraphEdge, "edges for the entity side", key="kind:id", format="msgpack", days=1),
+        _topic("graph-edges", graph.GraphEdges, "edges for the entity side", key="none", format="msgpack", days=1),
         _topic("outcomes", snapshot.Outcome, "past snapshots with their labels", format="msgpack", days=400),
         _topic("predictions.churn", predictions.ChurnPrediction, "churn risk", days=_UNTIL_OUTCOME_DAYS),
         _topic(

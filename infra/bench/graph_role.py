@@ -195,6 +195,7 @@ def graph_role(job: Job, outbox: Outbox) -> GraphRole:
             clocks=SYSTEM_CLOCKS,
             metrics=Metrics(),
             checkpoints=CheckpointSettings(job.checkpoint_ms, _CHECKPOINT_EVENTS * max(1, job.checkpoint_ms // 100)),
+            partitions=PARTITIONS,
         ),
     )
 

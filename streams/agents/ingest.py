@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Final
 
@@ -11,6 +11,7 @@ from schemas import codec
 from schemas.deadletter import Refused
 from schemas.errors import TooLate, TopicUnfit
 from schemas.events import SOURCE_INDEX, SOURCES
+from schemas.graph import GraphEdge, GraphEdges
 from schemas.records import OutputRecord
 from schemas.sweep import SWEEPS
 from schemas.words import Word, Words, hash_of
@@ -19,6 +20,7 @@ from streams.core.customer import due_of
 from streams.core.durable import IngestCheckpoint
 from streams.core.partition import IngestPartition
 from streams.core.refusal_limit import RefusalLimit
+from streams.kafka.partitioning import partition_for
 from streams.runtime.context import RoleContext
 from streams.runtime.runner import Batch, Offsets
 from streams.settings.zones import INSTALLED
@@ -28,7 +30,19 @@ from streams.stateful.resources import Resources, resources
 from streams.stateful.role import StatefulRole
 
 _MOST_SWEPT: Final = 1_000
+_MOST_EDGES: Final = 1_000  # of one record: some 100 KB, at most 600 KB with the longest names
 _offset: Final = attrgetter("offset")
+
+
+def _edge_records(edges: Sequence[GraphEdge], partitions: int) -> Iterator[OutputRecord]:
+    """Edges in records by the partition of their entities, in order."""
+    by_partition: dict[int, list[GraphEdge]] = {}
+    for edge in edges:
+        by_partition.setdefault(partition_for(edge.entity.encode(), partitions), []).append(edge)
+    for partition, drawn in by_partition.items():
+        for first in range(0, len(drawn), _MOST_EDGES):
+            batch = GraphEdges(edges=tuple(drawn[first : first + _MOST_EDGES]))
+            yield OutputRecord("graph-edges", None, codec.msgpack_encode(batch), partition=partition)
 
 
 class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
@@ -113,8 +127,7 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
         for word in self._words.take_new():  # of all partitions: those that are not of this checkpoint come too early
             hashed = hash_of(word).hex()
             yield OutputRecord("words", hashed.encode(), codec.json_encode(Word(hash=hashed, word=word)))
-        for edge in checkpoint.edges:
-            yield OutputRecord("graph-edges", edge.entity.encode(), encode(edge))
+        yield from _edge_records(checkpoint.edges, self._given.partitions)
         for outcome in checkpoint.outcomes:
             yield OutputRecord("outcomes", outcome.snapshot.customer_id.encode(), encode(outcome))
         for snapshot in (*checkpoint.awaiting_label, *checkpoint.snapshots):

@@ -17,7 +17,7 @@ import msgspec
 from schemas.codec import decoder
 from schemas.deadletter import Refused, refuse
 from schemas.errors import Malformed
-from schemas.graph import ERASED, GRAPH_EDGE_VERSION, GraphEdge
+from schemas.graph import ERASED, GRAPH_EDGES_VERSION, GraphEdge, GraphEdges
 from schemas.records import RawRecord
 from streams.core import stored
 from streams.core.config import DAY_MS
@@ -53,7 +53,7 @@ class Entity(msgspec.Struct, array_like=True):
 _pack: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(Entity).decode
 _decode_meta: Final = msgspec.msgpack.Decoder(int).decode
-_decode_edge: Final = decoder(GraphEdge)
+_decode_edges: Final = decoder(GraphEdges)
 
 
 def draw(entity: Entity, edge: GraphEdge) -> bool:
@@ -182,17 +182,17 @@ class Entities:
         return {"graph-edges": self._next_offset}
 
     def take(self, records: Sequence[RawRecord]) -> list[Refused]:
-        """Apply records of ``graph-edges`` in offset order; returns those that are no edges."""
+        """Apply records of ``graph-edges`` in offset order; returns those that hold none."""
         edges: list[GraphEdge] = []
         refused: list[Refused] = []
         for record in records:
             if record.offset < self._next_offset:
                 continue
             try:
-                edge = _decode_edge(record.value or b"")
-                if edge.version != GRAPH_EDGE_VERSION:
-                    raise Malformed(f"edge version {edge.version}, this worker knows {GRAPH_EDGE_VERSION}")
-                edges.append(edge)
+                drawn = _decode_edges(record.value or b"")
+                if drawn.version != GRAPH_EDGES_VERSION:
+                    raise Malformed(f"version {drawn.version} of edges, this worker knows {GRAPH_EDGES_VERSION}")
+                edges += drawn.edges
             except (msgspec.DecodeError, UnicodeDecodeError, Malformed) as error:
                 refused.append(self._refuse(record, error))
             self._next_offset = record.offset + 1

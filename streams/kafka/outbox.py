@@ -167,10 +167,10 @@ class Outbox:
                 return
 
     def send_all(self, records: Iterable[OutputRecord]) -> None:
-        """Queue what a role has made, each record to the partition of its key; see :meth:`send`."""
+        """Queue what a role has made; see :meth:`send`."""
         send = self.send
         for record in records:
-            send(record.topic, record.key, record.value, headers=list(record.headers) or None)
+            send(record.topic, record.key, record.value, record.partition, list(record.headers) or None)
 
     def mark(self) -> int:
         """A point in the sequence of sends, for :meth:`delivered`."""

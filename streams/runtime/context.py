@@ -52,6 +52,8 @@ class RoleContext:
 
     def outbox(self) -> Outbox:
         """A new one: an outbox belongs to one thread."""
-        outbox = Outbox(self.settings.kafka.bootstrap, prefix=self.prefix, config=self.client)
+        kafka = self.settings.kafka
+        config = {**self.client, "compression.type": kafka.compression}
+        outbox = Outbox(kafka.bootstrap, prefix=self.prefix, config=config)
         self.closing.callback(outbox.close)
         return outbox

@@ -48,6 +48,8 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Of every topic; the upper bound of workers that share the load. Cannot be changed later."""
     replicas: _Count | None = None
     """Copies of every partition; the broker's ``default.replication.factor`` where none."""
+    compression: Literal["none", "lz4", "zstd", "snappy"] = "lz4"
+    """Of what workers write: snapshots and state shrink by about half."""
     session_timeout_ms: Annotated[int, Meta(ge=1_000)] = 10_000
     """A worker that is silent for this long is taken for dead, and others take its partitions."""
 

@@ -32,8 +32,10 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     clocks: Clocks
     metrics: Metrics
     checkpoints: CheckpointSettings
-    standby_partitions: int = 0
-    """Partitions there are, to keep copies of those that others own; 0 keeps none."""
+    partitions: int
+    """Of every topic."""
+    standby: bool = False
+    """Whether to keep copies of the partitions that others own."""
 
 
 def resources(context: RoleContext, role: str) -> Resources:
@@ -47,5 +49,6 @@ def resources(context: RoleContext, role: str) -> Resources:
         clocks=context.clocks,
         metrics=context.metrics,
         checkpoints=CheckpointSettings(settings.ingest.checkpoint_ms, settings.ingest.checkpoint_events),
-        standby_partitions=settings.kafka.partitions if settings.standby else 0,
+        partitions=settings.kafka.partitions,
+        standby=settings.standby,
     )

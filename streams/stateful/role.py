@@ -105,11 +105,11 @@ class StatefulRole(ABC, Generic[CoreT, CheckpointT]):
         self._writer = CheckpointWriter(
             self.name, self.held, given.outbox, committer, given.clocks, outputs=self.outputs, lost=self._lose
         )
-        if given.standby_partitions:
+        if given.standby:
             # Now and not with the first assignment: a worker beyond the number of partitions gets none, and waits.
             behind = partial(given.metrics.standby, self.name)
             self._standby = Standby(self._changelog, given.stores, wall_ms=given.clocks.wall_ms, behind=behind)
-            self._standby.follow(range(given.standby_partitions))
+            self._standby.follow(range(given.partitions))
             self._standby.start()
 
     async def on_assigned(self, partitions: set[int]) -> Offsets:

@@ -83,7 +83,6 @@ class Run:
         self.churn = pipeline.predictions("predictions.churn")
         self.redemption = pipeline.predictions("predictions.redemption")
         self.actions = pipeline.predictions("predictions.next-best-action")
-        self.edges = len(pipeline.read("graph-edges"))
         pipeline.stop()
         self.state = stored([pipeline.state_dir()])
 

@@ -75,6 +75,7 @@ def worker(
             clocks=Clocks(monotonic_ms, lambda: 0),
             metrics=Metrics(),
             checkpoints=CheckpointSettings(checkpoint_ms=1 << 30, checkpoint_events=1 << 30),
+            partitions=1,
         ),
         config=CONFIG,
         refusals=RefusalLimit(1.0, 1_000),

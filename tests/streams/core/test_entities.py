@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.logs import START_MS
 
-from schemas.graph import ERASED, GraphEdge
+from schemas.codec import msgpack_encode
+from schemas.graph import ERASED, GRAPH_EDGES_VERSION, GraphEdge, GraphEdges
+from schemas.records import LogRecord
 from streams.core.config import DAY_MS
 from streams.core.entities import (
     DAYS_KEPT,
     NEIGHBOURS_KEPT,
+    Entities,
     Entity,
     decode_entity,
     draw,
@@ -20,6 +24,8 @@ from streams.core.entities import (
     neighbours,
     weight,
 )
+from streams.state.checkpoints import StoredRecords
+from streams.state.memory import MemoryStore
 
 HALF_LIFE_MS = 28 * DAY_MS
 
@@ -99,3 +105,41 @@ def test_an_erased_customer_is_no_neighbour_any_more() -> None:
     assert entity.edges["purchase>item"].neighbours.keys() == {"stays"}
     draw(entity, edge(0, 3, day=2, customer="gone"))
     assert entity.edges["purchase>item"].neighbours.keys() == {"stays", "gone"}
+
+
+def batch(offset: int, edges: list[GraphEdge], version: int = GRAPH_EDGES_VERSION) -> LogRecord:
+    return LogRecord(offset, None, msgpack_encode(GraphEdges(version=version, edges=tuple(edges))), (), START_MS)
+
+
+@given(sources=partitions(), data=st.data())
+def test_edges_in_any_batches_are_taken_once(sources: list[list[GraphEdge]], data: Any) -> None:
+    """After a crash the same edges come again, in other records."""
+    expected = Entity(applied={}, edges={})
+    entities, offset = Entities(0, StoredRecords(MemoryStore()), None), 0
+    for source in sources:
+        for one in source:
+            draw(expected, one)
+        done = 0
+        while done < len(source):
+            again = data.draw(st.integers(0, done), "again")
+            until = data.draw(st.integers(done + 1, len(source)), "until")
+            assert entities.take([batch(offset, source[done - again : until])]) == []
+            done, offset = until, offset + 1
+    assert encode_entity(entities.entity("item:1")) == encode_entity(expected)
+    assert entities.counts["applied"] == sum(map(len, sources))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (b"", "no graph edge"),
+        (b"\x93\x01", "no graph edge"),
+        (batch(0, [edge(0, 1, 1)], version=3).value, "version 3 of edges, this worker knows 2"),
+    ],
+)
+def test_what_holds_no_edges_is_refused_and_the_next_one_taken(value: bytes | None, said: str) -> None:
+    entities = Entities(0, StoredRecords(MemoryStore()), None)
+    (letter,) = entities.take([LogRecord(0, None, value, (), START_MS), batch(1, [edge(0, 1, 1)])])
+    assert said.encode() in dict(letter.headers)["dl_message"]
+    assert entities.counts == {"applied": 1, "dead_lettered": 1}
+    assert entities.next_offsets == {"graph-edges": 2}

@@ -15,6 +15,7 @@ from schemas import codec
 from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError, TopicMismatch
 from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES
+from schemas.graph import GraphEdges
 from schemas.predictions import ChurnPrediction, NextBestAction, RankedAction, Reason, Suppressed
 from schemas.records import LogRecord
 from schemas.words import SHARED_BY, Word, hash_of
@@ -134,10 +135,7 @@ def _ingested() -> Ingested:
 
 def _entity_changelog(edges: list[Any]) -> list[tuple[bytes, bytes | None]]:
     core = Entities(0, StoredRecords(MemoryStore()), None)
-    records = [
-        LogRecord(offset, edge.entity.encode(), codec.msgpack_encode(edge), (), 0) for offset, edge in enumerate(edges)
-    ]
-    assert core.take(records) == []
+    assert core.take([LogRecord(0, None, codec.msgpack_encode(GraphEdges(edges=tuple(edges))), (), 0)]) == []
     return list(changelog_records(core.checkpoint(0)))
 
 
