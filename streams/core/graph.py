@@ -155,7 +155,7 @@ class Older:
         return self._packed
 
 
-class Graph(msgspec.Struct, array_like=True):
+class Graph(msgspec.Struct, array_like=True, gc=False):
     """All edges of one customer."""
 
     fresh: Edges = {}

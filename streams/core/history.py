@@ -27,7 +27,7 @@ _CATEGORIES: Final = 3
 _ITEMS: Final = 2
 
 
-class History(msgspec.Struct, array_like=True):
+class History(msgspec.Struct, array_like=True, gc=False):
     """Entries as :func:`schemas.snapshot.sessions` reads them."""
 
     fresh: bytes = b""

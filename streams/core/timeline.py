@@ -30,7 +30,7 @@ _MOST_WORDS: Final = 255
 _at: Final = struct.Struct("<I").pack
 
 
-class Timeline(msgspec.Struct, array_like=True):
+class Timeline(msgspec.Struct, array_like=True, gc=False):
     """The newest events of one customer, and what the open session has come to."""
 
     at_s: bytes = b""
