@@ -56,12 +56,11 @@ def add(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     import time
 
-    from confluent_kafka import Producer
-
     from schemas.codec import json_encode
     from schemas.errors import ConfigError, DeliveryFailed
     from schemas.graph import EDGE_TYPES
     from schemas.sweep import SWEEPS, Sweep
+    from streams.kafka.clients import Producer
     from streams.kafka.reader import TopicReader
     from streams.settings.schema import kafka_client_config
 
@@ -92,7 +91,8 @@ def run(args: argparse.Namespace) -> int:
             on_delivery=lambda error, _message: failed.append(error.str()) if error is not None else None,
         )
     left = producer.flush(30)
+    producer.refusal.check()
     if failed or left:
         raise DeliveryFailed(f"{topic}: {failed[0] if failed else 'no answer from the broker'}; send it again")
-    print(f"sweep {sweep.sweep_id} was ordered of {partitions} partitions")
+    print(f"sweep {sweep.sweep_id} was ordered of {partitions} partition{'s' * (partitions != 1)}")
     return 0

@@ -102,6 +102,7 @@ COMMANDS: dict[str, list[str]] = {
     "entity": ["item:1"],
     "state": ["dump"],
     "replay-to": ["PREDICTION_ID"],
+    "sweep": ["--active-days", "7"],
 }
 #: Commands with settings that speak to none.
 SILENT = {"settings", "train"}
@@ -171,6 +172,7 @@ def test_a_worker_and_every_command_get_in_with_the_password(
         "entity": "item:1",
         "state": '"id":"c1"',
         "replay-to": "the same, byte for byte",
+        "sweep": "was ordered of 1 partition",
         "replay": "all acknowledged",
         "simulate": "all acknowledged",
     }

@@ -1,0 +1,67 @@
+"""`pulsegraph sweep` against a running worker: whom it names is predicted anew, with a new model too."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from support.pipeline import Pipeline
+from support.small_model import save_small_model
+
+from schemas.snapshot import Snapshot
+from streams import cli
+from streams.brokers.embedded import EmbeddedBroker
+from streams.kafka import admin
+from streams.kafka.partitioning import partition_for
+from streams.sources.replay import OrderedProducer
+
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(180)]
+
+PARTITIONS = 2
+_decode = msgspec.msgpack.Decoder(Snapshot).decode
+
+
+def test_whom_a_sweep_names_is_predicted_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = save_small_model(tmp_path / "model")
+    with EmbeddedBroker() as kafka:
+        admin.create_topics(admin.connect({"bootstrap.servers": kafka.bootstrap}), partitions=PARTITIONS)
+        pipeline = Pipeline(kafka.bootstrap, "", PARTITIONS, model, tmp_path)
+        producer = OrderedProducer(kafka.bootstrap)
+        now_ms = int(time.time() * 1000) - 60_000
+        for number in range(40):
+            key = b"c%02d" % number
+            body = {"event": "purchase", "event_ts_ms": now_ms + number, "item_id": f"i{number % 2}"}
+            producer.send("clickstream", key, json.dumps(body).encode(), partition_for(key, PARTITIONS))
+        producer.deliver()
+        try:
+            pipeline.start_worker()
+            pipeline.await_taken(40)
+            pipeline.await_drained()
+            before = pipeline.predictions("predictions.churn")
+            order = ["sweep", "--bootstrap", kafka.bootstrap, "--entity", "item:i1", "--per-second", "100"]
+            assert cli.main(order) == 0
+            assert "was ordered of 2 partitions" in capsys.readouterr().out
+            deadline = time.monotonic() + 60
+            wanted = {f"c{number:02}" for number in range(1, 40, 2)}
+            while refreshed(pipeline) != wanted:
+                assert time.monotonic() < deadline, refreshed(pipeline)
+                time.sleep(0.3)
+            pipeline.await_drained()
+            again = [record for name, record in pipeline.predictions("predictions.churn").items() if name not in before]
+            assert {record["customer_id"] for record in again if record["snapshot_kind"] == "refresh"} == wanted
+        finally:
+            pipeline.stop()
+        assert refreshed(pipeline) == wanted
+    assert cli.main([*order[:3], "--entity", "shelf:1"]) == 2
+    assert "--entity 'shelf:1': write it kind:id" in capsys.readouterr().err
+
+
+def refreshed(pipeline: Pipeline) -> set[str]:
+    """Customers of refresh snapshots; each has exactly one."""
+    found = [_decode(message.value()) for message in pipeline.read("session-snapshots")]
+    customers = [snapshot.customer_id for snapshot in found if snapshot.kind == "refresh"]
+    assert len(customers) == len(set(customers))
+    return set(customers)
