@@ -18,13 +18,14 @@ def question_id(
     as_of_ms: int,
     source: tuple[str, int, int],
     applied: Mapping[str, int],
+    events: int,
     consent: tuple[str, ...] | None,
     candidate: Candidate | None,
 ) -> str:
     """Id of a snapshot, derived from what it contains, so that one that is made again after a crash has it again.
 
-    Consent, because an opt-out that comes late changes nothing else: what corrects a decision must not pass for a
-    repetition of it.
+    The number of events is part of it, because an erasure takes some without moving anything else; and consent, because
+    an opt-out that comes late changes nothing else: what corrects a decision must not pass for a repetition of it.
     """
     about = () if candidate is None else (candidate.campaign_id, candidate.offer_id, candidate.template_id)
     return _digest(
@@ -33,6 +34,7 @@ def question_id(
         as_of_ms,
         *source,
         *sorted(applied.items()),
+        events,
         *(() if consent is None else ("consent", *consent)),
         *about,
     )

@@ -38,7 +38,7 @@ SESSION: Final = Struct("<IHHfI4B3I2I")
 """One :class:`Session` in 40 bytes."""
 
 #: Least age of each :func:`age_code`. In decimals, since powers of floats differ between machines in the last bit.
-AGES_MS: Final = tuple(int((Decimal(2) ** (Decimal(code) / 16) - 1) * HOUR_MS + Decimal("0.5")) for code in range(256))
+_AGES_MS: Final = tuple(int((Decimal(2) ** (Decimal(code) / 16) - 1) * HOUR_MS + Decimal("0.5")) for code in range(256))
 
 
 class Candidate(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -194,12 +194,12 @@ def age_code(age_ms: int) -> int:
         >>> [age_code(hours * HOUR_MS) for hours in (0, 1, 24, 24 * 28)]
         [0, 16, 74, 150]
     """
-    return bisect_right(AGES_MS, age_ms) - 1 if age_ms > 0 else 0
+    return bisect_right(_AGES_MS, age_ms) - 1 if age_ms > 0 else 0
 
 
 def age_hours(code: int) -> float:
     """The least age that :func:`age_code` gives this code."""
-    return AGES_MS[code] / HOUR_MS
+    return _AGES_MS[code] / HOUR_MS
 
 
 def sessions(history: bytes) -> Iterator[Session]:

@@ -56,7 +56,9 @@ TEXT_WORDS: Final = 6
 SHARED_BY: Final = 5
 """What somebody typed is written down as text once so many customers did."""
 _WORD_CHARACTERS: Final = 32
-_REMEMBERED: Final = 500_000
+_REMEMBERED: Final = 200_000
+"""Words of one field; some 50 MB."""
+_TYPED: Final = 50_000
 _NO_FIELD: Final = ""
 _words: Final = re.compile(r"\w+").findall
 
@@ -157,7 +159,7 @@ class Words:
         """
         split = self._texts.get(text)
         if split is None:
-            if len(self._texts) >= _REMEMBERED // 10:
+            if len(self._texts) >= _TYPED:
                 self._texts.clear()
             split = self._texts[text] = words_of(text)
         if customer_id is None:
@@ -167,7 +169,7 @@ class Words:
     def _said(self, word: str, customer_id: str) -> bytes:
         known = self._typed.get(word)
         if known is None:
-            if len(self._typed) >= _REMEMBERED:
+            if len(self._typed) >= _TYPED:
                 self._typed.clear()
             known = self._typed[word] = hash_of(word), set()
         hashed, customers = known

@@ -29,7 +29,7 @@ from streams.state.contract import KeyValue
 from streams.stateful.resources import Resources, resources
 from streams.stateful.role import StatefulRole
 
-_MOST_SWEPT: Final = 1_000
+_MOST_OWED_MS: Final = 1_000  # of a sweep, after a checkpoint that took long
 _MOST_EDGES: Final = 1_000  # of one record: some 100 KB, at most 600 KB with the longest names
 _offset: Final = attrgetter("offset")
 
@@ -72,6 +72,7 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
         self._refusals = refusals
         self._counted: dict[int, dict[str, int]] = {}
         self._swept_ms: dict[int, int] = {}
+        """Up to when a partition's sweep has done what its pace asks for."""
 
     async def on_assigned(self, partitions: set[int]) -> Offsets:
         starts = await super().on_assigned(partitions)
@@ -115,11 +116,14 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
         behind = [topic for topic in SOURCES if not self._committer.is_caught_up(topic, partition)]
         for topic in behind:
             core.watermark.observed(SOURCE_INDEX[topic], now_ms)
-        elapsed_ms = now_ms - self._swept_ms.get(partition, now_ms)
-        self._swept_ms[partition] = now_ms
-        if (sweep := core.sweep) is not None and not behind:
-            # What nobody waits for: only who has taken in all events looks back, and never for long at a time.
-            core.sweep_on(max(1, min(_MOST_SWEPT, sweep.per_s * elapsed_ms // 1000)))
+        if (sweep := core.sweep) is None or behind:
+            self._swept_ms.pop(partition, None)  # nobody waits for it: who is behind owes it nothing
+            return core.checkpoint(now_ms)
+        since_ms = max(self._swept_ms.get(partition, now_ms), now_ms - _MOST_OWED_MS)
+        if steps := sweep.per_s * (now_ms - since_ms) // 1000:
+            core.sweep_on(steps)
+            since_ms += steps * 1000 // sweep.per_s
+        self._swept_ms[partition] = since_ms
         return core.checkpoint(now_ms)
 
     def outputs(self, checkpoint: IngestCheckpoint) -> Iterator[OutputRecord]:

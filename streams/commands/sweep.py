@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from schemas.sweep import MOST_PER_S
 from streams.commands import Subparsers, add_settings_options, new_parser, settings_from, whole
 
 _DAY_MS = 86_400_000
@@ -43,7 +44,7 @@ def add(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--per-second",
-        type=whole(1, 100_000),
+        type=whole(1, MOST_PER_S),
         default=200,
         metavar="N",
         help="customers looked at per second and partition (default 200)",
@@ -55,6 +56,8 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     import time
+
+    import msgspec
 
     from schemas.codec import json_encode
     from schemas.errors import ConfigError, DeliveryFailed
@@ -71,13 +74,17 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"--entity {entity!r}: write it kind:id, with a kind of {', '.join(kinds)}")
     settings = settings_from(args)
     client, topic = kafka_client_config(settings), settings.kafka.prefix + SWEEPS
-    sweep = Sweep(
-        sweep_id=args.id or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        active_within_ms=None if args.active_days is None else args.active_days * _DAY_MS,
-        channels=tuple(args.channel),
-        entities=tuple(args.entity),
-        per_s=args.per_second,
-    )
+    said = {
+        "sweep_id": args.id or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "active_within_ms": None if args.active_days is None else args.active_days * _DAY_MS,
+        "channels": args.channel,
+        "entities": args.entity,
+        "per_s": args.per_second,
+    }
+    try:
+        sweep = msgspec.convert(said, Sweep)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"this is no sweep: {error}") from None
     with TopicReader(client) as reader:
         partitions = reader.partitions(topic)
     producer = Producer({**client, "acks": "all"})

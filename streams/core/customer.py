@@ -344,6 +344,7 @@ class Customer:
     ) -> list[tuple[bytes, bytes | None]]:
         before = self._stored
         if not (older or before or apart or self.settled.pending):
+            self._awaiting = {}
             return []
         self._stored = names = self._piece_names(older)
         changed: list[tuple[bytes, bytes | None]] = [(name, None) for name in before if name not in names]
@@ -394,7 +395,9 @@ class Customer:
         self.settled = Folded()
         self.pace = Pace()
         self._edges_written, self._history_written = (-1, 0), (-1, 0)  # another first merge is not the one before
-        self.tail = [event for event in self.tail if event.ts_ms > at_ms]
+        self._awaiting = {}
+        # By when they were: a late one may stand behind the erasure.
+        self.tail = [event for event in self.tail if event.body.event_ts_ms > at_ms]
         self._known = None
         self._forget_view()
 

@@ -105,12 +105,12 @@ class IngestCheckpoint(NamedTuple):
     erasures: list[Erasure]
     meta: bytes
     next_offsets: dict[str, int]
-    swept: int
-    """Customers that a sweep has come past."""
+    swept: bool
+    """Whether a sweep went on."""
     counts: dict[str, int]
     """What became of the records up to ``next_offsets``, since the partition was opened."""
 
     @property
     def is_news(self) -> bool:
         """Whether something has to be written, other than how far time and topics have come."""
-        return bool(self.changes) or self.swept > 0
+        return bool(self.changes) or self.swept

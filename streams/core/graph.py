@@ -7,7 +7,6 @@ comes depends on the events alone.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from math import inf
 from typing import Final
@@ -16,7 +15,7 @@ import msgspec
 
 from schemas.events import Body, CampaignSend, Clickstream, Profile, Redemption
 from schemas.graph import EDGE_INDEX, EDGE_TYPES
-from schemas.snapshot import AGES_MS, EDGE, EdgeBlock
+from schemas.snapshot import EDGE, EdgeBlock, age_code
 from schemas.words import Words
 from streams.core.baskets import basket_of, is_return
 from streams.core.decay import present_weight
@@ -121,14 +120,14 @@ _SHOWN: Final = {
     "received>campaign": 32,
     "opened>campaign": 16,
     "clicked>campaign": 16,
-    "redeemed>campaign": 16,
+    "redeemed>campaign": 64,
     "redeemed>offer": 32,
     "via>channel": 8,
     "received>channel": 8,
     "opened>channel": 8,
     "clicked>channel": 8,
 }
-"""How many older edges of a type a snapshot carries, the heaviest; of fresh ones all."""
+"""How many older edges of a type a snapshot carries, the heaviest, and all fresh ones. Of other types it has none."""
 _MOST_WEIGHT: Final = 65_504.0  # of a float16
 
 
@@ -265,7 +264,7 @@ def pack(edges: Edges, as_of_ms: int, words: Words, half_life_ms: int) -> EdgeBl
                         hashes[entity_id],
                         weight * scale if weight < most else _MOST_WEIGHT,
                         count if count < 255 else 255,
-                        bisect_right(AGES_MS, as_of_ms - last_ms) - 1,
+                        age_code(as_of_ms - last_ms),
                     )
                     for entity_id, (count, weight, _, last_ms) in of_type.items()
                 ]

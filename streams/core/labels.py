@@ -113,6 +113,8 @@ def redeemed(pending: list[Pending], redemption: Redemption, ts_ms: int) -> Reso
                 continue
             if redemption.send_id and entry.send_id and entry.send_id != redemption.send_id:
                 continue  # of another send, which says so
+            if redemption.event_ts_ms < entry.as_of_ms:
+                continue  # it came late, and was before the send
             happened_ms = redemption.event_ts_ms
             return Resolved(pending.pop(position), label=1, resolved_ms=ts_ms, happened_ms=happened_ms)
     return None

@@ -38,7 +38,7 @@ from streams.core.lateness import check_not_too_late, is_ahead
 from streams.core.oddities import oddities
 from streams.core.pace import is_sampled_out
 from streams.core.state import Effect
-from streams.core.sweeps import names
+from streams.core.sweeps import Filter
 from streams.core.watermark import Watermark
 from streams.core.zones import UTC_ONLY, Zones
 
@@ -86,7 +86,7 @@ class IngestPartition:
         self._records = records
         self._next_offsets = known.next_offsets
         self._sweeps = known.sweeps
-        self._swept = 0
+        self._swept = False
         self._refreshed: list[Snapshot] = []
         self._timers_per_checkpoint = timers_per_checkpoint
         self._scanned_ms = 0
@@ -132,21 +132,20 @@ class IngestPartition:
         Changes no customer, and nothing of who is in the cache. Who comes into the store behind the sweep is as new as
         a snapshot could make them.
         """
-        sweep, now_ms = self.sweep, self.watermark.value_ms
-        if sweep is None:
+        if self.sweep is None:
             return
+        names, now_ms = Filter(self.sweep), self.watermark.value_ms
         found = self._records.scan(self._sweeps.after, limit)
         held = [self.cache.peek(customer_id) for customer_id, _ in found]
         stored = self._decoded([pair for pair, known in zip(found, held, strict=True) if known is None])
         for (customer_id, _), known in zip(found, held, strict=True):
             customer = stored[customer_id][0] if known is None else known
-            if names(sweep, customer.view(), now_ms) and (snapshot := customer.refreshed(now_ms)) is not None:
+            if names(customer.view(), now_ms) and (snapshot := customer.refreshed(now_ms)) is not None:
                 self._refreshed.append(snapshot)
-        self._swept += len(found)
+        self._swept = True
         self.counts["swept"] += len(found)
         if len(found) < limit:
             self._sweeps.end()
-            self._swept += 1  # that it has ended is worth a write
         else:
             self._sweeps.after = found[-1][0]
 
@@ -221,7 +220,7 @@ class IngestPartition:
             dict(self.counts),
         )
         self._dirty, self._observed = {}, set()
-        self._refreshed, self._swept = [], 0
+        self._refreshed, self._swept = [], False
         self._pieces, self._awaiting_label, self._known_labels = [], [], []
         self._edges, self._erasures = [], []
         return done
@@ -352,9 +351,13 @@ class IngestPartition:
             self.counts["duplicates"] += 1  # said twice: what came after it stays, and there is a receipt again
         else:
             self.counts["applied"] += 1
-            until_ms = max(at_ms, customer.settled.last_ms)  # events of the tail that are newer stay
-            self._edges += erased_edges(known_entities(customer.view().graph), customer_id, until_ms, source)
-            customer.erase(at_ms)
+            # What is settled goes as a whole, and what will have settled when the order comes in another batch as well.
+            until_ms = max(at_ms, self.watermark.clocks[source_index].newest_ms - self.config.lateness_ms)
+            gone = known_entities(customer.view().graph)
+            touched_ms = [event.ts_ms for event in customer.tail if event.body.event_ts_ms <= until_ms]
+            customer_ms = max(until_ms, customer.settled.last_ms, *touched_ms)
+            self._edges += erased_edges(gone, customer_id, customer_ms, source)
+            customer.erase(until_ms)
         self._erasures.append(
             Erasure(
                 receipt_id=ids.receipt_id(customer_id, at_ms),

@@ -115,7 +115,7 @@ class LiveScore:
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def predicted(self, prediction_id: str, probability: float, as_of_ms: int | None = None) -> None:
+    def predicted(self, question_id: str, probability: float, as_of_ms: int | None = None) -> None:
         """A prediction that will get an outcome. A repeated one changes nothing.
 
         Args:
@@ -123,7 +123,7 @@ class LiveScore:
         """
         if as_of_ms is not None:
             self._newest_as_of_ms = max(self._newest_as_of_ms, as_of_ms)
-        key = _key(prediction_id)
+        key = _key(question_id)
         if key >= self._below or key in self._joined:
             return
         answer = self._answered.pop(key, None)
@@ -133,11 +133,11 @@ class LiveScore:
             self._predicted[key] = _Waiting(probability, as_of_ms)
             self._shrink()
 
-    def answered(self, outcome_id: str, label: int, due_ms: int, as_of_ms: int | None = None) -> None:
+    def answered(self, question_id: str, label: int, due_ms: int, as_of_ms: int | None = None) -> None:
         """An outcome; ``due_ms`` ends the horizon, which began at ``as_of_ms``."""
         if as_of_ms is not None:
             self._longest_ms = max(self._longest_ms, due_ms - as_of_ms)
-        key = _key(outcome_id)
+        key = _key(question_id)
         if key >= self._below or key in self._joined:
             return
         if (due_ms, key) <= self._left:

@@ -24,7 +24,9 @@ def snapshot_of(
     applied = {SOURCES[at]: applied for at, applied in enumerate(state.applied) if applied >= 0}
     timeline = state.timeline
     return Snapshot(
-        question_id=ids.question_id(context.customer_id, kind, as_of_ms, source, applied, state.consent, candidate),
+        question_id=ids.question_id(
+            context.customer_id, kind, as_of_ms, source, applied, state.events, state.consent, candidate
+        ),
         customer_id=context.customer_id,
         kind=kind,
         as_of_ms=as_of_ms,

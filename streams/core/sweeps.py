@@ -7,6 +7,8 @@ from typing import Final
 import msgspec
 
 from schemas.errors import InvalidField, Malformed
+from schemas.limits import MAX_PAYLOAD_BYTES
+from schemas.nesting import too_deep
 from schemas.sweep import SWEEP_VERSION, Sweep
 from streams.core.state import Folded
 
@@ -34,6 +36,8 @@ class Sweeps(msgspec.Struct, array_like=True):
         Raises:
             DeadLetter: it cannot be read, or too many are waiting.
         """
+        if value is not None and (len(value) > MAX_PAYLOAD_BYTES or too_deep(value)):
+            raise Malformed("no sweep: it is too large, or nested too deeply")
         try:
             sweep = _decode(value or b"")
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -52,23 +56,31 @@ class Sweeps(msgspec.Struct, array_like=True):
         self.after = ""
 
 
-def names(sweep: Sweep, seen: Folded, now_ms: int) -> bool:
-    """Whether a sweep is about a customer.
+class Filter:
+    """Whether a sweep is about a customer."""
 
-    Args:
-        now_ms: event time.
-    """
-    if not seen.events:
-        return False
-    if sweep.active_within_ms is not None and now_ms - seen.last_ms > sweep.active_within_ms:
-        return False
-    if sweep.channels and not any(pair.partition(":")[0] in sweep.channels for pair in seen.consent or ()):
-        return False
-    return not sweep.entities or any(_leads_to(seen, entity) for entity in sweep.entities)
+    def __init__(self, sweep: Sweep) -> None:
+        self._sweep = sweep
+        self._wanted: dict[str, set[str]] = {}
+        for entity in sweep.entities:
+            kind, _, entity_id = entity.partition(":")
+            self._wanted.setdefault(kind, set()).add(entity_id)
 
-
-def _leads_to(seen: Folded, entity: str) -> bool:
-    kind, _, entity_id = entity.partition(":")
-    return any(
-        entity_id in seen.graph.edges(edge_type) for edge_type in seen.graph if edge_type.partition(">")[2] == kind
-    )
+    def __call__(self, seen: Folded, now_ms: int) -> bool:
+        """
+        Args:
+            seen: what is known of the customer.
+            now_ms: event time.
+        """
+        sweep = self._sweep
+        if not seen.events:
+            return False
+        if sweep.active_within_ms is not None and now_ms - seen.last_ms > sweep.active_within_ms:
+            return False
+        if sweep.channels and not any(pair.rpartition(":")[0] in sweep.channels for pair in seen.consent or ()):
+            return False
+        return not self._wanted or any(
+            not wanted.isdisjoint(seen.graph.edges(edge_type))
+            for edge_type in seen.graph
+            if (wanted := self._wanted.get(edge_type.partition(">")[2])) is not None
+        )

@@ -25,8 +25,8 @@ from streams.core.context import Context
 from streams.core.history import History, Tally, count
 
 REFUND: Final = "refund"
-_MOST_WORDS: Final = 255
-"""Of one entry: its length is a byte."""
+_MOST_WORDS: Final = 254
+"""Of one entry, and one more that ends a session: its length is a byte."""
 _at: Final = struct.Struct("<I").pack
 
 
@@ -125,7 +125,7 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
         """End the open session."""
         self.history.add(self.tally.entry(self.start_ms, self.last_ms, self.local_start_ms, self.events))
         self.tally = Tally()
-        self._extend(context.words.plain[grammar.SESSION_END], context.config.timeline_words)
+        self._extend(context.words.plain[grammar.SESSION_END], context.config.timeline_words, _MOST_WORDS + 1)
         self.events, self.said = 0, ""
 
     def _say(
@@ -149,12 +149,12 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
             self._cut(context.config.timeline_words)
         self.said_ms, self.said = ts_ms, _last_said(name, body)
 
-    def _extend(self, said: bytes, limit: int) -> None:
+    def _extend(self, said: bytes, limit: int, most: int = _MOST_WORDS) -> None:
         """Add words to the last entry, as far as there is room."""
         if not self.lengths:
             return
         length = self.lengths[-1]
-        more = min(_MOST_WORDS - length, len(said) // HASH_BYTES)
+        more = min(most - length, len(said) // HASH_BYTES)
         self.lengths = self.lengths[:-1] + bytes((length + more,))
         self.words += said[: more * HASH_BYTES]
         self._cut(limit)

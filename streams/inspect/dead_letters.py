@@ -17,6 +17,7 @@ from schemas.codec import Headers
 from schemas.deadletter import ATTEMPT, CUT, ORIGINAL, REPLAYED_FROM, TOPIC, attempts
 from schemas.events import PROFILES, SOURCES
 from schemas.limits import MAX_EVENT_TS_MS, MIN_EVENT_TS_MS
+from schemas.sweep import SWEEPS
 from streams.kafka.partitioning import partition_for
 from streams.kafka.reader import TopicReader
 from streams.sources.replay import OrderedProducer
@@ -204,6 +205,8 @@ def send(
 def _why_not(dead_letter: StoredDeadLetter, newer: str | None, max_attempts: int) -> str | None:
     if dead_letter.topic not in SOURCES:
         topic = dead_letter.topic
+        if topic == SWEEPS:
+            return "is an order to sweep: give it again with `pulsegraph sweep`"
         return f"{topic} keeps the newest record of a key, which an old one could undo: produce a corrected one"
     if dead_letter.cut is not None:
         return f"is truncated ({dead_letter.cut}); the whole record is at its origin while Kafka keeps it there"

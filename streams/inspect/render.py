@@ -106,7 +106,7 @@ def plain(value: Any) -> Any:
         case Recent():
             return [{"at_ms": at_ms, "words": word_hashes(words)} for at_ms, words in value]
         case EdgeBlock():
-            edges = {EDGE_TYPES[index]: _edges(column) for index, column in value.edges.items()}
+            edges = {_edge_type(index): _edges(column) for index, column in value.edges.items()}
             return {"as_of_ms": value.as_of_ms, "edges": edges}
         case History():
             return _fields(value) | {"fresh": plain(list(sessions(value.fresh)))}
@@ -144,6 +144,11 @@ def word_hashes(words: bytes) -> list[str]:
 
 def _word_hash(word: int) -> str:
     return word.to_bytes(HASH_BYTES, "little").hex()
+
+
+def _edge_type(index: int) -> str:
+    """Its name; the number of one that a newer release has."""
+    return EDGE_TYPES[index] if 0 <= index < len(EDGE_TYPES) else f"#{index}"
 
 
 def _edges(column: bytes) -> list[dict[str, Any]]:

@@ -101,7 +101,7 @@ def snapshot(
         shelves[category(item)] = shelves.get(category(item), 0.0) + 1.0
     source, applied = ("clickstream", 0, customer), {"clickstream": customer}
     return Snapshot(
-        question_id=ids.question_id(str(customer), kind, as_of_ms, source, applied, None, candidate),
+        question_id=ids.question_id(str(customer), kind, as_of_ms, source, applied, len(items), None, candidate),
         customer_id=str(customer),
         kind=kind,
         as_of_ms=as_of_ms,

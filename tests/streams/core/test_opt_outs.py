@@ -73,7 +73,7 @@ def test_a_channel_with_a_colon_in_its_name_can_be_left_late() -> None:
 
 def test_a_decision_that_corrects_another_has_an_id_of_its_own() -> None:
     ids_of = [
-        question_id("c1", "event", START_MS, ("clickstream", 0, 1), {"clickstream": 1}, consent, None)
+        question_id("c1", "event", START_MS, ("clickstream", 0, 1), {"clickstream": 1}, 1, consent, None)
         for consent in (("email:marketing",), ("sms:marketing",), (), None)
     ]
     assert len(set(ids_of)) == 4

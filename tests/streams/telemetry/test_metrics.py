@@ -104,7 +104,7 @@ def _checkpoint(**counts: int) -> IngestCheckpoint:
         erasures=[],
         meta=b"123",
         next_offsets={"clickstream": 5},
-        swept=0,
+        swept=False,
         counts=counts,
     )
 
