@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.logs import START_MS, Sent, Worker, log_of
+from support.logs import CONFIG, START_MS, Sent, Worker, log_of
 
 from schemas.events import CLICKSTREAM, PROFILES
 from schemas.graph import ERASED
@@ -70,3 +70,50 @@ def test_newer_events_are_not_forgotten_by_the_other_side_of_the_graph() -> None
     told = [edge for edge in worker.ingest.checkpoint(0).edges if edge.type == ERASED]
     assert {edge.entity for edge in told} == {"item:a", "item:b"}
     assert all(edge.event_ts_ms < after.ts_ms for edge in told), "the entity keeps what is newer"
+
+
+def late_purchase(worker: Worker, item: str, at_ms: int, reached_ms: int) -> None:
+    """A purchase that happened before what its topic has come to, by more than the bound."""
+    others = [purchase("other", reached_ms)._replace(customer="c2"), purchase(item, at_ms)]
+    worker.take(CLICKSTREAM, log_of(others)[CLICKSTREAM])
+
+
+@pytest.mark.parametrize("profiles_first", [False, True])
+def test_an_erasure_takes_what_happened_before_it_and_comes_late(profiles_first: bool) -> None:
+    worker = Worker()
+    (null,) = log_of([Sent(PROFILES, "c1", START_MS + 2 * HOUR_MS, None)])[PROFILES]
+    if profiles_first:
+        worker.take(PROFILES, [null])
+    late_purchase(worker, "secret", START_MS + HOUR_MS, START_MS + 3 * HOUR_MS)
+    if not profiles_first:
+        worker.take(PROFILES, [null])
+    done = worker.ingest.checkpoint(0)
+    told = [edge for edge in done.edges if edge.entity == "item:secret"]
+    drawn = [edge for edge in told if edge.type != ERASED]
+    assert [edge.type for edge in told[len(drawn) :]] == [ERASED] * len(drawn)
+    assert all(last.event_ts_ms >= first.event_ts_ms for first, last in zip(drawn, told[len(drawn) :], strict=True))
+    worker.restart()
+    worker.take(PROFILES, [null])
+    late_purchase(worker, "secret", START_MS + HOUR_MS, START_MS + 3 * HOUR_MS)
+    worker.checkpoint()
+    customer = worker.ingest.customer("c1")
+    assert customer is not None and customer.is_tombstone
+    assert not [value for _, value in worker.store.scan(b"", b"\xff") if b"secret" in value]
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_an_erasure_of_long_ago_takes_the_same_whatever_the_batches(checkpoint: bool) -> None:
+    """What has settled goes as a whole, so what would have settled by then goes, too."""
+    log = log_of([purchase("a", START_MS + HOUR_MS), purchase("b", START_MS + 10 * HOUR_MS)], START_MS + 10 * HOUR_MS)
+    erasure = log_of([Sent(PROFILES, "c1", START_MS, None)])[PROFILES]
+    worker = Worker()
+    for source_index, topic in enumerate(log):
+        worker.take(source_index, topic)
+    if checkpoint:
+        worker.checkpoint()
+    worker.take(PROFILES, [record._replace(offset=9) for record in erasure])
+    worker.checkpoint()
+    customer = worker.ingest.customer("c1")
+    assert customer is not None
+    assert list(customer.view().graph.edges("purchase>item")) == ["b"], "younger than the bound, so not settled"
+    assert customer.erased_ms == START_MS + 10 * HOUR_MS - CONFIG.lateness_ms

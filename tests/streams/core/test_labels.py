@@ -250,6 +250,23 @@ def test_a_redemption_answers_by_send_then_campaign_then_offer(
     assert len(life.redemption_labels()) == 2
 
 
+def test_a_redemption_that_came_late_answers_no_send_after_it() -> None:
+    life = Life()
+    life.view(START_MS)
+    life.send(START_MS + HOUR_MS, offer_id="o")
+    body = msgspec.convert({"event_ts_ms": START_MS + 1, "offer_id": "o"}, Redemption)
+    fold(
+        life.state,
+        Event(START_MS + 2 * HOUR_MS, REDEMPTIONS, "late", 99, 0, START_MS, body),
+        life.context,
+        life.effects,
+    )
+    assert life.redemption_labels() == []
+    life.redeem(START_MS + 3 * HOUR_MS)
+    (outcome,) = life.outcomes("redemption")
+    assert outcome.labels == {"redemption": 1, "after_ms": 2 * HOUR_MS}
+
+
 def test_a_campaign_is_closer_than_an_offer() -> None:
     life = Life()
     life.view(START_MS)

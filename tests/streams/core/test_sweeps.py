@@ -184,6 +184,10 @@ def test_who_was_erased_is_not_refreshed() -> None:
         (b'{"sweep_id":""}', "no sweep"),
         (b'{"sweep_id":"s","per_s":0}', "no sweep"),
         (b'{"sweep_id":"s","version":2}', "sweep version 2"),
+        (b'{"sweep_id":"s","active_within_ms":100000000000000000000000}', "no sweep"),
+        (b'{"sweep_id":"s","x":' + b"[" * 60_000 + b"]" * 60_000 + b"}", "no sweep: it is too large"),
+        (b'{"sweep_id":"s","x":' + b"[" * 600 + b"]" * 600 + b"}", "nested too deeply"),
+        (b'{"sweep_id":"s","entities":[' + b'"item:1",' * 256 + b'"item:1"]}', "no sweep"),
     ],
 )
 def test_what_is_no_order_is_a_dead_letter(value: bytes | None, said: str) -> None:

@@ -254,8 +254,10 @@ def test_an_entry_says_no_more_than_its_length_can() -> None:
     teller = Teller(limit=1_000)
     teller.act(event="purchase", items=[{"item_id": f"i{at}"} for at in range(200)])
     teller.act(event="purchase", items=[{"item_id": f"j{at}"} for at in range(200)])
-    assert list(teller.timeline.lengths) == [255]
+    assert list(teller.timeline.lengths) == [254]
     assert teller.timeline.tally.items.keys() >= {hash_of("item:i0"), hash_of("item:i63")}
+    teller.close()
+    assert teller.told.endswith("[/SESSION]"), "there is room for the end of the session"
 
 
 def test_a_late_event_has_entries_of_its_own_and_leaves_the_session_alone() -> None:

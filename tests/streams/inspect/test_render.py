@@ -12,7 +12,7 @@ from support.snapshots import edge_block, hashes, plain_snapshot, recent
 
 from schemas import codec, features
 from schemas.events import CLICKSTREAM
-from schemas.graph import EDGE_INDEX
+from schemas.graph import EDGE_INDEX, EDGE_TYPES
 from schemas.snapshot import (
     EDGE,
     SESSION,
@@ -210,3 +210,8 @@ def test_a_stored_customer_has_names_and_so_have_its_pieces() -> None:
 
 def test_a_tally_without_a_channel_shows_none() -> None:
     assert plain(Tally())["channel"] is None
+
+
+def test_an_edge_type_of_a_newer_release_has_its_number() -> None:
+    block = EdgeBlock(START_MS, {len(EDGE_TYPES): EDGE.pack(hash_of("item:a"), 1.0, 1, 0)})
+    assert list(plain(block)["edges"]) == [f"#{len(EDGE_TYPES)}"]
