@@ -34,6 +34,26 @@ _MOST_EDGES: Final = 1_000  # of one record: some 100 KB, at most 600 KB with th
 _offset: Final = attrgetter("offset")
 
 
+def outputs_of(checkpoint: IngestCheckpoint, words: Words, partitions: int) -> Iterator[OutputRecord]:
+    """What leaves with a checkpoint.
+
+    Args:
+        words: what met the words; may serve other partitions too, and theirs then come early.
+        partitions: of every topic.
+    """
+    encode = codec.msgpack_encode
+    for word in words.take_new():
+        hashed = hash_of(word).hex()
+        yield OutputRecord("words", hashed.encode(), codec.json_encode(Word(hash=hashed, word=word)))
+    yield from _edge_records(checkpoint.edges, partitions)
+    for outcome in checkpoint.outcomes:
+        yield OutputRecord("outcomes", outcome.snapshot.customer_id.encode(), encode(outcome))
+    for snapshot in (*checkpoint.awaiting_label, *checkpoint.snapshots):
+        yield OutputRecord("session-snapshots", snapshot.customer_id.encode(), encode(snapshot))
+    for erasure in checkpoint.erasures:
+        yield OutputRecord("erasures", erasure.customer_id.encode(), codec.json_encode(erasure))
+
+
 def _edge_records(edges: Sequence[GraphEdge], partitions: int) -> Iterator[OutputRecord]:
     """Edges in records by the partition of their entities, in order."""
     by_partition: dict[int, list[GraphEdge]] = {}
@@ -127,17 +147,7 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
         return core.checkpoint(now_ms)
 
     def outputs(self, checkpoint: IngestCheckpoint) -> Iterator[OutputRecord]:
-        encode = codec.msgpack_encode
-        for word in self._words.take_new():  # of all partitions: those that are not of this checkpoint come too early
-            hashed = hash_of(word).hex()
-            yield OutputRecord("words", hashed.encode(), codec.json_encode(Word(hash=hashed, word=word)))
-        yield from _edge_records(checkpoint.edges, self._given.partitions)
-        for outcome in checkpoint.outcomes:
-            yield OutputRecord("outcomes", outcome.snapshot.customer_id.encode(), encode(outcome))
-        for snapshot in (*checkpoint.awaiting_label, *checkpoint.snapshots):
-            yield OutputRecord("session-snapshots", snapshot.customer_id.encode(), encode(snapshot))
-        for erasure in checkpoint.erasures:
-            yield OutputRecord("erasures", erasure.customer_id.encode(), codec.json_encode(erasure))
+        return outputs_of(checkpoint, self._words, self._given.partitions)
 
     def due_ms(self, record: bytes) -> int:
         return due_of(record).due_ms

@@ -26,7 +26,7 @@ from schemas.events import SOURCES
 from schemas.records import LogRecord
 from schemas.snapshot import Outcome, Snapshot
 from schemas.words import Words
-from streams.agents.ingest import IngestRole
+from streams.agents.ingest import outputs_of
 from streams.brokers.processes import free_port
 from streams.core.config import CoreConfig
 from streams.core.context import Context
@@ -60,13 +60,14 @@ class Fuzzed:
         self.reasons: Counter[str] = Counter()
         self.outputs = 0
         self.dead_letters_bytes = 0
+        self.words = Words()
         self.restart()
 
     def restart(self) -> None:
         self.ingest = IngestPartition(
             0,
             FUZZED,
-            Words(),
+            self.words,
             StoredRecords(self.store),
             read_meta(self.store).partition,
             cache_bytes=1 << 20,
@@ -107,7 +108,7 @@ class Fuzzed:
 
     def checkpoint(self) -> IngestCheckpoint:
         done = self.ingest.checkpoint(0)
-        for output in IngestRole.outputs(None, done):  # type: ignore[arg-type]
+        for output in outputs_of(done, self.words, partitions=4):
             assert isinstance(output.value, bytes)
             self.outputs += 1
         self.store.write(local_batch(done, -1))
