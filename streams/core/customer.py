@@ -25,7 +25,7 @@ from streams.core import stored
 from streams.core.context import Context
 from streams.core.event import Event, StoredEvent, restore, store
 from streams.core.fold import fire_due, fold, next_due_ms
-from streams.core.graph import Edges, Older
+from streams.core.graph import Edges, MergedEdges
 from streams.core.labels import Awaiting, Resolved
 from streams.core.pace import Pace
 from streams.core.snapshots import snapshot_of
@@ -143,7 +143,7 @@ class Pieces(NamedTuple):
     edges: bytes = b""
     history: bytes = b""
     older: Sequence[bytes] = ()
-    """Older tail events, in any order."""
+    """MergedEdges tail events, in any order."""
 
 
 class Encoded(NamedTuple):
@@ -274,7 +274,7 @@ class Customer:
         if graph.merges:
             edges = stored.read(_decode_edges, pieces.edges, "the stored edges of a customer")
             _check_piece(edges, graph.merges, "edges")
-            graph.older = Older(edges.edges, edges.as_of_ms)
+            graph.older = MergedEdges(edges.edges, edges.as_of_ms)
             customer._edges_written = graph.merges, len(pieces.edges)
         if history.merges:
             sessions = stored.read(_decode_sessions, pieces.history, "the stored history of a customer")

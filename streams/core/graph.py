@@ -131,7 +131,7 @@ _SHOWN: Final = {
 _MOST_WEIGHT: Final = 65_504.0  # of a float16
 
 
-class Older:
+class MergedEdges:
     """Edges as the last merge left them. Never changed, so that copies of a state share it."""
 
     __slots__ = ("_packed", "as_of_ms", "edges")
@@ -162,7 +162,7 @@ class Graph(msgspec.Struct, array_like=True, gc=False):
     """How many there are in ``fresh``."""
     merges: int = 0
     """How many there were: ``older`` is of the last one."""
-    older: Older | None = None
+    older: MergedEdges | None = None
     """Not part of the customer's record, but a piece of its own."""
 
     def copy(self) -> Graph:
@@ -236,7 +236,7 @@ def _merge(graph: Graph, ts_ms: int, type_limit: int) -> None:
         merged[edge_type] = of_type
     graph.fresh, graph.fresh_edges = {}, 0
     graph.merges += 1
-    graph.older = Older(merged, ts_ms)
+    graph.older = MergedEdges(merged, ts_ms)
 
 
 def _ranked(of_type: dict[str, Edge]) -> list[tuple[float, str]]:

@@ -38,7 +38,7 @@ from streams.core.lateness import check_not_too_late, is_ahead
 from streams.core.oddities import oddities
 from streams.core.pace import is_sampled_out
 from streams.core.state import Effect
-from streams.core.sweeps import Filter
+from streams.core.sweeps import Conditions
 from streams.core.watermark import Watermark
 from streams.core.zones import UTC_ONLY, Zones
 
@@ -134,7 +134,7 @@ class IngestPartition:
         """
         if self.sweep is None:
             return
-        names, now_ms = Filter(self.sweep), self.watermark.value_ms
+        names, now_ms = Conditions(self.sweep), self.watermark.value_ms
         found = self._records.scan(self._sweeps.after, limit)
         held = [self.cache.peek(customer_id) for customer_id, _ in found]
         stored = self._decoded([pair for pair, known in zip(found, held, strict=True) if known is None])

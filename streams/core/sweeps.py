@@ -56,7 +56,7 @@ class Sweeps(msgspec.Struct, array_like=True):
         self.after = ""
 
 
-class Filter:
+class Conditions:
     """Whether a sweep is about a customer."""
 
     def __init__(self, sweep: Sweep) -> None:
