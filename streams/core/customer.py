@@ -143,7 +143,7 @@ class Pieces(NamedTuple):
     edges: bytes = b""
     history: bytes = b""
     older: Sequence[bytes] = ()
-    """MergedEdges tail events, in any order."""
+    """Older tail events, in any order."""
 
 
 class Encoded(NamedTuple):
