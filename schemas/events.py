@@ -54,7 +54,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     category: Word | None = None
     """Category."""
     title: Text | None = None
-    """Name for people; read by the model where it does not know the id."""
+    """Name for people; its words stand for the item where there is no ``item_id``."""
 
 
 Lines = Annotated[tuple[Line, ...], Meta(max_length=MAX_LINES)]
@@ -81,7 +81,7 @@ class Clickstream(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     item_id: Id | None = None
     """The item, as in the catalog."""
     title: Text | None = None
-    """Name for people; read by the model where it does not know the id."""
+    """Name for people; its words stand for the item where there is no ``item_id``."""
     category: Word | None = None
     """Category."""
     price: Money | None = None

@@ -43,7 +43,7 @@ EDGE_TYPES: Final = (
 EDGE_INDEX: Final = {edge_type: index for index, edge_type in enumerate(EDGE_TYPES)}
 
 
-class GraphEdge(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
+class GraphEdge(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """``customer_id --type--> entity`` at ``event_ts_ms``.
 
     ``source`` is the event's topic, partition and offset. Edges of one source partition arrive in the order

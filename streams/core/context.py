@@ -24,7 +24,10 @@ class Context(msgspec.Struct, frozen=True, gc=False):
         Args:
             zone: as the profile says it; the company's counts where it says none, or one that is not known.
         """
+        company = self.config.timezone
+        if zone is None and company == "UTC":
+            return ts_ms
         offset_ms = None if zone is None else self.zones.offset_ms(zone, ts_ms)
-        if offset_ms is None and (company := self.config.timezone) != "UTC":
+        if offset_ms is None and company != "UTC":
             offset_ms = self.zones.offset_ms(company, ts_ms)
         return ts_ms + (offset_ms or 0)

@@ -15,15 +15,9 @@ Source = tuple[str, int, int]
 
 def drawn_edges(event: Event, customer_id: str, partition: int) -> list[GraphEdge]:
     """The edges of an event, as far as the entities' side keeps them: each once, however many lines draw it."""
-    source = (SOURCES[event.source_index], partition, event.offset)
+    source, ts_ms = (SOURCES[event.source_index], partition, event.offset), event.ts_ms
     return [
-        GraphEdge(
-            customer_id=customer_id,
-            type=edge_type,
-            entity=prefix + entity_id,
-            event_ts_ms=event.ts_ms,
-            source=source,
-        )
+        GraphEdge(customer_id, edge_type, prefix + entity_id, ts_ms, source)
         for edge_type, entity_id in dict.fromkeys(edges_of(event.body) if event.edges is None else event.edges)
         if (prefix := ENTITY_OF.get(edge_type)) is not None
     ]

@@ -67,7 +67,7 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
         return Recent(self.at_s, self.lengths, self.words)
 
     def act(self, ts_ms: int, body: Clickstream, context: Context, local_ms: int, rate: float | None = 1.0) -> None:
-        """Append a customer's own action; begins a session where none is open.
+        """Append a customer's own action, which is no return; begins a session where none is open.
 
         Args:
             local_ms: the moment in the customer's local time, as if that were UTC.
@@ -92,12 +92,12 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
             self.sessions += 1
         self.events += 1
         self.last_ms = ts_ms
-        self._say(ts_ms, body, context, rate, begin, self.tally)
+        self._say(ts_ms, body.event, body, context, rate, begin, self.tally)
 
     def note(self, ts_ms: int, body: Body, context: Context, rate: float | None = 1.0) -> None:
         """Append what was done to the customer (a message), or undone: it neither begins nor prolongs a session."""
         _count_note(self.tally, body)
-        self._say(ts_ms, body, context, rate)
+        self._say(ts_ms, name_of(body), body, context, rate)
 
     def note_late(
         self, ts_ms: int, body: Body, context: Context, local_ms: int, rate: float | None, value: float
@@ -112,7 +112,7 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
         late = Tally(value=value)
         _count_note(late, body)
         self.said = ""
-        self._say(ts_ms, body, context, rate, context.words.plain[grammar.LATE], late)
+        self._say(ts_ms, name_of(body), body, context, rate, context.words.plain[grammar.LATE], late)
         self.said = ""
         at_ms = body.event_ts_ms
         self.history.add(late.entry(at_ms, at_ms, local_ms, 1, sessions=0))
@@ -131,13 +131,13 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
     def _say(
         self,
         ts_ms: int,
+        name: str,
         body: Body,
         context: Context,
         rate: float | None,
         begin: bytes = b"",
         tally: Tally | None = None,
     ) -> None:
-        name = name_of(body)
         if name == self.said and ts_ms == self.said_ms:
             self._extend(_words_after_name(body, context, rate, tally), context.config.timeline_words)
         else:
