@@ -11,6 +11,8 @@ import pytest
 from support.pipeline import Pipeline
 from support.small_model import save_small_model
 
+from models import saved_model, tokenizer
+from models.tokenizer import Vocabulary
 from schemas.snapshot import Snapshot
 from streams import cli
 from streams.brokers.embedded import EmbeddedBroker
@@ -52,11 +54,31 @@ def test_whom_a_sweep_names_is_predicted_anew(tmp_path: Path, capsys: pytest.Cap
             pipeline.await_drained()
             again = [record for name, record in pipeline.predictions("predictions.churn").items() if name not in before]
             assert {record["customer_id"] for record in again if record["snapshot_kind"] == "refresh"} == wanted
+            pipeline.stop()
+            # Another model with other words: state stays as it is, and the same sweep has it look at the same people.
+            other = save_small_model(tmp_path / "other", Vocabulary(tokenizer.build({"item:i1": 2, "evt:purchase": 1})))
+            pipeline = Pipeline(kafka.bootstrap, "", PARTITIONS, other, tmp_path)
+            pipeline.start_worker()
+            assert cli.main([*order, "--id", "a new model"]) == 0
+            version = saved_model.read_card(other).model_version
+            deadline = time.monotonic() + 60
+            while refreshed_by(pipeline, version) != wanted:
+                assert time.monotonic() < deadline, refreshed_by(pipeline, version)
+                time.sleep(0.3)
+            assert b"item:i1" in {json.loads(message.value())["word"].encode() for message in pipeline.read("words")}
         finally:
             pipeline.stop()
-        assert refreshed(pipeline) == wanted
     assert cli.main([*order[:3], "--entity", "shelf:1"]) == 2
     assert "--entity 'shelf:1': write it kind:id" in capsys.readouterr().err
+
+
+def refreshed_by(pipeline: Pipeline, version: str) -> set[str]:
+    """Customers whom a model has predicted because of a sweep."""
+    return {
+        record["customer_id"]
+        for record in pipeline.predictions("predictions.churn").values()
+        if (record["model_version"], record.get("snapshot_kind")) == (version, "refresh")
+    }
 
 
 def refreshed(pipeline: Pipeline) -> set[str]:
