@@ -26,7 +26,7 @@ from schemas.words import hash_of, price_word
 CROSS: Final[dict[str, str]] = {
     "bought_items": "decayed purchases of the campaign's items, log",
     "bought_items_distinct": "how many of the campaign's items the customer buys, log",
-    "bought_items_share": "share of the customer's (known) purchases that are the campaign's items",
+    "bought_items_share": "share of the customer's purchases that are the campaign's items",
     "bought_categories": "decayed purchases in the campaign's categories, weighted by their share in it, log",
     "bought_categories_share": "the same as a share of the customer's purchases",
     "viewed_items": "decayed views of the campaign's items, log",
@@ -35,7 +35,7 @@ CROSS: Final[dict[str, str]] = {
     "redeemed_this": "decayed redemptions of this very campaign, log",
     "redeemed_offers": "decayed redemptions of the campaign's offers, log",
     "redeemed_alike": "decayed redemptions of campaigns with the same template or category, log",
-    "received_alike": "other campaigns received with the same template or category, log",
+    "received_alike": "other campaigns received, decayed, with the same template or category, log",
     "rate_alike": "smoothed ratio of the two",
     "channel_share": "share of the customer's sends that came by the campaign's channel",
     "items": "items in the campaign, log",
@@ -125,7 +125,7 @@ class Candidates:
             dtype=np.float32,
         ).reshape(-1, 4)
         self.words: Ints = np.zeros((len(self.campaigns), MAX_WORDS), dtype=np.int64)
-        """Word ids of each campaign, 0 after the last: (C, MAX_WORDS)."""
+        """Rows of each campaign's words, 0 after the last: (C, MAX_WORDS)."""
         for row, (entry, shares, price) in enumerate(zip(self.campaigns, categories, prices, strict=True)):
             ids = _words(entry, shares, price, vocabulary)[:MAX_WORDS]
             self.words[row, : len(ids)] = ids

@@ -146,7 +146,7 @@ class Predictor:
             compiled=compiled,
         )
         self.embed: Embedder = chosen
-        """Token ids to embeddings, as they are requested by :meth:`encode`."""
+        """Rows of words to embeddings, as they are requested by :meth:`encode`."""
         if remembered_bytes:
             self.embed = Remembering(chosen, model.encoder.positions, remembered_bytes)
         self.dtype = chosen.dtype

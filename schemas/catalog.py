@@ -23,7 +23,7 @@ class CatalogEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     id: Id
     """Its id; the record key is ``kind:id``."""
     title: Text | None = None
-    """Name for people; read by the model where it does not know the id."""
+    """Name for people; the model reads a campaign's."""
     category: Word | None = None
     """Category."""
     price: Money | None = None
@@ -47,7 +47,7 @@ class CatalogEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     items: Annotated[list[Id], Meta(max_length=10_000)] = []
     """Items of an offer or campaign."""
     attributes: Properties | None = None
-    """Anything known; shown, and kept out of the model."""
+    """Anything known; the model reads the texts of a campaign's."""
 
     @property
     def key(self) -> str:

@@ -54,7 +54,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     category: Word | None = None
     """Category."""
     title: Text | None = None
-    """Name for people; its words stand for the item where there is no ``item_id``."""
+    """Name for people."""
 
 
 Lines = Annotated[tuple[Line, ...], Meta(max_length=MAX_LINES)]

@@ -1,7 +1,7 @@
 """Limits on everything that comes from outside, as annotated types and plain numbers.
 
 A limit is part of the contract: a value beyond it goes to the dead-letter topic, so that no state
-record, token sequence or metric can be blown up by one producer.
+record, timeline or metric can be blown up by one producer.
 """
 
 from __future__ import annotations

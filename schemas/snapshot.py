@@ -126,8 +126,9 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fa
     """What predictions and outcomes of it are joined by, see :func:`schemas.ids.question_id`."""
     customer_id: str
     kind: SnapshotKind
-    """``event``: after an event, from all that is known; ``refresh``: the same in a sweep. From settled state, with
-    labels to come: ``horizon`` (weekly), ``send`` (before one) and ``sample`` (after some events, drawn by a hash)."""
+    """``event``: after an event, from all that is known; ``refresh``: the same in a sweep, as of event time. From
+    settled state, with labels to come: ``horizon`` (weekly), ``send`` (before one) and ``sample`` (after some events,
+    drawn by a hash)."""
     as_of_ms: int
     source: tuple[str, int, int]
     """topic, partition and offset of the newest event in it."""

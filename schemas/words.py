@@ -186,14 +186,18 @@ class Words:
         return found
 
 
+def split(hashes: bytes) -> list[bytes]:
+    """The single hashes of a sequence."""
+    return [hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES)]
+
+
 def readable(hashes: bytes, names: Mapping[bytes, str]) -> str:
     """A sequence of hashes as text, one session a line.
 
     Args:
         names: what hashes stand for; what it lacks is shown as ``#`` and the hash.
     """
-    found = (hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES))
-    said = " ".join([names.get(one) or f"#{one.hex()}" for one in found])
+    said = " ".join([names.get(one) or f"#{one.hex()}" for one in split(hashes)])
     return said.replace(f" {SESSION} ", f"\n{SESSION} ")
 
 

@@ -2,7 +2,7 @@
 
 *History*: four customers live through visits of five events (the last one a purchase), three a day, and every visit is
 a checkpoint: fold, snapshot, record. What is compared is the cost of the next visits when 10, 100, ... 100,000 events
-are behind them. The state is bounded, but it fills first: edges, token ids and recent ids grow until a customer has
+are behind them. The state is bounded, but it fills first: edges, words and recent ids grow until a customer has
 some hundred events, and with them the record and the snapshot that are written for a visit.
 
 *Customers*: a RocksDB with so many ready-made customers; in every checkpoint 500 of them, drawn without repeating, come

@@ -64,7 +64,7 @@ def run(options: Options, say: Say) -> Findings:
                 name="pulsegraph, the full ingest role",
                 unit="events/s",
                 values=values[_OURS],
-                note=f"{size:,} events of Complete Journey; validate, dedupe, graph, sessions, tokens, timers, "
+                note=f"{size:,} events of Complete Journey; validate, dedupe, graph, sessions, words, timers, "
                 "snapshots, outcomes, RocksDB, changelog; until durable",
             ),
             *[

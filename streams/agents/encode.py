@@ -171,9 +171,8 @@ class EncodeRole:
 
     def _observe(self, batch: list[Waiting], predicted: Predicted, started_ms: int) -> None:
         seconds, wall_ms = (self._monotonic_ms() - started_ms) / 1000, self._wall_ms()
-        fresh_ms = [
-            wall_ms - entry.snapshot.ingest_ts_ms for entry in batch if entry.snapshot.kind == "event"
-        ]  # a refresh is of no new event
+        # A refresh is of no new event.
+        fresh_ms = [wall_ms - entry.snapshot.ingest_ts_ms for entry in batch if entry.snapshot.kind == "event"]
         self._metrics.encoded(
             len(batch), seconds, fresh_ms, predicted.records, predicted.words, predicted.unknown_words
         )

@@ -38,7 +38,7 @@ def outputs_of(checkpoint: IngestCheckpoint, words: Words, partitions: int) -> I
     """What leaves with a checkpoint.
 
     Args:
-        words: what met the words; may serve other partitions too, and theirs then come early.
+        words: has the new ones; where several partitions share it, one checkpoint may carry another's.
         partitions: of every topic.
     """
     encode = codec.msgpack_encode
@@ -137,7 +137,7 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
         for topic in behind:
             core.watermark.observed(SOURCE_INDEX[topic], now_ms)
         if (sweep := core.sweep) is None or behind:
-            self._swept_ms.pop(partition, None)  # nobody waits for it: who is behind owes it nothing
+            self._swept_ms.pop(partition, None)  # time spent catching up is not owed to the sweep
             return core.checkpoint(now_ms)
         since_ms = max(self._swept_ms.get(partition, now_ms), now_ms - _MOST_OWED_MS)
         if steps := sweep.per_s * (now_ms - since_ms) // 1000:

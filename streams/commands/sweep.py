@@ -7,7 +7,7 @@ import argparse
 from schemas.sweep import MOST_PER_S
 from streams.commands import Subparsers, add_settings_options, new_parser, settings_from, whole
 
-_DAY_MS = 86_400_000
+_TIMEOUT_S = 30.0
 
 
 def add(subparsers: Subparsers) -> None:
@@ -17,7 +17,8 @@ def add(subparsers: Subparsers) -> None:
         "emit snapshots of known customers anew, so that predictions of them are made again",
         "For a new model, a campaign that starts, decisions that have expired. Every ingest partition walks through "
         "its customers, a bounded number a second and only while no event waits, and emits a `refresh` snapshot of "
-        "those to whom all conditions apply. It goes on after a restart. The metrics pulsegraph_swept_total and "
+        "those to whom every kind of condition applies. It goes on after a restart; 16 may wait, and more are dead "
+        "letters. The metrics pulsegraph_swept_total and "
         'pulsegraph_snapshots_total{kind="refresh"} show how far it has come.',
         "  pulsegraph sweep --active-days 28\n"
         "  pulsegraph sweep --channel email --entity item:1082185 --entity item:995242 --per-second 500",
@@ -60,12 +61,13 @@ def run(args: argparse.Namespace) -> int:
     import msgspec
 
     from schemas.codec import json_encode
-    from schemas.errors import ConfigError, DeliveryFailed
+    from schemas.errors import ConfigError
     from schemas.graph import EDGE_TYPES
     from schemas.sweep import SWEEPS, Sweep
-    from streams.kafka.clients import Producer
+    from streams.core.config import DAY_MS
     from streams.kafka.reader import TopicReader
     from streams.settings.schema import kafka_client_config
+    from streams.sources.replay import OrderedProducer
 
     kinds = sorted({edge_type.partition(">")[2] for edge_type in EDGE_TYPES})
     for entity in args.entity:
@@ -76,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     client, topic = kafka_client_config(settings), settings.kafka.prefix + SWEEPS
     said = {
         "sweep_id": args.id or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "active_within_ms": None if args.active_days is None else args.active_days * _DAY_MS,
+        "active_within_ms": None if args.active_days is None else args.active_days * DAY_MS,
         "channels": args.channel,
         "entities": args.entity,
         "per_s": args.per_second,
@@ -87,19 +89,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"this is no sweep: {error}") from None
     with TopicReader(client) as reader:
         partitions = reader.partitions(topic)
-    producer = Producer({**client, "acks": "all"})
-    failed: list[str] = []
+    producer = OrderedProducer(settings.kafka.bootstrap, timeout_s=_TIMEOUT_S, config=client)
     for partition in range(partitions):
-        producer.produce(
-            topic,
-            json_encode(sweep),
-            sweep.sweep_id.encode(),
-            partition,
-            on_delivery=lambda error, _message: failed.append(error.str()) if error is not None else None,
-        )
-    left = producer.flush(30)
-    producer.refusal.check()
-    if failed or left:
-        raise DeliveryFailed(f"{topic}: {failed[0] if failed else 'no answer from the broker'}; send it again")
+        producer.send(topic, sweep.sweep_id.encode(), json_encode(sweep), partition)
+    producer.deliver()
     print(f"sweep {sweep.sweep_id} was ordered of {partitions} partition{'s' * (partitions != 1)}")
     return 0

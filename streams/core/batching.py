@@ -71,7 +71,7 @@ class MicroBatcher:
         return bool(oldest) and now_ms - min(oldest) >= self._age_ms
 
     def take(self) -> list[Waiting]:
-        """The next batch: event snapshots first, with a share kept for those with a label."""
+        """The next batch: live snapshots first, with a share kept for those with a label."""
         reserved = min(len(self._labelled), max(1, self._size // _LABELLED_SHARE)) if self._size > 1 else 0
         batch = [self._live.popitem(last=False)[1] for _ in range(min(len(self._live), self._size - reserved))]
         batch += [self._labelled.popleft() for _ in range(min(len(self._labelled), self._size - len(batch)))]

@@ -35,7 +35,7 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     edges_per_type: int = 256
     """An edge type that has more is cut back to two thirds of this, heaviest first, when edges are merged."""
     fresh_edges: int = 48
-    """As many edges that were touched since the last merge are merged with the older ones, which are written then."""
+    """At so many edges touched since the last merge, they are merged into the older ones, which are written then."""
     edge_half_life_ms: int = 28 * DAY_MS
     """An edge's weight halves over this time."""
     ids_kept_ms: int = 2 * DAY_MS
@@ -74,7 +74,8 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the events of active customers after which a ``sample`` snapshot is taken, to be labelled like a weekly
     one: what a live prediction sees in the middle of a session is learned and judged, too."""
     pending_limit: int = 64
-    """Most pending labels of one head, per customer; beyond it, new ones are dropped."""
+    """Most pending labels of one head, per customer; beyond it, new ones are dropped. Samples take half of it
+    at most."""
     holdout_percent: int = 0
     """Share of customers that are never contacted, to measure what contact is worth."""
     max_future_ms: int = 10 * MINUTE_MS

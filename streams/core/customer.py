@@ -299,7 +299,7 @@ class Customer:
         newest.reverse()
         older = self.tail[: len(self.tail) - len(newest)]
         settled = self.settled
-        apart = self._changed_merges()
+        merged = self._changed_merges()
         graph, timeline = settled.graph, settled.timeline
         if graph.merges:
             settled = replace(settled, graph=replace(graph, older=None))
@@ -315,7 +315,7 @@ class Customer:
             settled,
         )
         encoded = _encode(record)
-        return Encoded(encoded, self._changed_pieces(older, apart), self.size_bytes(encoded))
+        return Encoded(encoded, self._changed_pieces(older, merged), self.size_bytes(encoded))
 
     def size_bytes(self, record: bytes) -> int:
         """About what is stored of the customer, snapshots left out."""
@@ -340,21 +340,19 @@ class Customer:
         return changed
 
     def _changed_pieces(
-        self, older: list[Event], apart: list[tuple[bytes, bytes | None]]
+        self, older: list[Event], merged: list[tuple[bytes, bytes | None]]
     ) -> list[tuple[bytes, bytes | None]]:
-        before = self._stored
-        if not (older or before or apart or self.settled.pending):
-            self._awaiting = {}
+        before, awaiting, self._awaiting = self._stored, self._awaiting, {}
+        if not (older or before or merged or self.settled.pending):
             return []
         self._stored = names = self._piece_names(older)
         changed: list[tuple[bytes, bytes | None]] = [(name, None) for name in before if name not in names]
         events = {name: event for name, event in zip(names, older, strict=False) if name not in before}
         changed += [(name, _encode(store(event))) for name, event in events.items()]
-        changed += apart
-        for question_id, snapshot in self._awaiting.items():
+        changed += merged
+        for question_id, snapshot in awaiting.items():
             if (name := snapshot_piece(question_id)) in names:
                 changed.append((name, _encode(snapshot)))
-        self._awaiting = {}
         return changed
 
     def _piece_names(self, older: list[Event]) -> dict[bytes, None]:
@@ -394,7 +392,7 @@ class Customer:
         self.erased_ms = at_ms
         self.settled = Folded()
         self.pace = Pace()
-        self._edges_written, self._history_written = (-1, 0), (-1, 0)  # another first merge is not the one before
+        self._edges_written, self._history_written = (-1, 0), (-1, 0)  # the first merge after it is not the one stored
         self._awaiting = {}
         # By when they were: a late one may stand behind the erasure.
         self.tail = [event for event in self.tail if event.body.event_ts_ms > at_ms]

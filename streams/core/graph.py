@@ -7,7 +7,7 @@ comes depends on the events alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from math import inf
 from typing import Final
 
@@ -24,6 +24,7 @@ from streams.core.decay import present_weight
 Edge = tuple[int, float, int, int]
 Edges = dict[str, dict[str, Edge]]
 _NO_EDGES: Final[dict[str, Edge]] = {}
+_NOTHING: Final[Edges] = {}
 
 _CLICK_EDGES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "purchase": (("purchase>item", "item_id"), ("purchase>category", "category")),
@@ -169,20 +170,23 @@ class Graph(msgspec.Struct, array_like=True, gc=False):
         fresh = {edge_type: of_type.copy() for edge_type, of_type in self.fresh.items()}
         return Graph(fresh, self.fresh_edges, self.merges, self.older)
 
+    @property
+    def older_edges(self) -> Edges:
+        """Those of the last merge; empty before the first."""
+        return _NOTHING if self.older is None else self.older.edges
+
     def edges(self, edge_type: str) -> dict[str, Edge]:
         """Entity id -> edge of all edges of a type."""
-        older = _NO_EDGES if self.older is None else self.older.edges.get(edge_type, _NO_EDGES)
-        return older | self.fresh.get(edge_type, _NO_EDGES)
+        return self.older_edges.get(edge_type, _NO_EDGES) | self.fresh.get(edge_type, _NO_EDGES)
 
     def __iter__(self) -> Iterator[str]:
         """Types that have edges."""
-        older: Mapping[str, object] = {} if self.older is None else self.older.edges
-        return iter(dict.fromkeys((*older, *self.fresh)))
+        return iter(dict.fromkeys((*self.older_edges, *self.fresh)))
 
     def count(self, kind: str) -> int:
         """Edges to entities of a kind, of all types."""
         suffix = ">" + kind
-        older = {} if self.older is None else self.older.edges
+        older = self.older_edges
         total = sum([len(of_type) for edge_type, of_type in older.items() if edge_type.endswith(suffix)])
         for edge_type, of_type in self.fresh.items():
             if edge_type.endswith(suffix):
@@ -218,8 +222,7 @@ def touch(
     if edge is not None:
         of_type[entity_id] = (edge[0] + 1, edge[1] + weight, edge[2], ts_ms)
         return
-    older = graph.older
-    edge = None if older is None else older.edges.get(edge_type, _NO_EDGES).get(entity_id)
+    edge = graph.older_edges.get(edge_type, _NO_EDGES).get(entity_id)
     of_type[entity_id] = (1, weight, ts_ms, ts_ms) if edge is None else (edge[0] + 1, edge[1] + weight, edge[2], ts_ms)
     graph.fresh_edges += 1
     if graph.fresh_edges >= fresh_limit:
@@ -251,7 +254,7 @@ def blocks(graph: Graph, as_of_ms: int, words: Words, half_life_ms: int) -> tupl
 
 
 def pack(edges: Edges, as_of_ms: int, words: Words, half_life_ms: int) -> EdgeBlock:
-    """Edges of the types that snapshots show, in their order."""
+    """Edges of the types that snapshots show, those of a type in the order given."""
     scale, packed = present_weight(1.0, as_of_ms, half_life_ms), EDGE.pack
     most = _MOST_WEIGHT / scale if scale else inf
     found: dict[int, bytes] = {}

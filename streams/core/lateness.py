@@ -35,6 +35,16 @@ def is_ahead(ts_ms: int, reached_ms: int, config: CoreConfig) -> bool:
     return True
 
 
+def erased_until_ms(at_ms: int, reached_ms: int, config: CoreConfig) -> int:
+    """How far an erasure reaches: what is settled goes as a whole, and so does what may have settled meanwhile.
+
+    Args:
+        at_ms: event time of the order.
+        reached_ms: event time that its topic has reached.
+    """
+    return max(at_ms, reached_ms - config.lateness_ms)
+
+
 def check_not_too_late(ts_ms: int, reached_ms: int, body: Body, config: CoreConfig) -> None:
     """Let an event pass whose id, had it come before, would still be known.
 

@@ -1,7 +1,7 @@
 """The ingest of one partition: raw records in, with each checkpoint everything that has to be written out.
 
-Pure but for the two questions it asks a :class:`streams.core.durable.Records`: what is stored of these customers, and
-who is due. :class:`IngestPartition` never writes; :meth:`IngestPartition.checkpoint` returns a
+Pure but for what it asks a :class:`streams.core.durable.Records`: what is stored of these customers, who is due, and
+who comes next in a sweep. :class:`IngestPartition` never writes; :meth:`IngestPartition.checkpoint` returns a
 :class:`streams.core.durable.IngestCheckpoint` with changed records, timers, outputs and the offsets they account for.
 The caller makes it durable before the next one.
 """
@@ -34,7 +34,7 @@ from streams.core.event import Event
 from streams.core.event_clock import EventClock
 from streams.core.graph import edges_of, known_entities
 from streams.core.labels import Pending, Resolved
-from streams.core.lateness import check_not_too_late, is_ahead
+from streams.core.lateness import check_not_too_late, erased_until_ms, is_ahead
 from streams.core.oddities import oddities
 from streams.core.pace import is_sampled_out
 from streams.core.state import Effect
@@ -129,8 +129,8 @@ class IngestPartition:
     def sweep_on(self, limit: int) -> None:
         """Look at the next ``limit`` customers of the sweep under way; the next checkpoint has their snapshots.
 
-        Changes no customer, and nothing of who is in the cache. Who comes into the store behind the sweep is as new as
-        a snapshot could make them.
+        Changes no customer and nothing of the cache. A customer who is first stored behind the sweep's place has just
+        had a snapshot.
         """
         if self.sweep is None:
             return
@@ -351,8 +351,7 @@ class IngestPartition:
             self.counts["duplicates"] += 1  # said twice: what came after it stays, and there is a receipt again
         else:
             self.counts["applied"] += 1
-            # What is settled goes as a whole, and what will have settled when the order comes in another batch as well.
-            until_ms = max(at_ms, self.watermark.clocks[source_index].newest_ms - self.config.lateness_ms)
+            until_ms = erased_until_ms(at_ms, self.watermark.clocks[source_index].newest_ms, self.config)
             gone = known_entities(customer.view().graph)
             touched_ms = [event.ts_ms for event in customer.tail if event.body.event_ts_ms <= until_ms]
             customer_ms = max(until_ms, customer.settled.last_ms, *touched_ms)

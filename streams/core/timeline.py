@@ -5,7 +5,7 @@ A session is a run of a customer's own actions with no gap longer than the confi
     [SESSION] [GAP:3d] [DAY:sat] [HOUR:17] evt:purchase cat:coffee item:5 price:p3 item:7 ... [/SESSION]
 
 with messages sent to the customer written where they happened, inside a session or between two.
-An entry is an event; the lines of one order that share an instant are one entry. Tokenising is incremental: an event
+An entry is an event; the lines of one order that share an instant are one entry. Writing is incremental: an event
 appends its words, nothing before it is touched again. What leaves at the other end lives on in the history.
 """
 

@@ -17,7 +17,7 @@ from schemas import features
 from schemas.graph import EDGE_TYPES
 from schemas.snapshot import EDGE, EdgeBlock, Recent, Session, Snapshot, age_hours, sessions
 from schemas.topics import TOPICS, changelog_of
-from schemas.words import HASH_BYTES
+from schemas.words import HASH_BYTES, split
 from streams.agents.registry import STATEFUL, StoredTypes
 from streams.core.customer import OlderSessions
 from streams.core.event import StoredEvent
@@ -139,7 +139,7 @@ def plain(value: Any) -> Any:
 
 def word_hashes(words: bytes) -> list[str]:
     """Hashes of words in hexadecimal digits, as on the topic ``words``."""
-    return [words[at : at + HASH_BYTES].hex() for at in range(0, len(words), HASH_BYTES)]
+    return [word.hex() for word in split(words)]
 
 
 def _word_hash(word: int) -> str:

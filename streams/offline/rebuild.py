@@ -24,7 +24,7 @@ from streams.core.customer import Customer
 from streams.core.entries import observe, read_entries
 from streams.core.event import Event
 from streams.core.event_clock import EventClock
-from streams.core.lateness import check_not_too_late, is_ahead
+from streams.core.lateness import check_not_too_late, erased_until_ms, is_ahead
 from streams.core.pace import is_sampled_out
 from streams.inspect.lookup import PREDICTION_TOPICS
 from streams.kafka.partitioning import partition_for
@@ -97,7 +97,7 @@ def _events(
         body, ts_ms = entry.body, entry.event_ts_ms
         if body is None:
             if ts_ms <= snapshot.as_of_ms:
-                customer.erase(ts_ms)
+                customer.erase(erased_until_ms(ts_ms, reached_ms, config))
             continue
         with contextlib.suppress(DeadLetter):
             is_ahead(ts_ms, reached_ms, config)

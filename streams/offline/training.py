@@ -18,7 +18,7 @@ from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError
 from schemas.events import PROFILES, SOURCE_INDEX, Body
 from schemas.snapshot import Outcome
-from schemas.words import HASH_BYTES, Words, hash_of, words_of
+from schemas.words import Words, hash_of, split, words_of
 from streams.core.config import DAY_MS, CoreConfig
 from streams.core.context import Context
 from streams.core.timeline import event_words
@@ -37,7 +37,7 @@ def build_vocabulary(events: Iterable[SourceEvent], catalog: Mapping[str, Catalo
     words, config, counts = Words(), CoreConfig(), Counter[bytes]()
     for topic, customer_id, body, _ in events:
         if SOURCE_INDEX[topic] != PROFILES:
-            _count(counts, event_words(body, Context(config, words, 0, customer_id)))
+            counts.update(split(event_words(body, Context(config, words, 0, customer_id))))
     return vocabulary_of(counts, {hash_of(word): word for word in words.take_new()}, catalog)
 
 
@@ -59,12 +59,8 @@ def counted(found: Iterable[Outcome]) -> Counter[bytes]:
     """How often each word occurs in the timelines of outcomes."""
     counts = Counter[bytes]()
     for outcome in found:
-        _count(counts, outcome.snapshot.recent.words)
+        counts.update(split(outcome.snapshot.recent.words))
     return counts
-
-
-def _count(counts: Counter[bytes], hashes: bytes) -> None:
-    counts.update([hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES)])
 
 
 def outcomes_of(events: Sequence[SourceEvent], config: CoreConfig, until_ms: int, progress: Progress) -> list[Outcome]:

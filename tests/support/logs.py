@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
+from unittest import mock
 
 import msgspec
 from hypothesis import strategies as st
@@ -14,6 +16,7 @@ from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, REDEMPTIONS, S
 from schemas.records import LogRecord
 from schemas.snapshot import Outcome, Snapshot
 from schemas.words import Words
+from streams.core import customer, history
 from streams.core.config import DAY_MS, MINUTE_MS, CoreConfig
 from streams.core.customer import CustomerRecord, snapshot_piece
 from streams.core.durable import IngestCheckpoint
@@ -46,6 +49,16 @@ CONFIG = CoreConfig(
 
 Log = list[list[LogRecord]]
 """Per source topic, records in offset order."""
+
+
+@contextmanager
+def more_pieces() -> Iterator[None]:
+    """Tails of three events, and histories of two sessions, have pieces already; edges do by ``CONFIG.fresh_edges``."""
+    with (
+        mock.patch.multiple(customer, _NEWEST_EVENTS=2),
+        mock.patch.multiple(history, FRESH_ENTRIES=2, SINGLE_ENTRIES=3),
+    ):
+        yield
 
 
 class Sent(NamedTuple):

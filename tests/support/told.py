@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.words import HASH_BYTES, Words, hash_of, words_of
+from schemas.words import HASH_BYTES, Words, hash_of, split, words_of
 
 
 class Reader(Words):
@@ -25,7 +25,7 @@ class Reader(Words):
         for word in self.take_new():
             self._known(word, hash_of(word))
         assert len(hashes) % HASH_BYTES == 0
-        return [self._names[hashes[at : at + HASH_BYTES]] for at in range(0, len(hashes), HASH_BYTES)]
+        return [self._names[one] for one in split(hashes)]
 
     def _known(self, word: str, hashed: bytes) -> bytes:
         self._names[hashed] = word

@@ -20,7 +20,7 @@ from schemas.catalog import CatalogEntry
 from schemas.events import Clickstream, Profile
 from schemas.predictions import Erasure
 from schemas.snapshot import Outcome
-from schemas.words import FIXED, HASH_BYTES, SHARED_BY, Word, Words, hash_of, words_of
+from schemas.words import FIXED, SHARED_BY, Word, Words, hash_of, split, words_of
 from streams import cli
 from streams.commands.train import summary
 from streams.core.config import DAY_MS, CoreConfig
@@ -128,7 +128,7 @@ def _spoken(events: list[SourceEvent]) -> dict[bytes, str]:
 
 def _said_in(found: list[Outcome]) -> set[bytes]:
     columns = [outcome.snapshot.recent.words for outcome in found]
-    return {column[at : at + HASH_BYTES] for column in columns for at in range(0, len(column), HASH_BYTES)}
+    return {word for column in columns for word in split(column)}
 
 
 def _learned(directory: Path) -> set[str]:

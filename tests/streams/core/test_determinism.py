@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from unittest import mock
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import logs
 from support.examples import examples
 from support.logs import (
     CONFIG,
@@ -25,7 +25,6 @@ from support.logs import (
     without_erasures,
 )
 
-from streams.core import customer, history
 from streams.core.config import DAY_MS
 from streams.core.durable import IngestCheckpoint
 from streams.state import keys
@@ -33,11 +32,7 @@ from streams.state import keys
 
 @pytest.fixture(autouse=True, scope="module")
 def more_pieces() -> Iterator[None]:
-    """Tails of three events, and histories of two sessions, have pieces already; edges do by ``CONFIG.fresh_edges``."""
-    with (
-        mock.patch.multiple(customer, _NEWEST_EVENTS=2),
-        mock.patch.multiple(history, FRESH_ENTRIES=2, SINGLE_ENTRIES=3),
-    ):
+    with logs.more_pieces():
         yield
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import logs
 from support.examples import examples
 from support.logs import (
     CONFIG,
@@ -28,7 +28,6 @@ from support.logs import (
 from schemas.codec import json_encode
 from schemas.events import CLICKSTREAM, SOURCES
 from schemas.sweep import Sweep
-from streams.core import customer, history
 from streams.core.config import DAY_MS, CoreConfig
 from streams.core.customer import read_record, read_snapshot, snapshot_piece
 from streams.state import keys
@@ -45,11 +44,7 @@ CUSTOMERS = ("c1", "c2", "c3")
 
 @pytest.fixture(autouse=True, scope="module")
 def more_pieces() -> Iterator[None]:
-    """Tails of three events, and histories of two sessions, have pieces already."""
-    with (
-        mock.patch.multiple(customer, _NEWEST_EVENTS=2),
-        mock.patch.multiple(history, FRESH_ENTRIES=2, SINGLE_ENTRIES=3),
-    ):
+    with logs.more_pieces():
         yield
 
 

@@ -14,7 +14,7 @@ from support.logs import CONFIG, START_MS, Log, Sent, Worker, arrivals, log_of, 
 
 from schemas import codec, ids
 from schemas.errors import ConfigError
-from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, SOURCES
+from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, SOURCES
 from schemas.snapshot import Outcome, Snapshot
 from streams import cli
 from streams.brokers.embedded import EmbeddedBroker
@@ -62,6 +62,38 @@ def test_any_snapshot_is_rebuilt_from_the_log_at_its_offsets(data):
         found = rebuild(snapshot, _log_up_to(log, snapshot.applied), CONFIG)
         assert found is not None
         assert codec.msgpack_encode(found) == codec.msgpack_encode(snapshot), snapshot.kind
+
+
+def test_an_erasure_of_long_ago_is_rebuilt_as_it_was_taken() -> None:
+    """Ingest takes all that may have settled by then, and so does the rebuild."""
+    hour_ms = DAY_MS // 24
+    consent = {"consent": {"email": {"marketing": True}}}
+
+    def profile(customer: str, at_ms: int) -> Sent:
+        return Sent(PROFILES, customer, at_ms, consent | {"event_ts_ms": at_ms})
+
+    def purchase(item: str, at_ms: int) -> Sent:
+        return Sent(CLICKSTREAM, "c1", at_ms, {"event": "purchase", "item_id": item, "event_ts_ms": at_ms})
+
+    reached_ms = START_MS + 10 * hour_ms
+    log = log_of(
+        [
+            purchase("gone", START_MS + hour_ms),
+            purchase("stays", reached_ms + hour_ms),
+            profile("c2", reached_ms),
+            Sent(PROFILES, "c1", START_MS, None),
+            profile("c1", reached_ms + 1),
+        ]
+    )
+    worker = Keeping()
+    worker.take(CLICKSTREAM, log[CLICKSTREAM][:1])
+    worker.take(PROFILES, log[PROFILES])
+    worker.take(CLICKSTREAM, log[CLICKSTREAM][1:])
+    worker.checkpoint()
+    (snapshot,) = [known for known in worker.all if known.customer_id == "c1" and known.kind == "event"]
+    assert snapshot.applied == {"clickstream": 1, "profiles": 2}, "the log of the rebuild has what was erased"
+    assert snapshot.count_edges("purchase>item") == 1
+    assert rebuild(snapshot, _log_up_to(log, snapshot.applied), CONFIG) == snapshot
 
 
 EVERY = msgspec.structs.replace(CONFIG, sample_share=1.0)
