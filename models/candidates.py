@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from models.snapshot_columns import EdgeColumns
+from models.snapshot_columns import Edges
 from models.tokenizer import Vocabulary
 from models.wide import Floats, Ints
 from schemas.catalog import CatalogEntry
@@ -72,7 +72,7 @@ class _Table:
         self._column = np.array([column for column, _ in flat], dtype=np.int64)
         self._value = np.array([value for _, value in flat], dtype=np.float64)
 
-    def sums(self, edges: EdgeColumns, *, counted: bool = False, decayed: bool = True) -> Floats:
+    def sums(self, edges: Edges, *, counted: bool = False, decayed: bool = True) -> Floats:
         """Sum over each customer's edges of weight (or 1) times value (or 1, ``counted``): (B, C)."""
         size = edges.customers * self.width
         if not len(self._words) or not size:
@@ -135,8 +135,9 @@ class Candidates:
 
     def cross(self, snapshots: Sequence[Snapshot]) -> Floats:
         """Cross features of every customer with every campaign, (B, C, CROSS_SIZE); see :data:`CROSS`."""
+        every = Edges(snapshots)
         edges = {
-            name: EdgeColumns(snapshots, name)
+            name: every.of(name)
             for name in (
                 "purchase>item", "purchase>category", "view>item", "cart>item", "opened>campaign", "clicked>campaign",
                 "redeemed>campaign", "redeemed>offer", "received>campaign", "received>channel",

@@ -1,4 +1,4 @@
-/* One BERT encoder, one core: raw token ids in, one embedding a customer out.
+/* One BERT encoder, one core: vectors of positions in, one embedding a customer out.
  *
  * A customer is computed alone, from the first layer to the pooled vector, so everything between two layers stays in the
  * core's second-level cache, there is no padding beyond a vector's width, and the result does not depend on who else is
@@ -48,7 +48,7 @@ typedef uint32_t cell;
 
 /* In the order in which models/native.py writes them; its Shape has the same fields. */
 typedef struct {
-    int64_t hidden, layers, heads, intermediate, positions, vocabulary, first_id, unknown_id;
+    int64_t hidden, layers, heads, intermediate, positions;
     float eps;
 } shape;
 
@@ -327,21 +327,20 @@ static room rooms(cell *at, const shape *s, int64_t T) {
     return r;
 }
 
-/* Words, places and their norm; tokens newest first after [CLS], as models/encoder.py says. */
-static void embed(const shape *s, const float *words, const float *places, const uint16_t *tokens, int64_t length,
-                  int64_t T, int64_t S, float *x) {
+/* Positions and their places, feature-major. */
+static void embed(const shape *s, const float *vectors, const float *places, int64_t length, int64_t T, int64_t S,
+                  float *x) {
     const int64_t H = s->hidden;
     for (int64_t first = 0; first < T; first += LANES) {
-        const float *word[LANES], *place[LANES];
+        const float *vector[LANES], *place[LANES];
         for (int l = 0; l < LANES; l++) {
             int64_t at = first + l < length ? first + l : 0; /* what lies past the end is computed and not looked at */
-            int64_t id = at ? tokens[length - 1 - at] : s->first_id;
-            word[l] = words + (id < s->vocabulary ? id : s->unknown_id) * H;
+            vector[l] = vectors + at * H;
             place[l] = places + at * H;
         }
         for (int64_t h = 0; h < H; h++) {
             float row[LANES];
-            for (int l = 0; l < LANES; l++) row[l] = word[l][h] + place[l][h];
+            for (int l = 0; l < LANES; l++) row[l] = vector[l][h] + place[l][h];
             *(vf *)(x + h * S + first) = *(vfu *)row;
         }
     }
@@ -439,7 +438,7 @@ static void run_layer(const shape *s, const layer *l, const room *r, int64_t len
     }
 }
 
-/* Mean over tokens plus the first one, scaled to length sqrt(hidden), as models/encoder.py's pool. */
+/* Mean over positions plus the first one, scaled to length sqrt(hidden), as models/encoder.py's pool. */
 static void pool(const float *x, int64_t S, int64_t length, int64_t hidden, float *out) {
     double square = 0;
     for (int64_t h = 0; h < hidden; h++) {
@@ -460,20 +459,20 @@ static void pool(const float *x, int64_t S, int64_t length, int64_t hidden, floa
 
 /* Embeddings (count, hidden) of sequences.
  *
- * weights: as models/native.py writes them, aligned to 64 bytes. tokens: ids of all sequences, oldest first, without
- * [CLS]; sequence i is tokens[ends[i - 1] .. ends[i]], the first begins at 0, none longer than positions - 1. room:
- * pulsegraph_room() cells, aligned to 64 bytes, of this call alone. */
-void pulsegraph_encode(const shape *s, const cell *weights, const uint16_t *tokens, const int64_t *ends, int64_t count,
+ * weights: as models/native.py writes them, aligned to 64 bytes. vectors: (T, hidden), the positions of all sequences one
+ * after the other; sequence i is vectors[ends[i - 1] .. ends[i]], the first begins at 0, none is empty or longer than
+ * positions. room: pulsegraph_room() cells, aligned to 64 bytes, of this call alone. */
+void pulsegraph_encode(const shape *s, const cell *weights, const float *vectors, const int64_t *ends, int64_t count,
                        cell *space, float *out) {
     const int64_t H = s->hidden;
     for (int64_t i = 0; i < count; i++) {
-        const int64_t begin = i ? ends[i - 1] : 0, length = ends[i] - begin + 1;
+        const int64_t begin = i ? ends[i - 1] : 0, length = ends[i] - begin;
         const int64_t T = (length + LANES - 1) / LANES * LANES, S = T + LANES;
         const cell *at = weights;
-        const float *words = part(&at, s->vocabulary * H), *places = part(&at, s->positions * H);
+        const float *places = part(&at, s->positions * H);
         const float *gain = part(&at, H), *shift = part(&at, H);
         const room r = rooms(space, s, T);
-        embed(s, words, places, tokens + begin, length, T, S, r.x);
+        embed(s, vectors + begin * H, places, length, T, S, r.x);
         for (int64_t block = 0; block < T; block += SPAN) {
             const int vectors = (int)((T - block < SPAN ? T - block : SPAN) / LANES);
             norm(r.x + block, S, vectors, H, s->eps, gain, shift, r.cells + block);

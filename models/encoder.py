@@ -1,13 +1,15 @@
-"""The sequence encoder: any Hugging Face encoder, a pooling, one embedding a customer.
+"""The encoder: a sequence of positions in, one embedding a customer out.
 
-Tokens go in **newest first**, after ``[CLS]``. The encoder's learned positions then mean "how long ago in events",
-whatever the length of the timeline and whichever encoder is in its place, and cutting a long timeline is a slice.
+:class:`InputLayer` makes a vector of every position: the sum of what its words, amounts, time and kind stand for. The
+body is an encoder of Hugging Face's transformers that is fed these vectors, so any of them can stand in.
+
+Sources of the ideas: Devlin et al., "BERT" (2019); Kazemi et al., "Time2Vec" (2019), for periods of time as features;
+Gorishniy et al., "On embeddings for numerical features in tabular deep learning" (2022), for periods of a number.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -15,30 +17,50 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.tokenizer import CLS_ID, PAD_ID, UNK_ID
-from models.wide import Ints
+from models.sequence import AMOUNTS, KINDS, SECTION_OF_KIND, SECTIONS, Sequences, SequenceSize, ranges
+from models.tokenizer import PAD_ID
+from models.wide import CLIP, COLUMNS, Floats
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-PADDING_TARGET: Final = 0.05
+PERIODS_DAYS: Final = (0.25, 0.5, 1.0, 2.0, 3.5, 7.0, 14.0, 28.0, 56.0, 112.0, 224.0, 448.0)
+"""Periods that an age is told in, beside its logarithm: log-spaced, the week and its parts among them."""
+_GAP_RATES: Final = (1.0, 2.0, 4.0)
+_TIMES: Final = 2 * len(PERIODS_DAYS) + 1 + 2 * len(_GAP_RATES) + 2 + 5 + 2
+_WAVES: Final = 4
+"""Learned frequencies of every numeric feature."""
+_MIDDLE: Final = 128
+_AMOUNT_SCALE: Final = 1 / 3
+_NO_CHANCE: Final = 1e-5
 
 
 class EncoderSize(msgspec.Struct, frozen=True, kw_only=True):
-    """Sizes of the default encoder: 128 positions cost one CPU core about 1 ms a customer."""
+    """Sizes of an encoder."""
 
-    hidden: int = 96
+    hidden: int = 64
     layers: int = 2
     heads: int = 4
-    intermediate: int = 192
-    positions: int = 128
-    """``[CLS]`` and the newest tokens; older ones are not seen."""
+    intermediate: int = 128
     dropout: float = 0.1
+    sequence: SequenceSize = SequenceSize()
 
 
-def default_config(vocabulary: int, size: EncoderSize | None = None) -> PretrainedConfig:
-    """A small BERT of ``vocabulary`` tokens.
+#: ``demo``: at most 20 MFLOP a snapshot; ``cpu``: at most 110; ``gpu``: where there is one.
+SIZES: Final[dict[str, EncoderSize]] = {
+    "demo": EncoderSize(),
+    "cpu": EncoderSize(
+        hidden=96, intermediate=192, sequence=SequenceSize(recent=64, history=64, graph=47),
+    ),
+    "gpu": EncoderSize(
+        hidden=256, layers=6, heads=8, intermediate=1024, sequence=SequenceSize(recent=255, history=128, graph=128)
+    ),
+}  # fmt: skip
+
+
+def default_config(size: EncoderSize | None = None) -> PretrainedConfig:
+    """A small BERT.
 
     Raises:
         ConfigError: sizes that do not fit each other.
@@ -46,103 +68,180 @@ def default_config(vocabulary: int, size: EncoderSize | None = None) -> Pretrain
     from transformers import BertConfig
 
     size = size or EncoderSize()
-    if size.hidden % size.heads or size.positions < 2 or min(size.hidden, size.layers, size.intermediate) < 1:
-        raise ConfigError(f"{size} is no encoder: hidden must be a multiple of heads, positions at least 2")
+    if size.hidden % size.heads or min(size.hidden, size.layers, size.intermediate) < 1:
+        raise ConfigError(f"{size} is no encoder: hidden must be a multiple of heads")
     return BertConfig(
-        vocab_size=vocabulary,
+        vocab_size=1,  # words are the input layer's
         hidden_size=size.hidden,
         num_hidden_layers=size.layers,
         num_attention_heads=size.heads,
         intermediate_size=size.intermediate,
-        max_position_embeddings=size.positions,
+        max_position_embeddings=size.sequence.positions,
         type_vocab_size=1,
         hidden_dropout_prob=size.dropout,
         attention_probs_dropout_prob=0.0,  # with any, sdpa leaves its fused kernel: training twice as slow
-        pad_token_id=PAD_ID,
+        pad_token_id=0,
     )
 
 
-class CustomerEncoder(nn.Module):
-    """Token ids → hidden states and one embedding a customer: the mean over its tokens plus ``[CLS]``, normalised."""
+class InputLayer(nn.Module):
+    """Vectors of positions.
 
-    def __init__(self, config: PretrainedConfig) -> None:
+    Args:
+        vocabulary: rows of words.
+        hidden: width of the body.
+        size: most positions of each kind.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    turns: Tensor
+    rates: Tensor
+    first_rank: Tensor
+
+    def __init__(self, vocabulary: int, hidden: int, size: SequenceSize) -> None:
+        super().__init__()
+        self.words = nn.Embedding(vocabulary, hidden, padding_idx=PAD_ID)
+        self.kinds = nn.Embedding(len(KINDS), hidden)
+        most = (1, size.recent, size.history, size.graph)
+        self.ranks = nn.Embedding(sum(most), hidden)
+        self.time = nn.Linear(_TIMES, hidden)
+        self.amounts = nn.Linear(len(AMOUNTS), hidden, bias=False)
+        self.waves = nn.Parameter(torch.randn(COLUMNS, _WAVES))
+        self.numbers = nn.Sequential(
+            nn.Linear(COLUMNS * (1 + 2 * _WAVES) + 1, _MIDDLE), nn.GELU(), nn.Linear(_MIDDLE, hidden)
+        )
+        for table, deviation in ((self.words, 0.3), (self.kinds, 0.3), (self.ranks, 0.05)):
+            nn.init.normal_(table.weight, std=deviation)
+        with torch.no_grad():
+            self.words.weight[PAD_ID] = 0.0
+        self.register_buffer("mean", torch.zeros(COLUMNS))
+        self.register_buffer("deviation", torch.ones(COLUMNS))
+        self.register_buffer("turns", 2 * math.pi / torch.tensor(PERIODS_DAYS), persistent=False)
+        self.register_buffer("rates", torch.tensor(_GAP_RATES), persistent=False)
+        # Rank 0 of every section, by kind.
+        begins = [sum(most[:section]) for section in range(len(SECTIONS))]
+        first = torch.tensor([begins[section] for section in SECTION_OF_KIND])
+        self.register_buffer("first_rank", first, persistent=False)
+
+    @torch.no_grad()
+    def standardise(self, numbers: Floats) -> None:
+        """Learn the mean and deviation of every column of (N, COLUMNS)."""
+        known = np.where(np.isfinite(numbers), numbers, np.nan)
+        count = np.maximum(np.isfinite(known).sum(0), 1)
+        mean = np.nansum(known, axis=0) / count
+        deviation = np.sqrt(np.nansum((known - mean) ** 2, axis=0) / count)
+        self.mean.copy_(torch.from_numpy(mean))
+        self.deviation.copy_(torch.from_numpy(np.where(deviation > _NO_CHANCE, deviation, 1.0)))
+
+    def forward(self, batch: Sequences, hidden_numbers: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Vectors and mask of a batch.
+
+        Args:
+            batch: of B customers, the longest with P positions.
+            hidden_numbers: (B,), 1 where the numeric features are not shown; absent: all are.
+
+        Returns:
+            (B, P, H), and (B, P) with 1 for a position and 0 behind the last.
+        """
+        flat, (rows, columns), longest = self.flat(batch, hidden_numbers), _places(batch), int(batch.lengths.max())
+        at = torch.from_numpy(rows * longest + columns).to(flat.device)
+        out = flat.new_zeros((len(batch) * longest, flat.shape[1])).index_copy(0, at, flat)
+        mask = flat.new_zeros(len(batch) * longest).index_fill(0, at, 1.0)
+        return out.view(len(batch), longest, -1), mask.view(len(batch), longest)
+
+    def flat(self, batch: Sequences, hidden_numbers: Tensor | None = None) -> Tensor:
+        """Vectors of the positions, one after the other: (T, H)."""
+        device = self.mean.device
+
+        def on(values: np.ndarray[Any, np.dtype[Any]]) -> Tensor:
+            return torch.from_numpy(values).to(device)
+
+        kind = on(batch.kind.astype(np.int64))
+        words = nn.functional.embedding_bag(
+            on(batch.words.astype(np.int64)),
+            self.words.weight,
+            on(np.cumsum(batch.counts) - batch.counts),
+            mode="sum",
+            per_sample_weights=on(batch.weights).to(self.words.weight.dtype),
+        )
+        vectors = (
+            words
+            + self.time(self._times(on(batch.age_days), on(batch.gap_days), on(batch.hour), on(batch.year)))
+            + self.amounts(on(batch.amounts) * _AMOUNT_SCALE)
+            + self.kinds(kind)
+            + self.ranks(self.first_rank[kind] + on(batch.rank.astype(np.int64)))
+        )
+        first = on(np.cumsum(batch.lengths) - batch.lengths)
+        found: Tensor = vectors.index_add(0, first, self._numbers(on(batch.numbers), hidden_numbers))
+        return found
+
+    def _times(self, age: Tensor, gap: Tensor, hour: Tensor, year: Tensor) -> Tensor:
+        """(T,) each → (T, _TIMES)."""
+        turn = age[:, None] * self.turns
+        gap_known, hour_known = (gap >= 0).float()[:, None], (hour >= 0).float()[:, None]
+        log_gap = gap.clamp(min=0).log1p()[:, None]
+        rate = log_gap * self.rates
+        day, week, year = (x[:, None] * 2 * math.pi for x in (hour / 24, hour / 168, year))
+        around = torch.cat([day.sin(), day.cos(), week.sin(), week.cos(), torch.ones_like(day)], dim=1)
+        passed = torch.cat([rate.sin(), rate.cos(), log_gap / 3, torch.ones_like(log_gap)], dim=1)
+        log_age = age.clamp(min=0).log1p()[:, None] / 3
+        return torch.cat(
+            [turn.sin(), turn.cos(), log_age, passed * gap_known, around * hour_known, year.sin(), year.cos()], dim=1
+        )
+
+    def _numbers(self, numbers: Tensor, hidden: Tensor | None) -> Tensor:
+        """(B, COLUMNS) → (B, H)."""
+        z = ((numbers - self.mean) / self.deviation).nan_to_num(nan=0.0, posinf=CLIP, neginf=-CLIP).clamp(-CLIP, CLIP)
+        shown = torch.ones_like(z[:, :1]) if hidden is None else (1 - hidden.to(z)).unsqueeze(1)
+        wave = (z[:, :, None] * self.waves).flatten(1)
+        out: Tensor = self.numbers(torch.cat([torch.cat([z, wave.sin(), wave.cos()], dim=1) * shown, shown], dim=1))
+        return out
+
+
+def _places(batch: Sequences) -> tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]:
+    """Row and column of every position in a padded array, (T,) each."""
+    rows = np.repeat(np.arange(len(batch)), batch.lengths)
+    return rows, ranges(np.zeros_like(batch.lengths), batch.lengths)
+
+
+class CustomerEncoder(nn.Module):
+    """Sequences → one embedding a customer: the mean over its positions plus the first one, scaled to length √H."""
+
+    def __init__(self, config: PretrainedConfig, vocabulary: int, size: SequenceSize) -> None:
         super().__init__()
         from transformers import AutoModel
 
         self.config = config
+        self.size = size
         self.hidden = int(config.hidden_size)
-        self.positions = int(getattr(config, "max_position_embeddings", 512))
+        self.input = InputLayer(vocabulary, self.hidden, size)
         self.body: Any = AutoModel.from_config(config, attn_implementation="sdpa")
 
-    def states(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """(B, T) ids and mask → (B, T, H)."""
-        states: Tensor = self.body(input_ids=ids, attention_mask=mask).last_hidden_state
-        return states
+    def states(self, batch: Sequences, hidden_numbers: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, P, H) and their mask (B, P); arguments as in :meth:`InputLayer.forward`."""
+        vectors, mask = self.input(batch, hidden_numbers)
+        dtype = next(self.body.parameters()).dtype  # where the body is rounded, the input layer is not: ages are large
+        states: Tensor = self.body(inputs_embeds=vectors.to(dtype), attention_mask=mask).last_hidden_state
+        return states, mask
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """(B, T) ids and mask (1 for a token) → (B, H) float32."""
-        return pool(self.states(ids, mask), mask)
+    def forward(self, batch: Sequences, hidden_numbers: Tensor | None = None) -> Tensor:
+        """B customers → (B, H) float32."""
+        return pool(*self.states(batch, hidden_numbers))
 
     def words(self) -> nn.Embedding:
         """The table of word vectors, shared with the candidate tower."""
-        table: nn.Embedding = self.body.get_input_embeddings()
-        return table
+        return self.input.words
 
 
 def pool(states: Tensor, mask: Tensor) -> Tensor:
-    """(B, T, H) and (B, T) → (B, H): mean over tokens plus the first token, scaled to length √H."""
-    weight = mask[:, :, None].to(states.dtype)  # (B, T, 1)
+    """(B, P, H) and (B, P) → (B, H): mean over positions plus the first one, scaled to length √H."""
+    weight = mask[:, :, None].to(states.dtype)  # (B, P, 1)
     mean = (states * weight).sum(1, dtype=torch.float32) / weight.sum(1, dtype=torch.float32)
     return nn.functional.normalize(mean + states[:, 0].float(), dim=-1) * math.sqrt(states.shape[-1])
 
 
-class Sequences:
-    """Token sequences of a batch, flat and cut to the newest; turned into padded arrays on demand.
-
-    Args:
-        tokens: uint16 little-endian ids of each customer, oldest first.
-        positions: longest input of the encoder, ``[CLS]`` included.
-        vocabulary: ids at or above it become ``[UNK]``.
-    """
-
-    def __init__(self, tokens: Sequence[bytes], positions: int, vocabulary: int) -> None:
-        newest = 2 * (positions - 1)
-        newest_tokens = [one[-newest:] for one in tokens]
-        flat = np.frombuffer(b"".join(newest_tokens), dtype="<u2").astype(np.int64)
-        flat[flat >= vocabulary] = UNK_ID
-        self._flat = flat
-        bounds = np.cumsum([0, *(len(one) // 2 for one in newest_tokens)])
-        self._end: Ints = bounds[1:]
-        self.lengths: Ints = np.diff(bounds)
-        """Tokens of each customer without ``[CLS]``, (B,)."""
-
-    def padded(self, rows: Ints) -> tuple[Tensor, Tensor]:
-        """``[CLS]`` and the tokens of ``rows``, newest first: ids and mask, both (R, T) int64."""
-        lengths = self.lengths[rows]
-        ids = np.full((len(rows), int(lengths.max(initial=0)) + 1), PAD_ID, dtype=np.int64)
-        steps = np.arange(ids.shape[1] - 1)  # (T - 1,)
-        inside = steps[None, :] < lengths[:, None]  # (R, T - 1)
-        back = self._end[rows][:, None] - 1 - steps[None, :]
-        ids[:, 0] = CLS_ID
-        ids[:, 1:][inside] = self._flat[back[inside]]
-        mask = np.ones_like(ids)
-        mask[:, 1:] = inside
-        return torch.from_numpy(ids), torch.from_numpy(mask)
-
-    def batches(self, max_tokens: int, min_rows: int = 8) -> Iterator[Ints]:
-        """Rows in groups of like length: at most ``max_tokens`` after padding, little of it padding.
-
-        A group ends where the next row would raise padding past the target, once it has ``min_rows``.
-        """
-        order = np.argsort(self.lengths, kind="stable")
-        begin, filled = 0, 0
-        for at, length in enumerate((self.lengths[order] + 1).tolist()):
-            rows = at - begin
-            padded = (rows + 1) * length
-            too_wide = rows >= min_rows and padded - filled - length > PADDING_TARGET * padded
-            if rows and (padded > max_tokens or too_wide):
-                yield order[begin:at]
-                begin, filled = at, 0
-            filled += length
-        if begin < len(order):
-            yield order[begin:]
+def flops_of(length: int, size: EncoderSize) -> int:
+    """Products of the body for one sequence, a multiplication and an addition each counted; no norms, no padding."""
+    dense = 8 * size.hidden**2 + 4 * size.hidden * size.intermediate
+    return size.layers * (length * dense + 4 * length**2 * size.hidden)

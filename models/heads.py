@@ -50,6 +50,10 @@ class ChurnHead(Calibrated):
         self.deep = nn.Sequential(nn.Linear(hidden + COLUMNS, DEEP), nn.GELU(), nn.Dropout(0.1), nn.Linear(DEEP, 1))
         _start_at_zero(self.deep[-1])
 
+    def deep_weights(self) -> list[nn.Parameter]:
+        """What :meth:`residual` learns."""
+        return list(self.deep.parameters())
+
     def residual(self, embedding: Tensor, z: Tensor) -> Tensor:
         """(B, H) and standardised columns (B, COLUMNS) → (B,), before the gate."""
         out: Tensor = self.deep(torch.cat([embedding, z], dim=-1)).squeeze(-1)
@@ -101,6 +105,10 @@ class RedemptionHead(Calibrated):
         own, crossed = z * self.wide.weight[:PLAIN], pair * self.wide.weight[PLAIN:]
         wide = own.sum(-1)[:, None] + crossed.sum(-1) + self.wide.bias  # (B, C)
         return self.calibrated(wide + self.gate * self.residual(embedding, columns, vectors)), own, crossed
+
+    def deep_weights(self) -> list[nn.Parameter]:
+        """What :meth:`residual` and :meth:`tower` learn."""
+        return [*self.customer.parameters(), *self.candidate.parameters()]
 
     def residual(self, embedding: Tensor, columns: Tensor, vectors: Tensor) -> Tensor:
         """Both towers' product before the gate, arguments as in :meth:`forward`: (B, C)."""

@@ -12,27 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from models import precision, saved_model
 from models.candidates import CROSS_NAMES, Candidates
-from models.embedding import Embedder, Remembering
+from models.embedding import Embedder
 from models.model import Model
 from models.reasons import TOP, churn_reasons, redemption_reasons
-from models.snapshot_columns import check, features_of
+from models.sequence import sequences_of
+from models.snapshot_columns import check
 from models.tokenizer import UNK_ID
-from models.wide import Floats, by_feature, columns, typical
+from models.wide import Floats, by_feature, typical
 from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError
 from schemas.predictions import Reason
 from schemas.snapshot import Head, Snapshot
-from schemas.words import HASH_BYTES
 
 CACHED_CANDIDATES: Final = 8
-EMBEDDINGS_BYTES: Final = 32 << 20
-"""Of remembered embeddings: about 30,000 customers at the default size."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,6 @@ class Predictor:
         threads: int | None = None,
         half: bool | None = None,
         compiled: bool = True,
-        remembered_bytes: int = EMBEDDINGS_BYTES,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """
@@ -118,7 +114,6 @@ class Predictor:
             threads: threads of one operation on the CPU; torch's default where absent.
             half: bfloat16 in the encoder; where absent, if a short trial shows it faster and no less exact.
             compiled: whether the encoder in C may be used, see :mod:`models.native`.
-            remembered_bytes: bound of remembered embeddings; 0 for none.
             clock: seconds, for the trial.
 
         Raises:
@@ -137,7 +132,7 @@ class Predictor:
         self.typical = typical(wide.mean.cpu().numpy())
         """Feature values of the average customer, (SIZE,)."""
         self._base = float(wide.bias * model.churn.scale + model.churn.shift)
-        chosen = precision.choose(
+        self.embed: Embedder = precision.choose(
             model,
             self.device,
             half=half,
@@ -145,11 +140,8 @@ class Predictor:
             clock=clock,
             compiled=compiled,
         )
-        self.embed: Embedder = chosen
-        """Rows of words to embeddings, as they are requested by :meth:`encode`."""
-        if remembered_bytes:
-            self.embed = Remembering(chosen, model.encoder.positions, remembered_bytes)
-        self.dtype = chosen.dtype
+        """Sequences to embeddings."""
+        self.dtype = self.embed.dtype
 
     @classmethod
     def load(
@@ -176,11 +168,10 @@ class Predictor:
         """
         for snapshot in snapshots:
             check(snapshot)
-        tokens, seen, unknown = self._tokens(snapshots)
-        raw = columns(features_of(snapshots))
+        batch = sequences_of(snapshots, self.model.vocabulary, self.model.encoder.size)
         with torch.inference_mode():
-            embedding = self.embed(tokens)
-            logits, parts = self.model.churn(embedding, torch.from_numpy(raw).to(self.device))
+            embedding = self.embed(batch)
+            logits, parts = self.model.churn(embedding, torch.from_numpy(batch.numbers).to(self.device))
             parts = parts * self.model.churn.scale
             churn = torch.sigmoid(logits)
         return Encoded(
@@ -189,18 +180,10 @@ class Predictor:
             churn_logits=logits.cpu().numpy(),
             contributions=by_feature(parts.cpu().numpy()),
             base=self._base,
-            columns=raw,
-            words=seen,
-            unknown_words=unknown,
+            columns=batch.numbers,
+            words=len(batch.words),
+            unknown_words=int((batch.words == UNK_ID).sum()),
         )
-
-    def _tokens(self, snapshots: Sequence[Snapshot]) -> tuple[list[bytes], int, int]:
-        """Rows of the newest words of each, and how many these are, and how many of them are unknown."""
-        newest = HASH_BYTES * (self.model.encoder.positions - 1)
-        words = [snapshot.recent.words[-newest:] for snapshot in snapshots]
-        rows = self.model.vocabulary.rows(b"".join(words))
-        ends = np.cumsum([len(one) // HASH_BYTES for one in words])
-        return [one.tobytes() for one in np.split(rows, ends)[:-1]], len(rows), int((rows == UNK_ID).sum())
 
     def reasons(self, snapshot: Snapshot, contributions: Floats, top: int = TOP) -> list[Reason]:
         """Why this churn probability: ``contributions`` is the customer's row of ``Encoded.contributions``, (SIZE,)."""

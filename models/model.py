@@ -12,6 +12,7 @@ from transformers import PretrainedConfig
 from models.encoder import CustomerEncoder
 from models.heads import ChurnHead, RedemptionHead
 from models.metrics import Score
+from models.sequence import SequenceSize
 from models.tokenizer import Vocabulary
 from schemas.snapshot import Head
 
@@ -19,19 +20,32 @@ HEADS: Final[tuple[Head, ...]] = ("churn", "redemption")
 
 
 class HeadReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A head on its validation split, before the final fit on all rows."""
+    """A head on customers (or campaigns) that nothing else has seen, before the final fit on all rows."""
 
     split: str
     """``customers``: other customers, later days. ``campaigns``: the newest campaigns, not seen in training."""
     train_rows: int
+    gate_rows: int
+    """Rows that gate and calibration were chosen on."""
     wide: Score
     """The logistic regression alone."""
     model: Score
     """With the deep part behind its gate."""
+    live: Score
+    """The same on snapshots that were taken within a session, as those that are served mostly are."""
     gate: float
     """Share of the deep part that is used, 0 where it did not help."""
     embedding_auc: float | None
     """Of a linear layer on the embedding alone: how much of the label the embedding carries."""
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """A look at the encoder during its training."""
+
+    epoch: float
+    loss: float
+    auc: dict[Head, float | None]
+    """By head, of a linear layer on the embedding alone."""
 
 
 class TrainingReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,8 +59,11 @@ class TrainingReport(msgspec.Struct, frozen=True, kw_only=True):
     """Outcomes that were left out because their horizon has not ended."""
     recipe: int = 0
     """See :data:`models.training.RECIPE`; 0: made before there were numbers."""
-    pretrain_steps: int = 0
-    tune_steps: int = 0
+    seed: int = 0
+    steps: int = 0
+    epochs: float = 0.0
+    checks: list[Check] = []
+    """What was seen on customers that are not fitted on; the weights of the least loss were kept."""
     seconds: dict[str, float] = {}
 
 
@@ -57,13 +74,14 @@ class Model(nn.Module):
         self,
         config: PretrainedConfig,
         vocabulary: Vocabulary,
+        size: SequenceSize,
         *,
         horizon_days: int = 28,
         report: TrainingReport | None = None,
         trained: Iterable[Head] = HEADS,
     ) -> None:
         super().__init__()
-        self.encoder = CustomerEncoder(config)
+        self.encoder = CustomerEncoder(config, len(vocabulary), size)
         self.heads = nn.ModuleDict(
             {"churn": ChurnHead(self.encoder.hidden), "redemption": RedemptionHead(self.encoder.hidden)}
         )

@@ -16,7 +16,6 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -27,7 +26,6 @@ import torch
 from torch import Tensor
 
 from models.encoder import CustomerEncoder
-from models.tokenizer import CLS_ID, UNK_ID
 from models.wide import Floats, Ints
 
 Precision = Literal["float32", "bfloat16"]
@@ -55,15 +53,12 @@ class _Shape(ctypes.Structure):
         ("heads", ctypes.c_int64),
         ("intermediate", ctypes.c_int64),
         ("positions", ctypes.c_int64),
-        ("vocabulary", ctypes.c_int64),
-        ("first_id", ctypes.c_int64),
-        ("unknown_id", ctypes.c_int64),
         ("eps", ctypes.c_float),
     )
 
 
 class NativeEncoder:
-    """Raw token ids → embeddings, customer by customer.
+    """Vectors of positions → embeddings, customer by customer.
 
     A result does not depend on the batch, in no bit. The weights are copied; the encoder may be changed or freed.
 
@@ -76,13 +71,12 @@ class NativeEncoder:
         Unavailable: the encoder is not a BERT of a kind that is known, or there is no compiler, or no bfloat16.
 
     Example:
-        >>> NativeEncoder(model.encoder, "bfloat16")([b"\\x07\\x00\\x09\\x00"]).shape  # doctest: +SKIP
-        (1, 96)
+        >>> NativeEncoder(model.encoder, "bfloat16")(vectors, lengths).shape  # doctest: +SKIP
+        (64, 96)
     """
 
     def __init__(self, encoder: CustomerEncoder, precision: Precision, threads: int = 1) -> None:
         self.hidden = encoder.hidden
-        self.positions = encoder.positions
         self.precision = precision
         self._shape = _shape(encoder)
         self._library = _library(precision)
@@ -91,32 +85,38 @@ class NativeEncoder:
         self._rooms = [_aligned(self._room) for _ in range(max(1, threads))]
         self._threads = ThreadPoolExecutor(threads, "encode-part") if threads > 1 else None
 
-    def __call__(self, tokens: Sequence[bytes]) -> Floats:
-        """uint16 little-endian ids of each customer, oldest first → (B, H) float32, as ``CustomerEncoder`` gives."""
-        out = np.empty((len(tokens), self.hidden), dtype=np.float32)
-        if self._threads is None or len(tokens) < 2 * len(self._rooms):
-            self._run(tokens, out, self._rooms[0])
+    def __call__(self, vectors: Floats, lengths: Ints) -> Floats:
+        """Embeddings as ``CustomerEncoder`` gives them, (B, H).
+
+        Args:
+            vectors: of all positions, (T, H).
+            lengths: how many of them are each customer's, (B,).
+        """
+        flat = np.ascontiguousarray(vectors, dtype=np.float32)
+        out = np.empty((len(lengths), self.hidden), dtype=np.float32)
+        ends = np.cumsum(lengths, dtype=np.int64)
+        parts = min(len(self._rooms), max(1, len(lengths) // 2))
+        if self._threads is None or parts == 1:
+            self._run(flat, ends, out, self._rooms[0])
             return out
-        # Every n-th one: a batch that came in order of length is then shared evenly.
-        parts = [tokens[first :: len(self._rooms)] for first in range(len(self._rooms))]
-        found = [np.empty((len(part), self.hidden), dtype=np.float32) for part in parts]
-        list(self._threads.map(self._run, parts, found, self._rooms))
-        for first, part in enumerate(found):
-            out[first :: len(self._rooms)] = part
+        # Of about as many positions each.
+        cuts = np.searchsorted(ends, ends[-1] * np.arange(1, parts) / parts).tolist()
+        runs = []
+        for first, last, room in zip([0, *cuts], [*cuts, len(lengths)], self._rooms, strict=False):
+            begin = int(ends[first - 1]) if first else 0
+            runs.append(self._threads.submit(self._run, flat[begin:], ends[first:last] - begin, out[first:last], room))
+        for run in runs:
+            run.result()
         return out
 
-    def _run(self, tokens: Sequence[bytes], out: Floats, room: Cells) -> None:
-        newest = 2 * (self.positions - 1)
-        newest_tokens = [one[-newest:] for one in tokens] if newest else [b""] * len(tokens)
-        flat = b"".join(newest_tokens)
-        ends: Ints = np.cumsum(np.fromiter(map(len, newest_tokens), dtype=np.int64, count=len(newest_tokens))) // 2
+    def _run(self, vectors: Floats, ends: Ints, out: Floats, room: Cells) -> None:
         # ctypes lets go of the interpreter lock for the whole batch.
         self._library.pulsegraph_encode(
             ctypes.byref(self._shape),
             self._weights.ctypes.data,
-            flat,
+            vectors.ctypes.data,
             ends.ctypes.data,
-            len(newest_tokens),
+            len(ends),
             room.ctypes.data,
             out.ctypes.data,
         )
@@ -143,10 +143,7 @@ def _shape(encoder: CustomerEncoder) -> _Shape:
         layers=config.num_hidden_layers,
         heads=heads,
         intermediate=intermediate,
-        positions=encoder.positions,
-        vocabulary=encoder.words().num_embeddings,
-        first_id=CLS_ID,
-        unknown_id=UNK_ID,
+        positions=encoder.size.positions,
         eps=config.layer_norm_eps,
     )
 
@@ -169,7 +166,6 @@ def _weights(encoder: CustomerEncoder, step: int) -> Cells:
         floats(state[f"{name}.weight"])
         floats(state[f"{name}.bias"])
 
-    floats(state["embeddings.word_embeddings.weight"])
     floats(state["embeddings.position_embeddings.weight"] + state["embeddings.token_type_embeddings.weight"][0])
     scaled_norm("embeddings.LayerNorm")
     # Scores come out as powers of two, for which exp is cheapest.
@@ -223,7 +219,7 @@ def _library(precision: Precision) -> ctypes.CDLL:
     library.pulsegraph_room.argtypes = (ctypes.c_void_p,)
     library.pulsegraph_room.restype = ctypes.c_int64
     library.pulsegraph_encode.argtypes = (
-        ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p,
+        ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p,
         ctypes.c_void_p,
     )  # fmt: skip
     library.pulsegraph_encode.restype = None

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 from zlib import crc32
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from models.candidates import CROSS_SIZE, Candidates, named
 from models.heads import usable
-from models.snapshot_columns import features_of
+from models.sequence import Sequences, SequenceSize, concatenated, sequences_of
 from models.tokenizer import Vocabulary
-from models.wide import COLUMNS, Floats, Ints, columns
+from models.wide import Floats, Ints
 from schemas.catalog import CatalogEntry
 from schemas.snapshot import Head, Outcome
 
 CHUNK: Final = 2048
-VALIDATION_IN: Final = 5
+STAGES: Final = ("fit", "stop", "gate", "report")
+FIT, STOP, GATE, REPORT = range(4)
+_SHARES: Final = (FIT,) * 13 + (STOP,) * 2 + (GATE,) * 3 + (REPORT,) * 2
+"""Of twenty customers, how many are for what."""
 MIN_CAMPAIGNS: Final = 4
 MIN_POSITIVES: Final = 8
 
@@ -28,16 +32,16 @@ MIN_POSITIVES: Final = 8
 class Rows:
     """Outcomes of one head, row by row."""
 
-    tokens: list[bytes]
-    """uint16 rows of the vocabulary, oldest first."""
-    columns: Floats
-    """(N, COLUMNS), raw."""
+    sequences: Sequences
+    """What the encoder sees; its ``numbers`` are the wide part's columns."""
     labels: Floats
     """(N,)"""
     customers: Ints
     """(N,) a number for each customer."""
-    held_out: Ints
-    """(N,) 1 where the customer belongs to the fifth that is kept for validation."""
+    stage: Ints
+    """(N,) what the row is for, a place in :data:`STAGES`: by customer."""
+    live: npt.NDArray[np.bool_]
+    """(N,) whether it was taken within a session, as those that are served mostly are."""
     as_of_ms: Ints
     cross: Floats
     """(N, CROSS_SIZE), or (N, 0) where the head has no candidate."""
@@ -49,11 +53,11 @@ class Rows:
 
     def take(self, rows: Ints) -> Rows:
         return Rows(
-            tokens=[self.tokens[i] for i in rows],
-            columns=self.columns[rows],
+            sequences=self.sequences.take(rows),
             labels=self.labels[rows],
             customers=self.customers[rows],
-            held_out=self.held_out[rows],
+            stage=self.stage[rows],
+            live=self.live[rows],
             as_of_ms=self.as_of_ms[rows],
             cross=self.cross[rows],
             campaign=self.campaign[rows],
@@ -62,8 +66,8 @@ class Rows:
     def inputs(self) -> Floats:
         """Columns of the wide part: all of churn's; of redemption's the plain ones and the cross features."""
         if not self.cross.shape[1]:
-            return self.columns
-        plain = usable(torch.from_numpy(self.columns)).numpy()
+            return self.sequences.numbers
+        plain = usable(torch.from_numpy(self.sequences.numbers)).numpy()
         return np.concatenate([plain, self.cross], axis=1)
 
 
@@ -76,64 +80,87 @@ def matured(outcomes: Iterable[Outcome], until_ms: int) -> list[Outcome]:
     return [outcome for outcome in outcomes if outcome.due_ms <= until_ms]
 
 
-def read(
-    outcomes: Iterable[Outcome], catalog: Mapping[str, CatalogEntry], vocabulary: Vocabulary
-) -> tuple[dict[Head, Rows], Candidates]:
-    """Sort outcomes by head and time, and put them into arrays.
-
-    Redemptions whose snapshot names no candidate are left out.
-    """
-    by_head: dict[Head, list[Outcome]] = {"churn": [], "redemption": []}
+def by_head(outcomes: Iterable[Outcome]) -> dict[Head, list[Outcome]]:
+    """Outcomes of each head by time; redemptions whose snapshot names no candidate are left out."""
+    found: dict[Head, list[Outcome]] = {"churn": [], "redemption": []}
     for outcome in outcomes:
         if outcome.head == "redemption" and outcome.snapshot.candidate is None:
             continue
-        by_head[outcome.head].append(outcome)
-    for of_head in by_head.values():
+        found[outcome.head].append(outcome)
+    for of_head in found.values():
         of_head.sort(key=lambda o: (o.snapshot.as_of_ms, o.outcome_id))
+    return found
+
+
+def read(
+    outcomes: Mapping[Head, list[Outcome]],
+    catalog: Mapping[str, CatalogEntry],
+    vocabulary: Vocabulary,
+    size: SequenceSize,
+) -> tuple[dict[Head, Rows], Candidates]:
+    """Put outcomes into arrays, in the order in which they come."""
     campaigns: dict[str, CatalogEntry] = {}
-    for outcome in by_head["redemption"]:
+    for outcome in outcomes["redemption"]:
         candidate = outcome.snapshot.candidate
         if candidate is not None and candidate.campaign_id not in campaigns:
             campaigns[candidate.campaign_id] = named(candidate, catalog)
     candidates = Candidates(list(campaigns.values()), catalog, vocabulary)
     numbers: dict[str, int] = {}
-    return {head: _rows(found, candidates, vocabulary, numbers) for head, found in by_head.items()}, candidates
+    rows = {head: _rows(found, candidates, vocabulary, size, numbers) for head, found in outcomes.items()}
+    return rows, candidates
 
 
-def _rows(outcomes: list[Outcome], candidates: Candidates, vocabulary: Vocabulary, numbers: dict[str, int]) -> Rows:
+def _rows(
+    outcomes: list[Outcome],
+    candidates: Candidates,
+    vocabulary: Vocabulary,
+    size: SequenceSize,
+    numbers: dict[str, int],
+) -> Rows:
     wanted = [o.snapshot.candidate.campaign_id if o.snapshot.candidate else "" for o in outcomes]
     paired = bool(outcomes) and outcomes[0].head == "redemption"
     campaign = np.array([candidates.column.get(name, 0) if paired else 0 for name in wanted], dtype=np.int64)
-    wide, cross = [np.zeros((0, COLUMNS), dtype=np.float32)], [np.zeros((0, CROSS_SIZE * paired), dtype=np.float32)]
+    parts, cross = [sequences_of([], vocabulary, size)], [np.zeros((0, CROSS_SIZE * paired), dtype=np.float32)]
     for begin in range(0, len(outcomes), CHUNK):
         snapshots = [o.snapshot for o in outcomes[begin : begin + CHUNK]]
-        wide.append(columns(features_of(snapshots)))
+        parts.append(sequences_of(snapshots, vocabulary, size))
         if paired:
             pick = campaign[begin : begin + CHUNK]
             cross.append(candidates.cross(snapshots)[np.arange(len(pick)), pick])
     customers = [o.snapshot.customer_id for o in outcomes]
     return Rows(
-        tokens=[vocabulary.rows(o.snapshot.recent.words).tobytes() for o in outcomes],
-        columns=np.concatenate(wide),
+        sequences=concatenated(parts),
         labels=np.array([o.label for o in outcomes], dtype=np.float32),
         customers=np.array([numbers.setdefault(name, len(numbers)) for name in customers], dtype=np.int64),
-        held_out=np.array([is_held_out(name) for name in customers], dtype=np.int64),
+        stage=np.array([stage_of(name) for name in customers], dtype=np.int64),
+        live=np.array([o.snapshot.kind == "sample" for o in outcomes], dtype=np.bool_),
         as_of_ms=np.array([o.snapshot.as_of_ms for o in outcomes], dtype=np.int64),
         cross=np.concatenate(cross) if paired else np.zeros((len(outcomes), 0), dtype=np.float32),
         campaign=campaign,
     )
 
 
-def is_held_out(customer_id: str) -> bool:
-    """Whether the customer is in the fifth that training never fits on, the same in every run."""
-    return crc32(b"validation:" + customer_id.encode("utf-8", "surrogatepass")) % VALIDATION_IN == 0
+def stage_of(customer_id: str) -> int:
+    """What a customer's rows are for, the same in every run and for every head."""
+    return _SHARES[crc32(b"validation:" + customer_id.encode("utf-8", "surrogatepass")) % len(_SHARES)]
 
 
-def split(rows: Rows, head: Head) -> tuple[Ints, Ints, str]:
-    """Row numbers for fitting and for validation, and the split's name.
+class Split(NamedTuple):
+    """Row numbers of each stage, and what keeps them apart: ``customers`` or ``campaigns``."""
 
-    Redemption is validated on its newest campaigns where there are enough, as new campaigns are what it will score.
-    Otherwise other customers are measured, on the later half of the days where that holds enough of both classes.
+    fit: Ints
+    stop: Ints
+    gate: Ints
+    report: Ints
+    by: str
+
+
+def split(rows: Rows, head: Head) -> Split:
+    """Which rows to fit on, to stop at, to choose gate and calibration on, and to report on.
+
+    Customers are in one stage only. Of those that are not fitted on the later half of the days counts, where that holds
+    enough of both classes. Redemption is chosen and reported on its newest campaigns where there are enough, as new
+    campaigns are what it will score; the two on different customers, and the encoder sees neither.
     """
     everything = np.arange(len(rows))
     if head == "redemption":
@@ -143,12 +170,22 @@ def split(rows: Rows, head: Head) -> tuple[Ints, Ints, str]:
             for count in range(1, len(newest) // 2 + 1):
                 later = np.isin(rows.campaign, newest[:count])
                 if later.mean() >= 0.15 and _both_classes(rows.labels[later]) and _both_classes(rows.labels[~later]):
-                    return everything[~later], everything[later], "campaigns"
-    held_out = rows.held_out == 1
-    later = held_out & (rows.as_of_ms >= np.median(rows.as_of_ms)) if len(rows) else held_out
-    if _both_classes(rows.labels[later]):
-        return everything[~held_out], everything[later], "customers"
-    return everything[~held_out], everything[held_out], "customers"
+                    reported = rows.customers % 3 == 0
+                    return Split(
+                        everything[~later & (rows.stage == FIT)],
+                        everything[~later & (rows.stage == STOP)],
+                        everything[later & ~reported],
+                        everything[later & reported],
+                        "campaigns",
+                    )
+    chosen = [rows.stage == stage for stage in range(len(STAGES))]
+    newer = rows.as_of_ms >= np.median(rows.as_of_ms) if len(rows) else np.zeros(0, dtype=np.bool_)
+    for stage in (STOP, GATE, REPORT):
+        later = chosen[stage] & newer
+        if _both_classes(rows.labels[later]):
+            chosen[stage] = later
+    fit, stop, gate, report = (everything[of_stage] for of_stage in chosen)
+    return Split(fit, stop, gate, report, "customers")
 
 
 def one_sided(rows: Rows, chosen: Ints) -> str | None:

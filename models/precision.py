@@ -9,17 +9,20 @@ from typing import Final
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.candidates import CROSS_SIZE, MAX_WORDS
 from models.embedding import Embedder, NativeEmbedder, TorchEmbedder
+from models.encoder import CustomerEncoder
 from models.model import Model
 from models.native import Unavailable
-from models.tokenizer import SPECIALS
+from models.sequence import AMOUNTS, SECTION_OF_KIND, UNKNOWN_HOUR, Sequences
+from models.wide import COLUMNS
 
 ROWS: Final = 16
 CAMPAIGNS: Final = 8
 REPEATS: Final = 3
+TRIAL_WORDS: Final = 4
 FASTER: Final = 1.2
 """How much faster bfloat16 must be to be worth its rounding."""
 AGREES: Final = 5e-4
@@ -46,7 +49,7 @@ def choose(
     choose otherwise; the bound keeps its predictions where they were.
 
     Args:
-        model: on ``device``, in float32. Its encoder becomes bfloat16 where torch is to run it so.
+        model: on ``device``, in float32. The body of its encoder becomes bfloat16 where torch is to run it so.
         half: bfloat16 or not; None: as the trial says.
         threads: customers at a time in C.
         clock: seconds, for the trial.
@@ -69,31 +72,52 @@ def choose(
     if half is False or (half is None and rounded is None and not _has_bfloat16(device)):
         return exact
     if rounded is None:
-        rounded = TorchEmbedder(copy.deepcopy(model.encoder).to(torch.bfloat16), device)
+        rounded = TorchEmbedder(_rounded(copy.deepcopy(model.encoder)), device)
     if half is None and not _worth(model, exact, rounded, trial, clock):
         return exact
     if isinstance(rounded, TorchEmbedder):
         # In its place, so that the copy and the float32 weights can go.
-        rounded = TorchEmbedder(model.encoder.to(torch.bfloat16), device)
+        rounded = TorchEmbedder(_rounded(model.encoder), device)
     return rounded
 
 
-def _trial(model: Model) -> list[bytes]:
-    """Customers of arbitrary words, half of them half as long as can be."""
-    vocabulary, length = model.encoder.words().num_embeddings, model.encoder.positions
-    ids = np.random.default_rng(0).integers(len(SPECIALS), max(vocabulary, len(SPECIALS) + 1), (ROWS, length), "<u2")
-    return [row[: length // (2 if at < ROWS // 2 else 1)].tobytes() for at, row in enumerate(ids)]
+def _rounded(encoder: CustomerEncoder) -> CustomerEncoder:
+    encoder.body.to(torch.bfloat16)
+    return encoder
 
 
-def _worth(model: Model, exact: Embedder, rounded: Embedder, tokens: list[bytes], clock: Callable[[], float]) -> bool:
-    if _seconds(rounded, tokens, clock) * FASTER > _seconds(exact, tokens, clock):
+def _trial(model: Model) -> Sequences:
+    """Customers of whom arbitrary things are known, half of them half as long as can be."""
+    random, encoder = np.random.default_rng(0), model.encoder
+    most = encoder.size.positions
+    lengths = np.array([max(1, most // (2 if at < ROWS // 2 else 1)) for at in range(ROWS)])
+    total = int(lengths.sum())
+    events = [kind for kind, section in enumerate(SECTION_OF_KIND) if section]
+    kind = random.choice(events, total) if encoder.size.positions > 1 else np.zeros(total, dtype=np.int64)
+    kind[np.cumsum(lengths) - lengths] = 0
+    room = np.array((1, encoder.size.recent, encoder.size.history, encoder.size.graph))[np.array(SECTION_OF_KIND)[kind]]
+    return Sequences(
+        numbers=np.full((ROWS, COLUMNS), np.nan, dtype=np.float32),
+        lengths=lengths,
+        kind=kind.astype(np.uint8),
+        rank=random.integers(0, np.maximum(room, 1)).astype(np.uint8),
+        age_days=random.exponential(60.0, total).astype(np.float32),
+        gap_days=random.exponential(3.0, total).astype(np.float32),
+        hour=np.full(total, UNKNOWN_HOUR, dtype=np.float32),
+        year=random.random(total, dtype=np.float32),
+        amounts=random.random((total, len(AMOUNTS)), dtype=np.float32),
+        counts=np.full(total, TRIAL_WORDS),
+        words=random.integers(1, max(2, encoder.words().num_embeddings), total * TRIAL_WORDS).astype(np.uint16),
+        weights=np.full(total * TRIAL_WORDS, TRIAL_WORDS**-0.5, dtype=np.float32),
+    )
+
+
+def _worth(model: Model, exact: Embedder, rounded: Embedder, trial: Sequences, clock: Callable[[], float]) -> bool:
+    if _seconds(rounded, trial, clock) * FASTER > _seconds(exact, trial, clock):
         return False
-    words = model.encoder.words()
-    # In torch the whole encoder is rounded, and campaigns are made of its words.
-    served = copy.deepcopy(words).to(rounded.dtype) if isinstance(rounded, TorchEmbedder) else words
-    together = _logits(model, rounded(tokens), served)
-    alone = _logits(model, torch.cat([rounded([one]) for one in tokens]), served)
-    moved = max(float((other - together).abs().max()) for other in (alone, _logits(model, exact(tokens), words)))
+    together = _logits(model, rounded(trial))
+    alone = _logits(model, torch.cat([rounded(trial.take(np.array([row]))) for row in range(len(trial))]))
+    moved = max(float((other - together).abs().max()) for other in (alone, _logits(model, exact(trial))))
     return moved / 4 < AGREES  # no probability moves by more than a quarter of its logit
 
 
@@ -104,21 +128,21 @@ def _has_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
-def _seconds(embedder: Embedder, tokens: list[bytes], clock: Callable[[], float]) -> float:
+def _seconds(embedder: Embedder, trial: Sequences, clock: Callable[[], float]) -> float:
     best = float("inf")
-    embedder(tokens)
+    embedder(trial)
     for _ in range(REPEATS):
         begin_s = clock()
-        float(embedder(tokens).sum())  # reading the number waits for the device
+        float(embedder(trial).sum())  # reading the number waits for the device
         best = min(best, clock() - begin_s)
     return best
 
 
-def _logits(model: Model, embedding: Tensor, words: nn.Embedding) -> Tensor:
+def _logits(model: Model, embedding: Tensor) -> Tensor:
     """Of every head, for customers of whom nothing else is known: (B, 1 + CAMPAIGNS)."""
-    device = embedding.device
+    device, words = embedding.device, model.encoder.words()
     ids = np.random.default_rng(1).integers(1, max(words.num_embeddings, 2), (CAMPAIGNS, MAX_WORDS))
-    columns = torch.full((len(embedding), len(model.churn.wide.mean)), float("nan"), device=device)
+    columns = torch.full((len(embedding), COLUMNS), float("nan"), device=device)
     cross = torch.full((len(embedding), CAMPAIGNS, CROSS_SIZE), float("nan"), device=device)
     with torch.inference_mode():
         churn, _ = model.churn(embedding, columns)

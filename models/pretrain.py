@@ -1,95 +1,70 @@
-"""Pre-training without labels: masked events, and windows of one customer drawn together.
+"""What the encoder learns beside the heads' labels: what customers do in the weeks after a snapshot.
 
-One pass serves both losses. Two windows of each customer are masked and encoded; masked tokens are predicted from the
-hidden states, and the two pooled windows must find each other among the batch.
+Categories are many yes-or-no questions; items are one choice among all of them, as often as they were chosen. Both are
+answered from the embedding by a layer that is thrown away.
 
-Sources of the ideas: Devlin et al., "BERT" (2019); Babaev et al., "CoLES: contrastive learning for event sequences
-with self-supervision" (2022).
+Sources of the ideas: Pancha et al., "PinnerFormer" (2022), for all that comes in a window instead of what comes next;
+Klenitskiy and Vasilev, "Turning dross into gold loss: is BERT4Rec really better than SASRec?" (2023), for the softmax
+over all items.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.encoder import CustomerEncoder, Sequences, pool
-from models.tokenizer import MASK_ID, SPECIALS
+from models.future import Future
 from models.wide import Ints
 
-MASKED: Final = 0.15
-PREDICTED: Final = 256
-"""Masked tokens predicted per step: the softmax over the vocabulary is the costly part."""
-SHORTEST: Final = 16
-WINDOW: Final = (24, 127)
-TEMPERATURE: Final = 0.1
+MOST_TARGETS: Final = 4_000
+"""Items that are predicted: the most frequent of the vocabulary, whose rows run by frequency."""
+WEIGHTS: Final = {"cat": 20.0, "item": 0.3}
+"""Of the losses against that of a yes-or-no label: brings their gradients to one size (Complete Journey)."""
 
 
-class MaskedEvents(nn.Module):
-    """Hidden states → logits over the vocabulary, tied to the word vectors. Thrown away after pre-training."""
+class FutureHeads(nn.Module):
+    """An embedding → logits of what comes, for every field with at least one possible target."""
 
-    def __init__(self, hidden: int, vocabulary: int) -> None:
+    def __init__(self, hidden: int, futures: Mapping[str, Future], rows: Ints) -> None:
+        """
+        Args:
+            rows: those that are fitted on, for the rates at the start.
+        """
         super().__init__()
-        self.transform = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.LayerNorm(hidden))
-        self.bias = nn.Parameter(torch.zeros(vocabulary))
+        self.futures = {field: future for field, future in futures.items() if len(future.targets)}
+        self.layers = nn.ModuleDict()
+        for field, future in self.futures.items():
+            size = min(MOST_TARGETS, len(future.targets))
+            layer = nn.Linear(hidden, size)
+            known = rows[future.known[rows]]
+            begin = np.cumsum(future.counts) - future.counts
+            seen = np.zeros(size)
+            for row in known.tolist():
+                at = future.columns[begin[row] : begin[row] + future.counts[row]]
+                seen[at[at < size]] += 1
+            rate = (seen + 0.5) / (len(known) + 1)
+            with torch.no_grad():
+                layer.bias.copy_(torch.from_numpy(np.log(rate / (1 - rate)) if field == "cat" else np.log(rate)))
+                layer.weight.mul_(0.1)
+            self.layers[field] = layer
 
-    def forward(self, states: Tensor, words: Tensor) -> Tensor:
-        """(M, H) and (V, H) → (M, V)."""
-        out: Tensor = self.transform(states) @ words.T + self.bias
-        return out
-
-
-def windows(tokens: Sequence[bytes], generator: np.random.Generator, longest: int) -> list[bytes]:
-    """Two random windows of every sequence: first all first ones, then all second ones."""
-    out: list[bytes] = []
-    for _ in range(2):
-        for one in tokens:
-            have = len(one) // 2
-            size = min(have, longest, int(generator.integers(WINDOW[0], WINDOW[1] + 1)))
-            begin = int(generator.integers(0, have - size + 1))
-            out.append(one[2 * begin : 2 * (begin + size)])
-    return out
-
-
-def step_loss(
-    encoder: CustomerEncoder, head: MaskedEvents, tokens: Sequence[bytes], generator: np.random.Generator
-) -> Tensor:
-    """Loss of one batch of customers, each with its own token sequence."""
-    vocabulary, longest = head.bias.shape[0], encoder.positions - 1
-    device = head.bias.device
-    sequences = Sequences(windows(tokens, generator, longest), encoder.positions, vocabulary)
-    ids, mask = (part.to(device) for part in sequences.padded(np.arange(2 * len(tokens))))  # (2B, T)
-    draw = torch.from_numpy(generator.random(ids.shape)).to(device)
-    chosen = (draw < MASKED) & (ids >= len(SPECIALS))
-    states = encoder.states(ids.masked_fill(chosen, MASK_ID), mask)  # (2B, T, H)
-    rows, places = chosen.nonzero(as_tuple=True)
-    if len(rows) > PREDICTED:
-        keep = torch.from_numpy(generator.permutation(len(rows))[:PREDICTED]).to(device)
-        rows, places = rows[keep], places[keep]
-    loss = contrast(pool(states, mask))
-    if len(rows):
-        logits = head(states[rows, places], encoder.words().weight)  # (M, V)
-        loss = loss + nn.functional.cross_entropy(logits.float(), ids[rows, places])
-    return loss
-
-
-def contrast(pooled: Tensor) -> Tensor:
-    """InfoNCE over (2B, H): row i and row i + B are one customer."""
-    unit = nn.functional.normalize(pooled, dim=-1)
-    likeness = unit @ unit.T / TEMPERATURE  # (2B, 2B)
-    likeness.fill_diagonal_(float("-inf"))
-    half = len(pooled) // 2
-    partner = torch.arange(2 * half, device=pooled.device).roll(half)
-    return nn.functional.cross_entropy(likeness, partner)
-
-
-def longest_per_customer(tokens: Sequence[bytes], customers: Ints) -> list[bytes]:
-    """One sequence a customer, its longest, where it is long enough to hold two windows."""
-    best: dict[int, bytes] = {}
-    for one, customer in zip(tokens, customers.tolist(), strict=True):
-        if len(one) >= 2 * SHORTEST and len(one) >= len(best.get(customer, b"")):
-            best[customer] = one
-    return list(best.values())
+    def losses(self, embedding: Tensor, rows: Ints) -> list[Tensor]:
+        """Weighted losses of (B, H) for these rows, one a field."""
+        found = []
+        for field, future in self.futures.items():
+            known = np.flatnonzero(future.known[rows])
+            if not len(known):
+                continue
+            layer = self.layers[field]
+            logits = layer(embedding[torch.from_numpy(known)]).float()  # (K, C)
+            target = torch.from_numpy(future.dense(rows[known])[:, : logits.shape[1]]).to(logits.device)
+            if field == "cat":
+                loss = nn.functional.binary_cross_entropy_with_logits(logits, target)
+            else:
+                loss = -(logits.log_softmax(-1) * target).sum() / target.sum().clamp(min=1.0)
+            found.append(WEIGHTS[field] * loss)
+        return found

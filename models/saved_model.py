@@ -2,7 +2,8 @@
 
 =====================  ==============================================================================
 config.json            the encoder's Hugging Face config
-model.safetensors      the encoder
+model.safetensors      the encoder's body
+input.safetensors      what makes vectors of positions
 heads.safetensors      both heads
 tokenizer.json         the vocabulary, as ``save_pretrained`` writes it
 tokenizer_config.json  the names of its special tokens, for Hugging Face tools; not read here
@@ -36,18 +37,22 @@ from safetensors.torch import save as save_tensors
 
 from models.candidates import CROSS_NAMES
 from models.model import HEADS, Model, TrainingReport
+from models.sequence import SequenceSize
 from models.tokenizer import HF_TOKENIZER, TOKENIZER_FILE, Vocabulary
 from schemas import features
 from schemas.errors import ConfigError, ModelRefused
 from schemas.snapshot import Head
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 CARD_FILE: Final = "pulsegraph.json"
 CONFIG_FILE: Final = "config.json"
 ENCODER_FILE: Final = "model.safetensors"
+INPUT_FILE: Final = "input.safetensors"
 HEADS_FILE: Final = "heads.safetensors"
 TOKENIZER_CONFIG_FILE: Final = "tokenizer_config.json"
-HASHED: Final = (CONFIG_FILE, ENCODER_FILE, HEADS_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
+HASHED: Final = (CONFIG_FILE, ENCODER_FILE, INPUT_FILE, HEADS_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
+MOST_POSITIONS: Final = 255
+"""Of one kind: a rank is a byte."""
 MAX_FILE_BYTES: Final = 4 * 1024**3
 AGAIN: Final = "train it again with `pulsegraph train`, or point to another model directory"
 
@@ -62,9 +67,11 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     feature_names: list[str]
     cross_names: list[str]
     """Cross features of the redemption head, in order."""
+    sequence: SequenceSize
+    """Most positions of each kind."""
     horizon_days: int
     heads: tuple[Head, ...] = HEADS
-    """Those that were trained; a card without this field counts as having all."""
+    """Those that were trained."""
     calibration: dict[str, dict[str, float]]
     """Head → gate, scale and shift; for people, the heads hold them as tensors."""
     report: TrainingReport = TrainingReport()
@@ -94,12 +101,14 @@ def save(model: Model, directory: str | Path) -> Card:
 
 def _write(model: Model, directory: Path) -> Card:
     encoder = {name: tensor.contiguous() for name, tensor in model.encoder.body.state_dict().items()}
+    inputs = {name: tensor.contiguous() for name, tensor in model.encoder.input.state_dict().items()}
     heads = {name: tensor.contiguous() for name, tensor in model.heads.state_dict().items()}
     config = model.encoder.config
     config.architectures = [type(model.encoder.body).__name__]
     contents = {
         CONFIG_FILE: config.to_json_string(use_diff=False).encode(),
         ENCODER_FILE: save_tensors(encoder, metadata={"format": "pt"}),
+        INPUT_FILE: save_tensors(inputs, metadata={"format": "pt"}),
         HEADS_FILE: save_tensors(heads, metadata={"format": "pt"}),
         TOKENIZER_FILE: model.vocabulary.json().encode(),
         TOKENIZER_CONFIG_FILE: json.dumps(HF_TOKENIZER, indent=2).encode(),
@@ -107,10 +116,11 @@ def _write(model: Model, directory: Path) -> Card:
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     card = Card(
         format_version=FORMAT_VERSION,
-        model_version=content_version(files, model.horizon_days, model.trained),
+        model_version=content_version(files, model.encoder.size, model.horizon_days, model.trained),
         files=files,
         feature_names=list(features.NAMES),
         cross_names=list(CROSS_NAMES),
+        sequence=model.encoder.size,
         horizon_days=model.horizon_days,
         heads=tuple(name for name in HEADS if name in model.trained),
         calibration={
@@ -144,16 +154,20 @@ def _replace(fresh: Path, target: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def content_version(files: Mapping[str, str], horizon_days: int, heads: Collection[Head] = HEADS) -> str:
-    """Hash of what decides the model's answers: the files, the features, the horizon and which heads count.
-
-    Example:
-        >>> content_version({"model.safetensors": "00"}, 28) == content_version({"model.safetensors": "00"}, 28)
-        True
-    """
-    said = [FORMAT_VERSION, sorted(files.items()), list(features.NAMES), list(CROSS_NAMES), horizon_days]
-    if set(heads) != set(HEADS):  # a model with all of them keeps the version it had before cards named them
-        said.append(sorted(heads))
+def content_version(
+    files: Mapping[str, str], sequence: SequenceSize, horizon_days: int, heads: Collection[Head] = HEADS
+) -> str:
+    """Hash of what decides the model's answers: the files, the features, the horizon and which heads count."""
+    sizes = list(msgspec.structs.astuple(sequence))
+    said = [
+        FORMAT_VERSION,
+        sorted(files.items()),
+        list(features.NAMES),
+        list(CROSS_NAMES),
+        sizes,
+        horizon_days,
+        sorted(heads),
+    ]
     return "pg-" + hashlib.blake2b(json.dumps(said).encode(), digest_size=8).hexdigest()
 
 
@@ -174,11 +188,18 @@ def read_card(directory: str | Path) -> Card:
         raise ModelRefused(f"{path} is damaged ({error}); {AGAIN}") from error
     if tuple(card.feature_names) != features.NAMES or tuple(card.cross_names) != CROSS_NAMES:
         raise ModelRefused(f"{path} was made for other features than this program computes; {AGAIN}")
+    if (
+        not 0
+        <= min(msgspec.structs.astuple(card.sequence))
+        <= max(msgspec.structs.astuple(card.sequence))
+        <= MOST_POSITIONS
+    ):
+        raise ModelRefused(f"{path} says sequences of {card.sequence}; {AGAIN}")
     if not 1 <= card.horizon_days <= 3650:
         raise ModelRefused(f"{path} says a horizon of {card.horizon_days} days; {AGAIN}")
     if set(card.files) != set(HASHED):
         raise ModelRefused(f"{path} must list exactly {', '.join(HASHED)}; {AGAIN}")
-    if card.model_version != content_version(card.files, card.horizon_days, card.heads):
+    if card.model_version != content_version(card.files, card.sequence, card.horizon_days, card.heads):
         raise ModelRefused(f"{path} names a version that its content does not have; {AGAIN}")
     return card
 
@@ -199,6 +220,7 @@ def load(directory: str | Path) -> tuple[Model, Card]:
     vocabulary = Vocabulary.from_json(contents[TOKENIZER_FILE].decode("utf-8", "replace"), str(where / TOKENIZER_FILE))
     model = _empty(contents[CONFIG_FILE], where / CONFIG_FILE, vocabulary, card)
     _fill(model.encoder.body, contents[ENCODER_FILE], where / ENCODER_FILE)
+    _fill(model.encoder.input, contents[INPUT_FILE], where / INPUT_FILE)
     _fill(model.heads, contents[HEADS_FILE], where / HEADS_FILE)
     return model.eval(), card
 
@@ -211,12 +233,16 @@ def _empty(raw: bytes, path: Path, vocabulary: Vocabulary, card: Card) -> Model:
         said.pop("auto_map", None)  # names code to import; nothing in a model directory is ever run
         config = AutoConfig.for_model(said.pop("model_type"), **said)
         with torch.random.fork_rng(devices=[]):
-            model = Model(config, vocabulary, horizon_days=card.horizon_days, report=card.report, trained=card.heads)
+            model = Model(
+                config,
+                vocabulary,
+                card.sequence,
+                horizon_days=card.horizon_days,
+                report=card.report,
+                trained=card.heads,
+            )
     except Exception as error:  # any class may come out of a config that transformers does not like
         raise ModelRefused(f"{path} is no encoder that transformers knows ({error!r}); {AGAIN}") from error
-    rows = model.encoder.words().num_embeddings
-    if rows != len(vocabulary):
-        raise ModelRefused(f"{path} is for {rows} words, the tokeniser has {len(vocabulary)}; {AGAIN}")
     return model
 
 

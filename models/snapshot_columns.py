@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Final
 
 import numpy as np
@@ -10,8 +11,8 @@ import numpy as np
 from models.wide import Doubles, Floats, Ints
 from schemas import features
 from schemas.errors import InvalidField
-from schemas.graph import EDGE_INDEX
-from schemas.snapshot import EDGE, SESSION, Snapshot
+from schemas.graph import EDGE_INDEX, EDGE_TYPES
+from schemas.snapshot import EDGE, SESSION, Snapshot, age_hours
 from schemas.words import HASH_BYTES
 
 EDGE_DTYPE: Final = np.dtype([("word", "<u4"), ("weight", "<f2"), ("count", "u1"), ("age", "u1")])
@@ -31,6 +32,7 @@ SESSION_DTYPE: Final = np.dtype(
     ]
 )
 """As :class:`schemas.snapshot.Session` says, main words as arrays."""
+_AGES_S: Final[Doubles] = np.array([3600 * age_hours(code) for code in range(256)])
 
 
 def check(snapshot: Snapshot) -> None:
@@ -64,35 +66,51 @@ def features_of(snapshots: Sequence[Snapshot]) -> Floats:
     return flat.astype(np.float32).reshape(len(snapshots), features.SIZE)
 
 
-class EdgeColumns:
-    """The edges of one type of a batch, flat; each as its last block has it, decayed to its snapshot's time.
+class Edges:
+    """The edges of a batch, flat; each as its last block has it, decayed to its snapshot's time.
 
     Attributes:
+        customers: how many snapshots there are.
         words: (E,) uint32, of the entities.
+        type: (E,) place in :data:`schemas.graph.EDGE_TYPES`.
         customer: (E,) row of each.
         weight: (E,).
+        count: (E,) how often, 255 for more.
+        age_s: (E,) since the last time.
     """
 
-    def __init__(self, snapshots: Sequence[Snapshot], edge_type: str) -> None:
+    def __init__(self, snapshots: Sequence[Snapshot]) -> None:
         self.customers = len(snapshots)
-        index = EDGE_INDEX[edge_type]
         blocks = [
-            (row, snapshot.as_of_ms - block.as_of_ms, snapshot.edge_half_life_ms, column)
+            (row, edge_type, snapshot.as_of_ms - block.as_of_ms, snapshot.edge_half_life_ms, column)
             for row, snapshot in enumerate(snapshots)
             for block in reversed(snapshot.edges)
-            if (column := block.edges.get(index))
+            for edge_type, column in block.edges.items()
         ]
         flat = np.frombuffer(b"".join([column for *_, column in blocks]), dtype=EDGE_DTYPE)
-        sizes = [len(column) // EDGE.size for *_, column in blocks]
-        customer = np.repeat(np.array([row for row, *_ in blocks], dtype=np.int64), sizes)
-        half_lives = np.array([since_ms / half_life_ms for _, since_ms, half_life_ms, _ in blocks])
-        weight = flat["weight"].astype(np.float64) * np.exp2(-np.repeat(half_lives, sizes))
+        sizes = np.array([len(column) // EDGE.size for *_, column in blocks], dtype=np.int64)
+        customer, edge_type, since_ms, half_life_ms = (
+            np.repeat(np.array([block[at] for block in blocks], dtype=np.int64), sizes) for at in range(4)
+        )
+        weight = flat["weight"].astype(np.float64) * np.exp2(-since_ms / half_life_ms)
+        age_s = _AGES_S[flat["age"]] + since_ms / 1000
         # The newest block of a customer comes first, and np.unique keeps the first of equals.
-        name = customer.astype(np.uint64) << np.uint64(32) | flat["word"]
-        kept = np.sort(np.unique(name, return_index=True)[1])
+        place = (customer * len(EDGE_TYPES) + edge_type).astype(np.uint64)
+        kept = np.sort(np.unique(place << np.uint64(32) | flat["word"], return_index=True)[1])
         self.words = flat["word"][kept]
+        self.type: Ints = edge_type[kept]
         self.customer: Ints = customer[kept]
         self.weight: Doubles = weight[kept]
+        self.count = flat["count"][kept]
+        self.age_s: Doubles = age_s[kept]
+
+    def of(self, edge_type: str) -> Edges:
+        """Those of one type."""
+        found = copy(self)
+        chosen = np.flatnonzero(self.type == EDGE_INDEX[edge_type])
+        for name in ("words", "type", "customer", "weight", "count", "age_s"):
+            setattr(found, name, getattr(self, name)[chosen])
+        return found
 
     def totals(self) -> Floats:
         """Sum of the weights of each customer, (B, 1)."""

@@ -1,32 +1,34 @@
-"""From outcomes to a model, under a budget of wall-clock time.
+"""From outcomes to a model.
 
 1. Each head's wide part is fitted to convergence (seconds).
-2. The encoder is pre-trained on the customers' sequences (:mod:`models.pretrain`).
-3. Encoder and deep parts are tuned together on what the wide parts leave, and stopped where validation is best
-   (:mod:`models.tuning`).
-4. A gate per head decides on validation how much of the deep part is kept, none if it does not help; Platt's two
-   numbers calibrate the sum; metrics are taken; then the wide weights are fitted once more on all rows.
+2. The encoder is trained, epoch by epoch, and stopped where nothing more is gained (:mod:`models.tuning`).
+3. Each head's deep part is fitted on the embeddings, to what the wide part leaves.
+4. A gate per head decides how much of the deep part is kept, none if it does not help; Platt's two numbers calibrate
+   the sum; then metrics are taken, and the wide weights are fitted once more on all rows.
 
-Training reads outcomes and the catalog, nothing else. The clock is a parameter. With ``max_steps`` set and a budget
-that is not reached, equal inputs give an equal model on one machine; under a budget the number of steps varies.
+Fitting, stopping, choosing the gate and reporting are done on different customers (:func:`models.outcomes.split`).
+Training reads outcomes and the catalog, nothing else. The clock is a parameter. Without a budget equal inputs give an
+equal model on one machine; under a budget the number of steps varies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import numpy as np
 import torch
 
-from models import calibration, metrics, outcomes, pretrain
+from models import calibration, metrics, outcomes
 from models.encoder import EncoderSize, default_config
+from models.future import futures
 from models.model import HEADS, HeadReport, Model, TrainingReport
-from models.outcomes import Rows
+from models.outcomes import Rows, Split
+from models.pretrain import FutureHeads
 from models.tokenizer import Vocabulary
-from models.tuning import Data, Tuner
-from models.wide import Fitted, Ints, fit
+from models.tuning import Data, Residual, Trainer
+from models.wide import Doubles, Fitted, Floats, Ints, fit
 from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError
 from schemas.snapshot import Head, Outcome
@@ -37,28 +39,26 @@ if TYPE_CHECKING:
 Progress = Callable[[float, str], None]
 Clock = Callable[[], float]
 
-RECIPE: Final = 2
+RECIPE: Final = 3
 """Goes up when equal logs and settings give a better model than before, so that a cached one is made again."""
 
 
 class TrainSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How to train; the defaults are what the demo and the reports use."""
 
-    budget_s: float = 90.0
+    epochs: float = 3.0
+    """How often the encoder sees every row, at most: it stops where nothing is gained."""
+    budget_s: float | None = None
+    """Bound of the encoder's training; None for none. A model that then saw less than one epoch is refused."""
     seed: int = 0
     horizon_days: int = 28
     size: EncoderSize = EncoderSize()
-    max_steps: int | None = None
-    """Steps of pre-training, and again of tuning; None: as many as the budget allows."""
-    batch: int = 64
-    learning_rate: float = 1e-3
-    pretrain_share: float = 0.25
-    tune_share: float = 0.55
-    """Shares of the budget that the fits leave; the rest is for measuring."""
+    batch: int = 128
+    learning_rate: float = 3e-3
     fit_rows: int = 60_000
     """Rows a wide part is fitted on at most."""
-    measured_per_s: float = 30.0
-    """Validation rows a head is measured on, per second of budget."""
+    residual_rows: int = 20_000
+    """Rows a deep part is fitted on at most."""
 
 
 def quiet(_fraction: float, _message: str) -> None:
@@ -75,7 +75,7 @@ def train(
     progress: Progress = quiet,
     config: PretrainedConfig | None = None,
     device: str | torch.device = "cpu",
-    early: int = 0,
+    early: Sequence[Outcome] = (),
 ) -> Model:
     """Train a model; its ``report`` says what it reached, and which head was left out.
 
@@ -87,161 +87,156 @@ def train(
         progress: called with the fraction done (0 to 1) and what is being done.
         config: another Hugging Face encoder's config; a small BERT of ``settings.size`` where absent.
         device: where the deep part is trained.
-        early: outcomes that are not in ``found`` because their horizon has not ended, for the report.
+        early: outcomes that are not in ``found`` because their horizon has not ended: their labels do not count, their
+            snapshots say what customers did after those of ``found``.
 
     Raises:
-        ConfigError: no head has outcomes of both labels to fit on.
+        ConfigError: no head has outcomes of both labels to fit on, or the budget ended within the first epoch.
     """
     settings = settings or TrainSettings()
-    begin_s = clock()
-    marks: dict[str, float] = {}
-
-    def elapsed_s() -> float:
-        return clock() - begin_s
-
+    marks = _Marks(clock)
     progress(0.0, "reading outcomes")
-    rows, candidates = outcomes.read(found, catalog, vocabulary)
-    data: dict[Head, tuple[Rows, Ints, Ints]] = {}
+    sorted_outcomes = outcomes.by_head(found)
+    rows, candidates = outcomes.read(sorted_outcomes, catalog, vocabulary, settings.size.sequence)
+    data: dict[Head, tuple[Rows, Split]] = {}
     left_out: dict[str, str] = {}
     for head in HEADS:
-        fitted_on, held_out, _ = outcomes.split(rows[head], head)
-        reason = outcomes.one_sided(rows[head], fitted_on)
+        split = outcomes.split(rows[head], head)
+        reason = outcomes.one_sided(rows[head], split.fit)
         if reason is None:
-            data[head] = rows[head], fitted_on, held_out
+            data[head] = rows[head], split
         else:
             left_out[head] = reason
     if not data:
         counts = ", ".join(f"{len(rows[head])} of {head} ({left_out[head]})" for head in HEADS)
         raise ConfigError(
-            f"nothing to learn from: {counts}; {early} more are left out until their horizon ends; "
+            f"nothing to learn from: {counts}; {len(early)} more are left out until their horizon ends; "
             "replay a longer log first"
         )
     generator = np.random.default_rng(settings.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = Model(
-            config or default_config(len(vocabulary), settings.size),
+            config or default_config(settings.size),
             vocabulary,
+            settings.size.sequence,
             horizon_days=settings.horizon_days,
             trained=data,
         )
+        fitted_on = np.concatenate([of_head.sequences.numbers[split.fit] for of_head, split in data.values()])
+        model.encoder.input.standardise(fitted_on)
+        future = None
+        if "churn" in data:
+            others = [*early, *sorted_outcomes["redemption"]]
+            ahead = futures(sorted_outcomes["churn"], others, vocabulary)
+            future = FutureHeads(model.encoder.hidden, ahead, data["churn"][1].fit).to(device)
         model.to(device)
-        marks["read"] = elapsed_s()
+        marks.end("read")
 
-        progress(0.02, "fitting the wide parts")
+        progress(0.1, "fitting the wide parts")
         fitted = {head: _fit_wide(head, data, settings, generator) for head in data}
         for head, found_weights in fitted.items():
             model.head(head).wide.load(found_weights)
-        marks["fit"] = elapsed_s()
+        marks.end("fit")
 
-        left_s = max(0.0, settings.budget_s - elapsed_s())
+        begin_s = clock()
 
-        def part(name: str, share: float, low: float, high: float) -> Callable[[int], float]:
-            start_s, part_s = elapsed_s(), left_s * share
+        def fraction(epochs: float) -> float:
+            by_time = (clock() - begin_s) / settings.budget_s if settings.budget_s is not None else 0.0
+            done = min(1.0, max(by_time, epochs / settings.epochs))
+            progress(0.15 + 0.7 * done, f"training the encoder: {epochs:.1f} epochs")
+            return done
 
-            def fraction(steps: int) -> float:
-                by_time = (elapsed_s() - start_s) / part_s if part_s > 0 else 1.0
-                by_steps = steps / settings.max_steps if settings.max_steps else 0.0
-                done = min(1.0, by_time if settings.max_steps is None else max(by_time, by_steps))
-                progress(min(high, low + (high - low) * done), name)
-                return done
-
-            return fraction
-
-        tuner = Tuner(model, data, torch.from_numpy(candidates.words).to(device), generator)
-        pretrained = _pretrain(
-            model, data, part("pre-training", settings.pretrain_share, 0.05, 0.3), settings, generator
-        )
-        marks["pretrain"] = elapsed_s()
-        tuned = tuner.tune(
-            part("tuning", settings.tune_share, 0.3, 0.9),
-            batch=settings.batch,
-            rate=settings.learning_rate,
-            checked=int(np.clip(settings.budget_s * 10, 100, 1000)),
-        )
-        marks["tune"] = elapsed_s()
-
-    progress(0.9, "calibrating and measuring")
-    reports: dict[str, HeadReport] = {h: _finish(model, h, tuner, fitted[h], settings) for h in data}
-    marks["measure"] = elapsed_s()
+        trainer = Trainer(model, data, future, generator)
+        steps, epochs, checks = trainer.learn(fraction, batch=settings.batch, rate=settings.learning_rate)
+        marks.end("encoder")
+        if epochs < min(1.0, settings.epochs):
+            raise ConfigError(
+                f"after {settings.budget_s:g} s the encoder has seen {epochs:.0%} of the rows, and a model needs all "
+                "of them once; give it more time (--budget), fewer customers, or a smaller --size"
+            )
+        progress(0.85, "fitting and measuring the heads")
+        words = torch.from_numpy(candidates.words).to(device)
+        reports: dict[str, HeadReport] = {
+            head: _finish(trainer, Residual(model, head, words), fitted[head], settings, generator) for head in data
+        }
+        marks.end("heads")
     model.report = TrainingReport(
         heads=reports,
         left_out=left_out,
-        early=early,
+        early=len(early),
         recipe=RECIPE,
+        seed=settings.seed,
         outcomes=sum(len(of_head) for of_head in rows.values()),
-        pretrain_steps=pretrained,
-        tune_steps=tuned,
-        seconds=_durations(marks),
+        steps=steps,
+        epochs=round(epochs, 3),
+        checks=checks,
+        seconds=marks.seconds,
     )
     progress(1.0, "trained")
     return model.eval().to("cpu")
 
 
 def _fit_wide(head: Head, data: Data, settings: TrainSettings, generator: np.random.Generator) -> Fitted:
-    rows, train, _ = data[head]
-    if len(train) > settings.fit_rows:
-        train = np.sort(generator.permutation(train)[: settings.fit_rows])
-    chosen = rows.take(train)
+    rows, split = data[head]
+    chosen = rows.take(_some(split.fit, settings.fit_rows, generator))
     # New campaigns are what a redemption is scored for, so the ridge must hold across campaigns.
     across = head == "redemption" and len(np.unique(chosen.campaign)) >= outcomes.MIN_CAMPAIGNS
     return fit(chosen.inputs(), chosen.labels, chosen.campaign if across else chosen.customers)
 
 
-def _pretrain(
-    model: Model,
-    data: Data,
-    fraction: Callable[[int], float],
-    settings: TrainSettings,
-    generator: np.random.Generator,
-) -> int:
-    tokens = [one for rows, train, _ in data.values() for one in rows.take(train).tokens]
-    customers = np.concatenate([rows.customers[train] for rows, train, _ in data.values()])
-    pool = pretrain.longest_per_customer(tokens, customers)
-    batch = min(settings.batch // 2, len(pool))
-    if batch < 2:
-        return 0
-    encoder = model.encoder.train()
-    device = encoder.words().weight.device
-    head = pretrain.MaskedEvents(encoder.hidden, encoder.words().num_embeddings).to(device)
-    optimiser = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=0.0, weight_decay=0.01)
-    steps = 0
-    while (done := fraction(steps)) < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * min(1.0, (steps + 1) / 20) * max(0.05, 1 - done)
-        pick = generator.choice(len(pool), batch, replace=False)
-        loss = pretrain.step_loss(encoder, head, [pool[i] for i in pick], generator)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
-        optimiser.step()
-        steps += 1
-    return steps
-
-
-def _finish(model: Model, head: Head, tuner: Tuner, fitted: Fitted, settings: TrainSettings) -> HeadReport:
-    """Choose gate and calibration, measure, and fit the wide weights once more on all rows."""
-    rows, train, held_out = tuner.data[head]
+def _finish(
+    trainer: Trainer, residual: Residual, fitted: Fitted, settings: TrainSettings, generator: np.random.Generator
+) -> HeadReport:
+    """Fit the deep part, choose gate and calibration, measure, and fit the wide weights once more on all rows."""
+    head, model = residual.head, trainer.model
+    rows, split = trainer.data[head]
     module = model.head(head)
-    most = max(200, int(settings.budget_s * settings.measured_per_s))
-    scored = rows.take(tuner.some(held_out, most))
-    labels, wide = scored.labels.astype(np.float64), fitted.logits(scored.inputs())
-    deep, alone = tuner.measured(head, scored)
+
+    def ready(chosen: Ints) -> tuple[Rows, Floats, Doubles]:
+        of_stage = rows.take(chosen)
+        return of_stage, trainer.embeddings(of_stage), fitted.logits(of_stage.inputs())
+
+    fit_rows, embeddings, wide = ready(_some(split.fit, settings.residual_rows, generator))
+    residual.fit(fit_rows, embeddings, wide, ready(split.stop), generator)
+    judged, embeddings, wide = ready(split.gate)
+    labels, deep = judged.labels.astype(np.float64), residual.measured(judged, embeddings)
     found = calibration.choose(labels, wide, deep)
     plain = calibration.Calibration(0.0, *calibration.platt(labels, wide))
     for name, value in found._asdict().items():
         getattr(module, name).fill_(value)
-    module.wide.load(fitted.refitted(rows.inputs(), rows.labels))
-    return HeadReport(
-        split=outcomes.split(rows, head)[2],
-        train_rows=len(train),
-        wide=metrics.score(labels, plain.apply(wide, deep), scored.customers, seed=settings.seed),
-        model=metrics.score(labels, found.apply(wide, deep), scored.customers, seed=settings.seed),
+    reported, embeddings, wide = ready(split.report)
+    labels, deep = reported.labels.astype(np.float64), residual.measured(reported, embeddings)
+    logits = found.apply(wide, deep)
+    report = HeadReport(
+        split=split.by,
+        train_rows=len(split.fit),
+        gate_rows=len(split.gate),
+        wide=metrics.score(labels, plain.apply(wide, deep), reported.customers, seed=settings.seed),
+        model=metrics.score(labels, logits, reported.customers, seed=settings.seed),
+        live=metrics.score(
+            labels[reported.live], logits[reported.live], reported.customers[reported.live], seed=settings.seed
+        ),
         gate=found.gate,
-        embedding_auc=metrics.auc(labels, alone),
+        embedding_auc=metrics.auc(labels, trainer.alone_logits(head, embeddings)),
     )
+    module.wide.load(fitted.refitted(rows.inputs(), rows.labels))
+    return report
 
 
-def _durations(marks: Mapping[str, float]) -> dict[str, float]:
-    ends = list(marks.items())
-    return {name: round(end - (ends[i - 1][1] if i else 0.0), 3) for i, (name, end) in enumerate(ends)}
+def _some(rows: Ints, count: int, generator: np.random.Generator) -> Ints:
+    """At most ``count`` of the row numbers, drawn evenly."""
+    return rows if len(rows) <= count else np.sort(generator.permutation(rows)[:count])
+
+
+class _Marks:
+    """How long each part took."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._last_s = clock, clock()
+        self.seconds: dict[str, float] = {}
+
+    def end(self, part: str) -> None:
+        now_s = self._clock()
+        self.seconds[part] = round(now_s - self._last_s, 3)
+        self._last_s = now_s

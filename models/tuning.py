@@ -1,13 +1,16 @@
-"""Joint tuning of the encoder and the deep parts on what the wide parts leave unexplained.
+"""Training of the encoder, and of the heads' deep parts on what the wide parts leave unexplained.
 
-What is left can be little: on Complete Journey no gate opens. The encoder is therefore also taught each label through a
-linear layer on the embedding alone, thrown away afterwards, so that the embedding carries churn and response whether or
-not the residual earns its place.
+The encoder learns from everything at once: what customers do next (:mod:`models.pretrain`) and each head's label
+through a linear layer on the embedding alone, thrown away afterwards. So the embedding is worth something by itself,
+whether or not a head's residual earns its place. In a part of the rows the numeric features are not shown, or the
+encoder would copy them and leave the sequence unread.
+
+The deep parts are fitted afterwards, on embeddings that stay as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import numpy as np
@@ -15,160 +18,229 @@ import torch
 from torch import Tensor, nn
 
 from models import calibration
-from models.encoder import Sequences
-from models.metrics import log_loss
-from models.model import Model
-from models.outcomes import Rows
-from models.wide import Doubles, Ints
+from models.embedding import TorchEmbedder
+from models.metrics import auc, log_loss
+from models.model import Check, Model
+from models.outcomes import Rows, Split
+from models.pretrain import FutureHeads
+from models.wide import Doubles, Floats, Ints
 from schemas.snapshot import Head
 
-CHECKS: Final = 5
-"""How often validation is looked at during tuning."""
+CHECKS: Final = 2
+"""How often an epoch the rows that are kept for stopping are looked at."""
+PATIENCE: Final = 4
+"""Checks without a gain after which training stops."""
+CHECKED: Final = 2_000
+"""Rows of a head that a check looks at."""
 POOL: Final = 16
 """Batches that are drawn together and sorted by length, to keep padding low."""
-EVAL_TOKENS: Final = 8_192
+HIDDEN: Final = 0.25
+"""Share of rows whose numeric features are not shown."""
+LEFT_OUT: Final = 0.3
+"""Share of positions, and of the words in those that stay, that a step does not see."""
+WARM_UP: Final = 50
+"""Steps in which the learning rate rises."""
+RESIDUAL_EPOCHS: Final = 12
+RESIDUAL_BATCH: Final = 512
+RESIDUAL_RATE: Final = 1e-3
 
-Data = Mapping[Head, tuple[Rows, Ints, Ints]]
-"""Head → rows, row numbers to fit on, row numbers to validate on."""
+Data = Mapping[Head, tuple[Rows, Split]]
 
 
-class Tuner:
-    """Trains ``model`` in place.
+class Trainer:
+    """Trains the encoder of ``model`` in place.
 
     Args:
         data: the heads to train.
+        future: heads of what comes after the churn rows; None where there are none.
+    """
+
+    def __init__(self, model: Model, data: Data, future: FutureHeads | None, generator: np.random.Generator) -> None:
+        self.model, self.data, self.future, self.random = model, data, future, generator
+        self.device = model.encoder.words().weight.device
+        self.alone = nn.ModuleDict({head: nn.Linear(model.encoder.hidden, 1) for head in data}).to(self.device)
+
+    def learn(self, fraction: Callable[[float], float], *, batch: int, rate: float) -> tuple[int, float, list[Check]]:
+        """Train until ``fraction`` reaches 1, or until nothing is gained; keep the weights of the best check.
+
+        Args:
+            fraction: epochs done → share done of what may be done.
+            batch: rows of a step.
+            rate: peak learning rate.
+
+        Returns:
+            Steps and epochs done, and what the checks found.
+        """
+        parts = [self.model.encoder, self.alone, *([self.future] if self.future else [])]
+        weights = [weight for part in parts for weight in part.parameters()]
+        optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=0.02)
+        checked = {head: self._some(split.stop, CHECKED) for head, (_, split) in self.data.items()}
+        checks: list[Check] = []
+        best: list[dict[str, Tensor]] | None = None
+        least, steps, epochs, waited = float("inf"), 0, 0.0, 0
+        while fraction(epochs) < 1 and waited < PATIENCE:
+            order = self._epoch(batch)
+            looks = {round(len(order) * look / CHECKS) for look in range(1, CHECKS + 1)}
+            begun = epochs
+            for at, (head, pick) in enumerate(order, 1):
+                done = fraction(epochs)
+                if done >= 1 or waited >= PATIENCE:
+                    break
+                for group in optimiser.param_groups:
+                    group["lr"] = rate * min(1.0, (steps + 1) / WARM_UP) * max(0.02, 1 - done)
+                loss = self._training_loss(head, pick)
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(weights, 1.0)
+                optimiser.step()
+                steps += 1
+                epochs = begun + at / len(order)
+                if at in looks:
+                    checks.append(self._check(epochs, checked, batch))
+                    waited += 1
+                    if checks[-1].loss < least:
+                        least, best, waited = checks[-1].loss, _weights(self.model.encoder, self.alone), 0
+        if best is not None:
+            self.model.encoder.load_state_dict(best[0])
+            self.alone.load_state_dict(best[1])
+        self.model.eval()
+        return steps, epochs, checks
+
+    def embeddings(self, rows: Rows) -> Floats:
+        """(N, H) of any number of rows."""
+        self.model.eval()
+        found: Floats = TorchEmbedder(self.model.encoder, self.device)(rows.sequences).float().cpu().numpy()
+        return found
+
+    def alone_logits(self, head: Head, embeddings: Floats) -> Doubles:
+        """What the embedding alone says of the head's label, (N,)."""
+        with torch.no_grad():
+            logits = self.alone[head](torch.from_numpy(embeddings).to(self.device))[:, 0]
+        found: Doubles = logits.double().cpu().numpy()
+        return found
+
+    def _epoch(self, batch: int) -> list[tuple[Head, Ints]]:
+        """All rows that are fitted on, in batches of one head and of like length, in random order."""
+        found: list[tuple[Head, Ints]] = []
+        for head, (rows, split) in self.data.items():
+            order = self.random.permutation(split.fit)
+            for begin in range(0, len(order), batch * POOL):
+                pool = order[begin : begin + batch * POOL]
+                pool = pool[np.argsort(rows.sequences.lengths[pool], kind="stable")]
+                found += [(head, pool[at : at + batch]) for at in range(0, len(pool), batch)]
+        return [found[at] for at in self.random.permutation(len(found))]
+
+    def _training_loss(self, head: Head, pick: Ints) -> Tensor:
+        self.model.train()
+        sequences = self.data[head][0].sequences.take(pick).thinned(LEFT_OUT, LEFT_OUT, self.random)
+        hidden = torch.from_numpy(self.random.random(len(pick)) < HIDDEN).to(self.device)
+        return self._loss(head, pick, self.model.encoder(sequences, hidden))
+
+    def _loss(self, head: Head, pick: Ints, embedding: Tensor) -> Tensor:
+        rows = self.data[head][0]
+        target = torch.from_numpy(rows.labels[pick]).to(self.device)
+        losses = [nn.functional.binary_cross_entropy_with_logits(self.alone[head](embedding).squeeze(-1), target)]
+        if head == "churn" and self.future is not None:
+            losses += self.future.losses(embedding, pick)
+        return torch.stack(losses).sum()
+
+    @torch.no_grad()
+    def _check(self, epoch: float, checked: Mapping[Head, Ints], batch: int) -> Check:
+        loss, aucs = 0.0, {}
+        for head, chosen in checked.items():
+            rows = self.data[head][0].take(chosen)
+            embeddings = self.embeddings(rows)
+            aucs[head] = auc(rows.labels.astype(np.float64), self.alone_logits(head, embeddings))
+            for begin in range(0, len(chosen), batch):
+                pick = chosen[begin : begin + batch]
+                embedding = torch.from_numpy(embeddings[begin : begin + batch]).to(self.device)
+                loss += float(self._loss(head, pick, embedding)) * len(pick) / len(chosen)
+        return Check(epoch=round(epoch, 3), loss=loss, auc=aucs)
+
+    def _some(self, rows: Ints, count: int) -> Ints:
+        """At most ``count`` of the row numbers, drawn evenly."""
+        return rows if len(rows) <= count else np.sort(self.random.permutation(rows)[:count])
+
+
+class Residual:
+    """A head's deep part on embeddings that stay as they are.
+
+    Args:
         words: word ids of the candidates, (C, W).
     """
 
-    def __init__(self, model: Model, data: Data, words: Tensor, generator: np.random.Generator) -> None:
-        self.model, self.data, self.words, self.random = model, data, words, generator
-        self.vocabulary = model.encoder.words().num_embeddings
+    def __init__(self, model: Model, head: Head, words: Tensor) -> None:
+        self.model, self.head, self.words = model, head, words
         self.device = words.device
-        self.alone = nn.ModuleDict({head: nn.Linear(model.encoder.hidden, 1) for head in data}).to(words.device)
 
-    def logits(self, head: Head, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Of a batch: residuals before the gate, and logits of the embedding alone, both (N,)."""
-        encoder = self.model.encoder
-        sequences = Sequences(rows.tokens, encoder.positions, self.vocabulary)
-        ids, mask = sequences.padded(np.arange(len(rows)))
-        embedding = encoder(ids.to(self.device), mask.to(self.device))
-        return self._residual(head, rows, embedding), self.alone[head](embedding).squeeze(-1)
-
-    def _residual(self, head: Head, rows: Rows, embedding: Tensor) -> Tensor:
-        columns = torch.from_numpy(rows.columns).to(self.device)
-        if head == "churn":
+    def logits(self, rows: Rows, embeddings: Floats) -> Tensor:
+        """Before the gate, (N,)."""
+        embedding = torch.from_numpy(embeddings).to(self.device)
+        columns = torch.from_numpy(rows.sequences.numbers).to(self.device)
+        if self.head == "churn":
             churn = self.model.churn
             return churn.residual(embedding, churn.wide.standardise(columns))
         redemption = self.model.redemption
         vectors = redemption.tower(self.words, self.model.encoder.words())[torch.from_numpy(rows.campaign)]
         return redemption.residual(embedding, columns, vectors[:, None]).squeeze(1)
 
-    def measured(self, head: Head, rows: Rows) -> tuple[Doubles, Doubles]:
-        """The same for any number of rows, without gradients."""
-        self.model.eval()
-        out = np.zeros((2, len(rows)))
-        sequences = Sequences(rows.tokens, self.model.encoder.positions, self.vocabulary)
-        with torch.no_grad():
-            for pick in sequences.batches(EVAL_TOKENS):
-                out[:, pick] = torch.stack(self.logits(head, rows.take(pick))).float().cpu().numpy()
-        return out[0], out[1]
-
-    def wide_logits(self, head: Head, rows: Rows) -> Doubles:
-        """(N,), not calibrated."""
-        wide = self.model.head(head).wide
-        with torch.no_grad():
-            z = wide.standardise(torch.from_numpy(rows.inputs()).to(self.device))
-            logits: Doubles = wide(z).double().cpu().numpy()
-        return logits
-
-    def tune(self, fraction: Callable[[int], float], *, batch: int, rate: float, checked: int) -> int:
-        """Train until ``fraction`` reaches 1; keep the weights of the best check.
+    def fit(
+        self,
+        rows: Rows,
+        embeddings: Floats,
+        wide: Doubles,
+        stop: tuple[Rows, Floats, Doubles],
+        generator: np.random.Generator,
+    ) -> None:
+        """Fit to what ``wide`` leaves; keep the weights that are best on ``stop``, none where none is better.
 
         Args:
-            fraction: steps done → share of the budget used.
-            batch: rows per step over all heads.
-            rate: peak learning rate of the heads; the encoder's is a third.
-            checked: validation rows a head is checked on.
-
-        Returns:
-            Steps done.
+            rows: (N,) to fit on.
+            embeddings: (N, H).
+            wide: logits of the wide part, (N,).
+            stop: the same three of the rows that say when to stop.
         """
-        heads = list(self.data)
-        redemption = self.model.redemption
-        parts = [self.model.churn.deep, redemption.customer, redemption.candidate, self.alone]
-        optimiser = torch.optim.AdamW(
-            [
-                {"params": list(self.model.encoder.parameters()), "peak": rate / 3, "weight_decay": 0.01},
-                {"params": [p for part in parts for p in part.parameters()], "peak": rate, "weight_decay": 0.05},
-            ],
-            lr=rate,
-        )
-        fit = {head: self.data[head][0].take(self.data[head][1]) for head in heads}
-        base = {head: torch.from_numpy(self.wide_logits(head, fit[head])).float() for head in heads}
-        check = {head: self.data[head][0].take(self.some(self.data[head][2], checked)) for head in heads}
-        draws = {head: self._draws(fit[head], _share(head, heads, batch)) for head in heads}
-        least, next_check = self._loss(check), 1 / CHECKS
-        best: dict[str, Tensor] | None = None  # none is better than the start, where the residual is zero
-        steps = 0
-        while (done := fraction(steps)) < 1:
-            self.model.train()
+        module = self.model.head(self.head)
+        optimiser = torch.optim.AdamW(module.deep_weights(), lr=RESIDUAL_RATE, weight_decay=0.05)
+        base, target = torch.from_numpy(wide).float().to(self.device), torch.from_numpy(rows.labels).to(self.device)
+        least, (best,) = self._loss(*stop), _weights(module)
+        for epoch in range(RESIDUAL_EPOCHS):
+            module.train()
             for group in optimiser.param_groups:
-                group["lr"] = group["peak"] * min(1.0, (steps + 1) / 20) * max(0.02, 1 - done)
-            losses = []
-            for head in heads:
-                pick = next(draws[head])
-                rows = fit[head].take(pick)
-                deep, alone = self.logits(head, rows)
-                logit = base[head][torch.from_numpy(pick)].to(self.device) + deep
-                target = torch.from_numpy(rows.labels).to(self.device)
-                losses += [nn.functional.binary_cross_entropy_with_logits(one, target) for one in (logit, alone)]
-            optimiser.zero_grad(set_to_none=True)
-            torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            optimiser.step()
-            steps += 1
-            if fraction(steps) >= next_check:
-                next_check += 1 / CHECKS
-                loss = self._loss(check)
-                if loss < least:
-                    least, best = loss, _weights(self.model)
-        if best is not None:
-            self.model.load_state_dict(best)
-        return steps
+                group["lr"] = RESIDUAL_RATE * (1 - epoch / RESIDUAL_EPOCHS)
+            for pick in _batches(len(rows), RESIDUAL_BATCH, generator):
+                logit = base[torch.from_numpy(pick)] + self.logits(rows.take(pick), embeddings[pick])
+                loss = nn.functional.binary_cross_entropy_with_logits(logit, target[torch.from_numpy(pick)])
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+            loss_now = self._loss(*stop)
+            if loss_now < least:
+                least, (best,) = loss_now, _weights(module)
+        module.load_state_dict(best)
+        module.eval()
 
-    def _loss(self, check: Mapping[Head, Rows]) -> float:
-        """Sum over heads of validation log loss with the best gate and calibration."""
-        total = 0.0
-        for head, rows in check.items():
-            if len(rows):
-                labels, wide = rows.labels.astype(np.float64), self.wide_logits(head, rows)
-                deep, _ = self.measured(head, rows)
-                total += log_loss(labels, calibration.choose(labels, wide, deep).apply(wide, deep))
-        return total
+    def measured(self, rows: Rows, embeddings: Floats) -> Doubles:
+        """As :meth:`logits`, without gradients."""
+        self.model.head(self.head).eval()
+        with torch.no_grad():
+            logits: Doubles = self.logits(rows, embeddings).double().cpu().numpy()
+        return logits
 
-    def some(self, rows: Ints, count: int) -> Ints:
-        """At most ``count`` of the row numbers, drawn evenly."""
-        return rows if len(rows) <= count else np.sort(self.random.permutation(rows)[:count])
-
-    def _draws(self, rows: Rows, batch: int) -> Iterator[Ints]:
-        """Endless batches of row numbers, of like length, in random order."""
-        lengths = np.array([len(one) for one in rows.tokens])
-        while True:
-            order = self.random.permutation(len(rows))
-            for begin in range(0, len(order), batch * POOL):
-                pool = order[begin : begin + batch * POOL]
-                pool = pool[np.argsort(lengths[pool], kind="stable")]
-                groups = [pool[at : at + batch] for at in range(0, len(pool), batch)]
-                for at in self.random.permutation(len(groups)):
-                    yield groups[at]
+    def _loss(self, rows: Rows, embeddings: Floats, wide: Doubles) -> float:
+        """Log loss with the best scale and shift."""
+        if not len(rows):
+            return float("inf")
+        labels, logits = rows.labels.astype(np.float64), wide + self.measured(rows, embeddings)
+        scale, shift = calibration.platt(labels, logits)
+        return log_loss(labels, scale * logits + shift)
 
 
-def _share(head: Head, heads: Sequence[Head], batch: int) -> int:
-    """Rows of a head in one step: redemptions are fewer, and get a quarter where both are trained."""
-    if len(heads) == 1:
-        return batch
-    return batch // 4 if head == "redemption" else batch - batch // 4
+def _batches(count: int, size: int, generator: np.random.Generator) -> Iterator[Ints]:
+    order = generator.permutation(count)
+    for begin in range(0, count, size):
+        yield order[begin : begin + size]
 
 
-def _weights(model: Model) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+def _weights(*modules: nn.Module) -> list[dict[str, Tensor]]:
+    return [{name: value.detach().clone() for name, value in module.state_dict().items()} for module in modules]

@@ -19,7 +19,9 @@ from streams.commands import (
 
 if TYPE_CHECKING:
     from models.metrics import Score
+    from models.model import TrainingReport
     from models.saved_model import Card
+    from models.training import TrainSettings
     from streams.settings.schema import Settings
 
 
@@ -36,7 +38,7 @@ def add(subparsers: Subparsers) -> None:
         "before that only one of the two labels can be known. --from-topics reads the outcomes and the catalog of a "
         "running deployment instead; without it, no Kafka is needed.",
         "  pulsegraph train --data complete-journey --until 2017-07-01 --out .cache/model\n"
-        "  pulsegraph train --data simulation --customers 500 --budget 20 --out .cache/toy\n"
+        "  pulsegraph train --data simulation --customers 500 --epochs 1 --out .cache/toy\n"
         "  pulsegraph train --from-topics --out .cache/model-2",
     )
     add_source_options(parser)
@@ -50,11 +52,20 @@ def add(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="model directory (PULSEGRAPH_MODEL_DIR)")
     parser.add_argument(
+        "--epochs",
+        type=above_zero("epochs", 1e4),
+        default=3.0,
+        metavar="N",
+        help="how often the encoder sees every outcome, at most (default 3)",
+    )
+    parser.add_argument(
         "--budget",
         type=above_zero("seconds", 1e6),
-        default=90.0,
         metavar="S",
-        help="seconds of training, after the replay (default 90)",
+        help="seconds of the encoder's training, at most; what has seen less than one epoch by then is no model",
+    )
+    parser.add_argument(
+        "--size", choices=("demo", "cpu", "gpu"), default="demo", help="size of the encoder (default demo)"
     )
     add_settings_options(parser)
     parser.set_defaults(run=run)
@@ -70,8 +81,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _from_topics(args: argparse.Namespace, settings: Settings) -> Card:
+def _train_settings(args: argparse.Namespace) -> TrainSettings:
+    from models.encoder import SIZES
     from models.training import TrainSettings
+
+    return TrainSettings(epochs=args.epochs, budget_s=args.budget, seed=args.seed, size=SIZES[args.size])
+
+
+def _from_topics(args: argparse.Namespace, settings: Settings) -> Card:
     from streams.inspect.names import read_names
     from streams.kafka.reader import TopicReader
     from streams.offline.recorded import read_recorded
@@ -89,7 +106,7 @@ def _from_topics(args: argparse.Namespace, settings: Settings) -> Card:
             names = read_names(reader, settings.kafka.prefix)
         left_out = (
             f"{found.repeated:,} repeated, {found.foreign:,} of another version, {found.erased:,} of erased customers, "
-            f"{found.early:,} whose horizon has not ended, {found.refused:,} of the catalog"
+            f"{len(found.early):,} whose horizon has not ended, {found.refused:,} of the catalog"
         )
         progress(_READING, f"{len(found.outcomes):,} outcomes, {len(found.catalog):,} entries; left out: {left_out}")
         return train_on_outcomes(
@@ -98,14 +115,13 @@ def _from_topics(args: argparse.Namespace, settings: Settings) -> Card:
             vocabulary_of(counted(found.outcomes), names, found.catalog),
             settings.model_dir,
             config=settings.core,
-            settings=TrainSettings(budget_s=args.budget, seed=args.seed),
+            settings=_train_settings(args),
             progress=lambda share, text: progress(_READING + share * (1 - _READING), text),
             early=found.early,
         )
 
 
 def _from_events(args: argparse.Namespace, settings: Settings, until_ms: int) -> Card:
-    from models.training import TrainSettings
     from schemas.errors import ConfigError
     from streams.offline.training import train_on_events
     from streams.sources.source import load_source
@@ -123,7 +139,7 @@ def _from_events(args: argparse.Namespace, settings: Settings, until_ms: int) ->
             config=settings.core,
             # Nothing is known of the time behind a log's end, least of all that everybody stayed away.
             until_ms=min(until_ms, source.until_ms),
-            settings=TrainSettings(budget_s=args.budget, seed=args.seed),
+            settings=_train_settings(args),
             progress=progress,
         )
 
@@ -133,12 +149,19 @@ def summary(card: Card) -> Iterator[str]:
     report = card.report
     early = f", {report.early:,} more left out until their horizon ends" if report.early else ""
     yield f"{report.outcomes:,} outcomes{early}, {sum(report.seconds.values()):.0f} s"
+    yield f"encoder: {report.epochs:.1f} epochs, {report.steps:,} steps; best after {_best(report):.1f}"
     for name, head in report.heads.items():
         held_out = "other customers, later days" if head.split == "customers" else "campaigns not trained on"
         yield f"{name}: AUC {_auc(head.model)} on {head.model.rows:,} held-out outcomes ({held_out})"
         yield f"{name}: AUC {_auc(head.wide)} without the encoder, whose share is {head.gate:.2f}"
+        if head.embedding_auc is not None:
+            yield f"{name}: AUC {head.embedding_auc:.3f} of the embedding alone"
     for name, reason in report.left_out.items():
         yield f"{name}: not trained, {reason}"
+
+
+def _best(report: TrainingReport) -> float:
+    return min(report.checks, key=lambda check: check.loss).epoch if report.checks else report.epochs
 
 
 def _auc(score: Score) -> str:

@@ -40,7 +40,7 @@ class RecordedOutcomes(msgspec.Struct):
     """Catalog records that are no entries."""
     erased: int = 0
     """Outcomes that hold something of a customer from before an erasure."""
-    early: int = 0
+    early: list[Outcome] = []
     """Outcomes whose horizon has not ended yet, see :func:`models.outcomes.matured`."""
 
 
@@ -83,7 +83,7 @@ def read_recorded(reader: TopicReader, prefix: str, progress: Callable[[float, s
         kept = [o for o in outcomes if not _of_before(o.snapshot, erased_ms.get(o.snapshot.customer_id))]
         ended = matured(kept, known_ms[partition])
         found.erased += len(outcomes) - len(kept)
-        found.early += len(kept) - len(ended)
+        found.early += [o for o in kept if o.due_ms > known_ms[partition]]
         found.outcomes += ended
     for message, _ in _records(reader, prefix + "catalog"):
         try:

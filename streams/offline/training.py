@@ -103,7 +103,7 @@ def train_on_events(
         config=config,
         settings=settings,
         progress=lambda share, text: progress(second + share * (1 - second), text),
-        early=len(found) - len(ended),
+        early=[outcome for outcome in found if outcome.due_ms > until_ms],
     )
 
 
@@ -116,14 +116,14 @@ def train_on_outcomes(
     config: CoreConfig,
     settings: TrainSettings,
     progress: Progress,
-    early: int = 0,
+    early: Sequence[Outcome] = (),
 ) -> Card:
     """Train on labelled snapshots and write the model directory.
 
     Args:
         found: outcomes whose horizon has ended, see :func:`models.outcomes.matured`.
         vocabulary: the words that get a row of their own.
-        early: outcomes that were left out because their horizon has not ended, for the report.
+        early: outcomes whose horizon has not ended, see :func:`models.training.train`.
 
     Raises:
         ConfigError: the churn horizon is no whole number of days, or there is nothing to learn from.
