@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from schemas import catalog, events, graph, predictions, snapshot, sweep, words
+from schemas import catalog, embeddings, events, graph, predictions, snapshot, sweep, words
 
 DAY_MS: Final = 86_400_000
 
@@ -19,7 +19,7 @@ SOURCE_DAYS: Final = 30
 #: What was predicted is kept until its outcome is known, with time to spare: 28 days for churn, 30 for offers.
 _UNTIL_OUTCOME_DAYS: Final = 45
 
-Cleanup = Literal["delete", "compact"]
+Cleanup = Literal["delete", "compact", "compact,delete"]
 
 
 class Topic(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +40,8 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def kept(self) -> str:
         """How long records stay, in words."""
+        if self.cleanup == "compact,delete" and self.retention_ms is not None:
+            return f"the newest of each key, {_days(self.retention_ms)}"
         if self.cleanup == "compact":
             return "compacted" if self.replaced_ms is None else f"{_days(self.replaced_ms)}, then compacted"
         return "for ever" if self.retention_ms is None else _days(self.retention_ms)
@@ -108,7 +110,9 @@ TOPICS: Final[dict[str, Topic]] = {
         _topic("catalog", catalog.CatalogEntry, "items, campaigns, offers", key="kind:id", cleanup="compact"),
         _topic("sweeps", sweep.Sweep, "orders to emit snapshots anew", key="sweep_id"),
         _topic("words", words.Word, "what the hashes in snapshots stand for", key="hash", cleanup="compact"),
-        _topic("session-snapshots", snapshot.Snapshot, "what the encoder needs", format="msgpack", days=1),
+        _topic(
+            "session-snapshots", snapshot.Snapshot, "what the encoder needs, null: erased", format="msgpack", days=1
+        ),
         _topic("graph-edges", graph.GraphEdges, "edges for the entity side", key="none", format="msgpack", days=1),
         _topic("outcomes", snapshot.Outcome, "past snapshots with their labels", format="msgpack", days=400),
         _topic("predictions.churn", predictions.ChurnPrediction, "churn risk", days=_UNTIL_OUTCOME_DAYS),
@@ -119,6 +123,13 @@ TOPICS: Final[dict[str, Topic]] = {
             days=_UNTIL_OUTCOME_DAYS,
         ),
         _topic("predictions.next-best-action", predictions.NextBestAction, "the decision, ranked, with reasons"),
+        _topic(
+            "embeddings.customer",
+            embeddings.CustomerEmbedding,
+            "where a customer stands; null: erased",
+            cleanup="compact,delete",
+            days=400,
+        ),
         _topic("erasures", predictions.Erasure, "receipts of erased customers", days=400),
         _topic("dead-letter", None, "refused records as they came", key="as it came", format="bytes", days=90),
         _topic("ingest-changelog", None, "customer state", format="msgpack", cleanup="compact"),

@@ -22,6 +22,7 @@ from streams.runtime.clocks import Clocks
 from streams.runtime.context import RoleContext
 from streams.runtime.runner import Batch, Commit
 from streams.serving.catalog import CatalogFollower
+from streams.serving.embeddings import EmbeddingFeed
 from streams.serving.predict import Predictions
 from streams.serving.records import Predict, Predicted
 from streams.serving.refusals import CatalogRefusals
@@ -93,7 +94,10 @@ class EncodeRole:
         now_ms = self._monotonic_ms()
         for record in batch.records:
             try:
-                self._batcher.add(self._read(record.value), batch.partition, record.offset, now_ms)
+                if record.value is None:
+                    self._batcher.erase(_customer(record.key), batch.partition, record.offset, now_ms)
+                else:
+                    self._batcher.add(self._read(record.value), batch.partition, record.offset, now_ms)
             except DeadLetter as error:
                 refused = refuse(error, batch.topic, batch.partition, record)
                 self._outbox.send_all([refused])
@@ -116,9 +120,9 @@ class EncodeRole:
             await asyncio.wait([self._encoding], timeout=10.0)
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, value: bytes | None) -> Snapshot:
+    def _read(self, value: bytes) -> Snapshot:
         try:
-            snapshot: Snapshot = _decode(value or b"")
+            snapshot: Snapshot = _decode(value)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Malformed(f"no snapshot: {error}") from None
         if snapshot.version != SNAPSHOT_VERSION:
@@ -154,9 +158,11 @@ class EncodeRole:
         while self._batcher.ready(self._monotonic_ms()):
             batch = self._batcher.take()
             started_ms = self._monotonic_ms()
-            predicted = await loop.run_in_executor(self._thread, self._predict, [entry.snapshot for entry in batch])
+            erased = [entry.snapshot for entry in batch if isinstance(entry.snapshot, str)]
+            snapshots = [entry.snapshot for entry in batch if not isinstance(entry.snapshot, str)]
+            predicted = await loop.run_in_executor(self._thread, self._predict, snapshots, erased)
             self._outbox.send_all(predicted.records)
-            self._observe(batch, predicted, started_ms)
+            self._observe(snapshots, predicted, started_ms)
             if delivering is not None:
                 await delivering
             delivering = asyncio.create_task(self._deliver(batch, self._outbox.mark()))
@@ -169,12 +175,12 @@ class EncodeRole:
         await self._outbox.delivered(mark, _DELIVERY_TIMEOUT_S)
         self._batcher.done(batch)
 
-    def _observe(self, batch: list[Waiting], predicted: Predicted, started_ms: int) -> None:
+    def _observe(self, snapshots: list[Snapshot], predicted: Predicted, started_ms: int) -> None:
         seconds, wall_ms = (self._monotonic_ms() - started_ms) / 1000, self._wall_ms()
         # A refresh is of no new event.
-        fresh_ms = [wall_ms - entry.snapshot.ingest_ts_ms for entry in batch if entry.snapshot.kind == "event"]
+        fresh_ms = [wall_ms - snapshot.ingest_ts_ms for snapshot in snapshots if snapshot.kind == "event"]
         self._metrics.encoded(
-            len(batch), seconds, fresh_ms, predicted.records, predicted.words, predicted.unknown_words
+            len(snapshots), seconds, fresh_ms, predicted.records, predicted.words, predicted.unknown_words
         )
 
     async def _commit(self, force: bool = False) -> None:
@@ -195,6 +201,20 @@ class EncodeRole:
             self._committed |= {partition: offset for (_, partition), offset in offsets.items()}
 
 
+def _customer(key: bytes | None) -> str:
+    """Whom a null erases.
+
+    Raises:
+        Malformed: a key that no customer has.
+    """
+    try:
+        if key:
+            return key.decode()
+    except UnicodeDecodeError:
+        pass
+    raise Malformed("a null without a customer's id as its key")
+
+
 def build(context: RoleContext) -> EncodeRole:
     """See :meth:`streams.agents.registry.RoleEntry.build`."""
     settings, mine = context.settings, context.settings.encode
@@ -210,7 +230,13 @@ def build(context: RoleContext) -> EncodeRole:
     catalog.start()
     context.closing.callback(catalog.stop)
     return EncodeRole(
-        predict=Predictions(predictor, catalog, settings.decide, context.clocks.wall_ms),
+        predict=Predictions(
+            predictor,
+            catalog,
+            settings.decide,
+            context.clocks.wall_ms,
+            EmbeddingFeed(mine.embedding_margin),
+        ),
         healthy=catalog.check,
         check=check,
         batcher=MicroBatcher(mine.batch_size, mine.batch_age_ms, mine.coalesce),

@@ -48,7 +48,11 @@ def outputs_of(checkpoint: IngestCheckpoint, words: Words, partitions: int) -> I
     yield from _edge_records(checkpoint.edges, partitions)
     for outcome in checkpoint.outcomes:
         yield OutputRecord("outcomes", outcome.snapshot.customer_id.encode(), encode(outcome))
-    for snapshot in (*checkpoint.awaiting_label, *checkpoint.snapshots):
+    for snapshot in checkpoint.awaiting_label:
+        yield OutputRecord("session-snapshots", snapshot.customer_id.encode(), encode(snapshot))
+    for erasure in checkpoint.erasures:  # before the live snapshots, which hold what came after it
+        yield OutputRecord("session-snapshots", erasure.customer_id.encode(), None)
+    for snapshot in checkpoint.snapshots:
         yield OutputRecord("session-snapshots", snapshot.customer_id.encode(), encode(snapshot))
     for erasure in checkpoint.erasures:
         yield OutputRecord("erasures", erasure.customer_id.encode(), codec.json_encode(erasure))

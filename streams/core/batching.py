@@ -20,7 +20,8 @@ _LABELLED_SHARE: Final = 4  # about one place in four goes to snapshots with a l
 class Waiting(msgspec.Struct):
     """A snapshot with its place in the topic and the time at which it began to wait."""
 
-    snapshot: Snapshot
+    snapshot: Snapshot | str
+    """Or a customer who was erased."""
     partition: int
     offset: int
     since_ms: int
@@ -63,6 +64,15 @@ class MicroBatcher:
             self.coalesced += 1
         self._live[key] = entry
 
+    def erase(self, customer_id: str, partition: int, offset: int, now_ms: int) -> None:
+        """A customer was erased: what is published of it has to go, after all that is of before."""
+        self._open.setdefault(partition, Counter())[offset] += 1
+        older = self._live.pop(customer_id, None) if self._coalesce else None
+        if older is not None:
+            self._close(older)
+            self.coalesced += 1
+        self._live[f"{partition}:{offset}"] = Waiting(customer_id, partition, offset, now_ms)
+
     def ready(self, now_ms: int) -> bool:
         """Whether a batch should go now."""
         if len(self) >= self._size:
@@ -71,9 +81,17 @@ class MicroBatcher:
         return bool(oldest) and now_ms - min(oldest) >= self._age_ms
 
     def take(self) -> list[Waiting]:
-        """The next batch: live snapshots first, with a share kept for those with a label."""
+        """The next batch: live snapshots first, with a share kept for those with a label.
+
+        Erased customers are at its head only: what is of before was in earlier ones, what came after follows them.
+        """
         reserved = min(len(self._labelled), max(1, self._size // _LABELLED_SHARE)) if self._size > 1 else 0
-        batch = [self._live.popitem(last=False)[1] for _ in range(min(len(self._live), self._size - reserved))]
+        batch: list[Waiting] = []
+        while self._live and len(batch) < self._size - reserved:
+            key, entry = next(iter(self._live.items()))
+            if isinstance(entry.snapshot, str) and batch and not isinstance(batch[-1].snapshot, str):
+                break
+            batch.append(self._live.pop(key))
         batch += [self._labelled.popleft() for _ in range(min(len(self._labelled), self._size - len(batch)))]
         return batch
 

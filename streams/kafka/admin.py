@@ -67,7 +67,7 @@ def topic_name(prefix: str, name: str) -> str:
 def topic_config(topic: Topic) -> dict[str, str]:
     """The topic settings that the contract demands."""
     config: dict[str, str] = {"cleanup.policy": topic.cleanup}
-    if topic.cleanup == "delete":
+    if topic.cleanup != "compact":
         config["retention.ms"] = str(-1 if topic.retention_ms is None else topic.retention_ms)
     if topic.replaced_ms is not None:
         config["min.compaction.lag.ms"] = str(topic.replaced_ms)

@@ -18,6 +18,7 @@ from schemas.snapshot import LIVE_KINDS, Candidate, Snapshot
 from streams.core.config import DAY_MS
 from streams.core.decisions import DecisionPolicy, Scored, active_campaigns, decide, offers_over
 from streams.core.reasons import decision_reasons
+from streams.serving.embeddings import EmbeddingFeed
 from streams.serving.records import Predicted
 
 _CHURN_VALID_MS: Final = 7 * DAY_MS
@@ -42,22 +43,34 @@ class Predictions:
     Live snapshots get a churn risk and a next best action, horizons a churn risk, sends the probability
     that the offer sent is used. Ids are derived from the snapshot, so repeating a batch repeats its records.
     What a model has not learned is not published: no probability, and no campaign chosen by one.
+
+    Args:
+        embeddings: says whose embedding is published; absent: nobody's.
     """
 
     def __init__(
-        self, predictor: Predictor, catalog: Catalog, policy: DecisionPolicy, wall_ms: Callable[[], int]
+        self,
+        predictor: Predictor,
+        catalog: Catalog,
+        policy: DecisionPolicy,
+        wall_ms: Callable[[], int],
+        embeddings: EmbeddingFeed | None = None,
     ) -> None:
         self._predictor = predictor
         self._catalog = catalog
         self._policy = policy
         self._wall_ms = wall_ms
+        self._embeddings = embeddings
 
-    def __call__(self, snapshots: list[Snapshot]) -> Predicted:
+    def __call__(self, snapshots: list[Snapshot], erased: Sequence[str] = ()) -> Predicted:
+        """Records of a batch; first what takes the embeddings of ``erased`` customers away."""
+        published = [self._embeddings.forget(customer_id) for customer_id in erased] if self._embeddings else []
         encoded = self._predictor.encode(snapshots)
-        published: list[OutputRecord] = []
         self._churn(snapshots, encoded, published)
         self._actions(snapshots, encoded, published)
         self._sends(snapshots, encoded, published)
+        if self._embeddings is not None:
+            published += self._embeddings(snapshots, encoded.embeddings, self._predictor.version)
         return Predicted(published, encoded.words, encoded.unknown_words)
 
     def _churn(self, snapshots: Sequence[Snapshot], encoded: Encoded, published: list[OutputRecord]) -> None:

@@ -20,5 +20,6 @@ class Predicted(NamedTuple):
     """Of these, those that the model does not know."""
 
 
-Predict = Callable[[list[Snapshot]], Predicted]
-"""Snapshots to records, called in a thread; see :class:`streams.serving.predict.Predictions`."""
+Predict = Callable[[list[Snapshot], list[str]], Predicted]
+"""Snapshots, and customers who were erased before them, to records. Called in a thread; see
+:class:`streams.serving.predict.Predictions`."""

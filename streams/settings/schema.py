@@ -34,6 +34,7 @@ RESERVED: Final = ("PULSEGRAPH_CONFIG", "PULSEGRAPH_CACHE", "PULSEGRAPH_DATA", "
 
 _Count = Annotated[int, Meta(ge=1)]
 _Millis = Annotated[int, Meta(ge=0)]
+_Distance = Annotated[float, Meta(ge=0.0, le=2.0)]
 _Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 
@@ -107,6 +108,8 @@ class EncodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the model runs; auto takes CUDA where there is one."""
     queue_bound: _Count = 20_000
     """Snapshots that may wait; beyond it fetching pauses."""
+    embedding_margin: _Distance = 0.02
+    """An embedding is published again when its cosine distance from what was published last is above this."""
     coalesce: bool = True
     """Score only the newest snapshot of a customer that waits more than once."""
 

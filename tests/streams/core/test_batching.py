@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -99,7 +99,7 @@ def test_neither_kind_starves_the_other(size: int) -> None:
         batcher.add(snapshot(f"c{offset}"), 0, 2 * offset, 0)
         batcher.add(snapshot(f"c{offset}", "send"), 0, 2 * offset + 1, 0)
     batch = batcher.take()
-    judged = sum(entry.snapshot.kind == "send" for entry in batch)
+    judged = sum(isinstance(e.snapshot, Snapshot) and e.snapshot.kind == "send" for e in batch)
     assert len(batch) == size
     assert judged == max(1, size // 4)
 
@@ -249,5 +249,49 @@ def test_added_is_taken_plus_coalesced(customers: list[str], size: int) -> None:
     batcher.done(taken)
     assert batcher.floor(0) is None
     newest = {customer: offset for offset, customer in enumerate(customers) if offset % 5 != 4}
-    last = {entry.snapshot.customer_id: entry.offset for entry in taken if entry.snapshot.kind == "event"}
+    live = [(e.snapshot, e.offset) for e in taken if isinstance(e.snapshot, Snapshot) and e.snapshot.kind == "event"]
+    last = {encoded.customer_id: offset for encoded, offset in live}
     assert last == newest, "the last thing encoded of a customer is the newest that was said"
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["event", "send", "erased"])), max_size=40),
+    st.integers(1, 8),
+    st.booleans(),
+)
+def test_nothing_of_before_comes_behind_an_erasure(
+    said: list[tuple[str, Literal["event", "send", "erased"]]], size: int, coalesce: bool
+) -> None:
+    batcher = MicroBatcher(size, age_ms=0, coalesce=coalesce)
+    taken: list[list[Waiting]] = []
+    for offset, (customer, what) in enumerate(said):
+        if what == "erased":
+            batcher.erase(customer, 0, offset, offset)
+        else:
+            batcher.add(snapshot(customer, what), 0, offset, offset)
+        if offset % 5 == 4:
+            taken.append(batcher.take())
+    while len(batcher):
+        taken.append(batcher.take())
+    for batch in taken:
+        erased = [isinstance(entry.snapshot, str) for entry in batch]
+        assert erased == sorted(erased, reverse=True), "erasures come first in a batch"
+        assert len(batch) <= size
+    order = [entry for batch in taken for entry in batch]
+    for customer in "abc":
+        live = [
+            entry.offset
+            for entry in order
+            if entry.snapshot == customer or (not isinstance(entry.snapshot, str) and _is_live(entry, customer))
+        ]
+        assert live == sorted(live), "what is published of a customer keeps the order of the topic"
+    erasures = [offset for offset, (_, what) in enumerate(said) if what == "erased"]
+    assert sorted(entry.offset for entry in order if isinstance(entry.snapshot, str)) == erasures
+    for batch in taken:
+        batcher.done(batch)
+    assert batcher.floor(0) is None
+
+
+def _is_live(entry: Waiting, customer: str) -> bool:
+    assert not isinstance(entry.snapshot, str)
+    return entry.snapshot.customer_id == customer and entry.snapshot.kind == "event"
