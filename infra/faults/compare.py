@@ -74,6 +74,9 @@ def left_by(client: Mapping[str, Any], prefix: str, partitions: int, folder: Pat
         for _, message in _records(reader, prefix + "outcomes", partitions):
             _note(left, "outcomes", left.outcomes, _outcome(message.value()).outcome_id, message.value())
         for _, message in _records(reader, prefix + "session-snapshots", partitions):
+            if message.value() is None:
+                left.snapshots[f"{message.key().decode()} erased"] = ""
+                continue
             snapshot = _snapshot(message.value())
             left.snapshots[f"{snapshot.customer_id} {snapshot.kind}"] = _digest(message.value())
         for _, message in _records(reader, prefix + "dead-letter", partitions):

@@ -109,7 +109,7 @@ class Fuzzed:
     def checkpoint(self) -> IngestCheckpoint:
         done = self.ingest.checkpoint(0)
         for output in outputs_of(done, self.words, partitions=4):
-            assert isinstance(output.value, bytes)
+            assert isinstance(output.value, bytes) or output.topic == "session-snapshots", "a null only for an erasure"
             self.outputs += 1
         self.store.write(local_batch(done, -1))
         self.ingest.written()

@@ -83,7 +83,7 @@ def refreshed_by(pipeline: Pipeline, version: str) -> set[str]:
 
 def refreshed(pipeline: Pipeline) -> set[str]:
     """Customers of refresh snapshots; each has exactly one."""
-    found = [_decode(message.value()) for message in pipeline.read("session-snapshots")]
+    found = [_decode(message.value()) for message in pipeline.read("session-snapshots") if message.value()]
     customers = [snapshot.customer_id for snapshot in found if snapshot.kind == "refresh"]
     assert len(customers) == len(set(customers))
     return set(customers)

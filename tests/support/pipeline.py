@@ -139,6 +139,8 @@ class Pipeline:
         """(customer, kind) -> the last snapshot."""
         found: dict[tuple[str, str], bytes] = {}
         for message in self.read("session-snapshots"):
+            if message.value() is None:
+                continue  # the customer was erased
             snapshot = _snapshot(message.value())
             found[snapshot.customer_id, snapshot.kind] = message.value()
         return found
