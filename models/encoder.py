@@ -43,7 +43,7 @@ class EncoderSize(msgspec.Struct, frozen=True, kw_only=True):
     layers: int = 2
     heads: int = 4
     intermediate: int = 128
-    dropout: float = 0.1
+    dropout: float = 0.2
     sequence: SequenceSize = SequenceSize()
 
 

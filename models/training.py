@@ -54,7 +54,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True):
     horizon_days: int = 28
     size: EncoderSize = EncoderSize()
     batch: int = 128
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     fit_rows: int = 60_000
     """Rows a wide part is fitted on at most."""
     residual_rows: int = 20_000

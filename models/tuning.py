@@ -34,9 +34,9 @@ CHECKED: Final = 2_000
 """Rows of a head that a check looks at."""
 POOL: Final = 16
 """Batches that are drawn together and sorted by length, to keep padding low."""
-HIDDEN: Final = 0.25
+HIDDEN: Final = 0.4
 """Share of rows whose numeric features are not shown."""
-LEFT_OUT: Final = 0.3
+LEFT_OUT: Final = 0.5
 """Share of positions, and of the words in those that stay, that a step does not see."""
 WARM_UP: Final = 50
 """Steps in which the learning rate rises."""
@@ -73,7 +73,7 @@ class Trainer:
         """
         parts = [self.model.encoder, self.alone, *([self.future] if self.future else [])]
         weights = [weight for part in parts for weight in part.parameters()]
-        optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=0.02)
+        optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=0.05)
         checked = {head: self._some(split.stop, CHECKED) for head, (_, split) in self.data.items()}
         checks: list[Check] = []
         best: list[dict[str, Tensor]] | None = None
