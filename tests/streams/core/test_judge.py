@@ -134,7 +134,8 @@ def seen(as_of_ms: int, active_ms: int) -> Snapshot:
     days = (as_of_ms - active_ms) / DAY_MS
     features = counters.pack([days] + [0.0] * 16, {}, as_of_ms)
     assert len(features) == 4 * len(NAMES)
-    return plain_snapshot(kind="horizon", as_of_ms=as_of_ms, features=features)
+    made: Snapshot = plain_snapshot(kind="horizon", as_of_ms=as_of_ms, features=features)
+    return made
 
 
 START_MS = 1_500_000_000_000
