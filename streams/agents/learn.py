@@ -15,7 +15,7 @@ import msgspec
 from schemas import codec
 from schemas.snapshot import Head, Outcome
 from streams.core.config import CoreConfig
-from streams.core.judge import JUDGED, Judge, JudgedPrediction
+from streams.core.judge import SCORED, Judge, ScoredPrediction
 from streams.core.quality import quality
 from streams.runtime.context import RoleContext
 from streams.runtime.runner import Batch, Commit
@@ -30,7 +30,7 @@ _KEPT: Final = 20_000
 
 
 _decode_outcome: Final = codec.decoder(Outcome)
-_decode_prediction: Final = msgspec.json.Decoder(JudgedPrediction).decode
+_decode_prediction: Final = msgspec.json.Decoder(ScoredPrediction).decode
 
 
 class _Known:
@@ -106,16 +106,16 @@ class LearnRole:
             if now_ms - self._reported_ms < _EVERY_MS:
                 return
             self._reported_ms = now_ms
-            self._to_report = list(JUDGED)
+            self._to_report = list(SCORED)
         # One a tick: 20,000 pairs take some hundredths of a second, and other roles share the event loop.
-        judged = self._to_report.pop()
+        head, kind = self._to_report.pop()
         held = [self._known[partition].judge for partition in sorted(self._held)]
         for judge in held:
             # A partition's own time, not the newest of all: of one that is still being read from its beginning
             # only early outcomes are known of the labels beyond, and those are of one kind.
-            judge.scores[judged].pass_time(judge.newest_ms)
-        pairs = list(itertools.chain.from_iterable(judge.scores[judged].pairs for judge in held))
-        self._metrics.live_quality(*judged, quality(pairs))
+            judge.scores[head, kind].pass_time(judge.newest_ms)
+        pairs = list(itertools.chain.from_iterable(judge.scores[head, kind].pairs for judge in held))
+        self._metrics.live_quality(head, kind, quality(pairs))
 
     async def stop(self) -> None:
         """Nothing to let go of."""

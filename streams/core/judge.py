@@ -14,7 +14,7 @@ from streams.core.config import DAY_MS, CoreConfig
 from streams.core.live_answers import LiveAnswers, Made, Silence
 from streams.core.scoring import LiveScore
 
-JUDGED: Final[tuple[tuple[Head, SnapshotKind], ...]] = (
+SCORED: Final[tuple[tuple[Head, SnapshotKind], ...]] = (
     ("churn", "horizon"),
     ("churn", "sample"),
     ("churn", "event"),
@@ -28,7 +28,7 @@ _activity_days: Final = Struct("<f")
 _ACTIVITY_AT: Final = _activity_days.size * NAMES.index("days_since_activity")
 
 
-class JudgedPrediction(msgspec.Struct):
+class ScoredPrediction(msgspec.Struct):
     """The fields of a prediction of a probability that judging needs."""
 
     question_id: str
@@ -43,7 +43,7 @@ class JudgedPrediction(msgspec.Struct):
 class Judge:
     """The scores of some partitions' predictions, by head and kind.
 
-    Predictions and outcomes may come in either order, and again. Those of other kinds than :data:`JUDGED` count for
+    Predictions and outcomes may come in either order, and again. Those of other kinds than :data:`SCORED` count for
     nothing.
 
     Args:
@@ -53,7 +53,7 @@ class Judge:
     """
 
     def __init__(self, config: CoreConfig, *, window: int | None, kept: int) -> None:
-        self.scores: dict[tuple[str, str], LiveScore] = {judged: LiveScore(window, kept=kept) for judged in JUDGED}
+        self.scores: dict[tuple[str, str], LiveScore] = {of_kind: LiveScore(window, kept=kept) for of_kind in SCORED}
         self.newest_ms = 0
         """Event time of the newest outcome, of any head: they lie on one topic, in its order."""
         self._answers = {
@@ -61,7 +61,7 @@ class Judge:
             for kind in LIVE_KINDS
         }
 
-    def predicted(self, head: Head, said: JudgedPrediction) -> None:
+    def predicted(self, head: Head, said: ScoredPrediction) -> None:
         """A prediction of ``head``."""
         kind = said.snapshot_kind
         score = self.scores.get((head, kind))
@@ -100,7 +100,7 @@ class Judge:
             return  # who is asked of was active; this is of another release
         silence = Silence(snapshot.as_of_ms, outcome.due_ms, last_ms, next_ms)
         for kind, answers in self._answers.items():
-            for answer in answers.told(snapshot.customer_id, silence, outcome.resolved_ms):
+            for answer in answers.resolved(snapshot.customer_id, silence, outcome.resolved_ms):
                 self.scores["churn", kind].answered(*answer)
 
     def pass_time(self, now_ms: int) -> None:

@@ -113,7 +113,7 @@ class LiveAnswers:
         self._add(self._made, made.customer_id, made)
         return None
 
-    def told(self, customer_id: str, silence: Silence, resolved_ms: int) -> list[Answer]:
+    def resolved(self, customer_id: str, silence: Silence, resolved_ms: int) -> list[Answer]:
         """A churn outcome, known at ``resolved_ms``; the answers that it gives."""
         self._now_ms = max(self._now_ms, resolved_ms)
         if key_of(customer_id) >= self._below:
@@ -163,13 +163,16 @@ class LiveAnswers:
         self._count()
         while self._open > max(1, self._kept * 3 // 4):
             self._below >>= 1
-            below = self._below
-            self._made = {customer: made for customer, made in self._made.items() if key_of(customer) < below}
-            self._silences = {customer: told for customer, told in self._silences.items() if key_of(customer) < below}
+            self._made = _below(self._made, self._below)
+            self._silences = _below(self._silences, self._below)
             self._count()
 
     def _count(self) -> None:
         self._open = sum(map(len, self._made.values())) + sum(map(len, self._silences.values()))
+
+
+def _below(found: _ByCustomer[_Half], bound: int) -> _ByCustomer[_Half]:
+    return {customer: halves for customer, halves in found.items() if key_of(customer) < bound}
 
 
 def _kept(found: _ByCustomer[_Half], keep: Callable[[_Half], bool]) -> _ByCustomer[_Half]:

@@ -15,7 +15,7 @@ from schemas import codec
 from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPrediction
 from schemas.snapshot import LIVE_KINDS, Head, Outcome
 from streams.core.config import CoreConfig
-from streams.core.judge import Judge, JudgedPrediction
+from streams.core.judge import Judge, ScoredPrediction
 from streams.core.quality import Quality, quality
 from streams.core.scoring import auc
 from streams.kafka.clients import Consumer
@@ -155,7 +155,7 @@ class Collector:
             self.risers.append(Riser(prediction.customer_id, before, prediction.probability, why, prediction.as_of_ms))
 
     def _judge(self, head: Head, prediction: ChurnPrediction | RedemptionPrediction) -> None:
-        self.judge.predicted(head, msgspec.convert(prediction, JudgedPrediction, from_attributes=True))
+        self.judge.predicted(head, msgspec.convert(prediction, ScoredPrediction, from_attributes=True))
 
     def _count(self, topic: str, prediction_id: str) -> bool:
         """Count a prediction once, however often it was emitted."""

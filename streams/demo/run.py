@@ -201,7 +201,7 @@ class DemoRun:
             warm = self._warm_up(source, bootstrap, client, view)
             with self._start_worker(bootstrap, tuple(ROLES)) as worker:
                 self.collector.start()
-                self._replay(_JUDGED, source, worker, view, Pacer(self._rate or _RATES[0] * 4))
+                self._replay(_SECOND_HALF, source, worker, view, Pacer(self._rate or _RATES[0] * 4))
                 self.collector.stop()
                 worker.end()
         if self.collector.failure is not None:
@@ -263,7 +263,7 @@ class DemoRun:
         """
         started = time.monotonic()
         with self._start_worker(bootstrap, _WARM_ROLES) as worker:
-            self._replay(_WARM, source, worker, view, Pacer())
+            self._replay(_FIRST_HALF, source, worker, view, Pacer())
             worker.end()
         skip_to_end(client, "pulsegraph-encode", "session-snapshots")
         assert self._report is not None
@@ -289,12 +289,12 @@ class DemoRun:
                 moved = quiet = now
                 self.events_per_s = known.events / (now - started)
                 self.numbers = known
-            if known is not None and part.judged and self._rate is None:
+            if known is not None and part.predicted and self._rate is None:
                 slowest = max(_RATES[0], self.total / _REPLAY_S)
                 pacer.rate = max(slowest, _steer(pacer.rate or slowest, known.queue, self.produced - known.events))
             view.show(self)
             done = self._report is not None and self.numbers.events >= self._report.events
-            if part.judged:
+            if part.predicted:
                 # The collector may still be reading what the worker is long done with.
                 quiet = max(quiet, self.collector.heard_s)
                 done = done and self.numbers.snapshots_waiting == 0
@@ -405,7 +405,7 @@ class _Part(msgspec.Struct, frozen=True):
     to_ms: int
     until_ms: int
     """Event time goes on to this at the end."""
-    judged: bool
+    predicted: bool
 
 
 class _Warmed(msgspec.Struct, frozen=True):
@@ -416,8 +416,10 @@ class _Warmed(msgspec.Struct, frozen=True):
     wall_s: float
 
 
-_WARM: Final = _Part("January to June 2017, without the model", None, SPLIT_MS, SPLIT_MS, judged=False)
-_JUDGED: Final = _Part("July to December 2017", SPLIT_MS, END_MS, END_MS + CoreConfig().lateness_ms, judged=True)
+_FIRST_HALF: Final = _Part("January to June 2017, without the model", None, SPLIT_MS, SPLIT_MS, predicted=False)
+_SECOND_HALF: Final = _Part(
+    "July to December 2017", SPLIT_MS, END_MS, END_MS + CoreConfig().lateness_ms, predicted=True
+)
 
 
 def _steer(rate: float, queue: int, lag: int) -> float:

@@ -18,7 +18,7 @@ from schemas.snapshot import LIVE_KINDS, Head, Outcome, SnapshotKind
 from streams.agents import learn
 from streams.agents.learn import LearnRole
 from streams.core.config import DAY_MS, CoreConfig
-from streams.core.judge import JUDGED
+from streams.core.judge import SCORED
 from streams.runtime.app import build_app, serve
 from streams.runtime.runner import Batch
 from streams.telemetry.metrics import Metrics
@@ -85,7 +85,7 @@ class Log:
 
     def tell(self) -> None:
         self.now_ms += 10_000
-        for _ in JUDGED:
+        for _ in SCORED:
             asyncio.run(self.role.idle())
 
     def told(self, head: str = "churn", kind: str = "horizon") -> tuple[float, float]:

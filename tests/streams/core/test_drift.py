@@ -30,7 +30,8 @@ are of a few dozen customers."""
 _SHARE = 0.1
 """Of the events after which samples are taken: more than by default, the same distribution from fewer households."""
 OF_THE_MOMENT = {
-    "days_since_activity", "days_since_event", "days_since_last_word", "gap_ratio", "open_session_events", "session_ended",
+    "days_since_activity", "days_since_event", "days_since_last_word", "gap_ratio",
+    "open_session_events", "session_ended",
 }  # fmt: skip
 """A weekly point lies days after the newest event, with no session open; an event lies at it."""
 OF_WHO_COMES_OFTEN = {

@@ -17,7 +17,7 @@ from schemas.features import NAMES
 from schemas.snapshot import LIVE_KINDS, Outcome, Snapshot
 from streams.core import counters
 from streams.core.config import DAY_MS, CoreConfig
-from streams.core.judge import Judge, JudgedPrediction, last_activity_ms
+from streams.core.judge import Judge, ScoredPrediction, last_activity_ms
 from streams.core.live_answers import Answer, LiveAnswers, Made, Silence
 from streams.core.scoring import key_of
 from streams.offline.ingest import replay_checkpoints
@@ -60,8 +60,8 @@ def replayed() -> Replayed:
     return Replayed()
 
 
-def said_of(snapshot: Snapshot, probability: float = 0.5) -> JudgedPrediction:
-    return JudgedPrediction(
+def said_of(snapshot: Snapshot, probability: float = 0.5) -> ScoredPrediction:
+    return ScoredPrediction(
         question_id=snapshot.question_id,
         probability=probability,
         customer_id=snapshot.customer_id,
@@ -154,23 +154,23 @@ def test_an_outcome_gives_the_label_or_none(active_ms: Sequence[int], begin_ms: 
     made = Made("q", "c", begin_ms, begin_ms - DAY_MS, H)
     assert answers.judges(made)
     assert answers.predicted(made) is None
-    found = answers.told("c", silence, asked_ms + H)
+    found = answers.resolved("c", silence, asked_ms + H)
     if begin_ms <= asked_ms <= begin_ms + WEEK:
         label = int(not any(begin_ms < at <= begin_ms + H for at in active_ms))
         assert found == [Answer("q", label, begin_ms + H + WEEK, begin_ms)]
     else:
         assert found == []
-    assert answers.told("c", silence, asked_ms + H) == [], "once is enough"
-    assert answers.told("another", silence, asked_ms + H) == []
+    assert answers.resolved("c", silence, asked_ms + H) == [], "once is enough"
+    assert answers.resolved("another", silence, asked_ms + H) == []
 
 
 def test_what_tells_nothing_of_the_time_is_no_answer() -> None:
     answers = LiveAnswers(active_ms=CONFIG.churn_active_ms, every_ms=WEEK, kept=10)
     made = Made("q", "c", START_MS, START_MS, H)
     assert answers.predicted(made) is None
-    assert answers.told("c", Silence(START_MS, START_MS + H, START_MS - DAY_MS, START_MS), START_MS) == []
+    assert answers.resolved("c", Silence(START_MS, START_MS + H, START_MS - DAY_MS, START_MS), START_MS) == []
     shorter = Silence(START_MS, START_MS + H - 1, START_MS - DAY_MS, None)
-    assert answers.told("c", shorter, START_MS + H) == []
+    assert answers.resolved("c", shorter, START_MS + H) == []
     assert answers.open == 3
 
 
@@ -192,7 +192,7 @@ def test_what_cannot_be_joined_any_more_is_forgotten_first() -> None:
         at_ms = START_MS + week * WEEK
         made = Made(f"q{week}", "c", at_ms, at_ms, H)
         assert answers.predicted(made) is None
-        answers.told("d", Silence(at_ms, at_ms + H, at_ms, None), at_ms + H)
+        answers.resolved("d", Silence(at_ms, at_ms + H, at_ms, None), at_ms + H)
     assert answers.open <= 10
     assert answers.share == 1
 
@@ -201,8 +201,8 @@ def test_an_outcome_of_another_release_judges_its_own_question_alone() -> None:
     """One without features, and one whose label does not say when."""
     judge = Judge(CONFIG, window=None, kept=100)
     for kind in LIVE_KINDS:
-        judge.predicted("churn", JudgedPrediction("live", 0.5, "c1", kind, START_MS, 28, START_MS))
-    judge.predicted("churn", JudgedPrediction("asked", 0.5, "c1", "horizon", START_MS + 1))
+        judge.predicted("churn", ScoredPrediction("live", 0.5, "c1", kind, START_MS, 28, START_MS))
+    judge.predicted("churn", ScoredPrediction("asked", 0.5, "c1", "horizon", START_MS + 1))
     plain = seen(START_MS + 1, START_MS - DAY_MS)
     for snapshot, labels in (
         (msgspec.structs.replace(plain, features=b""), {"churn": 1}),
