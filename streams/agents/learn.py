@@ -25,9 +25,9 @@ _EVERY_MS: Final = 2_000
 _WINDOW: Final = 20_000
 """Outcomes that the measures of a head and kind rest on, all partitions together: they are computed on the event
 loop."""
-_KEPT: Final = 20_000
-"""Pending labels of one partition, head and kind: 6 MB at most, and some thousand pairs a week."""
-
+_KEPT: Final = 10_000
+"""Pending labels of one partition, head and kind: 3 MB at most, 18 MB of all together, and some thousand pairs a
+week."""
 
 _decode_outcome: Final = codec.decoder(Outcome)
 _decode_prediction: Final = msgspec.json.Decoder(ScoredPrediction).decode

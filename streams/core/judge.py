@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from math import isfinite
 from struct import Struct
 from typing import Final
 
@@ -11,7 +11,7 @@ import msgspec
 from schemas.features import NAMES
 from schemas.snapshot import LIVE_KINDS, Head, Outcome, Snapshot, SnapshotKind
 from streams.core.config import DAY_MS, CoreConfig
-from streams.core.live_answers import LiveAnswers, Made, Silence
+from streams.core.live_answers import Answer, LiveAnswers, Made, Silence
 from streams.core.scoring import LiveScore
 
 SCORED: Final[tuple[tuple[Head, SnapshotKind], ...]] = (
@@ -33,9 +33,9 @@ class ScoredPrediction(msgspec.Struct):
 
     question_id: str
     probability: float
-    customer_id: str = ""
+    customer_id: str
+    as_of_ms: int
     snapshot_kind: str = "event"
-    as_of_ms: int | None = None
     horizon_days: int = 0
     last_activity_ms: int | None = None
 
@@ -56,30 +56,19 @@ class Judge:
         self.scores: dict[tuple[str, str], LiveScore] = {of_kind: LiveScore(window, kept=kept) for of_kind in SCORED}
         self.newest_ms = 0
         """Event time of the newest outcome, of any head: they lie on one topic, in its order."""
-        self._answers = {
-            kind: LiveAnswers(active_ms=config.churn_active_ms, every_ms=config.horizon_every_ms, kept=kept)
-            for kind in LIVE_KINDS
-        }
+        self._answers = LiveAnswers(active_ms=config.churn_active_ms, every_ms=config.horizon_every_ms, kept=kept)
 
     def predicted(self, head: Head, said: ScoredPrediction) -> None:
         """A prediction of ``head``."""
-        kind = said.snapshot_kind
-        score = self.scores.get((head, kind))
+        score = self.scores.get((head, said.snapshot_kind))
         if score is None:
             return
-        if kind not in LIVE_KINDS:
-            score.predicted(said.question_id, said.probability, said.as_of_ms)
-            return
-        if said.as_of_ms is None:
-            return
-        horizon_ms = said.horizon_days * DAY_MS
-        made = Made(said.question_id, said.customer_id, said.as_of_ms, said.last_activity_ms, horizon_ms)
-        answers = self._answers[kind]
-        if not answers.judges(made):
+        made = _made(said)
+        if made is not None and not self._answers.judges(made):
             return
         score.predicted(said.question_id, said.probability, said.as_of_ms)
-        if (answer := answers.predicted(made)) is not None:
-            score.answered(*answer)
+        if made is not None and (answer := self._answers.predicted(made)) is not None:
+            self._label(answer)
 
     def answered(self, outcome: Outcome) -> None:
         """An outcome: of a question, and of what was said live before it."""
@@ -92,16 +81,15 @@ class Judge:
         if outcome.head != "churn":
             return
         after_ms = outcome.labels.get("after_ms")
-        next_ms = None if after_ms is None else snapshot.as_of_ms + int(after_ms)  # type: ignore[arg-type]
+        next_ms = snapshot.as_of_ms + after_ms if isinstance(after_ms, int) else None
         if outcome.label == (next_ms is not None):
             return  # a return that does not say when: it tells nothing of other times
         last_ms = last_activity_ms(snapshot)
         if last_ms is None:
             return  # who is asked of was active; this is of another release
         silence = Silence(snapshot.as_of_ms, outcome.due_ms, last_ms, next_ms)
-        for kind, answers in self._answers.items():
-            for answer in answers.resolved(snapshot.customer_id, silence, outcome.resolved_ms):
-                self.scores["churn", kind].answered(*answer)
+        for answer in self._answers.resolved(snapshot.customer_id, silence, outcome.resolved_ms):
+            self._label(answer)
 
     def pass_time(self, now_ms: int) -> None:
         """Event time has come to ``now_ms``: pairs whose horizon ended by then count."""
@@ -113,8 +101,18 @@ class Judge:
         for score in self.scores.values():
             score.resize(window)
 
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        return iter(self.scores)
+    def _label(self, answer: Answer) -> None:
+        score = self.scores["churn", answer.kind]
+        score.answered(answer.question_id, answer.label, answer.due_ms, answer.as_of_ms)
+
+
+def _made(said: ScoredPrediction) -> Made | None:
+    """A prediction without an outcome of its own."""
+    for kind in LIVE_KINDS:
+        if said.snapshot_kind == kind:
+            horizon_ms = said.horizon_days * DAY_MS
+            return Made(said.question_id, said.customer_id, said.as_of_ms, said.last_activity_ms, horizon_ms, kind)
+    return None
 
 
 def last_activity_ms(snapshot: Snapshot) -> int | None:
@@ -122,4 +120,4 @@ def last_activity_ms(snapshot: Snapshot) -> int | None:
     if len(snapshot.features) < _ACTIVITY_AT + _activity_days.size:
         return None
     (days,) = _activity_days.unpack_from(snapshot.features, _ACTIVITY_AT)
-    return None if days < 0 else snapshot.as_of_ms - round(days * DAY_MS)
+    return None if days < 0 or not isfinite(days) else snapshot.as_of_ms - round(days * DAY_MS)

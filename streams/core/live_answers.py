@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple, TypeVar
 
+from schemas.snapshot import SnapshotKind
 from streams.core.scoring import DISORDER_MS, key_of
 
 _SAME_MS: Final = 1_000
@@ -34,6 +35,7 @@ class Made(NamedTuple):
     as_of_ms: int
     last_activity_ms: int | None
     horizon_ms: int
+    kind: SnapshotKind = "event"
 
 
 class Silence(NamedTuple):
@@ -49,12 +51,14 @@ class Silence(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The label of a live prediction, for :meth:`streams.core.scoring.LiveScore.answered`."""
+    """The label of a live prediction; counts from ``due_ms`` on."""
 
     question_id: str
     label: int
     due_ms: int
     as_of_ms: int
+    kind: SnapshotKind
+    """Of the prediction's snapshot."""
 
 
 _Half = TypeVar("_Half", Made, Silence)
@@ -143,7 +147,7 @@ class LiveAnswers:
         else:
             return None  # of a shorter horizon
         # Known of everybody by then, so what counts from there on are all of them.
-        return Answer(made.question_id, label, end_ms + self._every_ms, begin_ms)
+        return Answer(made.question_id, label, end_ms + self._every_ms, begin_ms, made.kind)
 
     def _add(self, halves: _ByCustomer[_Half], customer_id: str, half: _Half) -> None:
         known = halves.setdefault(customer_id, {})

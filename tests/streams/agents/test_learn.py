@@ -38,7 +38,7 @@ class Log:
         self.role = LearnRole(config=CoreConfig(), metrics=self.metrics, monotonic_ms=lambda: self.now_ms)
 
     def predict(self, partition: int, name: str, probability: float, day: int = 0, **more: Any) -> None:
-        judged = {"question_id": name, "probability": probability, "as_of_ms": day * DAY_MS}
+        judged = {"question_id": name, "probability": probability, "as_of_ms": day * DAY_MS, "customer_id": "c1"}
         body = codec.json_encode(judged | {"snapshot_kind": "horizon"} | more)
         self.records.setdefault((CHURN, partition), []).append(body)
 
@@ -258,7 +258,9 @@ def test_one_question_has_an_answer_for_each_head(log: Log) -> None:
     log.predict(0, "both", 0.05)
     log.answer(0, "both", 0, due=28)
     log.answer(0, "both", 1, due=28, head="redemption", kind="send")
-    body = codec.json_encode({"question_id": "both", "probability": 0.05, "snapshot_kind": "send"})
+    body = codec.json_encode(
+        {"question_id": "both", "probability": 0.05, "snapshot_kind": "send", "customer_id": "1", "as_of_ms": 0}
+    )
     log.records["predictions.redemption", 0] = [body]
     log.assign(0)
     log.poll()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from bisect import bisect_right
 from collections.abc import Sequence
 
@@ -65,8 +66,8 @@ def said_of(snapshot: Snapshot, probability: float = 0.5) -> ScoredPrediction:
         question_id=snapshot.question_id,
         probability=probability,
         customer_id=snapshot.customer_id,
-        snapshot_kind=snapshot.kind,
         as_of_ms=snapshot.as_of_ms,
+        snapshot_kind=snapshot.kind,
         horizon_days=H // DAY_MS,
         last_activity_ms=last_activity_ms(snapshot),
     )
@@ -130,6 +131,24 @@ def test_a_horizon_and_a_sample_are_judged_by_their_own_outcomes(replayed: Repla
         assert sorted(label for _, label in scores["churn", kind].pairs) == sorted(one.label for one in ended)
 
 
+def test_outcomes_of_a_warm_up_join_nothing(replayed: Replayed) -> None:
+    """Nothing was predicted then: what is judged afterwards is the same with them and without."""
+    middle_ms = UNTIL_MS - 90 * DAY_MS
+    pairs = []
+    for since_ms in (0, middle_ms):
+        judge = Judge(CONFIG, window=None, kept=1_000_000)
+        for outcome in replayed.outcomes:
+            if outcome.snapshot.as_of_ms >= since_ms:
+                judge.answered(outcome)
+        for snapshot in replayed.snapshots:
+            if snapshot.as_of_ms >= middle_ms:
+                judge.predicted("churn", said_of(snapshot))
+        judge.pass_time(UNTIL_MS)
+        pairs.append({key: score.pairs for key, score in judge.scores.items()})
+    assert pairs[0] == pairs[1]
+    assert len(pairs[0]["churn", "event"]) > 100
+
+
 def seen(as_of_ms: int, active_ms: int) -> Snapshot:
     days = (as_of_ms - active_ms) / DAY_MS
     features = counters.pack([days] + [0.0] * 16, {}, as_of_ms)
@@ -139,6 +158,7 @@ def seen(as_of_ms: int, active_ms: int) -> Snapshot:
 
 
 START_MS = 1_500_000_000_000
+NO_NUMBER = struct.pack("<f", float("nan"))
 TIMES = st.integers(0, 60 * 24).map(lambda hours: START_MS + hours * 3_600_000)
 
 
@@ -157,7 +177,7 @@ def test_an_outcome_gives_the_label_or_none(active_ms: Sequence[int], begin_ms: 
     found = answers.resolved("c", silence, asked_ms + H)
     if begin_ms <= asked_ms <= begin_ms + WEEK:
         label = int(not any(begin_ms < at <= begin_ms + H for at in active_ms))
-        assert found == [Answer("q", label, begin_ms + H + WEEK, begin_ms)]
+        assert found == [Answer("q", label, begin_ms + H + WEEK, begin_ms, "event")]
     else:
         assert found == []
     assert answers.resolved("c", silence, asked_ms + H) == [], "once is enough"
@@ -201,11 +221,12 @@ def test_an_outcome_of_another_release_judges_its_own_question_alone() -> None:
     """One without features, and one whose label does not say when."""
     judge = Judge(CONFIG, window=None, kept=100)
     for kind in LIVE_KINDS:
-        judge.predicted("churn", ScoredPrediction("live", 0.5, "c1", kind, START_MS, 28, START_MS))
-    judge.predicted("churn", ScoredPrediction("asked", 0.5, "c1", "horizon", START_MS + 1))
+        judge.predicted("churn", ScoredPrediction("live", 0.5, "c1", START_MS, kind, 28, START_MS))
+    judge.predicted("churn", ScoredPrediction("asked", 0.5, "c1", START_MS + 1, "horizon"))
     plain = seen(START_MS + 1, START_MS - DAY_MS)
     for snapshot, labels in (
         (msgspec.structs.replace(plain, features=b""), {"churn": 1}),
+        (msgspec.structs.replace(plain, features=NO_NUMBER + plain.features[4:]), {"churn": 1}),
         (plain, {"churn": 0}),
     ):
         judge.answered(
