@@ -46,7 +46,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@echo "installed; try: $(BIN)/pulsegraph --help"
 
 .PHONY: demo
-demo: install ## events in, predictions out, on this machine (ARGS="--limit 20000" for one minute)
+demo: install ## events in, predictions out, on this machine (ARGS="--limit 20000" for one to two minutes)
 	@$(BIN)/pulsegraph demo $(ARGS)
 
 .PHONY: test

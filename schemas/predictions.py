@@ -58,6 +58,8 @@ class ChurnPrediction(Prediction, frozen=True, kw_only=True, omit_defaults=True)
     """Probability of no activity within the horizon."""
     horizon_days: int
     """Days without activity that count as churn."""
+    last_activity_ms: int | None = None
+    """Event time of the customer's newest activity, to about a second; missing where there was none."""
     reason_codes: list[Reason] = []
     """Why, most telling first."""
 

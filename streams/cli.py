@@ -24,6 +24,7 @@ from streams.commands import (
     replay_to,
     settings,
     simulate,
+    skip_snapshots,
     state,
     sweep,
     tail,
@@ -64,6 +65,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     entity,
     state,
     sweep,
+    skip_snapshots,
     replay_to,
     settings,
 )

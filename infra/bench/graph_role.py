@@ -143,6 +143,10 @@ class Stopwatch:
         assert self._committer is not None
         return self._committer.is_caught_up(topic, partition)
 
+    def reached(self, topic: str, partition: int, event_ms: int) -> None:
+        assert self._committer is not None
+        self._committer.reached(topic, partition, event_ms)
+
     async def on_assigned(self, partitions: set[int]) -> Offsets | None:
         return await self._role.on_assigned(partitions)
 

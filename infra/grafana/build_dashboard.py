@@ -28,6 +28,16 @@ def _quantile(share: float, metric: str, by: str = "") -> str:
 
 _HITS_AND_MISSES: Final = _rate("pulsegraph_cache_hits_total") + " + " + _rate("pulsegraph_cache_misses_total")
 
+#: Of all workers together: each judges its own partitions.
+_JUDGED: Final = "sum by (head, kind) (pulsegraph_live_auc_pairs)"
+_KIND: Final = "{{head}} {{kind}}"
+
+
+def _happened(which: str) -> str:
+    """How many of the predictions behind the measures were to happen (``predicted``), or did (``observed``)."""
+    return f"sum by (head, kind) (pulsegraph_live_{which}_ratio * pulsegraph_live_auc_pairs)"
+
+
 #: Title, a unit of Grafana's, and (query, legend) pairs.
 Panel = tuple[str, str, list[tuple[str, str]]]
 
@@ -55,8 +65,21 @@ ROWS: Final[dict[str, list[Panel]]] = {
         ),
         ("Records in", "cps", [(_rate("pulsegraph_records_total", "topic"), "{{topic}}")]),
         ("Predictions out", "cps", [(_rate("pulsegraph_predictions_total", "topic"), "{{topic}}")]),
-        ("AUC on known outcomes", "percentunit", [("pulsegraph_live_auc_ratio", "{{head}}")]),
-        ("Outcomes behind that AUC", "short", [("pulsegraph_live_auc_pairs", "{{head}}")]),
+    ],
+    "Is it right? By kind of snapshot, on known outcomes": [
+        ("AUC", "percentunit", [("pulsegraph_live_auc_ratio", "{{head}} {{kind}}")]),
+        (
+            "Predicted and observed",
+            "percentunit",
+            [
+                (f"{_happened('predicted')} / {_JUDGED}", "{{head}} {{kind}} predicted"),
+                (f"{_happened('observed')} / {_JUDGED}", "{{head}} {{kind}} observed"),
+            ],
+        ),
+        ("Observed over predicted", "none", [(f"{_happened('observed')} / {_happened('predicted')}", _KIND)]),
+        ("Calibration error", "percentunit", [("pulsegraph_live_calibration_error_ratio", _KIND)]),
+        ("Log loss, nats", "none", [("pulsegraph_live_log_loss_nats", _KIND)]),
+        ("Predictions behind these", "short", [(_JUDGED, _KIND)]),
     ],
     "Ingest": [
         ("What became of records", "cps", [(_rate("pulsegraph_events_total", "outcome"), "{{outcome}}")]),

@@ -18,6 +18,7 @@ from schemas.words import Word, Words, hash_of
 from streams.core.config import CoreConfig
 from streams.core.customer import due_of
 from streams.core.durable import IngestCheckpoint
+from streams.core.event_clock import NOT_OBSERVED_MS
 from streams.core.partition import IngestPartition
 from streams.core.refusal_limit import RefusalLimit
 from streams.kafka.partitioning import partition_for
@@ -102,7 +103,15 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
         starts = await super().on_assigned(partitions)
         for held in self.held.values():
             held.core.cache.budget_bytes = self._cache_bytes // len(self.held)
+        for partition, held in self.held.items():
+            self._committer.reached(SWEEPS, partition, NOT_OBSERVED_MS)  # few, and first
+            for topic in SOURCES:
+                self._tell_reached(topic, held.core)
         return starts
+
+    def _tell_reached(self, topic: str, core: IngestPartition) -> None:
+        """So that no topic is read ahead of the others: its events would wait in tails until event time has come."""
+        self._committer.reached(topic, core.partition, core.watermark.clocks[SOURCE_INDEX[topic]].newest_ms)
 
     def open_core(self, partition: int, store: KeyValue, meta: bytes | None) -> IngestPartition:
         self._counted.pop(partition, None)
@@ -125,6 +134,7 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
             return core.take_sweeps(records)
         first = bisect_left(records, core.next_offsets.get(batch.topic, 0), key=_offset)
         refused = core.take(SOURCE_INDEX[batch.topic], records, self._monotonic_ms())
+        self._tell_reached(batch.topic, core)
         unfit = [record for record in refused if record.reason != TooLate.reason]  # lateness says nothing of the topic
         places = [bisect_left(records, record.offset, key=_offset) - first for record in unfit]
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,9 @@ def add(subparsers: Subparsers) -> None:
         "demo",
         "show the whole pipeline on real shopping data",
         "Trains a small model on January to June 2017 of the Complete Journey data (cached afterwards), starts a "
-        "broker and one\nworker, and replays July to December through Kafka. The summary accounts for every event, and "
-        "gives the AUC of\nthe churn predictions, measured against what the households did next.",
+        "broker, and replays the same half year through ingest alone, so that its customers are known. Then one "
+        "worker with every role gets July to December through Kafka. The summary accounts for every event of both "
+        "halves, and says how good the predictions of each kind were, measured against what the households did next.",
         "  pulsegraph demo\n  pulsegraph demo --limit 20000\n  pulsegraph demo --broker apache --json",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="replay about N events, of complete households")
@@ -63,6 +65,9 @@ def describe(summary: Summary) -> list[str]:
 
     lines = [
         "",
+        f"warm-up, January to June: {summary.warm_events:,} events produced = {summary.warm_applied:,} applied + "
+        f"{summary.warm_duplicates:,} duplicates + {summary.warm_dead_lettered:,} dead-lettered, in "
+        f"{summary.warm_s:.0f} s; {summary.warm_snapshots:,} snapshots without a prediction",
         f"{summary.events:,} events produced = {summary.applied:,} applied + {summary.duplicates:,} duplicates "
         f"+ {summary.dead_lettered:,} dead-lettered",
         f"{summary.snapshots:,} snapshots = {summary.encoded:,} encoded + {summary.coalesced:,} coalesced",
@@ -71,6 +76,21 @@ def describe(summary: Summary) -> list[str]:
         f"p95 {shown(summary.freshness_p95_ms, ',.0f')} ms",
         f"live churn AUC {shown(summary.churn_auc, '.3f')} over {summary.churn_scored:,} predictions whose outcome is "
         f"known; redemption {shown(summary.redemption_auc, '.3f')} over {summary.redemption_scored:,}",
+        *_table(summary, shown),
         f"model {summary.model_version}, {summary.broker} broker, {summary.wall_s:.0f} s",
     ]
     return lines + [f"PROBLEM: {problem}" for problem in summary.problems]
+
+
+def _table(summary: Summary, shown: Callable[[float | None, str], str]) -> list[str]:
+    """How good predictions were, a line for each kind that has outcomes."""
+    head = f"{'by kind':<20}{'known':>9}{'AUC':>8}{'log loss':>10}{'predicted':>11}{'observed':>10}{'cal. error':>12}"
+    rows = [
+        f"{name + ' ' + kind:<20}{found.pairs:>9,}{shown(found.auc, '.3f'):>8}{shown(found.log_loss, '.4f'):>10}"
+        f"{shown(found.predicted, '.4f'):>11}{shown(found.observed, '.4f'):>10}"
+        f"{shown(found.calibration_error, '.4f'):>12}"
+        for name, kinds in summary.quality.items()
+        for kind, found in kinds.items()
+        if found.pairs
+    ]
+    return [head, *rows] if rows else []

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from streams.core.config import DAY_MS
 
 _KEPT: Final = 200_000
-_DISORDER_MS: Final = 7 * DAY_MS
+DISORDER_MS: Final = 7 * DAY_MS
 """How far the times of one partition's predictions, or of its outcomes, may be out of order in the log."""
 
 
@@ -123,7 +123,7 @@ class LiveScore:
         """
         if as_of_ms is not None:
             self._newest_as_of_ms = max(self._newest_as_of_ms, as_of_ms)
-        key = _key(question_id)
+        key = key_of(question_id)
         if key >= self._below or key in self._joined:
             return
         answer = self._answered.pop(key, None)
@@ -137,7 +137,7 @@ class LiveScore:
         """An outcome; ``due_ms`` ends the horizon, which began at ``as_of_ms``."""
         if as_of_ms is not None:
             self._longest_ms = max(self._longest_ms, due_ms - as_of_ms)
-        key = _key(question_id)
+        key = key_of(question_id)
         if key >= self._below or key in self._joined:
             return
         if (due_ms, key) <= self._left:
@@ -208,11 +208,11 @@ class LiveScore:
 
     def _forget_halves(self) -> None:
         """What can no longer be joined: known from how far the log of the other half has come, not from a clock."""
-        ended_ms = self._now_ms - self._longest_ms - _DISORDER_MS
+        ended_ms = self._now_ms - self._longest_ms - DISORDER_MS
         self._predicted = {
             key: half for key, half in self._predicted.items() if half.as_of_ms is None or half.as_of_ms >= ended_ms
         }
-        read_ms = self._newest_as_of_ms - _DISORDER_MS
+        read_ms = self._newest_as_of_ms - DISORDER_MS
         self._answered = {
             key: half for key, half in self._answered.items() if half.as_of_ms is None or half.as_of_ms >= read_ms
         }
@@ -228,6 +228,6 @@ class LiveScore:
         self._joined = {key for key in self._joined if key < below}
 
 
-def _key(identity: str) -> int:
+def key_of(identity: str) -> int:
     """64 even bits of any id. Ours are hashes already, but the sample must not rest on how an id was made."""
     return int.from_bytes(blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")

@@ -13,8 +13,11 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaException, TopicPartition
 
 from schemas import codec
 from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPrediction
-from schemas.snapshot import LIVE_KINDS, Outcome
-from streams.core.scoring import LiveScore
+from schemas.snapshot import LIVE_KINDS, Head, Outcome
+from streams.core.config import CoreConfig
+from streams.core.judge import Judge, ScoredPrediction
+from streams.core.quality import Quality, quality
+from streams.core.scoring import auc
 from streams.kafka.clients import Consumer
 from streams.kafka.offsets import available
 
@@ -26,6 +29,7 @@ TOPICS: Final = (CHURN, REDEMPTION, ACTIONS, "outcomes", "dead-letter")
 _RISERS: Final = 200
 _LATENCIES: Final = 20_000
 _RECENT: Final = 2_000
+_KEPT: Final = 200_000
 
 
 class Riser(msgspec.Struct, frozen=True):
@@ -52,7 +56,7 @@ class Collector:
         self.recent_freshness_ms: deque[float] = deque(maxlen=_RECENT)
         self.risers: deque[Riser] = deque(maxlen=_RISERS)
         self.actions: deque[NextBestAction] = deque(maxlen=50)
-        self.scores = {"churn": LiveScore(window=None), "redemption": LiveScore(window=None)}
+        self.judge = Judge(CoreConfig(), window=None, kept=_KEPT)
         self.heard_s = time.monotonic()
         self.failure: Exception | None = None
         self._newest_ms = 0
@@ -82,13 +86,22 @@ class Collector:
         self._stopping.set()
         self._thread.join(timeout=30.0)
 
-    def score(self, until_ms: int) -> dict[str, tuple[float | None, int]]:
-        """(AUC, predictions scored) per head, over outcomes whose horizon ended by ``until_ms``."""
-        found = {}
-        for head, score in self.scores.items():
-            score.pass_time(until_ms)
-            found[head] = (score.auc(), len(score))
+    def qualities(self, until_ms: int) -> dict[str, dict[str, Quality]]:
+        """Head -> kind -> how good its predictions were, over outcomes whose horizon ended by ``until_ms``."""
+        self.judge.pass_time(until_ms)
+        found: dict[str, dict[str, Quality]] = {}
+        for (head, kind), score in self.judge.scores.items():
+            found.setdefault(head, {})[kind] = quality(score.pairs)
         return found
+
+    def score(self, until_ms: int) -> dict[str, tuple[float | None, int]]:
+        """(AUC, predictions scored) per head, over the questions whose horizon ended by ``until_ms``."""
+        self.judge.pass_time(until_ms)
+        pairs: dict[str, list[tuple[float, int]]] = {}
+        for (head, kind), score in self.judge.scores.items():
+            if kind not in LIVE_KINDS:
+                pairs.setdefault(head, []).extend(score.pairs)
+        return {head: (auc(of_head), len(of_head)) for head, of_head in pairs.items()}
 
     def _follow(self) -> None:
         try:
@@ -113,14 +126,13 @@ class Collector:
             headers = dict(message.headers() or ())
             self.dead_letters[headers.get("dl_reason", b"?").decode()] += 1
         elif topic == "outcomes":
-            outcome: Outcome = self._outcome(value)
-            self.scores[outcome.head].answered(outcome.question_id, outcome.label, outcome.due_ms)
+            self.judge.answered(self._outcome(value))
         elif topic == CHURN:
             self._take_churn(self._churn(value), message)
         elif topic == REDEMPTION:
             redemption = self._redemption(value)
             if self._count(topic, redemption.prediction_id):
-                self.scores["redemption"].predicted(redemption.question_id, redemption.probability)
+                self._judge("redemption", redemption)
         else:
             action = self._action(value)
             if self._count(topic, action.prediction_id):
@@ -129,9 +141,8 @@ class Collector:
     def _take_churn(self, prediction: ChurnPrediction, message: Any) -> None:
         if not self._count(CHURN, prediction.prediction_id):
             return
-        if prediction.snapshot_kind not in LIVE_KINDS:
-            self.scores["churn"].predicted(prediction.question_id, prediction.probability)
-        else:
+        self._judge("churn", prediction)
+        if prediction.snapshot_kind in LIVE_KINDS:
             # Until it was made, and from there until a consumer has it.
             arrival_ms = time.time() * 1000 - message.timestamp()[1]
             self.freshness_ms.append(prediction.latency_ms + max(0.0, arrival_ms))
@@ -142,6 +153,9 @@ class Collector:
             pushing = [reason.text for reason in prediction.reason_codes if reason.weight > 0]
             why = "; ".join(pushing[:2]) or "many small things"
             self.risers.append(Riser(prediction.customer_id, before, prediction.probability, why, prediction.as_of_ms))
+
+    def _judge(self, head: Head, prediction: ChurnPrediction | RedemptionPrediction) -> None:
+        self.judge.predicted(head, msgspec.convert(prediction, ScoredPrediction, from_attributes=True))
 
     def _count(self, topic: str, prediction_id: str) -> bool:
         """Count a prediction once, however often it was emitted."""

@@ -1,4 +1,4 @@
-"""The demo's stages: model, broker, topics, worker, replay, drain, sums."""
+"""The demo's stages: model, broker, topics, warm-up without the model, worker, replay, drain, sums."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ from typing import Final
 import msgspec
 
 from schemas.errors import ModelRefused, Stop
+from streams.agents.registry import ROLES
 from streams.brokers.processes import Child, free_port, tail_of, worker_environment
 from streams.core.config import CoreConfig
+from streams.core.quality import Quality
 from streams.demo.collector import Collector, percentile
 from streams.demo.scrape import WorkerNumbers, scrape
 from streams.demo.view import View, open_view
 from streams.kafka import admin
+from streams.kafka.clients import ClientConfig
+from streams.kafka.skip import skip_to_end
 from streams.sources.datasets.complete_journey import CompleteJourney
+from streams.sources.datasets.record import SourceRecord
 from streams.sources.pacing import Pacer
 from streams.sources.replay import OrderedProducer, ReplayReport, publish_catalog, replay
 
@@ -37,6 +42,7 @@ _QUIET_S: Final = 1.5
 _QUEUE_AIM: Final = 48
 _HEARTBEAT_MS: Final = 6 * 3_600_000
 _RATES: Final = (400.0, 20_000.0)
+_WARM_ROLES: Final = ("ingest", "entities")
 _REPLAY_S: Final = 400.0  # fresh or not, the demo ends
 
 
@@ -62,6 +68,16 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     late: int
     model_version: str
     broker: str
+    warm_events: int
+    """The first half's, which state was warmed up with; what stands above is of the second half alone."""
+    warm_applied: int
+    warm_duplicates: int
+    warm_dead_lettered: int
+    warm_snapshots: int
+    """Passed over: no prediction was made of them."""
+    warm_s: float
+    quality: dict[str, dict[str, Quality]]
+    """Head -> kind of snapshot -> how good its predictions were."""
 
     @property
     def problems(self) -> list[str]:
@@ -69,6 +85,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         found = []
         if self.events != self.applied + self.duplicates + self.dead_lettered:
             found.append("events produced are not applied + duplicates + dead-lettered")
+        if self.warm_events != self.warm_applied + self.warm_duplicates + self.warm_dead_lettered:
+            found.append("events of the warm-up are not applied + duplicates + dead-lettered")
         if self.snapshots != self.encoded + self.coalesced:
             found.append("snapshots emitted are not encoded + coalesced")
         if self.churn_auc is not None and self.churn_scored >= _ENOUGH_SCORED and self.churn_auc < CHURN_AUC_FLOOR:
@@ -169,7 +187,6 @@ class DemoRun:
         say("reading Complete Journey")
         journey = CompleteJourney.load()
         households = journey.households_for(self._limit, SPLIT_MS, END_MS) if self._limit else None
-        self.total = journey.count(SPLIT_MS, END_MS, households)
         with ExitStack() as stack:
             bootstrap = stack.enter_context(self._start_broker())
             client: dict[str, str | int | float | bool] = {"bootstrap.servers": bootstrap, "log_level": 0}
@@ -177,20 +194,19 @@ class DemoRun:
             producer = OrderedProducer(bootstrap, config={"log_level": 0})
             entries = publish_catalog(journey.catalog(), producer, partitions=PARTITIONS)
             say(f"broker {self._broker} on {bootstrap}: topics created, {entries:,} catalog entries published")
-            port = free_port()
-            worker = stack.enter_context(self._start_worker(bootstrap, port))
-            self._await_worker(worker, port)
+            self._clear()
             self.collector = Collector(client, "", PARTITIONS)
-            self.collector.start()
             view = stack.enter_context(open_view(json_only))
-            self._replay(journey, households, producer, worker, port, view)
-            self.collector.stop()
-            worker.child.stop(timeout_s=30.0)
-            if worker.child.returncode != 0:
-                raise Stop(f"the worker ended with {worker.child.returncode}: {tail_of(worker.log)}")
+            source = _Source(journey, households, producer)
+            warm = self._warm_up(source, bootstrap, client, view)
+            with self._start_worker(bootstrap, tuple(ROLES)) as worker:
+                self.collector.start()
+                self._replay(_SECOND_HALF, source, worker, view, Pacer(self._rate or _RATES[0] * 4))
+                self.collector.stop()
+                worker.end()
         if self.collector.failure is not None:
             raise Stop(f"predictions could not be read: {self.collector.failure}")
-        return self._summary(time.monotonic() - started)
+        return self._summary(warm, time.monotonic() - started)
 
     @contextmanager
     def _start_broker(self) -> Iterator[str]:
@@ -206,74 +222,83 @@ class DemoRun:
             with EmbeddedBroker() as embedded:
                 yield embedded.bootstrap
 
+    def _clear(self) -> None:
+        """What an earlier demo left: its broker is gone, so its state belongs to nothing."""
+        shutil.rmtree(self._cache / "state", ignore_errors=True)
+        (self._cache / "worker.log").unlink(missing_ok=True)
+
     @contextmanager
-    def _start_worker(self, bootstrap: str, port: int) -> Iterator[_WorkerProcess]:
-        state = self._cache / "state"
-        shutil.rmtree(state, ignore_errors=True)
-        log = self._cache / "worker.log"
-        log.unlink(missing_ok=True)
+    def _start_worker(self, bootstrap: str, roles: tuple[str, ...]) -> Iterator[_WorkerProcess]:
+        port, log = free_port(), self._cache / "worker.log"
         settings = {
             "kafka.bootstrap": bootstrap,
             "kafka.partitions": PARTITIONS,
             # On the embedded broker a group forms in half the session timeout.
             "kafka.session_timeout_ms": 6_000,
-            "state_dir": state,
+            "state_dir": self._cache / "state",
             "model_dir": self._model,
             "metrics_port": port,
             # Heartbeats come from the replay: no topic is ever idle, and every run settles alike.
             "ingest.idle_ms": 0,
             "encode.threads": 1,
         }
-        child = Child(
-            [sys.executable, "-m", "streams.cli", "worker", "--verbose"], log, env=worker_environment(settings)
-        )
+        argv = [sys.executable, "-m", "streams.cli", "worker", "--verbose", "--roles", ",".join(roles)]
+        child = Child(argv, log, env=worker_environment(settings))
         try:
-            yield _WorkerProcess(child, log)
+            worker = _WorkerProcess(child, log, port)
+            deadline = time.monotonic() + _STALL_S
+            while (known := scrape(port)) is None or known.partitions < PARTITIONS:
+                if not child.running or time.monotonic() > deadline:
+                    raise Stop(f"the worker did not start: {tail_of(log)}")
+                time.sleep(0.2)
+            say(f"worker with roles {', '.join(roles)} started")
+            yield worker
         finally:
             child.stop()
 
-    def _await_worker(self, worker: _WorkerProcess, port: int) -> None:
-        deadline = time.monotonic() + _STALL_S
-        while (known := scrape(port)) is None or known.partitions < PARTITIONS:
-            if not worker.child.running or time.monotonic() > deadline:
-                raise Stop(f"the worker did not start: {tail_of(worker.log)}")
-            time.sleep(0.2)
-        say("worker with roles ingest, encode, entities, learn started")
+    def _warm_up(self, source: _Source, bootstrap: str, client: ClientConfig, view: View) -> _Warmed:
+        """The first half through ingest alone: who is judged afterwards is known, as customers of long standing are.
 
-    def _replay(
-        self,
-        journey: CompleteJourney,
-        households: frozenset[str] | None,
-        producer: OrderedProducer,
-        worker: _WorkerProcess,
-        port: int,
-        view: View,
-    ) -> None:
-        say(f"replaying {self.total:,} events, July to December 2017")
-        pacer = Pacer(self._rate or _RATES[0] * 4)
-        source = self._counted(journey, households)
-        thread = threading.Thread(target=self._produce, args=(source, producer, pacer), name="replay", daemon=True)
+        Half a year of old snapshots needs no prediction, so encode goes on behind them; their outcomes join nothing.
+        """
+        started = time.monotonic()
+        with self._start_worker(bootstrap, _WARM_ROLES) as worker:
+            self._replay(_FIRST_HALF, source, worker, view, Pacer())
+            worker.end()
+        skip_to_end(client, "pulsegraph-encode", "session-snapshots")
+        assert self._report is not None
+        seconds = time.monotonic() - started
+        say(f"state is warm after {seconds:.0f} s")
+        return _Warmed(self._report.events, self.numbers, seconds)
+
+    def _replay(self, part: _Part, source: _Source, worker: _WorkerProcess, view: View, pacer: Pacer) -> None:
+        """Produce a part of the year, and return when the worker is done with it."""
+        self._reset(source.journey.count(part.from_ms, part.to_ms, source.households))
+        say(f"replaying {self.total:,} events, {part.title}")
+        thread = threading.Thread(target=self._produce, args=(part, source, pacer), name="replay", daemon=True)
         started = moved = quiet = time.monotonic()
         thread.start()
         while True:
             time.sleep(0.25)
-            known = scrape(port)
+            known = scrape(worker.port)
             now = time.monotonic()
-            if not worker.child.running:
-                raise Stop(f"the worker ended with {worker.child.returncode}: {tail_of(worker.log)}")
+            worker.check()
             if self._failure is not None:
                 raise Stop(f"the replay failed: {self._failure}") from self._failure
             if known is not None and known != self.numbers:
                 moved = quiet = now
                 self.events_per_s = known.events / (now - started)
                 self.numbers = known
-            if known is not None and self._rate is None:
+            if known is not None and part.predicted and self._rate is None:
                 slowest = max(_RATES[0], self.total / _REPLAY_S)
                 pacer.rate = max(slowest, _steer(pacer.rate or slowest, known.queue, self.produced - known.events))
             view.show(self)
-            # The collector may still be reading what the worker is long done with.
             done = self._report is not None and self.numbers.events >= self._report.events
-            if done and self.numbers.snapshots_waiting == 0 and now - max(quiet, self.collector.heard_s) > _QUIET_S:
+            if part.predicted:
+                # The collector may still be reading what the worker is long done with.
+                quiet = max(quiet, self.collector.heard_s)
+                done = done and self.numbers.snapshots_waiting == 0
+            if done and now - quiet > _QUIET_S:
                 return
             if now - moved > _STALL_S:
                 raise Stop(
@@ -281,26 +306,30 @@ class DemoRun:
                     f"the worker's log ends with: {tail_of(worker.log)}"
                 )
 
-    def _counted(self, journey: CompleteJourney, households: frozenset[str] | None) -> Iterator[object]:
-        for record in journey.events(SPLIT_MS, END_MS, households):
-            yield record
-            self.produced += 1
-            self.event_time_ms = record.event_ts_ms
+    def _reset(self, total: int) -> None:
+        self.total, self.produced = total, 0
+        self.numbers, self._report = WorkerNumbers(), None
 
-    def _produce(self, source: Iterator[object], producer: OrderedProducer, pacer: Pacer) -> None:
+    def _produce(self, part: _Part, source: _Source, pacer: Pacer) -> None:
+        def counted() -> Iterator[SourceRecord]:
+            for record in source.journey.events(part.from_ms, part.to_ms, source.households):
+                yield record
+                self.produced += 1
+                self.event_time_ms = record.event_ts_ms
+
         try:
             self._report = replay(
-                source,  # type: ignore[arg-type]
-                producer,
+                counted(),
+                source.producer,
                 partitions=PARTITIONS,
                 heartbeat_ms=_HEARTBEAT_MS,
-                until_ms=END_MS + CoreConfig().lateness_ms,
+                until_ms=part.until_ms,
                 pacer=pacer,
             )
         except Exception as error:  # noqa: BLE001 - shown by the thread that waits for this one
             self._failure = error
 
-    def _summary(self, wall_s: float) -> Summary:
+    def _summary(self, warm: _Warmed, wall_s: float) -> Summary:
         from models.saved_model import read_card
 
         assert self._report is not None
@@ -326,12 +355,71 @@ class DemoRun:
             late=numbers.late,
             model_version=read_card(self._model).model_version,
             broker=self._broker,
+            warm_events=warm.events,
+            warm_applied=warm.numbers.applied,
+            warm_duplicates=warm.numbers.duplicates,
+            warm_dead_lettered=warm.numbers.dead_lettered,
+            warm_snapshots=warm.numbers.snapshots,
+            warm_s=round(warm.wall_s, 1),
+            quality=self.collector.qualities(END_MS),
         )
 
 
 class _WorkerProcess(msgspec.Struct, frozen=True):
     child: Child
     log: Path
+    port: int
+
+    def check(self) -> None:
+        """
+        Raises:
+            Stop: it is not running any more.
+        """
+        if not self.child.running:
+            raise Stop(f"the worker ended with {self.child.returncode}: {tail_of(self.log)}")
+
+    def end(self) -> None:
+        """Have it write what it has, and leave its groups.
+
+        Raises:
+            Stop: it did not end well.
+        """
+        self.child.stop(timeout_s=30.0)
+        if self.child.returncode != 0:
+            raise Stop(f"the worker ended with {self.child.returncode}: {tail_of(self.log)}")
+
+
+class _Source(msgspec.Struct, frozen=True):
+    """What is replayed, and by whom."""
+
+    journey: CompleteJourney
+    households: frozenset[str] | None
+    producer: OrderedProducer
+
+
+class _Part(msgspec.Struct, frozen=True):
+    """A part of the year."""
+
+    title: str
+    from_ms: int | None
+    to_ms: int
+    until_ms: int
+    """Event time goes on to this at the end."""
+    predicted: bool
+
+
+class _Warmed(msgspec.Struct, frozen=True):
+    """What became of the first part."""
+
+    events: int
+    numbers: WorkerNumbers
+    wall_s: float
+
+
+_FIRST_HALF: Final = _Part("January to June 2017, without the model", None, SPLIT_MS, SPLIT_MS, predicted=False)
+_SECOND_HALF: Final = _Part(
+    "July to December 2017", SPLIT_MS, END_MS, END_MS + CoreConfig().lateness_ms, predicted=True
+)
 
 
 def _steer(rate: float, queue: int, lag: int) -> float:

@@ -60,6 +60,9 @@ class Committer:
     def is_caught_up(self, topic: str, partition: int) -> bool:
         return self._app.batch_consumer.is_caught_up(TP(self._app.topic_prefix + topic, partition))
 
+    def reached(self, topic: str, partition: int, event_ms: int) -> None:
+        self._app.batch_consumer.reached(TP(self._app.topic_prefix + topic, partition), event_ms)
+
 
 class BatchChannel(Channel[Any]):
     """What the role's agent iterates: every value is a partition and its records, fetched when the agent asks for it.

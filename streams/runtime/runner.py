@@ -41,6 +41,12 @@ class Commit(Protocol):
     def is_caught_up(self, topic: str, partition: int) -> bool:
         """Whether the role has had every record there is; False where that is not known."""
 
+    def reached(self, topic: str, partition: int, event_ms: int) -> None:
+        """Event time has come so far there. Of topics of which that is known, those furthest behind are read first.
+
+        A role that says it of one says it of all its topics, of each partition that it was assigned, each time anew.
+        """
+
 
 class Role(Protocol):
     """The work of one consumer group. The runtime never makes two calls at once, and makes all on the event loop.

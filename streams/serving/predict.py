@@ -17,6 +17,7 @@ from schemas.records import OutputRecord
 from schemas.snapshot import LIVE_KINDS, Candidate, Snapshot
 from streams.core.config import DAY_MS
 from streams.core.decisions import DecisionPolicy, Scored, active_campaigns, decide, offers_over
+from streams.core.judge import last_activity_ms
 from streams.core.reasons import decision_reasons
 from streams.serving.embeddings import EmbeddingFeed
 from streams.serving.records import Predicted
@@ -85,6 +86,7 @@ class Predictions:
                 valid_until_ms=snapshot.as_of_ms + _CHURN_VALID_MS,
                 probability=_rounded(encoded.churn[row]),
                 horizon_days=self._predictor.horizon_days,
+                last_activity_ms=last_activity_ms(snapshot),
                 reason_codes=churn_reasons(snapshot, encoded.contributions[row], typical),
             )
             published.append(_record("predictions.churn", prediction))

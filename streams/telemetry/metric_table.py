@@ -91,9 +91,18 @@ class MetricTable:
     predictions_total = counter("predictions", "Predictions emitted.", "topic")
     words_total = counter("words", "Words of timelines that the encoder was shown.")
     unknown_words_total = counter("words", "Of these, words that the model's vocabulary lacks.")
-    live_auc_ratio = gauge("0 to 1", "AUC of emitted predictions whose outcome is known.", "head")
+    live_auc_ratio = gauge("0 to 1", "AUC of emitted predictions whose outcome is known.", "head", "kind")
     live_auc_pairs = gauge(
-        "predictions", "Predictions that the live AUC rests on: of many, the newest of an even sample.", "head"
+        "predictions",
+        "Predictions that this and the other live measures rest on: of many, the newest of an even sample.",
+        "head",
+        "kind",
+    )
+    live_log_loss_nats = gauge("nats", "Mean log loss of the same predictions.", "head", "kind")
+    live_predicted_ratio = gauge("0 to 1", "Mean of the probabilities that they said.", "head", "kind")
+    live_observed_ratio = gauge("0 to 1", "Share of them in which it happened.", "head", "kind")
+    live_calibration_error_ratio = gauge(
+        "0 to 1", "Mean distance of the two over ten equally filled bins of the probabilities.", "head", "kind"
     )
     restored_records_total = counter("records", "State records read back from the changelog.", "role")
     restored_bytes_total = counter("bytes", "Bytes read back from the changelog.", "role")

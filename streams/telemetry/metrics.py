@@ -14,6 +14,7 @@ from schemas.errors import ConfigError
 from streams.core.durable import IngestCheckpoint
 from streams.core.entities import Entities, EntityCheckpoint
 from streams.core.partition import IngestPartition
+from streams.core.quality import Quality
 from streams.kafka.offsets import Lag
 from streams.state.checkpoints import StateCheckpoint
 from streams.telemetry.metric import AnyMetric, Metric
@@ -162,11 +163,18 @@ class Metrics(MetricTable):
             self._entities[partition] = core, exported
         self._checkpoint("entities", checkpoints, held, seconds)
 
-    def live_auc(self, head: str, auc: float | None, pairs: int) -> None:
-        """How well a head ranks outcomes, and on how many that rests."""
-        self.live_auc_pairs.labels(head=head).set(pairs)
-        if auc is not None:
-            self.live_auc_ratio.labels(head=head).set(auc)
+    def live_quality(self, head: str, kind: str, found: Quality) -> None:
+        """How good the predictions of a head and a kind of snapshots were, and on how many that rests."""
+        self.live_auc_pairs.labels(head=head, kind=kind).set(found.pairs)
+        for gauge, value in (
+            (self.live_auc_ratio, found.auc),
+            (self.live_log_loss_nats, found.log_loss),
+            (self.live_predicted_ratio, found.predicted),
+            (self.live_observed_ratio, found.observed),
+            (self.live_calibration_error_ratio, found.calibration_error),
+        ):
+            if value is not None:
+                gauge.labels(head=head, kind=kind).set(value)
 
     def restoring(self, role: str, partition: int, done: int, total: int) -> None:
         """A partition's state is being read back; called from a thread of its own."""

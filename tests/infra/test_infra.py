@@ -115,6 +115,33 @@ def test_alerts_say_what_to_do() -> None:
         assert needed in covered
 
 
+@pytest.mark.parametrize(
+    ("predictions", "predicted", "observed", "fires"),
+    [
+        (20_000, 0.010, 0.038, True),  # what was served before 2026-11-27
+        (20_000, 0.038, 0.010, True),
+        (20_000, 0.042, 0.045, False),
+        (5_000, 0.010, 0.038, False),  # too few to say
+        (20_000, 0.000001, 0.02, True),
+        (20_000, 0.02, 0.0, True),
+        (0, 0.010, 0.038, False),
+    ],
+)
+def test_calibration_is_alerted_by_a_factor_and_a_number(
+    predictions: int, predicted: float, observed: float, fires: bool
+) -> None:
+    """The rule's arithmetic, with the two sums in place; Prometheus and Python agree on what binds how."""
+    (rule,) = [rule for rule in _alerts() if rule["alert"] == "PulsegraphMiscalibrated"]
+    expression = rule["expr"]
+    for which in ("predicted", "observed"):
+        total = f"sum by (head, kind) (pulsegraph_live_{which}_ratio * pulsegraph_live_auc_pairs)"
+        assert total in expression
+        expression = expression.replace(total, which)
+    expression = expression.replace("(predicted > 0)", "(predicted or float('nan'))")
+    sums = {"predicted": predicted * predictions, "observed": observed * predictions}
+    assert eval(expression, {"float": float}, sums) is fires
+
+
 def test_containers_set_only_settings_that_exist() -> None:
     known = {field.env for field in fields()}
     for path in (ROOT / "docker-compose.yml", INFRA / "worker" / "Dockerfile"):

@@ -103,6 +103,7 @@ COMMANDS: dict[str, list[str]] = {
     "state": ["dump"],
     "replay-to": ["PREDICTION_ID"],
     "sweep": ["--active-days", "7"],
+    "skip-snapshots": [],
 }
 #: Commands with settings that speak to none.
 SILENT = {"settings", "train"}
@@ -173,6 +174,7 @@ def test_a_worker_and_every_command_get_in_with_the_password(
         "state": '"id":"c1"',
         "replay-to": "the same, byte for byte",
         "sweep": "was ordered of 1 partition",
+        "skip-snapshots": "encode begins behind",
         "replay": "all acknowledged",
         "simulate": "all acknowledged",
     }

@@ -30,6 +30,7 @@ class Group:
         self.offsets: dict[tuple[str, int], int] = {}
         self.expelled = False
         self.read_to_end = True
+        self.reached_ms: dict[tuple[str, int], int] = {}
 
     async def commit(self, offsets: Mapping[tuple[str, int], int]) -> bool:
         if not self.expelled:
@@ -38,6 +39,9 @@ class Group:
 
     def is_caught_up(self, topic: str, partition: int) -> bool:
         return self.read_to_end
+
+    def reached(self, topic: str, partition: int, event_ms: int) -> None:
+        self.reached_ms[topic, partition] = event_ms
 
 
 class MemoryStores:

@@ -14,10 +14,11 @@ from confluent_kafka import Producer
 from support import model_worlds as worlds
 
 from schemas import codec
-from schemas.snapshot import LIVE_KINDS, Head, Outcome
+from schemas.snapshot import LIVE_KINDS, Head, Outcome, SnapshotKind
 from streams.agents import learn
 from streams.agents.learn import LearnRole
-from streams.core.config import DAY_MS
+from streams.core.config import DAY_MS, CoreConfig
+from streams.core.judge import SCORED
 from streams.runtime.app import build_app, serve
 from streams.runtime.runner import Batch
 from streams.telemetry.metrics import Metrics
@@ -34,17 +35,24 @@ class Log:
         self.read: list[tuple[str, int, int]] = []
         self.metrics = Metrics()
         self.now_ms = 0
-        self.role = LearnRole(metrics=self.metrics, monotonic_ms=lambda: self.now_ms)
+        self.role = LearnRole(config=CoreConfig(), metrics=self.metrics, monotonic_ms=lambda: self.now_ms)
 
     def predict(self, partition: int, name: str, probability: float, day: int = 0, **more: Any) -> None:
-        judged = {"question_id": name, "probability": probability, "as_of_ms": day * DAY_MS}
+        judged = {"question_id": name, "probability": probability, "as_of_ms": day * DAY_MS, "customer_id": "c1"}
         body = codec.json_encode(judged | {"snapshot_kind": "horizon"} | more)
         self.records.setdefault((CHURN, partition), []).append(body)
 
     def answer(
-        self, partition: int, name: str, label: int, due: int, resolved: int | None = None, head: Head = "churn"
+        self,
+        partition: int,
+        name: str,
+        label: int,
+        due: int,
+        resolved: int | None = None,
+        head: Head = "churn",
+        kind: SnapshotKind = "horizon",
     ) -> None:
-        seen = worlds.snapshot(as_of_ms=(due - 28) * DAY_MS)
+        seen = worlds.snapshot(as_of_ms=(due - 28) * DAY_MS, kind=kind)
         outcome = Outcome(
             question_id=name,
             head=head,
@@ -77,11 +85,12 @@ class Log:
 
     def tell(self) -> None:
         self.now_ms += 10_000
-        asyncio.run(self.role.idle())
+        for _ in SCORED:
+            asyncio.run(self.role.idle())
 
-    def told(self, head: str = "churn") -> tuple[float, float]:
+    def told(self, head: str = "churn", kind: str = "horizon") -> tuple[float, float]:
         value = self.metrics.value
-        return value(Metrics.live_auc_ratio, head=head), value(Metrics.live_auc_pairs, head=head)
+        return value(Metrics.live_auc_ratio, head=head, kind=kind), value(Metrics.live_auc_pairs, head=head, kind=kind)
 
 
 @pytest.fixture
@@ -98,7 +107,7 @@ def test_the_auc_is_of_all_held_partitions_together(log: Log) -> None:
     log.assign(0, 1)
     log.poll()
     assert log.told() == (0.75, 4)
-    assert log.told("redemption") == (0.0, 0)
+    assert log.told("redemption", "send") == (0.0, 0)
 
 
 def test_partitions_that_stay_are_read_on_where_they_were(log: Log) -> None:
@@ -194,10 +203,8 @@ def test_all_partitions_share_one_window(log: Log, monkeypatch: pytest.MonkeyPat
     assert log.told()[1] == 4
 
 
-@pytest.mark.parametrize("kind", LIVE_KINDS)
-def test_live_predictions_are_not_judged_and_nonsense_is_counted(log: Log, kind: str) -> None:
-    log.predict(0, "live", 0.5, snapshot_kind=kind)
-    log.answer(0, "live", 1, due=28)
+def test_nonsense_is_counted(log: Log) -> None:
+    log.predict(0, "unheard of", 0.5, snapshot_kind="dream")
     log.records[CHURN, 0].append(b"{")
     log.records["outcomes", 0].append(b"\xff")
     log.assign(0)
@@ -210,24 +217,55 @@ def test_live_predictions_are_not_judged_and_nonsense_is_counted(log: Log, kind:
     assert log.positions[CHURN, 0] == 4, "they are not read again"
 
 
-def test_samples_are_judged_like_horizons(log: Log) -> None:
-    log.predict(0, "sampled", 0.85, snapshot_kind="sample")
-    log.answer(0, "sampled", 1, due=28)
+def test_samples_are_judged_beside_horizons(log: Log) -> None:
+    for name, label in {"sampled": 1, "another": 0}.items():
+        log.predict(0, name, 0.05 + label / 2, snapshot_kind="sample")
+        log.answer(0, name, label, due=28, kind="sample")
     log.assign(0)
     log.poll()
-    assert log.told() == (1.0, 3)
+    assert log.told() == (1.0, 2)
+    assert log.told(kind="sample") == (1.0, 2)
+
+
+@pytest.mark.parametrize("kind", LIVE_KINDS)
+def test_live_predictions_are_judged_by_the_outcomes_that_follow(log: Log, kind: str) -> None:
+    """Of customer "1", the test world's: asked three days after the last activity, on day 30 and again on day 70."""
+    live: dict[str, Any] = {"customer_id": "1", "snapshot_kind": kind, "horizon_days": 28}
+    log.predict(0, "before", 0.1, day=26, last_activity_ms=20 * DAY_MS, **live)
+    log.predict(0, "after", 0.8, day=68, last_activity_ms=67 * DAY_MS, **live)
+    log.predict(0, "asleep", 0.5, day=68, last_activity_ms=46 * DAY_MS, **live)
+    log.predict(0, "never active", 0.5, day=68, **live)
+    log.answer(0, "asked", 1, due=58)
+    log.answer(0, "again", 1, due=98)
+    log.answer(1, "time goes on", 1, due=68 + 28 + 6)
+    log.assign(0)
+    log.poll()
+    assert log.told(kind=kind)[1] == 1, "the end of a horizon and of the week in which an outcome must follow"
+    log.answer(0, "later", 1, due=68 + 28 + 7)
+    log.poll()
+    assert log.told(kind=kind) == (1.0, 2)
+    measured = {
+        metric.name: log.metrics.value(metric, head="churn", kind=kind)
+        for metric in (Metrics.live_predicted_ratio, Metrics.live_observed_ratio)
+    }
+    assert measured == {"live_predicted_ratio": pytest.approx(0.45), "live_observed_ratio": 0.5}
+    assert log.metrics.value(Metrics.live_log_loss_nats, head="churn", kind=kind) > 0.1
+    assert log.metrics.value(Metrics.live_calibration_error_ratio, head="churn", kind=kind) == pytest.approx(0.15)
 
 
 def test_one_question_has_an_answer_for_each_head(log: Log) -> None:
     """Both outcomes name the question alone: what one head said must not be judged by the other's label."""
     log.predict(0, "both", 0.05)
     log.answer(0, "both", 0, due=28)
-    log.answer(0, "both", 1, due=28, head="redemption")
-    log.records["predictions.redemption", 0] = [log.records[CHURN, 0][-1]]
+    log.answer(0, "both", 1, due=28, head="redemption", kind="send")
+    body = codec.json_encode(
+        {"question_id": "both", "probability": 0.05, "snapshot_kind": "send", "customer_id": "1", "as_of_ms": 0}
+    )
+    log.records["predictions.redemption", 0] = [body]
     log.assign(0)
     log.poll()
     assert log.told() == (1.0, 3)
-    assert log.told("redemption")[1] == 1
+    assert log.told("redemption", "send")[1] == 1
 
 
 def test_what_two_models_say_of_one_question_is_judged_once(log: Log) -> None:
@@ -241,7 +279,7 @@ class Reader(LearnRole):
     """Remembers what it was given to read."""
 
     def __init__(self) -> None:
-        super().__init__(metrics=Metrics(), monotonic_ms=lambda: int(time.time() * 1000))
+        super().__init__(config=CoreConfig(), metrics=Metrics(), monotonic_ms=lambda: int(time.time() * 1000))
         self.assigned: list[set[int]] = []
         self.read: list[tuple[str, int, int]] = []
 
@@ -254,7 +292,7 @@ class Reader(LearnRole):
         await super().process(batch)
 
     def pairs(self, held: set[int]) -> int:
-        return sum(len(self._known[partition].scores["churn"]) for partition in held)
+        return sum(len(self._known[partition].judge.scores["churn", "horizon"]) for partition in held)
 
 
 def test_on_a_broker_a_worker_that_joins_makes_nobody_read_again(broker: Any, make_topics: Any) -> None:

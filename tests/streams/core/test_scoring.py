@@ -210,7 +210,7 @@ def test_a_pair_is_in_or_out_whatever_came_first(names: list[str], kept: int, da
             score.pass_time(len(names) // 2)
     score.pass_time(len(names))
     assert score.open == 0, "everything was said, so no half is left alone"
-    inside = [at for at in range(len(names)) if scoring._key(names[at]) < score.share * 2**64]
+    inside = [at for at in range(len(names)) if scoring.key_of(names[at]) < score.share * 2**64]
     assert score.pairs == [(at / len(names), at % 2) for at in inside]
 
 

@@ -22,6 +22,7 @@ from schemas.predictions import ChurnPrediction, Prediction, RedemptionPredictio
 from schemas.snapshot import LIVE_KINDS, Head, Outcome, SnapshotKind
 from streams.brokers.processes import free_port
 from streams.commands.demo import describe
+from streams.core.quality import Quality, quality
 from streams.demo import collector, run
 from streams.demo.collector import Collector, percentile
 from streams.demo.run import CHURN_AUC_FLOOR, Summary, _steer
@@ -48,6 +49,20 @@ GOOD: Final = Summary(
     late=0,
     model_version="v1",
     broker="embedded",
+    warm_events=900,
+    warm_applied=898,
+    warm_duplicates=1,
+    warm_dead_lettered=1,
+    warm_snapshots=450,
+    warm_s=9.0,
+    quality={
+        "churn": {
+            "event": Quality(
+                pairs=2_000, auc=0.7, log_loss=0.15, predicted=0.01, observed=0.038, calibration_error=0.028
+            ),
+            "refresh": quality([]),
+        }
+    },
 )
 
 
@@ -65,6 +80,7 @@ def test_a_demo_that_worked_has_no_problems() -> None:
     [
         ({"applied": 989}, "applied + duplicates + dead-lettered"),
         ({"duplicates": 8}, "applied + duplicates + dead-lettered"),
+        ({"warm_applied": 897}, "events of the warm-up"),
         ({"encoded": 399}, "encoded + coalesced"),
         ({"coalesced": 101}, "encoded + coalesced"),
         ({"churn_auc": CHURN_AUC_FLOOR - 0.01}, "AUC 0.790 is below 0.8"),
@@ -109,6 +125,9 @@ def test_a_model_of_an_older_recipe_is_trained_again(
 def test_the_summary_for_a_person_says_the_sums() -> None:
     lines = "\n".join(describe(GOOD))
     assert "1,000 events produced = 990 applied + 7 duplicates + 3 dead-lettered" in lines
+    assert "900 events produced = 898 applied + 1 duplicates + 1 dead-lettered, in 9 s; 450 snapshots" in lines
+    assert "churn event             2,000   0.700    0.1500     0.0100    0.0380      0.0280" in lines
+    assert "refresh" not in lines
     assert "500 snapshots = 400 encoded + 100 coalesced" in lines
     assert "400 records on predictions.churn" in lines
     assert "redemption - over 0" in lines
@@ -263,14 +282,14 @@ class Published:
             made = RedemptionPrediction(**common, campaign_id="x")
         self.put(f"predictions.{head}", codec.json_encode(made))
 
-    def answer(self, head: Head, number: int, label: int) -> None:
+    def answer(self, head: Head, number: int, label: int, kind: SnapshotKind = "horizon") -> None:
         outcome = Outcome(
             question_id=f"q{number}",
             head=head,
             labels={head: label},
             due_ms=10,
             resolved_ms=10,
-            snapshot=plain_snapshot(),
+            snapshot=plain_snapshot(kind=kind),
         )
         self.put("outcomes", codec.msgpack_encode(outcome))
 
@@ -300,7 +319,7 @@ def collected(published: Published) -> Collector:
 def test_questions_are_scored_and_what_is_live_is_timed(published: Published, kind: SnapshotKind) -> None:
     for number, label in enumerate([0, 0, 1, 1]):
         published.predict("churn", number, 0.2 * number, kind)
-        published.answer("churn", number, label)
+        published.answer("churn", number, label, kind)
     found = collected(published)
     assert found.predictions == {"predictions.churn": 4}
     live = kind in LIVE_KINDS
@@ -313,7 +332,7 @@ def test_a_question_of_both_heads_has_two_answers(published: Published) -> None:
         published.predict("churn", number, 0.9 - 0.5 * number, "horizon")
         published.predict("redemption", number, 0.1 + 0.5 * number, "send")
         published.answer("churn", number, label)
-        published.answer("redemption", number, label)
+        published.answer("redemption", number, label, "send")
     assert collected(published).score(10) == {"churn": (0.0, 2), "redemption": (1.0, 2)}
 
 

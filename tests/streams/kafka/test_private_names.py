@@ -81,6 +81,8 @@ READ = [
     Name(_THREAD, "_ensure_consumer", TRANSPORT, "the aiokafka consumer", "(self)"),
     Name(_AIO, "_subscription", TRANSPORT, "leads to the assignment, which holds the positions"),
     Name(_AIO, "_coordinator", TRANSPORT, "leads to the group's generation"),
+    Name(_AIO, "_fetcher", TRANSPORT, "leads to what was fetched"),
+    Name("aiokafka.consumer.fetcher.Fetcher", "_records", TRANSPORT, "partitions that have records at hand"),
     Name(_COORDINATOR, "_send_req", TRANSPORT, "leaves the group in generation 0", "(self, request)"),
     Name("mode.services.Service", "_crashed", APP, "serve waits for it"),
     Name("aiokafka.record.default_records", "_DefaultRecordBatchPy", RECORDS, "reads what the compiled reader cannot"),

@@ -13,9 +13,11 @@ import pytest
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 from faust.assignor.partition_assignor import PartitionAssignor
 from faust.types import TP
+from hypothesis import given
+from hypothesis import strategies as st
 
 from schemas.errors import StateCorrupt, TopicMismatch
-from streams.kafka.transport import BatchConsumer
+from streams.kafka.transport import RECORDS_AHEAD, BatchConsumer, BatchConsumerThread
 from streams.runtime.app import build_app
 
 TOPICS = ("clickstream", "campaign-sends")
@@ -75,7 +77,7 @@ class Thread:
         self.seeks: list[tuple[object, Mapping[TP, int]]] = []
         self.before_answer: Callable[[], Any] | None = None
 
-    async def fetch(self, token: object, timeout_s: float) -> None:
+    async def fetch(self, token: object, timeout_s: float, order: object) -> None:
         self.fetches.append(token)
         if self.before_answer is not None:
             await self.before_answer()
@@ -412,14 +414,14 @@ def test_every_assignment_is_copartitioned_and_sticky():
             }
             answer = members[rng.choice(names)].assign(cluster, metadata)
             taken: dict[int, str] = {}
-            for name, given in answer.items():
-                by_topic = {topic: set(numbers) for topic, numbers in given.assignment}
+            for name, share in answer.items():
+                by_topic = {topic: set(numbers) for topic, numbers in share.assignment}
                 sets = {frozenset(by_topic.get(topic, set())) for topic in topics}
                 assert len(sets) == 1, (names, by_topic)
                 for number in sets.pop():
                     assert number not in taken
                     taken[number] = name
-                members[name].on_assignment(given)
+                members[name].on_assignment(share)
             assert taken.keys() == set(range(partitions))
             if partitions >= len(members):
                 assert set(taken.values()) == set(members)
@@ -428,3 +430,42 @@ def test_every_assignment_is_copartitioned_and_sticky():
                 kept = {number for number in before if taken[number] == name}
                 assert len(kept) >= min(len(before), partitions // len(members)), "moved without need"
             owner = taken
+
+
+class Buffered:
+    """An aiokafka consumer as far as reading what was fetched goes."""
+
+    def __init__(self, fetched: dict[TP, list[int]]) -> None:
+        self._fetcher = SimpleNamespace(_records=fetched)
+
+    async def getmany(self, partition: TP, *, timeout_ms: int, max_records: int) -> dict[TP, list[int]]:
+        assert timeout_ms == 0 and max_records > 0
+        fetched = self._fetcher._records
+        taken, left = fetched[partition][:max_records], fetched.pop(partition)[max_records:]
+        if left:
+            fetched[partition] = left
+        return {partition: taken}
+
+
+@given(
+    sizes=st.lists(st.integers(0, 3 * RECORDS_AHEAD), max_size=6),
+    others=st.integers(0, 3),
+    place=st.randoms(use_true_random=False),
+)
+def test_what_is_furthest_behind_is_read_first(sizes: list[int], others: int, place: random.Random) -> None:
+    order = [TP("clickstream", number) for number in range(len(sizes))]
+    arrived = [(tp, size) for tp, size in zip(order, sizes, strict=True) if size]
+    place.shuffle(arrived)
+    fetched = {tp: list(range(size)) for tp, size in arrived}
+    unknown = {TP("sweeps", number): [0] for number in range(others)}
+    thread, consumer = BatchConsumerThread.__new__(BatchConsumerThread), cast(Any, Buffered(fetched | unknown))
+    read: dict[TP, list[int]] = {}
+    while records := asyncio.run(thread._at_hand(consumer, order)):
+        assert list(records) == sorted(records)
+        assert sum(map(len, records.values())) <= RECORDS_AHEAD
+        waiting = consumer._fetcher._records
+        assert not any(behind in waiting for behind in order if behind < max(records))
+        for partition, batch in records.items():
+            read.setdefault(partition, []).extend(batch)
+    assert read == {tp: list(range(size)) for tp, size in arrived}  # all of it, each once, in order
+    assert consumer._fetcher._records == unknown

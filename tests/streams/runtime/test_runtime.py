@@ -281,6 +281,36 @@ def test_it_is_known_when_a_partition_is_read_to_its_end(broker, make_topics):
     asyncio.run(main())
 
 
+def test_a_topic_with_many_records_an_hour_is_not_left_behind(broker, make_topics, monkeypatch):
+    monkeypatch.setattr(transport, "RECORDS_AHEAD", 20)
+    prefix = make_topics(partitions=1)
+    fill(broker, prefix, 1_000)
+    apart_ms = {"clickstream": 1, "campaign-sends": 10}  # of two records
+
+    class ByEventTime(Ledger):
+        async def on_assigned(self, partitions: set[int]) -> None:
+            for topic in TOPICS:
+                self.committer.reached(topic, 0, 0)
+
+        async def process(self, batch: Any) -> None:
+            if not self.seen:
+                await asyncio.sleep(1)  # until both topics are fetched
+            await super().process(batch)
+            self.committer.reached(batch.topic, 0, apart_ms[batch.topic] * batch.records[-1].offset)
+
+    async def main() -> None:
+        role = ByEventTime("by-time")
+        run = Run(broker, prefix, role)
+        await run.until(lambda: len(role.seen) == 1_000)
+        assert await run.end() == 0
+        assert role.in_order()
+        dense_is_read = max(at for at, (topic, _, _) in enumerate(role.seen) if topic == "clickstream")
+        ahead = [offset for topic, _, offset in role.seen[:dense_is_read] if topic == "campaign-sends"]
+        assert len(ahead) <= 50 + 2 * 20  # as many as lie in the time of the dense topic, and a little
+
+    asyncio.run(main())
+
+
 def test_stopping_before_the_first_assignment(broker, make_topics):
     prefix = make_topics(partitions=2)
 
