@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 #: In the order of ``make evaluate``.
-NAMES: Final = ("churn", "calibration", "categories", "redemption", "online-retail")
+NAMES: Final = ("churn", "calibration", "categories", "redemption", "online-retail", "next-basket")
 
 
 def module_of(name: str) -> str:

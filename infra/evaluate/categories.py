@@ -17,6 +17,7 @@ from infra.evaluate.replays import Plan, replay
 from infra.evaluate.report import EvaluationFindings, EvaluationOptions, steps_of
 from infra.evaluate.shelves import GENERAL, Shelf, commonest
 from models.saved_model import read_card
+from streams.core.config import DAY_MS
 
 ABOUT: Final = "categories bought in the next 14 days, beside boosted trees on counts"
 ACTIVE_DAYS: Final = 28
@@ -34,8 +35,10 @@ class CategorySpans:
     fit_before_ms: int
     validate_from_ms: int
     """Choices are made on the training days from then on, fitted on those before ``fit_before_ms``."""
+    encoded_days: tuple[int, ...]
+    """Training days and further ones: what the churn evaluation has encoded already."""
     model_until_ms: int
-    """When the last training label is known."""
+    """Of the encoder, which is that of the churn evaluation; before the first test day."""
     test_days: tuple[int, ...]
     count: int = GOODS
     trees: int = goods.TREES
@@ -47,7 +50,8 @@ SPANS: Final = CategorySpans(
     train_days=tuple(at for at in journey.TRAIN_DAYS if at <= journey.day_ms("2017-08-05")),
     fit_before_ms=journey.day_ms("2017-06-24"),
     validate_from_ms=journey.day_ms("2017-07-08"),
-    model_until_ms=journey.day_ms("2017-08-19"),
+    encoded_days=journey.TRAIN_DAYS,
+    model_until_ms=journey.day_ms("2017-09-17"),
     test_days=journey.TEST_DAYS,
 )
 
@@ -57,13 +61,16 @@ def run(options: EvaluationOptions, say: Say, spans: CategorySpans = SPANS) -> E
     found = replay(spans.plan, options.folder, say)
     bought = found.purchases
     activity, visits = Activity(bought), visits_of(bought)
-    chosen = commonest(bought, bought.category, spans.model_until_ms, spans.count)
+    known_ms = spans.train_days[-1] + HORIZON_DAYS * DAY_MS
+    chosen = commonest(bought, bought.category, known_ms, spans.count)
     shelf = Shelf(bought, bought.category, chosen)
     asked = {
         name: asked_rows(found, activity, days, ACTIVE_DAYS)
-        for name, days in (("train", spans.train_days), ("weekly days", spans.test_days))
+        for name, days in (("train", spans.encoded_days), ("weekly days", spans.test_days))
     }
     train, test = (rows_of(rows, shelf, visits, HORIZON_DAYS) for rows in asked.values())
+    learned = train.as_of_ms <= spans.train_days[-1]
+    train = train.take(learned)
     say(f"{len(train):,} rows to train on, {len(test):,} to test on, {test.labels.mean():.1%} positive")
     plan = trained.ModelPlan(until_ms=spans.model_until_ms, budget_s=options.budget_s, max_steps=spans.max_steps)
     directory = trained.trained(found, plan, options.folder, say)
@@ -80,7 +87,7 @@ def run(options: EvaluationOptions, say: Say, spans: CategorySpans = SPANS) -> E
             ).embeddings
             for name, rows in asked.items()
         ]
-        return both[0], both[1]
+        return both[0][learned], both[1]
 
     embeddings = {goods.OURS: embedded(directory), goods.RANDOM: embedded(random)}
     choice = goods.choose(
@@ -105,7 +112,9 @@ def run(options: EvaluationOptions, say: Say, spans: CategorySpans = SPANS) -> E
             f"The embedding is used {choice}; this was decided on training days from "
             f"{journey.day_of(spans.validate_from_ms)} on, with a fit on those before "
             f"{journey.day_of(spans.fit_before_ms)}, and holds for the controls, too.",
-            f"Model: {steps_of(directory)}.",
+            "The encoder is that of the churn evaluation, trained on what was known by "
+            f"{journey.day_of(spans.model_until_ms)}: before the first test day, but some weeks after the floor's last "
+            f"label. {steps_of(directory)}.",
         ],
         models={"model": read_card(directory).model_version},
     )

@@ -12,7 +12,7 @@ import numpy as np
 from infra.bench.report import Say
 from infra.evaluate import calibrated, journey, trained
 from infra.evaluate.asked import Asked, asked_rows
-from infra.evaluate.floors import FEATURES, Activity, Visits, boosted, hand_made, visits_of
+from infra.evaluate.floors import FEATURES, Activity, Trees, Visits, hand_made, visits_of
 from infra.evaluate.linear import Probe, fit_probe
 from infra.evaluate.replays import Plan, Replay, replay
 from infra.evaluate.report import Curve, Estimate, EvaluationFindings, EvaluationOptions, Goal, estimate, goal, steps_of
@@ -167,21 +167,19 @@ class _Floors:
     """Trees, trained once and asked about several sets of rows."""
 
     def __init__(self, visits: Visits, activity: Activity, train: _Rows, spans: ChurnSpans, say: Say) -> None:
-        self._visits, self._train, self._spans, self._say = visits, train, spans, say
+        self._visits = visits
         days = range(spans.train_days[0], spans.train_days[-1] + 1, DAY_MS)
-        self._customer, self._as_of_ms = activity.active(days, HORIZON_DAYS)
-        self._labels = _churned(activity, self._customer, self._as_of_ms)
-        self._daily = hand_made(visits, self._customer, self._as_of_ms)
+        customer, as_of_ms = activity.active(days, HORIZON_DAYS)
+        say(f"LightGBM on {len(customer):,} daily rows of {len(FEATURES)} features, and on snapshots' features")
+        labels = _churned(activity, customer, as_of_ms)
+        self._daily = Trees(hand_made(visits, customer, as_of_ms), labels, trees=spans.trees)
+        self._weekly = Trees(_features(train.snapshots), train.labels, trees=spans.trees)
 
     def __call__(self, rows: _Rows) -> dict[str, Doubles]:
-        train, trees = self._train, self._spans.trees
         hand = hand_made(self._visits, rows.customer, rows.as_of_ms)
-        self._say(f"LightGBM on {len(self._labels):,} daily rows of {len(FEATURES)} features, and on snapshots'")
         return {
-            _GOOD: boosted(self._daily, self._labels, hand, trees=trees),
-            "LightGBM, snapshot features": boosted(
-                _features(train.snapshots), train.labels, _features(rows.snapshots), trees=trees
-            ),
+            _GOOD: self._daily.logits(hand),
+            "LightGBM, snapshot features": self._weekly.logits(_features(rows.snapshots)),
             "recency alone": hand[:, FEATURES.index("recency")].astype(np.float64),
         }
 

@@ -37,6 +37,33 @@ _TREES: Final[dict[str, Any]] = {
 }
 
 
+class Trees:
+    """LightGBM, fitted.
+
+    Raises:
+        ConfigError: lightgbm is not installed.
+    """
+
+    def __init__(
+        self,
+        train: npt.ArrayLike,
+        labels: npt.ArrayLike,
+        *,
+        seed: int = 0,
+        trees: int = 300,
+        options: Mapping[str, object] | None = None,
+    ) -> None:
+        lightgbm = _lightgbm()
+        settings = _TREES | {"seed": seed} | dict(options or {})
+        data = lightgbm.Dataset(np.asarray(train), np.asarray(labels, dtype=np.float64), free_raw_data=True)
+        self._booster = lightgbm.train(settings, data, num_boost_round=trees)
+
+    def logits(self, test: npt.ArrayLike) -> Doubles:
+        """(N, F) → (N,)."""
+        found: Doubles = self._booster.predict(np.asarray(test), raw_score=True, num_threads=1)
+        return found
+
+
 def boosted(
     train: npt.ArrayLike,
     labels: npt.ArrayLike,
@@ -46,17 +73,8 @@ def boosted(
     trees: int = 300,
     options: Mapping[str, object] | None = None,
 ) -> Doubles:
-    """Logits of the test rows by LightGBM.
-
-    Raises:
-        ConfigError: lightgbm is not installed.
-    """
-    lightgbm = _lightgbm()
-    settings = _TREES | {"seed": seed} | dict(options or {})
-    data = lightgbm.Dataset(np.asarray(train), np.asarray(labels, dtype=np.float64), free_raw_data=True)
-    booster = lightgbm.train(settings, data, num_boost_round=trees)
-    logits: Doubles = booster.predict(np.asarray(test), raw_score=True, num_threads=1)
-    return logits
+    """Logits of the test rows by :class:`Trees`."""
+    return Trees(train, labels, seed=seed, trees=trees, options=options).logits(test)
 
 
 def _lightgbm() -> Any:

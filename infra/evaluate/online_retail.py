@@ -59,8 +59,6 @@ _LOGISTIC: Final = "logistic, hand-made features"
 _OURS: Final = "logistic, hand-made features + embedding"
 _RANDOM: Final = "logistic, hand-made features + random encoder"
 _SHUFFLED: Final = "logistic, hand-made features + embeddings of other rows in training"
-_ALONE: Final = "embedding alone, features masked"
-_RANDOM_ALONE: Final = "random encoder alone, features masked"
 
 
 def run(options: EvaluationOptions, say: Say, spans: RetailSpans = SPANS) -> EvaluationFindings:
@@ -82,7 +80,7 @@ def run(options: EvaluationOptions, say: Say, spans: RetailSpans = SPANS) -> Eva
     directory = trained.trained(found, plan, options.folder, say)
     random = trained.randomised(directory, 0, options.folder)
 
-    def embedded(where: Path, *, masked: bool = False) -> tuple[trained.Floats, trained.Floats]:
+    def embedded(where: Path) -> tuple[trained.Floats, trained.Floats]:
         both = [
             trained.answers(
                 where,
@@ -90,17 +88,15 @@ def run(options: EvaluationOptions, say: Say, spans: RetailSpans = SPANS) -> Eva
                 (found.name, name, int(rows.as_of_ms[0]), int(rows.as_of_ms[-1])),
                 options.folder,
                 say,
-                masked=masked,
             ).embeddings
             for name, rows in asked.items()
         ]
         return both[0], both[1]
 
     embeddings = {"ours": embedded(directory), "random": embedded(random)}
-    masked = {"ours": embedded(directory, masked=True), "random": embedded(random, masked=True)}
     people = [rows.customer for rows in asked.values()]
     say("purchase within 30 days")
-    logits = _purchase(columns, labels, people[0], embeddings, masked, spans.trees)
+    logits = _purchase(columns, labels, people[0], embeddings, spans.trees)
     measures: dict[str, Measure] = {name: auc(labels[1], scores) for name, (_, scores) in logits.items()}
     measures |= {
         f"{name}: log loss": log_loss(labels[1], logits[name][1]) for name in (_GOOD, _LOGISTIC, _OURS, _RANDOM)
@@ -111,7 +107,7 @@ def run(options: EvaluationOptions, say: Say, spans: RetailSpans = SPANS) -> Eva
     results = [
         estimate(group, name, "AUC", drawn.interval(name), rows=count, role=role) for name, (role, _) in logits.items()
     ]
-    compared = ((_OURS, _LOGISTIC), (_OURS, _GOOD), (_OURS, _RANDOM), (_SHUFFLED, _LOGISTIC), (_ALONE, _RANDOM_ALONE))
+    compared = ((_OURS, _LOGISTIC), (_OURS, _GOOD), (_OURS, _RANDOM), (_SHUFFLED, _LOGISTIC))
     for name, other in compared:
         both = f"{name} less {other}"
         results.append(estimate(group, both, "AUC", drawn.difference(name, other), rows=count, role="difference"))
@@ -155,7 +151,6 @@ def _purchase(
     labels: list[Doubles],
     people: Ints,
     embeddings: Mapping[str, tuple[trained.Floats, trained.Floats]],
-    masked: Mapping[str, tuple[trained.Floats, trained.Floats]],
     trees: int,
 ) -> dict[str, tuple[str, Doubles]]:
     """Name → role and logits of the test rows."""
@@ -176,11 +171,6 @@ def _purchase(
         _OURS: ("ours", beside("ours")),
         _RANDOM: ("control", beside("random")),
         _SHUFFLED: ("control", beside("ours", np.random.default_rng(0).permutation(len(train)))),
-        _ALONE: ("ours", linear(masked["ours"][0].astype(np.float64), masked["ours"][1].astype(np.float64))),
-        _RANDOM_ALONE: (
-            "control",
-            linear(masked["random"][0].astype(np.float64), masked["random"][1].astype(np.float64)),
-        ),
     }
 
 
