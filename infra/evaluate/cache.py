@@ -24,10 +24,11 @@ def kept(folder: Path, kind: str, key: object, make: Callable[[Path], None]) -> 
     Args:
         folder: of all results.
         kind: first part of the result's path.
-        key: everything the result depends on, as msgpack can write it.
+        key: everything the result depends on, as msgspec can write it; ``key.json`` in the folder says it.
         make: fills the empty folder that it is given.
     """
-    name = hashlib.blake2b(msgspec.msgpack.encode(key, order="deterministic"), digest_size=10).hexdigest()
+    said = msgspec.json.encode(msgspec.to_builtins(key), order="sorted")
+    name = hashlib.blake2b(said, digest_size=10).hexdigest()
     target = folder / kind / name
     if target.is_dir():
         return target
@@ -35,7 +36,7 @@ def kept(folder: Path, kind: str, key: object, make: Callable[[Path], None]) -> 
     fresh = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=target.parent))
     try:
         make(fresh)
-        (fresh / "key.json").write_bytes(msgspec.json.format(msgspec.json.encode(key), indent=1))
+        (fresh / "key.json").write_bytes(msgspec.json.format(said, indent=1))
         os.replace(fresh, target)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)

@@ -10,7 +10,7 @@ import numpy as np
 from infra.bench.report import Say
 from infra.evaluate import calibrated, journey, trained
 from infra.evaluate.floors import Activity
-from infra.evaluate.replays import CHECKPOINT_EVENTS, Plan, Replay, replay
+from infra.evaluate.replays import CHECKPOINT_EVENTS, Replay, ReplayPlan, replay
 from infra.evaluate.report import Curve, Estimate, EvaluationFindings, EvaluationOptions, Goal, estimate, goal, steps_of
 from infra.evaluate.statistics import Bootstrap, Doubles, Ints, auc, log_loss, sigmoid
 from models.saved_model import read_card
@@ -29,7 +29,7 @@ _SLOPE: Final = (0.9, 1.1)
 class CalibrationSpans:
     """What a test replaces by a few weeks of a simulation."""
 
-    plan: Plan
+    plan: ReplayPlan
     model_until_ms: int
     """Snapshots from then on are judged."""
     end_ms: int

@@ -11,9 +11,9 @@ import numpy as np
 from infra.bench.report import Say
 from infra.evaluate import goods, journey, trained
 from infra.evaluate.asked import Asked, asked_rows
-from infra.evaluate.floors import Activity, Visits, hand_made, visits_of
+from infra.evaluate.floors import Activity, OrdersByCustomer, hand_made, visits_of
 from infra.evaluate.goods import GoodsRows
-from infra.evaluate.replays import Plan, replay
+from infra.evaluate.replays import ReplayPlan, replay
 from infra.evaluate.report import EvaluationFindings, EvaluationOptions, steps_of
 from infra.evaluate.shelves import GENERAL, Shelf, commonest
 from models.saved_model import read_card
@@ -30,7 +30,7 @@ _TARGET: Final = 0.7935
 class CategorySpans:
     """What a test replaces by a few weeks of a simulation."""
 
-    plan: Plan
+    plan: ReplayPlan
     train_days: tuple[int, ...]
     fit_before_ms: int
     validate_from_ms: int
@@ -120,7 +120,7 @@ def run(options: EvaluationOptions, say: Say, spans: CategorySpans = SPANS) -> E
     )
 
 
-def rows_of(rows: Asked, shelf: Shelf, visits: Visits, days: float) -> GoodsRows:
+def rows_of(rows: Asked, shelf: Shelf, visits: OrdersByCustomer, days: float) -> GoodsRows:
     """Features and labels of a protocol's rows."""
     return GoodsRows(
         rows.customer,

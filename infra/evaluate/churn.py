@@ -12,9 +12,9 @@ import numpy as np
 from infra.bench.report import Say
 from infra.evaluate import calibrated, journey, trained
 from infra.evaluate.asked import Asked, asked_rows
-from infra.evaluate.floors import FEATURES, Activity, Trees, Visits, hand_made, visits_of
+from infra.evaluate.floors import FEATURES, Activity, OrdersByCustomer, Trees, hand_made, visits_of
 from infra.evaluate.linear import Probe, fit_probe
-from infra.evaluate.replays import Plan, Replay, replay
+from infra.evaluate.replays import Replay, ReplayPlan, replay
 from infra.evaluate.report import Curve, Estimate, EvaluationFindings, EvaluationOptions, Goal, estimate, goal, steps_of
 from infra.evaluate.statistics import Bootstrap, Doubles, Ints, Measure, auc, log_loss, sigmoid
 from models.saved_model import read_card
@@ -33,7 +33,7 @@ _ALONE: Final = 0.82
 class ChurnSpans:
     """What a test replaces by a few weeks of a simulation."""
 
-    plan: Plan
+    plan: ReplayPlan
     model_until_ms: int
     """After the last training label is known, before the first test day."""
     train_days: tuple[int, ...]
@@ -166,7 +166,7 @@ _GOOD: Final = "LightGBM, hand-made features, daily"
 class _Floors:
     """Trees, trained once and asked about several sets of rows."""
 
-    def __init__(self, visits: Visits, activity: Activity, train: _Rows, spans: ChurnSpans, say: Say) -> None:
+    def __init__(self, visits: OrdersByCustomer, activity: Activity, train: _Rows, spans: ChurnSpans, say: Say) -> None:
         self._visits = visits
         days = range(spans.train_days[0], spans.train_days[-1] + 1, DAY_MS)
         customer, as_of_ms = activity.active(days, HORIZON_DAYS)

@@ -90,7 +90,7 @@ def _lightgbm() -> Any:
 
 
 @dataclass(frozen=True)
-class Visits:
+class OrdersByCustomer:
     """Orders in event-time order, by customer."""
 
     start: Ints
@@ -103,14 +103,14 @@ class Visits:
         return slice(int(self.start[customer]), int(self.start[customer + 1]))
 
 
-def visits_of(bought: Purchases) -> Visits:
+def visits_of(bought: Purchases) -> OrdersByCustomer:
     """Lines summed to orders; an order's time is that of its first line."""
     _, first, member = np.unique(bought.order, return_index=True, return_inverse=True)
     customer, ts_ms = bought.customer[first], bought.ts_ms[first]
     value, lines = (np.bincount(member, each).astype(np.float64) for each in (bought.value, np.ones(len(member))))
     order = np.lexsort((ts_ms, customer))
     start = np.searchsorted(customer[order], np.arange(len(bought.customers) + 1))
-    return Visits(start.astype(np.int64), ts_ms[order], value[order], lines[order])
+    return OrdersByCustomer(start.astype(np.int64), ts_ms[order], value[order], lines[order])
 
 
 FEATURES: Final = (
@@ -133,7 +133,7 @@ FEATURES: Final = (
 )
 
 
-def hand_made(visits: Visits, customer: Ints, as_of_ms: Ints) -> npt.NDArray[np.float32]:
+def hand_made(visits: OrdersByCustomer, customer: Ints, as_of_ms: Ints) -> npt.NDArray[np.float32]:
     """:data:`FEATURES` of customers at times, from what came before: (N, F)."""
     out = np.full((len(customer), len(FEATURES)), np.nan, dtype=np.float32)
     order = np.argsort(customer, kind="stable")
@@ -144,7 +144,7 @@ def hand_made(visits: Visits, customer: Ints, as_of_ms: Ints) -> npt.NDArray[np.
     return out
 
 
-def _of_one(visits: Visits, customer: int, as_of_ms: Ints) -> Doubles:
+def _of_one(visits: OrdersByCustomer, customer: int, as_of_ms: Ints) -> Doubles:
     part = visits.of(customer)
     days = visits.ts_ms[part] / DAY_MS  # (V,)
     amounts = np.stack([np.ones(len(days)), visits.value[part], visits.lines[part]])  # (3, V)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
-from infra.evaluate.replays import Plan
+from infra.evaluate.replays import ReplayPlan
 from streams.core.config import DAY_MS
 
 
@@ -44,7 +44,7 @@ TEST_DAYS: Final = weekly("2017-10-01", "2017-12-10")
 SECOND_HALF: Final = day_ms("2017-07-01")
 END: Final = day_ms("2018-01-01")
 
-PLAN: Final = Plan(
+PLAN: Final = ReplayPlan(
     data="complete-journey",
     days_ms=TRAIN_DAYS + TEST_DAYS,
     active_within_ms=28 * DAY_MS,

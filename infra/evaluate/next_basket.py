@@ -12,7 +12,7 @@ from infra.bench.report import Say
 from infra.evaluate import journey
 from infra.evaluate.online_retail import SPANS as RETAIL
 from infra.evaluate.purchases import Purchases
-from infra.evaluate.replays import Plan, replay
+from infra.evaluate.replays import ReplayPlan, replay
 from infra.evaluate.report import Estimate, EvaluationFindings, EvaluationOptions, estimate
 from infra.evaluate.statistics import Bootstrap, Doubles, Ints, mean
 from streams.core.config import DAY_MS
@@ -26,7 +26,7 @@ HALF_LIFE_DAYS: Final = (14.0, 28.0, 84.0)
 class BasketSpan:
     """Whose last basket is asked for."""
 
-    plan: Plan
+    plan: ReplayPlan
     least_baskets: int
     """Customers with fewer are left out."""
 

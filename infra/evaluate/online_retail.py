@@ -16,7 +16,7 @@ from infra.evaluate.categories import rows_of
 from infra.evaluate.floors import FEATURES, Activity, boosted, hand_made, visits_of
 from infra.evaluate.journey import day_ms, day_of, weekly
 from infra.evaluate.linear import fit_probe
-from infra.evaluate.replays import Plan, replay
+from infra.evaluate.replays import ReplayPlan, replay
 from infra.evaluate.report import EvaluationFindings, EvaluationOptions, estimate, goal, steps_of
 from infra.evaluate.shelves import Shelf, commonest
 from infra.evaluate.statistics import Bootstrap, Doubles, Ints, Measure, auc, log_loss
@@ -34,7 +34,7 @@ _TEST: Final = weekly("2011-09-04", "2011-11-06")
 class RetailSpans:
     """What a test replaces by a few weeks of a simulation."""
 
-    plan: Plan
+    plan: ReplayPlan
     train_days: tuple[int, ...]
     fit_before_ms: int
     validate_from_ms: int
@@ -47,7 +47,7 @@ class RetailSpans:
 
 
 SPANS: Final = RetailSpans(
-    plan=Plan(data="online-retail", days_ms=_TRAIN + _TEST),
+    plan=ReplayPlan(data="online-retail", days_ms=_TRAIN + _TEST),
     train_days=_TRAIN,
     fit_before_ms=day_ms("2011-05-31"),
     validate_from_ms=day_ms("2011-06-28"),

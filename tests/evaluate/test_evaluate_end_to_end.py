@@ -13,7 +13,7 @@ from infra.evaluate.asked import asked_rows
 from infra.evaluate.floors import FEATURES, Activity, hand_made, visits_of
 from infra.evaluate.page import page
 from infra.evaluate.purchases import Purchases, read_purchases
-from infra.evaluate.replays import Plan, Replay, replay
+from infra.evaluate.replays import Replay, ReplayPlan, replay
 from infra.evaluate.report import (
     EvaluationOptions,
     EvaluationReport,
@@ -34,7 +34,7 @@ from streams.sources.source import SIMULATION_START_MS
 START = SIMULATION_START_MS
 TRAIN_DAYS = tuple(START + day * DAY_MS for day in (35, 42, 49))
 TEST_DAYS = tuple(START + day * DAY_MS for day in (84, 91))
-PLAN = Plan(
+PLAN = ReplayPlan(
     data="simulation",
     seed=3,
     customers=60,
