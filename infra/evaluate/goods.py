@@ -178,7 +178,7 @@ def judge(
             scores = floor_logits(train, test, trees, pair)
         else:
             scores = mixed(train, held_out, floor, pair, choice.ridge)
-        logits[name] = ("ours" if name.startswith(OURS) else "control", scores)
+        logits[name] = ("ours" if name == OURS else "control", scores)
     return Judged(choice, logits)
 
 

@@ -137,11 +137,11 @@ def run(options: EvaluationOptions, say: Say, spans: RedemptionSpans = SPANS) ->
         ],
         curves=[Curve(name="served model", bins=served.curve())],
         notes=[
-            "Campaigns are drawn with replacement, all sends of one together. There are few of them, so these intervals "
-            "are rough, and more likely too narrow than too wide.",
+            "Campaigns are drawn with replacement, all sends of one together. There are few of them, so these "
+            "intervals are rough, and more likely too narrow than too wide.",
             "The floor here is below the 0.811 of the protocol, which was not reproduced: of five sets of 12 features "
-            "and four sizes of trees, that with the best AUC on these very rows was taken. What the tills say of coupons "
-            "(coupon_disc) is in no event. So beating this floor is less than beating the protocol's.",
+            "and four sizes of trees, that with the best AUC on these very rows was taken. What the tills say of "
+            "coupons (coupon_disc) is in no event. So beating this floor is less than beating the protocol's.",
             "As in the protocol, both learn from every send before the split, also where its window ended later. Who "
             "got a campaign was not randomised: no uplift is claimed.",
             f"Model: {steps_of(first)}.",
