@@ -104,6 +104,10 @@ faults: install ## kill workers and brokers, and compare with an undisturbed run
 bench: install ## speed and memory against Faust, Quix Streams and Kafka Streams (about half an hour; Java 17 and Maven)
 	@$(BIN)/pulsegraph bench $(or $(ARGS),all)
 
+.PHONY: evaluate
+evaluate: install ## how good predictions are, beside LightGBM on the same rows (ARGS="churn --json" for one)
+	@$(BIN)/pulsegraph evaluate $(ARGS)
+
 .PHONY: clean
 clean: ## remove caches and what runs left behind, but not .venv
 	@rm -rf .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

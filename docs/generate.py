@@ -17,6 +17,7 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).parents[1]))  # infra is in the checkout and in no wheel
 
 from infra.bench import report, sizing
+from infra.evaluate import report as evaluation
 from schemas import catalog, events, features, limits, predictions, topics
 from schemas.graph import EDGE_TYPES
 from streams.settings import reader as configuration
@@ -26,6 +27,8 @@ from streams.telemetry import metric_table
 PAGES: Final = Path(__file__).parent
 #: One line of JSON a bench, as ``pulsegraph bench all --json`` prints them.
 BENCHMARKS: Final = PAGES / "benchmarks.jsonl"
+#: One line of JSON an evaluation, as ``pulsegraph evaluate --json`` prints them; the newest of each is shown.
+EVALUATION: Final = PAGES / "evaluation.jsonl"
 _BLOCK: Final = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 _KINDS: Final[tuple[tuple[Any, str], ...]] = (
@@ -193,8 +196,13 @@ def _scaling() -> str:
     return "\n".join(sizing.tables(sizing.read(BENCHMARKS))) + "\n"
 
 
+def _evaluation() -> str:
+    return "\n".join(line for found in evaluation.read_reports(EVALUATION) for line in evaluation.markdown(found))
+
+
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "benchmarks": _benchmarks,
+    "evaluation": _evaluation,
     "scaling": _scaling,
     "topics": _topics,
     "settings": _settings,

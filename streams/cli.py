@@ -70,7 +70,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     settings,
 )
 #: Tools of the repository, which the wheel does not hold.
-_TOOLS: Final = ("infra.faults.command", "infra.bench.command")
+_TOOLS: Final = ("infra.faults.command", "infra.bench.command", "infra.evaluate.command")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,0 +1,23 @@
+"""Evaluations: what is served, measured beside the floors that it has to beat, on the same rows in one run.
+
+Every evaluation is a module here with ``ABOUT`` (one line) and ``run(options, say) -> EvaluationFindings``;
+:data:`NAMES` lists them. Ours are model directories as :meth:`models.inference.Predictor.load` reads them, asked about
+snapshots that the core made; floors (:mod:`infra.evaluate.floors`) are trained anew each time.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: In the order of ``make evaluate``.
+NAMES: Final = ("churn", "calibration", "categories", "redemption", "online-retail", "next-basket")
+
+
+def module_of(name: str) -> str:
+    """Full name of an evaluation's module.
+
+    Example:
+        >>> module_of("online-retail")
+        'infra.evaluate.online_retail'
+    """
+    return f"{__name__}.{name.replace('-', '_')}"

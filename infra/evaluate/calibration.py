@@ -1,0 +1,161 @@
+"""Whether churn probabilities are rates, for what is asked weekly, in sessions, and after any event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from infra.bench.report import Say
+from infra.evaluate import calibrated, journey, trained
+from infra.evaluate.floors import Activity
+from infra.evaluate.replays import CHECKPOINT_EVENTS, Replay, ReplayPlan, replay
+from infra.evaluate.report import Curve, Estimate, EvaluationFindings, EvaluationOptions, Goal, estimate, goal, steps_of
+from infra.evaluate.statistics import Bootstrap, Doubles, Ints, auc, log_loss, sigmoid
+from models.saved_model import read_card
+from schemas.features import INDEX
+from schemas.snapshot import Snapshot, SnapshotKind
+from streams.core.config import DAY_MS
+
+ABOUT: Final = "calibration of churn by kind of snapshot"
+KINDS: Final[tuple[SnapshotKind, ...]] = ("event", "horizon", "sample")
+HORIZON_DAYS: Final = 28
+_ERROR: Final = 0.010
+_SLOPE: Final = (0.9, 1.1)
+
+
+@dataclass(frozen=True)
+class CalibrationSpans:
+    """What a test replaces by a few weeks of a simulation."""
+
+    plan: ReplayPlan
+    model_until_ms: int
+    """Snapshots from then on are judged."""
+    end_ms: int
+    max_steps: int | None = None
+
+
+SPANS: Final = CalibrationSpans(plan=journey.PLAN, model_until_ms=journey.SECOND_HALF, end_ms=journey.END)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    kind: SnapshotKind
+    snapshots: list[Snapshot]
+    customer: Ints
+    labels: Doubles
+
+
+def run(options: EvaluationOptions, say: Say, spans: CalibrationSpans = SPANS) -> EvaluationFindings:
+    """Judge the demo's model on the second half of the year."""
+    found = replay(spans.plan, options.folder, say)
+    plan = trained.ModelPlan(until_ms=spans.model_until_ms, budget_s=options.budget_s, max_steps=spans.max_steps)
+    directory = trained.trained(found, plan, options.folder, say)
+    random = trained.randomised(directory, 0, options.folder)
+    results: list[Estimate] = []
+    targets: list[Goal] = []
+    curves: list[Curve] = []
+    for kind in KINDS:
+        rows = _live(found, spans) if kind == "event" else _questions(found, spans, kind)
+        name = (found.name, "calibration", kind, spans.model_until_ms, spans.end_ms)
+        say(f"{kind}: {len(rows.labels):,} rows, {rows.labels.mean():.1%} positive")
+        logits = {
+            "served model": trained.answers(directory, rows.snapshots, name, options.folder, say).churn_logits,
+            "random encoder": trained.answers(random, rows.snapshots, name, options.folder, say).churn_logits,
+        }
+        results += _figures(rows, "served model", logits["served model"].astype(np.float64), "ours", options)
+        results += _figures(rows, "random encoder", logits["random encoder"].astype(np.float64), "control", options)
+        targets += _targets(kind, results)
+        binned = calibrated.Binned(rows.labels, sigmoid(logits["served model"]), rows.customer)
+        curves.append(Curve(name=f"served model, {kind}", bins=binned.curve()))
+    return EvaluationFindings(
+        data=(
+            f"{spans.plan.data}: the demo's model, trained on what was known by "
+            f"{journey.day_of(spans.model_until_ms)}, asked from then on; no purchase within {HORIZON_DAYS} days, "
+            f"which end by {journey.day_of(spans.end_ms)}. Customers active in the {HORIZON_DAYS} days before."
+        ),
+        results=results,
+        targets=targets,
+        curves=curves,
+        notes=[
+            "Error: ten bins of equal mass, root mean square, less what chance alone gives "
+            "(infra/evaluate/calibrated.py: Bröcker 2012; Kumar et al. 2019; the variance of a bin is taken over "
+            "customers). Slope: logistic regression of the label on the logit. Mean gap: mean probability less rate.",
+            f"event: live snapshots, one a customer and checkpoint of {CHECKPOINT_EVENTS} events, one in "
+            f"{spans.plan.live_in} of them by a hash. Their label is whether a purchase came later than the snapshot's "
+            "time; lines of the same instant are the same basket.",
+            f"Model: {steps_of(directory)}.",
+        ],
+        left_out=[
+            "Live snapshots of customers who bought nothing for 28 days (a mailing reached them): no question is asked "
+            "of them, so training never saw such rows.",
+            "Shuffled labels: calibration is no claim of a gain.",
+        ],
+        models={"model": read_card(directory).model_version},
+    )
+
+
+def _live(found: Replay, spans: CalibrationSpans) -> _Kind:
+    chosen = [
+        snapshot
+        for snapshot in found.live
+        if spans.model_until_ms <= snapshot.as_of_ms <= spans.end_ms - HORIZON_DAYS * DAY_MS - 1
+        and 0.0 <= _days_since_activity(snapshot) <= HORIZON_DAYS
+    ]
+    customer = found.purchases.number_of(snapshot.customer_id for snapshot in chosen)
+    after_ms = np.array([snapshot.as_of_ms for snapshot in chosen], dtype=np.int64) + 1
+    returned = Activity(found.purchases).any(customer, after_ms, after_ms + HORIZON_DAYS * DAY_MS)
+    return _Kind("event", chosen, customer, (~returned).astype(np.float64))
+
+
+def _days_since_activity(snapshot: Snapshot) -> float:
+    place = 4 * INDEX["days_since_activity"]
+    return float(np.frombuffer(snapshot.features[place : place + 4], dtype="<f4")[0])
+
+
+def _questions(found: Replay, spans: CalibrationSpans, kind: SnapshotKind) -> _Kind:
+    chosen = [
+        outcome
+        for outcome in found.outcomes
+        if outcome.snapshot.kind == kind
+        and outcome.head == "churn"
+        and outcome.snapshot.as_of_ms >= spans.model_until_ms
+        and outcome.due_ms <= spans.end_ms
+    ]
+    snapshots = [outcome.snapshot for outcome in chosen]
+    return _Kind(
+        kind,
+        snapshots,
+        found.purchases.number_of(snapshot.customer_id for snapshot in snapshots),
+        np.array([outcome.label for outcome in chosen], dtype=np.float64),
+    )
+
+
+def _figures(rows: _Kind, name: str, logits: Doubles, role: str, options: EvaluationOptions) -> list[Estimate]:
+    people, count = len(np.unique(rows.customer)), len(rows.labels)
+    group = f"{rows.kind}: {count:,} snapshots of {people:,} customers, {rows.labels.mean():.1%} churned"
+    probability = sigmoid(logits)
+
+    def gap(weights: Doubles) -> float:
+        return float(weights @ (probability - rows.labels) / weights.sum())
+
+    measures = {"mean gap": gap, "log loss": log_loss(rows.labels, logits), "AUC": auc(rows.labels, logits)}
+    drawn = Bootstrap(measures, rows.customer, rounds=options.rounds)
+    binned = calibrated.Binned(rows.labels, probability, rows.customer)
+    intervals = {
+        "calibration error": binned.error(rounds=options.rounds),
+        "calibration slope": calibrated.slope(rows.labels, logits, rows.customer),
+    } | {measure: drawn.interval(measure) for measure in measures}
+    return [estimate(group, name, measure, found, rows=count, role=role) for measure, found in intervals.items()]
+
+
+def _targets(kind: str, results: list[Estimate]) -> list[Goal]:
+    found = {row.measure: row for row in results if row.group.startswith(f"{kind}:") and row.name == "served model"}
+    error, slope = found["calibration error"], found["calibration slope"]
+    least, most = _SLOPE
+    return [
+        goal(f"{kind}: calibration error", error.interval, _ERROR, floor=None, at_most=True),
+        goal(f"{kind}: calibration slope", slope.interval, least, floor=None),
+        goal(f"{kind}: calibration slope, at most", slope.interval, most, floor=None, at_most=True),
+    ]

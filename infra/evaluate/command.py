@@ -1,0 +1,89 @@
+"""``pulsegraph evaluate``: how good predictions are, beside the floors that they have to beat."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from infra.evaluate import NAMES, module_of
+from streams.commands import Subparsers, above_zero, make_folder, new_parser, whole
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = new_parser(
+        subparsers,
+        "evaluate",
+        "measure how good predictions are, beside the floors they have to beat",
+        "Each evaluation replays a real data set through the core, trains the model that is served, trains the floors "
+        "on the same rows, and prints estimates with 95 % intervals over customers, and whether the targets were met. "
+        "report.md and report.html in --folder hold the same with plots; --json adds one line of JSON each. Replays, "
+        "models and answers are kept in --folder under names made of the data, the settings and the code.",
+        "  pulsegraph evaluate churn\n  pulsegraph evaluate --json\n  pulsegraph evaluate churn calibration --seeds 3",
+    )
+    parser.add_argument(
+        "names", nargs="*", choices=(*NAMES, []), metavar="NAME", help=f"which: {', '.join(NAMES)} (default all)"
+    )
+    parser.add_argument("--seeds", type=whole(1, 100), default=1, metavar="N", help="models trained (default 1)")
+    parser.add_argument(
+        "--budget",
+        type=above_zero("seconds", 1e6),
+        default=75.0,
+        metavar="S",
+        help="seconds of training of each model (default 75)",
+    )
+    parser.add_argument(
+        "--rounds", type=whole(10, 1_000_000), default=1_000, metavar="N", help="resamples (default 1000)"
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(".cache/evaluation"),
+        metavar="DIR",
+        help="folder for replays, models and reports (default .cache/evaluation)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one line of JSON after each table")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    import importlib
+
+    from infra.bench.report import now
+    from infra.evaluate.report import EvaluationOptions, markdown, report_of, write_reports
+    from schemas.codec import json_encode
+
+    folder = args.folder.absolute()
+    make_folder(folder, "--folder")
+    options = EvaluationOptions(folder=folder, seeds=args.seeds, budget_s=args.budget, rounds=args.rounds)
+    reports = []
+    for name in args.names or NAMES:
+        started_s = time.monotonic()
+
+        def say(text: str, started_s: float = started_s, name: str = name) -> None:
+            print(f"{name} {time.monotonic() - started_s:7.1f} s  {text}", file=sys.stderr, flush=True)
+
+        found = report_of(
+            name,
+            importlib.import_module(module_of(name)).run(options, say),
+            command=_command(name, args),
+            date=now(),
+            seconds=time.monotonic() - started_s,
+        )
+        reports.append(found)
+        print("\n".join(markdown(found)), flush=True)
+        if args.json:
+            print(json_encode(found).decode(), flush=True)
+    for path in write_reports(folder, reports):
+        print(path, file=sys.stderr)
+    return 0
+
+
+def _command(name: str, args: argparse.Namespace) -> str:
+    said = "".join(
+        f" --{option} {getattr(args, option):g}"
+        for option, default in (("seeds", 1), ("budget", 75.0), ("rounds", 1_000))
+        if getattr(args, option) != default
+    )
+    return f"pulsegraph evaluate {name}{said}"

@@ -1,0 +1,155 @@
+"""Model directories to be judged, and what they say of snapshots; both are kept.
+
+What is evaluated is what is served: training is :func:`streams.offline.training.train_on_outcomes`, answers come from
+:class:`models.inference.Predictor` as the encode role loads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from infra.evaluate.cache import code_of, kept, versions_of
+from infra.evaluate.replays import Replay
+from models import saved_model
+from models.inference import Predictor
+from models.outcomes import matured
+from models.training import TrainSettings
+from schemas.features import SIZE
+from schemas.snapshot import Outcome, Snapshot
+from streams.core.config import CoreConfig
+from streams.offline.training import build_vocabulary, train_on_outcomes
+
+Say = Callable[[str], None]
+Floats = npt.NDArray[np.float32]
+
+BUDGET_S: Final = 75.0
+"""Of training, as in the demo."""
+_BATCH: Final = 512
+_MASKED: Final = np.full(SIZE, np.nan, dtype="<f4").tobytes()
+
+
+class ModelPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """How a model is made from a replay."""
+
+    until_ms: int
+    """Outcomes whose horizon ended by then, and the words of events before it."""
+    sends_before_ms: int | None = None
+    """Redemptions are those of sends before this time, whenever their window ended, where a protocol says so."""
+    seed: int = 0
+    budget_s: float = BUDGET_S
+    max_steps: int | None = None
+
+    def outcomes(self, replay: Replay) -> list[Outcome]:
+        """What the model learns from."""
+        if self.sends_before_ms is None:
+            return matured(replay.outcomes, self.until_ms)
+        churn = [outcome for outcome in replay.outcomes if outcome.head == "churn"]
+        sent = [outcome for outcome in replay.outcomes if outcome.head == "redemption"]
+        return matured(churn, self.until_ms) + [o for o in sent if o.snapshot.as_of_ms < self.sends_before_ms]
+
+
+def trained(replay: Replay, plan: ModelPlan, folder: Path, say: Say) -> Path:
+    """The model directory of a plan."""
+    settings = TrainSettings(budget_s=plan.budget_s, seed=plan.seed, max_steps=plan.max_steps)
+
+    def make(fresh: Path) -> None:
+        say(f"training for {plan.budget_s:.0f} s, seed {plan.seed}")
+        catalog = replay.catalog()
+        card = train_on_outcomes(
+            plan.outcomes(replay),
+            catalog,
+            build_vocabulary(replay.events(plan.until_ms), catalog),
+            fresh / "model",
+            config=CoreConfig(),
+            settings=settings,
+            progress=lambda _share, _text: None,
+        )
+        say(f"trained {card.model_version}: {card.report.pretrain_steps} and {card.report.tune_steps} steps")
+
+    key = {
+        "replay": replay.name,
+        "plan": plan,
+        "settings": settings,
+        "code": code_of("models", "streams/offline/training.py", "infra/evaluate/trained.py"),
+        "versions": versions_of("torch", "transformers", "tokenizers"),
+    }
+    return kept(folder, "models", key, make) / "model"
+
+
+def randomised(directory: Path, seed: int, folder: Path) -> Path:
+    """The same model with an encoder that knows nothing: the control of every claim about embeddings."""
+
+    def make(fresh: Path) -> None:
+        model, _ = saved_model.load(directory)
+        randomise(model.encoder, seed)
+        saved_model.save(model, fresh / "model")
+
+    version = saved_model.read_card(directory).model_version
+    key = {"model": version, "seed": seed, "code": code_of("models", "infra/evaluate/trained.py")}
+    return kept(folder, "random", key, make) / "model"
+
+
+def randomise(module: torch.nn.Module, seed: int) -> None:
+    """Draw every weight anew from a normal of the tensor's own mean and deviation, so that scales stay sound."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in module.parameters():
+            if weight.numel() > 1:
+                noise = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
+                weight.copy_(noise * weight.std() + weight.mean())
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model says of snapshots, row by row."""
+
+    embeddings: Floats
+    """(N, H)"""
+    churn_logits: Floats
+    """(N,), calibrated."""
+
+
+def answers(
+    directory: Path, snapshots: Sequence[Snapshot], rows: object, folder: Path, say: Say, *, masked: bool = False
+) -> Answers:
+    """What the model in a directory says.
+
+    Args:
+        rows: names the snapshots in keys, e.g. the replay's name and a selection.
+        masked: the numeric features are unknown to the model, so that embeddings hold what sequences alone say.
+    """
+    version = saved_model.read_card(directory).model_version
+
+    def make(fresh: Path) -> None:
+        say(f"encoding {len(snapshots):,} snapshots with {version}{', features masked' if masked else ''}")
+        predictor = Predictor.load(directory, device="cpu", threads=1)
+        parts: list[tuple[Floats, Floats]] = []
+        for begin in range(0, len(snapshots), _BATCH):
+            batch = list(snapshots[begin : begin + _BATCH])
+            if masked:
+                batch = [msgspec.structs.replace(snapshot, features=_MASKED) for snapshot in batch]
+            encoded = predictor.encode(batch)
+            parts.append((encoded.embeddings, encoded.churn_logits))
+        np.savez(
+            fresh / "answers.npz",
+            embeddings=np.concatenate([embeddings for embeddings, _ in parts]),
+            churn_logits=np.concatenate([logits for _, logits in parts]),
+        )
+
+    key: dict[str, Any] = {
+        "model": version,
+        "rows": rows,
+        "count": len(snapshots),
+        "masked": masked,
+        "code": code_of("models", "schemas", "infra/evaluate/trained.py"),
+    }
+    with np.load(kept(folder, "answers", key, make) / "answers.npz") as stored:
+        return Answers(stored["embeddings"], stored["churn_logits"])
