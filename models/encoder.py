@@ -206,12 +206,24 @@ def _places(batch: Sequences) -> tuple[np.ndarray[Any, np.dtype[np.int64]], np.n
 
 
 class CustomerEncoder(nn.Module):
-    """Sequences → one embedding a customer: the mean over its positions plus the first one, scaled to length √H."""
+    """Sequences → one embedding a customer: the mean over its positions plus the first one, scaled to length √H.
+
+    Args:
+        config: of the body.
+        vocabulary: rows of words.
+        size: most positions of each kind.
+
+    Raises:
+        ConfigError: the body has fewer places than the longest sequence has positions.
+    """
 
     def __init__(self, config: PretrainedConfig, vocabulary: int, size: SequenceSize) -> None:
         super().__init__()
         from transformers import AutoModel
 
+        places = getattr(config, "max_position_embeddings", None)
+        if places is not None and places < size.positions:
+            raise ConfigError(f"the encoder has {places} places, and sequences up to {size.positions} positions")
         self.config = config
         self.size = size
         self.hidden = int(config.hidden_size)

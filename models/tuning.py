@@ -74,7 +74,8 @@ class Trainer:
         parts = [self.model.encoder, self.alone, *([self.future] if self.future else [])]
         weights = [weight for part in parts for weight in part.parameters()]
         optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=0.02)
-        checked = {head: self._some(split.stop, CHECKED) for head, (_, split) in self.data.items()}
+        # Without rows to stop at, e.g. of very few customers, nothing is looked at and the last weights stay.
+        checked = {head: self._some(split.stop, CHECKED) for head, (_, split) in self.data.items() if len(split.stop)}
         checks: list[Check] = []
         best: list[dict[str, Tensor]] | None = None
         least, steps, epochs, waited = float("inf"), 0, 0.0, 0
@@ -95,7 +96,7 @@ class Trainer:
                 optimiser.step()
                 steps += 1
                 epochs = begun + at / len(order)
-                if at in looks:
+                if at in looks and checked:
                     checks.append(self._check(epochs, checked, batch))
                     waited += 1
                     if checks[-1].loss < least:
