@@ -111,8 +111,8 @@ def test_the_role_tells_of_them() -> None:
     encoding.take(*(codec.msgpack_encode(worlds.snapshot(at, items=bought)) for at, bought in enumerate(items)))
     _, encoded = encoding.metrics.observations(Metrics.encode_batch_snapshots)
     assert encoded == len(items) == encoding.outbox.topics.count("predictions.churn")
-    assert encoding.metrics.value(Metrics.words_total) == 7 * len(worlds.sold(1))
-    assert encoding.metrics.value(Metrics.unknown_words_total) == 2
+    assert encoding.metrics.value(Metrics.words_total) == sum(map(worlds.shown, items))
+    assert encoding.metrics.value(Metrics.unknown_words_total) == 2 * 3
 
 
 @pytest.mark.parametrize(
