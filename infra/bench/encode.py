@@ -159,7 +159,7 @@ def _run(options: Options, say: Say) -> Findings:
             name=f"{ROUNDED}: products of real positions",
             unit="GFLOP/s",
             values=[value / 1e9 for value in achieved],
-            note=f"{flops / 1e6:.1f} MFLOP a snapshot; {sampled.mean():.1f} positions; {whole:.0%} of all fill the encoder",
+            note=f"{flops / 1e6:.1f} MFLOP and {sampled.mean():.1f} positions a snapshot; {whole:.0%} of all are full",
         ),
     ]
     return Findings(
