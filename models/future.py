@@ -53,15 +53,15 @@ class Future:
         return out
 
 
-def futures(asked: Sequence[Outcome], others: Sequence[Outcome], vocabulary: Vocabulary) -> dict[str, Future]:
-    """Targets of ``asked`` by field.
+def futures(outcomes: Sequence[Outcome], others: Sequence[Outcome], vocabulary: Vocabulary) -> dict[str, Future]:
+    """Targets of ``outcomes`` by field.
 
     Args:
-        asked: one row each.
+        outcomes: one row each.
         others: more outcomes of the same customers, whatever their horizon: only their snapshots count.
     """
-    events, until_s = _events([o.snapshot for o in asked] + [o.snapshot for o in others], vocabulary)
-    return {field: _future(asked, events, until_s, field, vocabulary) for field in FIELDS}
+    events, until_s = _events([o.snapshot for o in outcomes] + [o.snapshot for o in others], vocabulary)
+    return {field: _future(outcomes, events, until_s, field, vocabulary) for field in FIELDS}
 
 
 _Events = dict[str, tuple[list[int], list[Ints]]]
@@ -92,15 +92,15 @@ def _events(snapshots: Sequence[Snapshot], vocabulary: Vocabulary) -> tuple[_Eve
 
 
 def _future(
-    asked: Sequence[Outcome], events: _Events, until_s: dict[str, int], field: str, vocabulary: Vocabulary
+    outcomes: Sequence[Outcome], events: _Events, until_s: dict[str, int], field: str, vocabulary: Vocabulary
 ) -> Future:
     rows = [row for row, word in enumerate(vocabulary.names) if field_of(word) == field]
     place = np.full(len(vocabulary), -1, dtype=np.int64)
     place[rows] = np.arange(len(rows))
     window_s = WINDOWS_DAYS[field] * DAY_MS // 1000
-    counts, columns = np.zeros(len(asked), dtype=np.int64), [np.zeros(0, dtype=np.int64)]
-    known = np.zeros(len(asked), dtype=np.bool_)
-    for row, outcome in enumerate(asked):
+    counts, columns = np.zeros(len(outcomes), dtype=np.int64), [np.zeros(0, dtype=np.int64)]
+    known = np.zeros(len(outcomes), dtype=np.bool_)
+    for row, outcome in enumerate(outcomes):
         name, from_s = outcome.snapshot.customer_id, outcome.snapshot.as_of_ms // 1000
         silent = outcome.head == "churn" and outcome.label == 1 and outcome.due_ms // 1000 >= from_s + window_s
         known[row] = silent or until_s[name] >= from_s + window_s

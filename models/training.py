@@ -199,8 +199,8 @@ def _finish(
 
     fit_rows, embeddings, wide = ready(_some(split.fit, settings.residual_rows, generator))
     residual.fit(fit_rows, embeddings, wide, ready(split.stop), generator)
-    judged, embeddings, wide = ready(split.gate)
-    labels, deep = judged.labels.astype(np.float64), residual.measured(judged, embeddings)
+    gate_rows, embeddings, wide = ready(split.gate)
+    labels, deep = gate_rows.labels.astype(np.float64), residual.measured(gate_rows, embeddings)
     found = calibration.choose(labels, wide, deep)
     plain = calibration.Calibration(0.0, *calibration.platt(labels, wide))
     for name, value in found._asdict().items():

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from models import calibration
 from models.embedding import TorchEmbedder
 from models.metrics import auc, log_loss
-from models.model import Check, Model
+from models.model import EncoderCheck, Model
 from models.outcomes import Rows, Split
 from models.pretrain import FutureHeads
 from models.wide import Doubles, Floats, Ints
@@ -60,7 +60,9 @@ class Trainer:
         self.device = model.encoder.words().weight.device
         self.alone = nn.ModuleDict({head: nn.Linear(model.encoder.hidden, 1) for head in data}).to(self.device)
 
-    def learn(self, fraction: Callable[[float], float], *, batch: int, rate: float) -> tuple[int, float, list[Check]]:
+    def learn(
+        self, fraction: Callable[[float], float], *, batch: int, rate: float
+    ) -> tuple[int, float, list[EncoderCheck]]:
         """Train until ``fraction`` reaches 1, or until nothing is gained; keep the weights of the best check.
 
         Args:
@@ -76,7 +78,7 @@ class Trainer:
         optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=0.02)
         # Without rows to stop at, e.g. of very few customers, nothing is looked at and the last weights stay.
         checked = {head: self._some(split.stop, CHECKED) for head, (_, split) in self.data.items() if len(split.stop)}
-        checks: list[Check] = []
+        checks: list[EncoderCheck] = []
         best: list[dict[str, Tensor]] | None = None
         least, steps, epochs, waited = float("inf"), 0, 0.0, 0
         while fraction(epochs) < 1 and waited < PATIENCE:
@@ -146,7 +148,7 @@ class Trainer:
         return torch.stack(losses).sum()
 
     @torch.no_grad()
-    def _check(self, epoch: float, checked: Mapping[Head, Ints], batch: int) -> Check:
+    def _check(self, epoch: float, checked: Mapping[Head, Ints], batch: int) -> EncoderCheck:
         loss, aucs = 0.0, {}
         for head, chosen in checked.items():
             rows = self.data[head][0].take(chosen)
@@ -156,7 +158,7 @@ class Trainer:
                 pick = chosen[begin : begin + batch]
                 embedding = torch.from_numpy(embeddings[begin : begin + batch]).to(self.device)
                 loss += float(self._loss(head, pick, embedding)) * len(pick) / len(chosen)
-        return Check(epoch=round(epoch, 3), loss=loss, auc=aucs)
+        return EncoderCheck(epoch=round(epoch, 3), loss=loss, auc=aucs)
 
     def _some(self, rows: Ints, count: int) -> Ints:
         """At most ``count`` of the row numbers, drawn evenly."""
