@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.sequence import AMOUNTS, KINDS, SECTION_OF_KIND, SECTIONS, Sequences, SequenceSize, ranges
+from models.sequence import AMOUNTS, KINDS, MOST_POSITIONS, SECTION_OF_KIND, SECTIONS, Sequences, SequenceSize, ranges
 from models.tokenizer import PAD_ID
 from models.wide import CLIP, COLUMNS, Floats
 from schemas.errors import ConfigError
@@ -214,13 +214,16 @@ class CustomerEncoder(nn.Module):
         size: most positions of each kind.
 
     Raises:
-        ConfigError: the body has fewer places than the longest sequence has positions.
+        ConfigError: sizes past a byte, or a body with fewer places than the longest sequence has positions.
     """
 
     def __init__(self, config: PretrainedConfig, vocabulary: int, size: SequenceSize) -> None:
         super().__init__()
         from transformers import AutoModel
 
+        sizes = msgspec.structs.astuple(size)
+        if not 0 <= min(sizes) <= max(sizes) <= MOST_POSITIONS:
+            raise ConfigError(f"{size} is no size of a sequence: each kind has 0 to {MOST_POSITIONS} positions")
         places = getattr(config, "max_position_embeddings", None)
         if places is not None and places < size.positions:
             raise ConfigError(f"the encoder has {places} places, and sequences up to {size.positions} positions")

@@ -37,7 +37,7 @@ from safetensors.torch import save as save_tensors
 
 from models.candidates import CROSS_NAMES
 from models.model import HEADS, Model, TrainingReport
-from models.sequence import SequenceSize
+from models.sequence import MOST_POSITIONS, SequenceSize
 from models.tokenizer import HF_TOKENIZER, TOKENIZER_FILE, Vocabulary
 from schemas import features
 from schemas.errors import ConfigError, ModelRefused
@@ -51,8 +51,6 @@ INPUT_FILE: Final = "input.safetensors"
 HEADS_FILE: Final = "heads.safetensors"
 TOKENIZER_CONFIG_FILE: Final = "tokenizer_config.json"
 HASHED: Final = (CONFIG_FILE, ENCODER_FILE, INPUT_FILE, HEADS_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
-MOST_POSITIONS: Final = 255
-"""Of one kind: a rank is a byte."""
 MAX_FILE_BYTES: Final = 4 * 1024**3
 AGAIN: Final = "train it again with `pulsegraph train`, or point to another model directory"
 

@@ -67,6 +67,8 @@ UNKNOWN_HOUR: Final = -1.0
 DAY_S: Final = 86_400.0
 YEAR_DAYS: Final = 365.2425
 PADDING_TARGET: Final = 0.05
+MOST_POSITIONS: Final = 255
+"""Of one kind: a rank is a byte."""
 
 
 class SequenceSize(msgspec.Struct, frozen=True, kw_only=True):

@@ -244,6 +244,13 @@ def test_a_body_with_too_few_places_is_refused() -> None:
         CustomerEncoder(config, VOCABULARY, FEW)
 
 
+@pytest.mark.parametrize("recent", [-1, 256])
+def test_ranks_past_a_byte_are_refused(recent: int) -> None:
+    size = SequenceSize(recent=recent)
+    with pytest.raises(ConfigError, match="0 to 255 positions"):
+        CustomerEncoder(default_config(EncoderSize(sequence=size)), VOCABULARY, size)
+
+
 def test_what_the_native_encoder_does_not_know_is_left_to_torch() -> None:
     config = default_config(SIZES["small"])
     config.hidden_act = "relu"
