@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.sequence import AMOUNTS, KINDS, SECTION_OF_KIND, SECTIONS, Sequences, SequenceSize, ranges
+from models.sequence import AMOUNTS, KINDS, MOST_POSITIONS, SECTION_OF_KIND, SECTIONS, Sequences, SequenceSize, ranges
 from models.tokenizer import PAD_ID
-from models.wide import CLIP, COLUMNS, Floats
+from models.wide import CLIP, COLUMNS, LOGGED, Floats
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class InputLayer(nn.Module):
         super().__init__()
         self.words = nn.Embedding(vocabulary, hidden, padding_idx=PAD_ID)
         self.kinds = nn.Embedding(len(KINDS), hidden)
-        most = (1, size.recent, size.history, size.graph)
+        most = size.sections
         self.ranks = nn.Embedding(sum(most), hidden)
         self.time = nn.Linear(_TIMES, hidden)
         self.amounts = nn.Linear(len(AMOUNTS), hidden, bias=False)
@@ -139,7 +139,7 @@ class InputLayer(nn.Module):
 
         Args:
             batch: of B customers, the longest with P positions.
-            hidden_numbers: (B,), 1 where the numeric features are not shown; absent: all are.
+            hidden_numbers: (B,), 1 where the numeric features are not shown; absent: all are that are known.
 
         Returns:
             (B, P, H), and (B, P) with 1 for a position and 0 behind the last.
@@ -179,21 +179,24 @@ class InputLayer(nn.Module):
     def _times(self, age: Tensor, gap: Tensor, hour: Tensor, year: Tensor) -> Tensor:
         """(T,) each → (T, _TIMES)."""
         turn = age[:, None] * self.turns
-        gap_known, hour_known = (gap >= 0).float()[:, None], (hour >= 0).float()[:, None]
+        gap_known, hour_known, year_known = ((x >= 0).float()[:, None] for x in (gap, hour, year))
         log_gap = gap.clamp(min=0).log1p()[:, None]
         rate = log_gap * self.rates
         day, week, year = (x[:, None] * 2 * math.pi for x in (hour / 24, hour / 168, year))
         around = torch.cat([day.sin(), day.cos(), week.sin(), week.cos(), torch.ones_like(day)], dim=1)
         passed = torch.cat([rate.sin(), rate.cos(), log_gap / 3, torch.ones_like(log_gap)], dim=1)
         log_age = age.clamp(min=0).log1p()[:, None] / 3
+        season = torch.cat([year.sin(), year.cos()], dim=1)
         return torch.cat(
-            [turn.sin(), turn.cos(), log_age, passed * gap_known, around * hour_known, year.sin(), year.cos()], dim=1
+            [turn.sin(), turn.cos(), log_age, passed * gap_known, around * hour_known, season * year_known], dim=1
         )
 
     def _numbers(self, numbers: Tensor, hidden: Tensor | None) -> Tensor:
         """(B, COLUMNS) → (B, H)."""
         z = ((numbers - self.mean) / self.deviation).nan_to_num(nan=0.0, posinf=CLIP, neginf=-CLIP).clamp(-CLIP, CLIP)
-        shown = torch.ones_like(z[:, :1]) if hidden is None else (1 - hidden.to(z)).unsqueeze(1)
+        shown = numbers[:, :LOGGED].isfinite().any(dim=1, keepdim=True).to(z)
+        if hidden is not None:
+            shown = shown * (1 - hidden.to(z)).unsqueeze(1)
         wave = (z[:, :, None] * self.waves).flatten(1)
         out: Tensor = self.numbers(torch.cat([torch.cat([z, wave.sin(), wave.cos()], dim=1) * shown, shown], dim=1))
         return out
@@ -206,12 +209,26 @@ def _places(batch: Sequences) -> tuple[np.ndarray[Any, np.dtype[np.int64]], np.n
 
 
 class CustomerEncoder(nn.Module):
-    """Sequences → one embedding a customer: the mean over its positions plus the first one, scaled to length √H."""
+    """Sequences → one embedding a customer: the mean over its positions plus the first one, scaled to length √H.
+
+    Args:
+        config: of the body.
+        vocabulary: rows of words.
+        size: most positions of each kind.
+
+    Raises:
+        ConfigError: sizes past a byte, or a body with fewer places than the longest sequence has positions.
+    """
 
     def __init__(self, config: PretrainedConfig, vocabulary: int, size: SequenceSize) -> None:
         super().__init__()
         from transformers import AutoModel
 
+        if not size.valid:
+            raise ConfigError(f"{size} is no size of a sequence: each kind has 0 to {MOST_POSITIONS} positions")
+        places = getattr(config, "max_position_embeddings", None)
+        if places is not None and places < size.positions:
+            raise ConfigError(f"the encoder has {places} places, and sequences up to {size.positions} positions")
         self.config = config
         self.size = size
         self.hidden = int(config.hidden_size)

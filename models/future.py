@@ -21,12 +21,13 @@ from models.tokenizer import Vocabulary, field_of
 from models.wide import Ints
 from schemas.events import SEND_EVENTS
 from schemas.snapshot import Outcome, Snapshot
+from schemas.words import hash_of, split
 
 DAY_MS: Final = 86_400_000
 FIELDS: Final = ("cat", "item")
 WINDOWS_DAYS: Final[dict[str, int]] = {"cat": 14, "item": 28}
 """How far the future of a field reaches: categories come again sooner than items."""
-_NOT_OWN: Final = (*(f"evt:{event}" for event in SEND_EVENTS), "evt:refund", "evt:profile")
+_NOT_OWN: Final = frozenset(hash_of(f"evt:{event}") for event in (*SEND_EVENTS, "refund", "profile"))
 """Events that say nothing of what a customer goes for."""
 
 
@@ -52,54 +53,54 @@ class Future:
         return out
 
 
-def futures(asked: Sequence[Outcome], others: Sequence[Outcome], vocabulary: Vocabulary) -> dict[str, Future]:
-    """Targets of ``asked`` by field.
+def futures(outcomes: Sequence[Outcome], others: Sequence[Outcome], vocabulary: Vocabulary) -> dict[str, Future]:
+    """Targets of ``outcomes`` by field.
 
     Args:
-        asked: one row each.
+        outcomes: one row each.
         others: more outcomes of the same customers, whatever their horizon: only their snapshots count.
     """
-    events, until_s = _events([o.snapshot for o in asked] + [o.snapshot for o in others], vocabulary)
-    return {field: _future(asked, events, until_s, field, vocabulary) for field in FIELDS}
+    events, until_s = _events([o.snapshot for o in outcomes] + [o.snapshot for o in others], vocabulary)
+    return {field: _future(outcomes, events, until_s, field, vocabulary) for field in FIELDS}
 
 
 _Events = dict[str, tuple[list[int], list[Ints]]]
-"""Customer → seconds of events, sorted, and the words of each as rows."""
+"""Customer → seconds in which something was done, sorted, and the words of each as rows."""
 
 
 def _events(snapshots: Sequence[Snapshot], vocabulary: Vocabulary) -> tuple[_Events, dict[str, int]]:
-    found: dict[str, dict[int, bytes]] = {}
+    found: dict[str, dict[int, list[bytes]]] = {}
     until_s: dict[str, int] = {}
     for snapshot in snapshots:
         name = snapshot.customer_id
         until_s[name] = max(until_s.get(name, 0), snapshot.as_of_ms // 1000)
-        of_customer = found.setdefault(name, {})
+        of_snapshot: dict[int, list[bytes]] = {}
         for at_ms, words in snapshot.recent:
-            # An entry may grow after one snapshot, and lose its oldest words before another.
-            if len(words) > len(of_customer.get(at_ms // 1000, b"")):
-                of_customer[at_ms // 1000] = words
-    not_own = {vocabulary.row(word) for word in _NOT_OWN} - {None}
+            of_snapshot.setdefault(at_ms // 1000, []).append(words)
+        of_customer = found.setdefault(name, {})
+        for at_s, entries in of_snapshot.items():
+            # An entry may grow after one snapshot, or another join it within the second; it may lose its oldest words
+            # before a third.
+            if sum(map(len, entries)) > sum(map(len, of_customer.get(at_s, []))):
+                of_customer[at_s] = entries
     events: _Events = {}
     for name, of_customer in found.items():
-        times = sorted(of_customer)
-        flat = vocabulary.rows(b"".join([of_customer[at] for at in times])).astype(np.int64)
-        ends = np.cumsum([len(of_customer[at]) // 4 for at in times])
-        rows = np.split(flat, ends[:-1]) if times else []
-        kept = [at for at, of_event in enumerate(rows) if not_own.isdisjoint(of_event.tolist())]
-        events[name] = [times[at] for at in kept], [rows[at] for at in kept]
+        own = {at: [e for e in entries if _NOT_OWN.isdisjoint(split(e))] for at, entries in of_customer.items()}
+        times = sorted(at for at, entries in own.items() if entries)
+        events[name] = times, [vocabulary.rows(b"".join(own[at])).astype(np.int64) for at in times]
     return events, until_s
 
 
 def _future(
-    asked: Sequence[Outcome], events: _Events, until_s: dict[str, int], field: str, vocabulary: Vocabulary
+    outcomes: Sequence[Outcome], events: _Events, until_s: dict[str, int], field: str, vocabulary: Vocabulary
 ) -> Future:
     rows = [row for row, word in enumerate(vocabulary.names) if field_of(word) == field]
     place = np.full(len(vocabulary), -1, dtype=np.int64)
     place[rows] = np.arange(len(rows))
     window_s = WINDOWS_DAYS[field] * DAY_MS // 1000
-    counts, columns = np.zeros(len(asked), dtype=np.int64), [np.zeros(0, dtype=np.int64)]
-    known = np.zeros(len(asked), dtype=np.bool_)
-    for row, outcome in enumerate(asked):
+    counts, columns = np.zeros(len(outcomes), dtype=np.int64), [np.zeros(0, dtype=np.int64)]
+    known = np.zeros(len(outcomes), dtype=np.bool_)
+    for row, outcome in enumerate(outcomes):
         name, from_s = outcome.snapshot.customer_id, outcome.snapshot.as_of_ms // 1000
         silent = outcome.head == "churn" and outcome.label == 1 and outcome.due_ms // 1000 >= from_s + window_s
         known[row] = silent or until_s[name] >= from_s + window_s

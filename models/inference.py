@@ -1,7 +1,7 @@
 """From snapshots to predictions: what the encode role runs, synchronous and without state but for its caches.
 
-A customer's result does not depend on who else is in the batch: with the encoder in C not at all, with torch beyond the
-last bits of a float.
+A customer's result does not depend on who else is in the batch, beyond the last bits of a float: torch, which makes the
+vectors of positions, sums in blocks of its own choice.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class HeadReport(msgspec.Struct, frozen=True, kw_only=True):
     """Of a linear layer on the embedding alone: how much of the label the embedding carries."""
 
 
-class Check(msgspec.Struct, frozen=True, kw_only=True):
+class EncoderCheck(msgspec.Struct, frozen=True, kw_only=True):
     """A look at the encoder during its training."""
 
     epoch: float
@@ -62,7 +62,7 @@ class TrainingReport(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     steps: int = 0
     epochs: float = 0.0
-    checks: list[Check] = []
+    checks: list[EncoderCheck] = []
     """What was seen on customers that are not fitted on; the weights of the least loss were kept."""
     seconds: dict[str, float] = {}
 

@@ -166,7 +166,9 @@ def _weights(encoder: CustomerEncoder, step: int) -> Cells:
         floats(state[f"{name}.weight"])
         floats(state[f"{name}.bias"])
 
-    floats(state["embeddings.position_embeddings.weight"] + state["embeddings.token_type_embeddings.weight"][0])
+    # A config may have more places than the longest sequence has positions.
+    places = state["embeddings.position_embeddings.weight"][: encoder.size.positions]
+    floats(places + state["embeddings.token_type_embeddings.weight"][0])
     scaled_norm("embeddings.LayerNorm")
     # Scores come out as powers of two, for which exp is cheapest.
     scale = _LOG2_E * (encoder.config.num_attention_heads / encoder.hidden) ** 0.5

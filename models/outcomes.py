@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -14,8 +15,10 @@ import torch
 from models.candidates import CROSS_SIZE, Candidates, named
 from models.heads import usable
 from models.sequence import Sequences, SequenceSize, concatenated, sequences_of
+from models.snapshot_columns import features_of
 from models.tokenizer import Vocabulary
 from models.wide import Floats, Ints
+from schemas import features
 from schemas.catalog import CatalogEntry
 from schemas.snapshot import Head, Outcome
 
@@ -90,6 +93,17 @@ def by_head(outcomes: Iterable[Outcome]) -> dict[Head, list[Outcome]]:
     for of_head in found.values():
         of_head.sort(key=lambda o: (o.snapshot.as_of_ms, o.outcome_id))
     return found
+
+
+def span_days(outcomes: Mapping[Head, list[Outcome]]) -> int:
+    """How long the customer who is known longest is known, in whole days, at least one."""
+    first = features.INDEX["days_since_first"]
+    longest = 1.0
+    for of_head in outcomes.values():
+        for begin in range(0, len(of_head), CHUNK):
+            known = features_of([o.snapshot for o in of_head[begin : begin + CHUNK]])[:, first]
+            longest = max(longest, float(np.nanmax(known, initial=0.0)))
+    return math.ceil(longest)
 
 
 def read(

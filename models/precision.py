@@ -16,7 +16,7 @@ from models.embedding import Embedder, NativeEmbedder, TorchEmbedder
 from models.encoder import CustomerEncoder
 from models.model import Model
 from models.native import Unavailable
-from models.sequence import AMOUNTS, SECTION_OF_KIND, UNKNOWN_HOUR, Sequences
+from models.sequence import AMOUNTS, SECTION_OF_KIND, UNKNOWN, Sequences
 from models.wide import COLUMNS
 
 ROWS: Final = 16
@@ -92,18 +92,19 @@ def _trial(model: Model) -> Sequences:
     most = encoder.size.positions
     lengths = np.array([max(1, most // (2 if at < ROWS // 2 else 1)) for at in range(ROWS)])
     total = int(lengths.sum())
-    events = [kind for kind, section in enumerate(SECTION_OF_KIND) if section]
-    kind = random.choice(events, total) if encoder.size.positions > 1 else np.zeros(total, dtype=np.int64)
+    most_of = np.array(encoder.size.sections)
+    others = [kind for kind, section in enumerate(SECTION_OF_KIND) if section and most_of[section]]
+    kind = random.choice(others, total) if others else np.zeros(total, dtype=np.int64)
     kind[np.cumsum(lengths) - lengths] = 0
-    room = np.array((1, encoder.size.recent, encoder.size.history, encoder.size.graph))[np.array(SECTION_OF_KIND)[kind]]
+    room = most_of[np.array(SECTION_OF_KIND)[kind]]
     return Sequences(
         numbers=np.full((ROWS, COLUMNS), np.nan, dtype=np.float32),
         lengths=lengths,
         kind=kind.astype(np.uint8),
-        rank=random.integers(0, np.maximum(room, 1)).astype(np.uint8),
+        rank=random.integers(0, room).astype(np.uint8),
         age_days=random.exponential(60.0, total).astype(np.float32),
         gap_days=random.exponential(3.0, total).astype(np.float32),
-        hour=np.full(total, UNKNOWN_HOUR, dtype=np.float32),
+        hour=np.full(total, UNKNOWN, dtype=np.float32),
         year=random.random(total, dtype=np.float32),
         amounts=random.random((total, len(AMOUNTS)), dtype=np.float32),
         counts=np.full(total, TRIAL_WORDS),

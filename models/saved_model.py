@@ -51,8 +51,6 @@ INPUT_FILE: Final = "input.safetensors"
 HEADS_FILE: Final = "heads.safetensors"
 TOKENIZER_CONFIG_FILE: Final = "tokenizer_config.json"
 HASHED: Final = (CONFIG_FILE, ENCODER_FILE, INPUT_FILE, HEADS_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
-MOST_POSITIONS: Final = 255
-"""Of one kind: a rank is a byte."""
 MAX_FILE_BYTES: Final = 4 * 1024**3
 AGAIN: Final = "train it again with `pulsegraph train`, or point to another model directory"
 
@@ -188,12 +186,7 @@ def read_card(directory: str | Path) -> Card:
         raise ModelRefused(f"{path} is damaged ({error}); {AGAIN}") from error
     if tuple(card.feature_names) != features.NAMES or tuple(card.cross_names) != CROSS_NAMES:
         raise ModelRefused(f"{path} was made for other features than this program computes; {AGAIN}")
-    if (
-        not 0
-        <= min(msgspec.structs.astuple(card.sequence))
-        <= max(msgspec.structs.astuple(card.sequence))
-        <= MOST_POSITIONS
-    ):
+    if not card.sequence.valid:
         raise ModelRefused(f"{path} says sequences of {card.sequence}; {AGAIN}")
     if not 1 <= card.horizon_days <= 3650:
         raise ModelRefused(f"{path} says a horizon of {card.horizon_days} days; {AGAIN}")

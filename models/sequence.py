@@ -63,10 +63,12 @@ AMOUNTS: Final = (
 )
 """Logarithms of these, signed; 0 where the kind has none."""
 
-UNKNOWN_HOUR: Final = -1.0
+UNKNOWN: Final = -1.0
 DAY_S: Final = 86_400.0
 YEAR_DAYS: Final = 365.2425
 PADDING_TARGET: Final = 0.05
+MOST_POSITIONS: Final = 255
+"""Of one kind: a rank is a byte."""
 
 
 class SequenceSize(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,11 +77,29 @@ class SequenceSize(msgspec.Struct, frozen=True, kw_only=True):
     recent: int = 40
     history: int = 32
     graph: int = 23
+    span_days: int = 366
+    """What training saw of the past. Older positions are not shown, nor the time of the year unless it saw all of it: a
+    model knows nothing of ages and seasons that it has not met."""
+
+    @property
+    def whole_year(self) -> bool:
+        """Whether training saw every season."""
+        return self.span_days >= YEAR_DAYS
 
     @property
     def positions(self) -> int:
         """Of the longest sequence."""
-        return 1 + self.recent + self.history + self.graph
+        return sum(self.sections)
+
+    @property
+    def sections(self) -> tuple[int, int, int, int]:
+        """Most positions in the order of :data:`SECTIONS`."""
+        return 1, self.recent, self.history, self.graph
+
+    @property
+    def valid(self) -> bool:
+        """Whether ranks fit a byte, and there is a past."""
+        return all(0 <= most <= MOST_POSITIONS for most in self.sections) and self.span_days > 0
 
 
 @dataclass(frozen=True)
@@ -99,9 +119,9 @@ class Sequences:
     gap_days: Floats
     """(T,): from the position of this section before it in time; -1 where there is none."""
     hour: Floats
-    """(T,): local hour of the week, 0 is Monday 00:00; :data:`UNKNOWN_HOUR` where not known."""
+    """(T,): local hour of the week, 0 is Monday 00:00; :data:`UNKNOWN` where not known."""
     year: Floats
-    """(T,): time of the year, 0 to 1."""
+    """(T,): time of the year, 0 to 1; :data:`UNKNOWN` where it is not shown."""
     amounts: Floats
     """(T, len(AMOUNTS))."""
     counts: Ints
@@ -135,8 +155,12 @@ class Sequences:
             positions: share that is left out; the first of a customer stays.
             words: share of the words in the others that is left out.
         """
-        kept = (generator.random(len(self.kind)) >= positions) | (self.kind == 0)
-        said = (generator.random(len(self.words)) >= words) & np.repeat(kept, self.counts)
+        kept = (generator.random(len(self.kind)) >= positions) | (self.kind == CUSTOMER)
+        return self.only(kept, generator.random(len(self.words)) >= words)
+
+    def only(self, kept: npt.NDArray[np.bool_], said: npt.NDArray[np.bool_]) -> Sequences:
+        """Some of the positions, (T,), which have at least one of each customer, and some of the words, (W,)."""
+        said = said & np.repeat(kept, self.counts)
         owner = np.repeat(np.arange(len(self)), self.lengths)
         of_word = np.repeat(np.arange(len(self.kind)), self.counts)
         changed = {name: getattr(self, name)[kept] for name in _OF_POSITIONS}
@@ -198,7 +222,7 @@ def sequences_of(snapshots: Sequence[Snapshot], vocabulary: Vocabulary, size: Se
     words = ranges((np.cumsum(counts) - counts)[order], counts[order])
     age_s = np.concatenate([part.age_s for part in parts])[order]
     days = (np.repeat(as_of_s, np.bincount(owner, minlength=len(snapshots))) - age_s) / DAY_S
-    return Sequences(
+    found = Sequences(
         numbers=columns(features_of(snapshots)),
         lengths=np.bincount(owner, minlength=len(snapshots)).astype(np.int64),
         kind=np.concatenate([part.kind for part in parts])[order].astype(np.uint8),
@@ -206,12 +230,14 @@ def sequences_of(snapshots: Sequence[Snapshot], vocabulary: Vocabulary, size: Se
         age_days=(age_s / DAY_S).astype(np.float32),
         gap_days=np.concatenate([part.gap_days for part in parts])[order].astype(np.float32),
         hour=np.concatenate([part.hour for part in parts])[order].astype(np.float32),
-        year=(days % YEAR_DAYS / YEAR_DAYS).astype(np.float32),
+        year=(days % YEAR_DAYS / YEAR_DAYS if size.whole_year else np.full(len(days), UNKNOWN)).astype(np.float32),
         amounts=np.concatenate([part.amounts for part in parts])[order],
         counts=counts[order],
         words=np.concatenate([part.words for part in parts])[words].astype(np.uint16),
         weights=np.concatenate([part.weights for part in parts])[words].astype(np.float32),
     )
+    shown = (found.age_days <= size.span_days) | (found.kind == CUSTOMER)
+    return found if shown.all() else found.only(shown, np.ones(len(found.words), dtype=np.bool_))
 
 
 @dataclass(frozen=True)
@@ -239,7 +265,7 @@ def _customer(count: int) -> _Part:
         kind=nothing,
         age_s=np.zeros(count),
         gap_days=np.full(count, -1.0),
-        hour=np.full(count, UNKNOWN_HOUR),
+        hour=np.full(count, UNKNOWN),
         amounts=_amounts(count),
         counts=nothing,
         words=np.zeros(0, dtype=np.int64),
@@ -264,7 +290,7 @@ def _recent(snapshots: Sequence[Snapshot], as_of_s: Doubles, most: int, vocabula
         kind=np.full(len(pick), KINDS.index("event")),
         age_s=as_of_s[owner] - at_s[pick],
         gap_days=_gaps(at_s, at_s, entries)[pick],
-        hour=np.full(len(pick), UNKNOWN_HOUR),
+        hour=np.full(len(pick), UNKNOWN),
         amounts=_amounts(len(pick), {"words of the event": counts}),
         counts=counts,
         words=flat[ranges(first_word[pick], counts)],
@@ -353,7 +379,7 @@ def _graph(snapshots: Sequence[Snapshot], most: int, vocabulary: Vocabulary) -> 
         kind=np.concatenate([_EDGE_KIND + kind[alone], _REST_KIND + bag % len(EDGE_TYPES)]),
         age_s=np.concatenate([age_s[alone], ages]),
         gap_days=np.full(len(owner), -1.0),
-        hour=np.full(len(owner), UNKNOWN_HOUR),
+        hour=np.full(len(owner), UNKNOWN),
         amounts=_amounts(
             len(owner),
             {

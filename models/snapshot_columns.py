@@ -32,6 +32,9 @@ SESSION_DTYPE: Final = np.dtype(
     ]
 )
 """As :class:`schemas.snapshot.Session` says, main words as arrays."""
+_MOST_WEIGHT: Final = float(np.finfo(np.float16).max)
+_MOST_HALF_LIVES: Final = 64.0
+"""What is older weighs nothing; what is younger than its snapshot by as many weighs as much as can be."""
 _AGES_S: Final[Doubles] = np.array([3600 * age_hours(code) for code in range(256)])
 
 
@@ -69,6 +72,9 @@ def features_of(snapshots: Sequence[Snapshot]) -> Floats:
 class Edges:
     """The edges of a batch, flat; each as its last block has it, decayed to its snapshot's time.
 
+    Types that this program does not know, from a newer one, are left out. A weight that is no number is 0, and none is
+    above what float16 holds.
+
     Attributes:
         customers: how many snapshots there are.
         words: (E,) uint32, of the entities.
@@ -86,13 +92,20 @@ class Edges:
             for row, snapshot in enumerate(snapshots)
             for block in reversed(snapshot.edges)
             for edge_type, column in block.edges.items()
+            if 0 <= edge_type < len(EDGE_TYPES)
         ]
         flat = np.frombuffer(b"".join([column for *_, column in blocks]), dtype=EDGE_DTYPE)
         sizes = np.array([len(column) // EDGE.size for *_, column in blocks], dtype=np.int64)
-        customer, edge_type, since_ms, half_life_ms = (
-            np.repeat(np.array([block[at] for block in blocks], dtype=np.int64), sizes) for at in range(4)
+        customer, edge_type = (
+            np.repeat(np.array([block[at] for block in blocks], dtype=np.int64), sizes) for at in (0, 1)
         )
-        weight = flat["weight"].astype(np.float64) * np.exp2(-since_ms / half_life_ms)
+        # Doubles, as the difference of two times need not fit 64 bits.
+        since_ms, half_life_ms = (
+            np.repeat(np.array([block[at] for block in blocks], dtype=np.float64), sizes) for at in (2, 3)
+        )
+        half_lives = np.clip(since_ms / half_life_ms, -_MOST_HALF_LIVES, _MOST_HALF_LIVES)
+        said = np.nan_to_num(flat["weight"].astype(np.float64), nan=0.0, posinf=_MOST_WEIGHT, neginf=0.0)
+        weight = np.clip(said * np.exp2(-half_lives), 0.0, _MOST_WEIGHT)
         age_s = _AGES_S[flat["age"]] + since_ms / 1000
         # The newest block of a customer comes first, and np.unique keeps the first of equals.
         place = (customer * len(EDGE_TYPES) + edge_type).astype(np.uint64)

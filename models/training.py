@@ -97,7 +97,9 @@ def train(
     marks = _Marks(clock)
     progress(0.0, "reading outcomes")
     sorted_outcomes = outcomes.by_head(found)
-    rows, candidates = outcomes.read(sorted_outcomes, catalog, vocabulary, settings.size.sequence)
+    # Ages that no row has are not shown to it later, either.
+    size = msgspec.structs.replace(settings.size.sequence, span_days=outcomes.span_days(sorted_outcomes))
+    rows, candidates = outcomes.read(sorted_outcomes, catalog, vocabulary, size)
     data: dict[Head, tuple[Rows, Split]] = {}
     left_out: dict[str, str] = {}
     for head in HEADS:
@@ -119,7 +121,7 @@ def train(
         model = Model(
             config or default_config(settings.size),
             vocabulary,
-            settings.size.sequence,
+            size,
             horizon_days=settings.horizon_days,
             trained=data,
         )
@@ -199,8 +201,8 @@ def _finish(
 
     fit_rows, embeddings, wide = ready(_some(split.fit, settings.residual_rows, generator))
     residual.fit(fit_rows, embeddings, wide, ready(split.stop), generator)
-    judged, embeddings, wide = ready(split.gate)
-    labels, deep = judged.labels.astype(np.float64), residual.measured(judged, embeddings)
+    gate_rows, embeddings, wide = ready(split.gate)
+    labels, deep = gate_rows.labels.astype(np.float64), residual.measured(gate_rows, embeddings)
     found = calibration.choose(labels, wide, deep)
     plain = calibration.Calibration(0.0, *calibration.platt(labels, wide))
     for name, value in found._asdict().items():

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from models import calibration
 from models.embedding import TorchEmbedder
 from models.metrics import auc, log_loss
-from models.model import Check, Model
+from models.model import EncoderCheck, Model
 from models.outcomes import Rows, Split
 from models.pretrain import FutureHeads
 from models.wide import Doubles, Floats, Ints
+from schemas.errors import ConfigError
 from schemas.snapshot import Head
 
 CHECKS: Final = 2
@@ -60,7 +61,9 @@ class Trainer:
         self.device = model.encoder.words().weight.device
         self.alone = nn.ModuleDict({head: nn.Linear(model.encoder.hidden, 1) for head in data}).to(self.device)
 
-    def learn(self, fraction: Callable[[float], float], *, batch: int, rate: float) -> tuple[int, float, list[Check]]:
+    def learn(
+        self, fraction: Callable[[float], float], *, batch: int, rate: float
+    ) -> tuple[int, float, list[EncoderCheck]]:
         """Train until ``fraction`` reaches 1, or until nothing is gained; keep the weights of the best check.
 
         Args:
@@ -74,8 +77,9 @@ class Trainer:
         parts = [self.model.encoder, self.alone, *([self.future] if self.future else [])]
         weights = [weight for part in parts for weight in part.parameters()]
         optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=0.05)
-        checked = {head: self._some(split.stop, CHECKED) for head, (_, split) in self.data.items()}
-        checks: list[Check] = []
+        # Without rows to stop at, e.g. of very few customers, nothing is looked at and the last weights stay.
+        checked = {head: self._some(split.stop, CHECKED) for head, (_, split) in self.data.items() if len(split.stop)}
+        checks: list[EncoderCheck] = []
         best: list[dict[str, Tensor]] | None = None
         least, steps, epochs, waited = float("inf"), 0, 0.0, 0
         while fraction(epochs) < 1 and waited < PATIENCE:
@@ -89,13 +93,15 @@ class Trainer:
                 for group in optimiser.param_groups:
                     group["lr"] = rate * min(1.0, (steps + 1) / WARM_UP) * max(0.02, 1 - done)
                 loss = self._training_loss(head, pick)
+                if not bool(torch.isfinite(loss)):
+                    raise ConfigError(f"training left the numbers after {steps} steps: try a smaller learning rate")
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(weights, 1.0)
                 optimiser.step()
                 steps += 1
                 epochs = begun + at / len(order)
-                if at in looks:
+                if at in looks and checked:
                     checks.append(self._check(epochs, checked, batch))
                     waited += 1
                     if checks[-1].loss < least:
@@ -145,7 +151,7 @@ class Trainer:
         return torch.stack(losses).sum()
 
     @torch.no_grad()
-    def _check(self, epoch: float, checked: Mapping[Head, Ints], batch: int) -> Check:
+    def _check(self, epoch: float, checked: Mapping[Head, Ints], batch: int) -> EncoderCheck:
         loss, aucs = 0.0, {}
         for head, chosen in checked.items():
             rows = self.data[head][0].take(chosen)
@@ -155,7 +161,7 @@ class Trainer:
                 pick = chosen[begin : begin + batch]
                 embedding = torch.from_numpy(embeddings[begin : begin + batch]).to(self.device)
                 loss += float(self._loss(head, pick, embedding)) * len(pick) / len(chosen)
-        return Check(epoch=round(epoch, 3), loss=loss, auc=aucs)
+        return EncoderCheck(epoch=round(epoch, 3), loss=loss, auc=aucs)
 
     def _some(self, rows: Ints, count: int) -> Ints:
         """At most ``count`` of the row numbers, drawn evenly."""

@@ -5,6 +5,11 @@ Journey, churn AUC 0.845 → 0.847); hour and weekday become sine and cosine. Th
 is standardised with the training set's mean and deviation and clipped to ±6, so that one absurd value cannot move a
 probability without bound.
 
+**Growing values.** Totals since the first event are left out, and how long a customer is known counts up to four weeks:
+a model is asked about months that no training row has seen. On Complete Journey, fitted on January to June and asked
+from July on, the calibration slope is 0.89 instead of 0.79 for weekly questions and 1.02 instead of 0.86 for sampled
+ones, at the same AUC.
+
 **Absent values.** ``-1`` in a ``days_since_*`` feature that says so, NaN and infinities mean *not known*. The column
 then takes the training mean (it contributes nothing), and for the ``-1`` features an extra 0/1 column carries the fact
 of absence itself. All columns of one feature are summed into that feature's contribution.
@@ -29,13 +34,26 @@ Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 MAY_BE_ABSENT: Final = ("days_since_activity", "days_since_send", "days_since_redemption")
+GROWING: Final = (
+    "events_total",
+    "sessions_total",
+    "active_days_total",
+    "sends_total",
+    "redemptions_total",
+    "distinct_items",
+    "distinct_categories",
+)
+"""What only ever grows says above all how long there has been a log, and soon goes beyond what training saw."""
+KNOWN_DAYS: Final = 28.0
+"""For how long being known makes a difference; ``days_since_first`` would grow, too."""
 CYCLIC: Final = {"hour_of_day": 24.0, "day_of_week": 7.0}
 CLIP: Final = 6.0
 RIDGES: Final = (1.0, 10.0, 100.0, 1000.0)
 CHOSEN_ON: Final = 20_000
 """Rows that a ridge is chosen on, about."""
 
-_LOGGED: Final = tuple(i for i, name in enumerate(features.NAMES) if name not in CYCLIC)
+_LOGGED: Final = tuple(i for i, name in enumerate(features.NAMES) if name not in CYCLIC and name not in GROWING)
+_FIRST: Final = features.INDEX["days_since_first"]
 _ABSENT: Final = tuple(features.INDEX[name] for name in MAY_BE_ABSENT)
 _ROUND: Final = tuple((features.INDEX[name], period) for name, period in CYCLIC.items())
 
@@ -44,6 +62,8 @@ COLUMN_FEATURE: Final[Ints] = np.array(
     [*_LOGGED, *_ABSENT, *(i for i, _ in _ROUND), *(i for i, _ in _ROUND), *_LOGGED], dtype=np.int64
 )
 COLUMNS: Final = len(COLUMN_FEATURE)
+LOGGED: Final = len(_LOGGED)
+"""The first columns: where all of them are unknown, nothing is known in numbers."""
 #: Columns without the squares: for heads with too few rows to fit curves.
 PLAIN: Final = COLUMNS - len(_LOGGED)
 _TO_FEATURE: Final[Floats] = np.eye(features.SIZE, dtype=np.float32)[COLUMN_FEATURE]
@@ -61,6 +81,7 @@ def columns(raw: Floats) -> Floats:
     known = np.where(np.isfinite(raw), raw, np.nan)
     absent = known[:, _ABSENT] < 0
     known[:, _ABSENT] = np.where(absent, np.nan, known[:, _ABSENT])
+    known[:, _FIRST] = np.minimum(known[:, _FIRST], KNOWN_DAYS)
     logged = np.sign(known[:, _LOGGED]) * np.log1p(np.abs(known[:, _LOGGED]))
     angle = [known[:, i] * (2 * np.pi / period) for i, period in _ROUND]
     return np.concatenate(
@@ -83,7 +104,7 @@ def by_feature(contributions: Floats) -> Floats:
 
 
 def typical(mean: Floats) -> Floats:
-    """Feature values (SIZE,) of a customer at the mean of every column (COLUMNS,); NaN for hour and weekday."""
+    """Feature values (SIZE,) of a customer at the mean of every column (COLUMNS,); NaN where no column says it."""
     out = np.full(features.SIZE, np.nan, dtype=np.float32)
     logged = mean[: len(_LOGGED)]
     out[list(_LOGGED)] = np.sign(logged) * np.expm1(np.abs(logged))

@@ -2,7 +2,7 @@
 
 What is encoded is recorded in the run: a part of Complete Journey through the ingest core, in checkpoints of about as
 many events as a worker's tenth of a second would hold of those customers. The model is of the default size, trained on
-the same events for a moment; its head is made to listen to the embedding, so that a difference is seen in the
+the same events for one epoch; its head is made to listen to the embedding, so that a difference is seen in the
 probability.
 """
 
@@ -20,16 +20,13 @@ from torch import Tensor
 
 from infra.bench.report import Findings, Measured, Options, Say, Target, ratio, take_turns
 from models import saved_model
-from models.embedding import Remembering
-from models.encoder import EncoderSize, pool
+from models.encoder import EncoderSize, flops_of, pool
 from models.inference import Predictor
 from models.model import Model
-from models.snapshot_columns import features_of
-from models.tokenizer import CLS_ID
+from models.sequence import Sequences, concatenated, sequences_of
 from models.training import TrainSettings
-from models.wide import Floats, columns
+from models.wide import Floats
 from schemas.snapshot import Snapshot
-from schemas.words import HASH_BYTES
 from streams.core.config import CoreConfig
 from streams.offline.ingest import replay_checkpoints
 from streams.offline.training import train_on_events
@@ -42,42 +39,40 @@ BATCH: Final = 64
 _EVENTS: Final = 30_000
 _CHECKPOINT: Final = 4
 """Events of one checkpoint: 2,000 a second in tenths of a second, for the share of customers that is replayed."""
-_TRAIN_S: Final = 10.0
 _SAMPLE: Final = 16
-"""Batches that every contender encodes, evenly spread over the record; the memory is asked for the whole record."""
+"""Batches that every contender encodes, evenly spread over the record; the one as served is given all."""
 _PEAK_SIZES: Final = (1024, 2048)
 _PEAK_REPEATS: Final = 5
 
 LONGEST, MAXIMUM = "transformers, padded to the longest", "transformers, padded to the model's length"
 SORTED, SORTED_HALF = "torch, float32, sorted", "torch, bfloat16, sorted"
-EXACT, ROUNDED, SERVED = "native, float32", "native, bfloat16", "as served, with memory"
+EXACT, ROUNDED, SERVED = "native, float32", "native, bfloat16", "as served"
+BUILDING, INPUT = "sequences from snapshots", "input layer"
 PEAK, PEAK_HALF = "matmul, float32", "matmul, bfloat16"
 
 
 class Plain:
-    """What a reader of transformers' pages would write: tokeniser, ``AutoModel``, batches as they come, float32."""
+    """What a reader of transformers' pages would write: vectors to ``AutoModel``, batches as they come, float32.
 
-    def __init__(self, directory: Path, model: Model, padding: str) -> None:
-        from transformers import AutoModel, AutoTokenizer
+    The vectors of positions are made by our input layer, as no other can: only the body differs.
+    """
 
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(directory)
+    def __init__(self, directory: Path, model: Model, *, longest: bool) -> None:
+        from transformers import AutoModel
+
         self._body: Any = AutoModel.from_pretrained(directory).eval()
         self._model = model
-        self._length = model.encoder.positions
-        self._padding = padding
+        self._longest = longest
 
     @torch.inference_mode()
     def __call__(self, snapshots: Sequence[Snapshot]) -> Floats:
-        ids = []
-        for snapshot in snapshots:
-            newest_first = self._model.vocabulary.rows(snapshot.recent.words)[::-1][: self._length - 1]
-            ids.append([CLS_ID, *newest_first.tolist()])
-        batch = self._tokenizer.pad(
-            {"input_ids": ids}, padding=self._padding, max_length=self._length, return_tensors="pt"
-        )
-        states: Tensor = self._body(**batch).last_hidden_state
-        embedding = pool(states, batch["attention_mask"])
-        logits, _ = self._model.churn(embedding, torch.from_numpy(columns(features_of(snapshots))))
+        batch = _sequences(self._model, snapshots)
+        vectors, mask = self._model.encoder.input(batch)
+        if not self._longest:
+            more = self._model.encoder.size.positions - mask.shape[1]
+            vectors, mask = torch.nn.functional.pad(vectors, (0, 0, 0, more)), torch.nn.functional.pad(mask, (0, more))
+        states: Tensor = self._body(inputs_embeds=vectors, attention_mask=mask).last_hidden_state
+        logits, _ = self._model.churn(pool(states, mask), torch.from_numpy(batch.numbers))
         churn: Floats = torch.sigmoid(logits).numpy()
         return churn
 
@@ -96,21 +91,23 @@ def _run(options: Options, say: Say) -> Findings:
     folder = options.folder / "encode"
     folder.mkdir(parents=True, exist_ok=True)
     snapshots = _record(options, folder / "model", say)
-    lengths = np.array([_length(s) for s in snapshots])
+    batches = [snapshots[at : at + BATCH] for at in range(0, len(snapshots), BATCH)]
+    model, size = _opened(folder), EncoderSize()
+    lengths = np.concatenate([_sequences(model, batch).lengths for batch in batches])
     kinds = Counter(s.kind for s in snapshots)
     say(
-        f"{len(snapshots):,} snapshots, {lengths.mean():.1f} tokens: "
+        f"{len(snapshots):,} snapshots, {lengths.mean():.1f} positions: "
         + ", ".join(f"{n:,} {k}" for k, n in kinds.items())
     )
-    batches = [snapshots[at : at + BATCH] for at in range(0, len(snapshots), BATCH)]
     wanted = options.scaled(_SAMPLE, 2)
     spread = (np.arange(min(wanted, len(batches))) + 0.5) * (len(batches) / min(wanted, len(batches)))
     sample = [batches[int(at)] for at in spread]
-    flops = sum(flops_of(_length(s)) for batch in sample for s in batch) / sum(map(len, sample))
+    sampled = concatenated([_sequences(model, batch) for batch in sample]).lengths
+    flops = sum(flops_of(int(length), size) for length in sampled) / len(sampled)
 
     plain = {
-        LONGEST: Plain(folder / "model", _opened(folder), "longest"),
-        MAXIMUM: Plain(folder / "model", _opened(folder), "max_length"),
+        LONGEST: Plain(folder / "model", _opened(folder), longest=True),
+        MAXIMUM: Plain(folder / "model", _opened(folder), longest=False),
     }
     ours = {
         SORTED: _predictor(folder, half=False, compiled=False),
@@ -128,22 +125,16 @@ def _run(options: Options, say: Say) -> Findings:
         name: lambda way=way: _rate(way, sample)  # type: ignore[misc]
         for name, way in ways.items()
     }
-    shares: list[float] = []
-
-    def served() -> float:
-        predictor = _predictor(folder, remembered_bytes=None)
-        rate = _rate(lambda batch: predictor.encode(batch).churn, batches)
-        assert isinstance(predictor.embed, Remembering)
-        shares.append(1 - predictor.embed.embedded / predictor.embed.requested)
-        return rate
-
-    contenders[SERVED] = served
+    served = _predictor(folder)
+    contenders[SERVED] = lambda: _rate(lambda batch: served.encode(batch).churn, batches)
+    contenders[BUILDING] = lambda: _rate(lambda batch: _sequences(model, batch).numbers, sample)
+    built = [_sequences(model, batch) for batch in sample]
+    contenders[INPUT] = lambda: _input_rate(model, built)
     contenders[PEAK] = lambda: _peak(torch.float32)
     contenders[PEAK_HALF] = lambda: _peak(torch.bfloat16)
     values = take_turns(contenders, options.rounds, say, unit="/s")
     achieved = [rate * flops for rate in values[ROUNDED]]
-    whole = np.mean(lengths == EncoderSize().positions)
-    chosen = _predictor(folder, remembered_bytes=None).embed.name
+    whole = np.mean(lengths == size.sequence.positions)
 
     def note(name: str) -> str:
         return "the baseline" if name == LONGEST else f"churn at most {moved[name]:.1e} from the baseline's"
@@ -154,35 +145,31 @@ def _run(options: Options, say: Say) -> Findings:
             name=SERVED,
             unit="snapshots/s",
             values=values[SERVED],
-            note=f"{chosen}; the whole record, {shares[0]:.1%} of it remembered",
+            note=f"{served.embed.name}; the whole record",
+        ),
+        *(
+            Measured(name=name, unit="µs/snapshot", values=[1e6 / rate for rate in values[name]], note=text)
+            for name, text in ((BUILDING, "snapshots to arrays"), (INPUT, "arrays to vectors of positions, in torch"))
         ),
         *(
             Measured(name=name, unit="GFLOP/s", values=[v / 1e9 for v in values[name]], note="the best of two sizes")
             for name in (PEAK, PEAK_HALF)
         ),
         Measured(
-            name=f"{ROUNDED}: products of real tokens",
+            name=f"{ROUNDED}: products of real positions",
             unit="GFLOP/s",
             values=[value / 1e9 for value in achieved],
-            note=f"{flops / 1e6:.1f} MFLOP a snapshot; {lengths.mean():.1f} tokens, {whole:.0%} fill the encoder",
+            note=f"{flops / 1e6:.1f} MFLOP and {sampled.mean():.1f} positions a snapshot; {whole:.0%} of all are full",
         ),
     ]
     return Findings(
         results=results,
         targets=[
             Target(name="as served / transformers", value=ratio(values[SERVED], values[LONGEST]), target=20.0),
-            Target(name="without memory / transformers", value=ratio(values[ROUNDED], values[LONGEST]), target=20.0),
             Target(name="share of the bfloat16 matmul peak", value=ratio(achieved, values[PEAK_HALF]), target=0.6),
         ],
         left_out=["CUDA, and more than one thread."],
     )
-
-
-def flops_of(length: int, size: EncoderSize | None = None) -> int:
-    """Products of one sequence, a multiplication and an addition each counted; no norms, no softmax, no padding."""
-    size = size or EncoderSize()
-    dense = 8 * size.hidden**2 + 4 * size.hidden * size.intermediate
-    return size.layers * (length * dense + 4 * length**2 * size.hidden)
 
 
 def _record(options: Options, directory: Path, say: Say) -> list[Snapshot]:
@@ -202,7 +189,7 @@ def _record(options: Options, directory: Path, say: Say) -> list[Snapshot]:
         directory,
         config=config,
         until_ms=source.until_ms,
-        settings=TrainSettings(budget_s=max(1.0, _TRAIN_S * min(1.0, options.scale))),
+        settings=TrainSettings(epochs=1),
         progress=lambda share, text: None,
     )
     say("recording snapshots")
@@ -226,20 +213,20 @@ def _opened(folder: Path) -> Model:
     return model
 
 
-def _predictor(
-    folder: Path, *, half: bool | None = None, compiled: bool = True, remembered_bytes: int | None = 0
-) -> Predictor:
-    model = _opened(folder)
-    if remembered_bytes is None:
-        return Predictor(model, "bench", device="cpu", threads=1, half=half, compiled=compiled)
-    return Predictor(
-        model, "bench", device="cpu", threads=1, half=half, compiled=compiled, remembered_bytes=remembered_bytes
-    )
+def _predictor(folder: Path, *, half: bool | None = None, compiled: bool = True) -> Predictor:
+    return Predictor(_opened(folder), "bench", device="cpu", threads=1, half=half, compiled=compiled)
 
 
-def _length(snapshot: Snapshot) -> int:
-    """``[CLS]`` and the tokens that the encoder sees."""
-    return min(len(snapshot.recent.words) // HASH_BYTES + 1, EncoderSize().positions)
+def _sequences(model: Model, snapshots: Sequence[Snapshot]) -> Sequences:
+    return sequences_of(snapshots, model.vocabulary, model.encoder.size)
+
+
+@torch.inference_mode()
+def _input_rate(model: Model, batches: Sequence[Sequences]) -> float:
+    begin_s = time.perf_counter()
+    for batch in batches:
+        model.encoder.input.flat(batch)
+    return sum(map(len, batches)) / (time.perf_counter() - begin_s)
 
 
 def _rate(way: Callable[[Sequence[Snapshot]], Floats], batches: Sequence[Sequence[Snapshot]]) -> float:

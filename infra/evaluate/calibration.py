@@ -33,7 +33,6 @@ class CalibrationSpans:
     model_until_ms: int
     """Snapshots from then on are judged."""
     end_ms: int
-    max_steps: int | None = None
 
 
 SPANS: Final = CalibrationSpans(plan=journey.PLAN, model_until_ms=journey.SECOND_HALF, end_ms=journey.END)
@@ -50,7 +49,7 @@ class _Kind:
 def run(options: EvaluationOptions, say: Say, spans: CalibrationSpans = SPANS) -> EvaluationFindings:
     """Judge the demo's model on the second half of the year."""
     found = replay(spans.plan, options.folder, say)
-    plan = trained.ModelPlan(until_ms=spans.model_until_ms, budget_s=options.budget_s, max_steps=spans.max_steps)
+    plan = trained.ModelPlan(until_ms=spans.model_until_ms, epochs=options.epochs, size=options.size)
     directory = trained.trained(found, plan, options.folder, say)
     random = trained.randomised(directory, 0, options.folder)
     results: list[Estimate] = []

@@ -42,7 +42,6 @@ class CategorySpans:
     test_days: tuple[int, ...]
     count: int = GOODS
     trees: int = goods.TREES
-    max_steps: int | None = None
 
 
 SPANS: Final = CategorySpans(
@@ -72,7 +71,7 @@ def run(options: EvaluationOptions, say: Say, spans: CategorySpans = SPANS) -> E
     learned = train.as_of_ms <= spans.train_days[-1]
     train = train.take(learned)
     say(f"{len(train):,} rows to train on, {len(test):,} to test on, {test.labels.mean():.1%} positive")
-    plan = trained.ModelPlan(until_ms=spans.model_until_ms, budget_s=options.budget_s, max_steps=spans.max_steps)
+    plan = trained.ModelPlan(until_ms=spans.model_until_ms, epochs=options.epochs, size=options.size)
     directory = trained.trained(found, plan, options.folder, say)
     random = trained.randomised(directory, 0, options.folder)
 

@@ -41,7 +41,6 @@ class ChurnSpans:
     end_ms: int
     """Nothing is known behind it."""
     trees: int = 300
-    max_steps: int | None = None
 
 
 SPANS: Final = ChurnSpans(
@@ -78,9 +77,7 @@ def run(options: EvaluationOptions, say: Say, spans: ChurnSpans = SPANS) -> Eval
     directories = [
         trained.trained(
             found,
-            trained.ModelPlan(
-                until_ms=spans.model_until_ms, seed=seed, budget_s=options.budget_s, max_steps=spans.max_steps
-            ),
+            trained.ModelPlan(until_ms=spans.model_until_ms, seed=seed, epochs=options.epochs, size=options.size),
             options.folder,
             say,
         )

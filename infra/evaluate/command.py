@@ -27,11 +27,14 @@ def add(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--seeds", type=whole(1, 100), default=1, metavar="N", help="models trained (default 1)")
     parser.add_argument(
-        "--budget",
-        type=above_zero("seconds", 1e6),
-        default=75.0,
-        metavar="S",
-        help="seconds of training of each model (default 75)",
+        "--epochs",
+        type=above_zero("epochs", 1e4),
+        default=3.0,
+        metavar="N",
+        help="epochs of training of each model, at most (default 3)",
+    )
+    parser.add_argument(
+        "--size", choices=("demo", "cpu", "gpu"), default="demo", help="size of the encoder (default demo)"
     )
     parser.add_argument(
         "--rounds", type=whole(10, 1_000_000), default=1_000, metavar="N", help="resamples (default 1000)"
@@ -56,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
     folder = args.folder.absolute()
     make_folder(folder, "--folder")
-    options = EvaluationOptions(folder=folder, seeds=args.seeds, budget_s=args.budget, rounds=args.rounds)
+    options = EvaluationOptions(folder=folder, seeds=args.seeds, epochs=args.epochs, size=args.size, rounds=args.rounds)
     reports = []
     for name in args.names or NAMES:
         started_s = time.monotonic()
@@ -82,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _command(name: str, args: argparse.Namespace) -> str:
     said = "".join(
-        f" --{option} {getattr(args, option):g}"
-        for option, default in (("seeds", 1), ("budget", 75.0), ("rounds", 1_000))
+        f" --{option} {getattr(args, option)}"
+        for option, default in (("seeds", 1), ("epochs", 3.0), ("size", "demo"), ("rounds", 1_000))
         if getattr(args, option) != default
     )
     return f"pulsegraph evaluate {name}{said}"

@@ -43,7 +43,6 @@ class RetailSpans:
     test_days: tuple[int, ...]
     goods: int = GOODS
     trees: int = 300
-    max_steps: int | None = None
 
 
 SPANS: Final = RetailSpans(
@@ -76,7 +75,7 @@ def run(options: EvaluationOptions, say: Say, spans: RetailSpans = SPANS) -> Eva
     ]
     columns = [hand_made(visits, rows.customer, rows.as_of_ms) for rows in asked.values()]
     say(f"{len(labels[0]):,} rows to train on, {len(labels[1]):,} to test on, {labels[1].mean():.1%} positive")
-    plan = trained.ModelPlan(until_ms=spans.model_until_ms, budget_s=options.budget_s, max_steps=spans.max_steps)
+    plan = trained.ModelPlan(until_ms=spans.model_until_ms, epochs=options.epochs, size=options.size)
     directory = trained.trained(found, plan, options.folder, say)
     random = trained.randomised(directory, 0, options.folder)
 

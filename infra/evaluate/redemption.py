@@ -40,7 +40,6 @@ class RedemptionSpans:
     split_ms: int
     """Sends before it are trained on, those after it judged."""
     trees: int = 150
-    max_steps: int | None = None
 
 
 SPANS: Final = RedemptionSpans(plan=journey.PLAN, split_ms=journey.day_ms("2017-08-01"))
@@ -76,8 +75,8 @@ def run(options: EvaluationOptions, say: Say, spans: RedemptionSpans = SPANS) ->
             until_ms=spans.split_ms,
             sends_before_ms=spans.split_ms,
             seed=seed,
-            budget_s=options.budget_s,
-            max_steps=spans.max_steps,
+            epochs=options.epochs,
+            size=options.size,
         )
         directory = trained.trained(found, plan, options.folder, say)
         if seed == 0:

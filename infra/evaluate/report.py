@@ -26,7 +26,9 @@ class EvaluationOptions(Struct, frozen=True, kw_only=True):
     """Replays, models and answers are kept here."""
     seeds: int = 1
     """Models that are trained; the first one is reported, the others say how far seeds scatter."""
-    budget_s: float = 75.0
+    epochs: float = 3.0
+    size: str = "demo"
+    """Name of an encoder's size, see :data:`models.encoder.SIZES`."""
     """Of training each."""
     rounds: int = 1_000
     """Resamples of a bootstrap."""
@@ -250,11 +252,8 @@ def write_reports(folder: Path, found: Sequence[EvaluationReport]) -> tuple[Path
 
 
 def steps_of(directory: Path) -> str:
-    """A model and how far its training came: under a budget of seconds, a busy machine trains less."""
+    """A model and how far its training came."""
     card = read_card(directory)
     said = card.report
     gates = ", ".join(f"{head} {found.gate:g}" for head, found in said.heads.items())
-    return (
-        f"{card.model_version}, {said.pretrain_steps} steps of pre-training and {said.tune_steps} of tuning on "
-        f"{said.outcomes:,} outcomes; share of the encoder in each head: {gates or 'none'}"
-    )
+    return f"{card.model_version}, {said.epochs:g} epochs ({said.steps:,} steps) on {said.outcomes:,} outcomes; share of the encoder in each head: {gates or 'none'}"

@@ -19,6 +19,7 @@ import torch
 from infra.evaluate.cache import code_of, kept, versions_of
 from infra.evaluate.replays import Replay
 from models import saved_model
+from models.encoder import SIZES
 from models.inference import Predictor
 from models.outcomes import matured
 from models.training import TrainSettings
@@ -30,8 +31,6 @@ from streams.offline.training import build_vocabulary, train_on_outcomes
 Say = Callable[[str], None]
 Floats = npt.NDArray[np.float32]
 
-BUDGET_S: Final = 75.0
-"""Of training, as in the demo."""
 _BATCH: Final = 512
 _MASKED: Final = np.full(SIZE, np.nan, dtype="<f4").tobytes()
 
@@ -44,8 +43,8 @@ class ModelPlan(msgspec.Struct, frozen=True, kw_only=True):
     sends_before_ms: int | None = None
     """Redemptions are those of sends before this time, whenever their window ended, where a protocol says so."""
     seed: int = 0
-    budget_s: float = BUDGET_S
-    max_steps: int | None = None
+    epochs: float = 3.0
+    size: str = "demo"
 
     def outcomes(self, replay: Replay) -> list[Outcome]:
         """What the model learns from."""
@@ -55,13 +54,17 @@ class ModelPlan(msgspec.Struct, frozen=True, kw_only=True):
         sent = [outcome for outcome in replay.outcomes if outcome.head == "redemption"]
         return matured(churn, self.until_ms) + [o for o in sent if o.snapshot.as_of_ms < self.sends_before_ms]
 
+    def early(self, replay: Replay) -> list[Outcome]:
+        """What was known by then of questions whose horizon had not ended."""
+        return [outcome for outcome in replay.outcomes if outcome.resolved_ms <= self.until_ms < outcome.due_ms]
+
 
 def trained(replay: Replay, plan: ModelPlan, folder: Path, say: Say) -> Path:
     """The model directory of a plan."""
-    settings = TrainSettings(budget_s=plan.budget_s, seed=plan.seed, max_steps=plan.max_steps)
+    settings = TrainSettings(epochs=plan.epochs, seed=plan.seed, size=SIZES[plan.size])
 
     def make(fresh: Path) -> None:
-        say(f"training for {plan.budget_s:.0f} s, seed {plan.seed}")
+        say(f"training for {plan.epochs:g} epochs, seed {plan.seed}")
         catalog = replay.catalog()
         card = train_on_outcomes(
             plan.outcomes(replay),
@@ -71,8 +74,9 @@ def trained(replay: Replay, plan: ModelPlan, folder: Path, say: Say) -> Path:
             config=CoreConfig(),
             settings=settings,
             progress=lambda _share, _text: None,
+            early=plan.early(replay),
         )
-        say(f"trained {card.model_version}: {card.report.pretrain_steps} and {card.report.tune_steps} steps")
+        say(f"trained {card.model_version}: {card.report.steps:,} steps")
 
     key = {
         "replay": replay.name,

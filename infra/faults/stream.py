@@ -201,7 +201,7 @@ def model(folder: Path) -> Path:
         directory,
         config=CoreConfig(),
         until_ms=simulator.end_ms,
-        settings=TrainSettings(budget_s=5.0, max_steps=20),
+        settings=TrainSettings(epochs=1),
         progress=lambda share, text: None,
     )
     return directory

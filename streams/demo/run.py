@@ -36,7 +36,6 @@ CHURN_AUC_FLOOR: Final = 0.80
 _ENOUGH_SCORED: Final = 2_000
 
 _TRAIN_EVENTS_SMALL: Final = 100_000
-_BUDGET_S: Final = (10.0, 75.0)
 _STALL_S: Final = 90.0
 _QUIET_S: Final = 1.5
 _QUEUE_AIM: Final = 48
@@ -148,7 +147,7 @@ def _train(directory: Path, small: bool, bar: Callable[[], object]) -> None:
             directory,
             config=CoreConfig(),
             until_ms=SPLIT_MS,
-            settings=TrainSettings(budget_s=_BUDGET_S[0 if small else 1]),
+            settings=TrainSettings(epochs=1) if small else TrainSettings(),
             progress=progress,
         )
     say(f"model {card.model_version} trained in {time.monotonic() - started:.0f} s: {directory}")

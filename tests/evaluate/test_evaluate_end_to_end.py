@@ -107,9 +107,8 @@ def report(folder: Path, found: Replay) -> EvaluationReport:
         test_days=TEST_DAYS,
         end_ms=START + 125 * DAY_MS,
         trees=20,
-        max_steps=2,
     )
-    options = EvaluationOptions(folder=folder, budget_s=20, rounds=20)
+    options = EvaluationOptions(folder=folder, epochs=1, rounds=20)
     return report_of("churn", churn.run(options, quiet, spans), command="a test", date="2026-11-27", seconds=1.0)
 
 
@@ -127,10 +126,8 @@ def test_churn_end_to_end(report: EvaluationReport) -> None:
 
 @pytest.mark.slow
 def test_calibration_end_to_end(folder: Path, found: Replay) -> None:
-    spans = calibration.CalibrationSpans(
-        plan=PLAN, model_until_ms=START + 80 * DAY_MS, end_ms=START + 125 * DAY_MS, max_steps=2
-    )
-    options = EvaluationOptions(folder=folder, budget_s=20, rounds=20)
+    spans = calibration.CalibrationSpans(plan=PLAN, model_until_ms=START + 80 * DAY_MS, end_ms=START + 125 * DAY_MS)
+    options = EvaluationOptions(folder=folder, epochs=1, rounds=20)
     findings = calibration.run(options, quiet, spans)
     assert [curve.name for curve in findings.curves] == [f"served model, {kind}" for kind in calibration.KINDS]
     assert len(findings.targets) == 9

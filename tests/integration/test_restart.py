@@ -19,6 +19,7 @@ from support.brokers import HasBootstrap
 from support.pipeline import Pipeline, differences, stored
 
 from models.encoder import EncoderSize
+from models.sequence import SequenceSize
 from models.training import TrainSettings
 from schemas.events import SOURCES
 from schemas.topics import DAY_MS, TOPICS
@@ -43,7 +44,8 @@ KEPT = [
     for topic in TOPICS.values()
 ]
 PARTITIONS = 2
-SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=64, positions=64)  # it need not be good
+#: It need not be good.
+SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=64, sequence=SequenceSize(recent=12, history=6, graph=8))
 JUDGED = ("horizon", "send")
 
 
@@ -68,7 +70,7 @@ def model(journey: CompleteJourney, events: list[Any], tmp_path_factory: pytest.
         directory,
         config=CoreConfig(),
         until_ms=TO_MS,
-        settings=TrainSettings(budget_s=5.0, size=SMALL),
+        settings=TrainSettings(epochs=1, size=SMALL),
         progress=lambda share, text: None,
     )
     return directory

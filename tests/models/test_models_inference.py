@@ -16,9 +16,10 @@ from support.snapshots import edge_block, hashes, recent
 
 from models import candidates, training
 from models.candidates import CROSS_NAMES, Candidates
-from models.encoder import EncoderSize, Sequences
+from models.encoder import EncoderSize
 from models.inference import Predictor
 from models.model import Model
+from models.sequence import AMOUNTS, Sequences, SequenceSize
 from models.wide import PLAIN, by_feature
 from schemas import features
 from schemas.catalog import CatalogEntry
@@ -26,12 +27,14 @@ from schemas.errors import ConfigError, InvalidField
 from schemas.graph import EDGE_TYPES
 from schemas.snapshot import Candidate, EdgeBlock, Recent
 
-SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=32, positions=64)
+SMALL = EncoderSize(
+    hidden=32, layers=1, heads=2, intermediate=32, sequence=SequenceSize(recent=12, history=12, graph=24)
+)
 
 
 def trained() -> Model:
     ticks = itertools.count()
-    settings = training.TrainSettings(budget_s=1e9, size=SMALL, max_steps=6)
+    settings = training.TrainSettings(epochs=1, size=SMALL)
     return training.train(
         worlds.outcomes(600), worlds.catalog(), worlds.vocabulary(), clock=lambda: float(next(ticks)), settings=settings
     )
@@ -88,42 +91,36 @@ def test_nobody_is_a_batch_too(predictor: Predictor) -> None:
     assert none.probability.shape == (2, 0)
 
 
+def _hash(item: int) -> int:
+    return int.from_bytes(hashes(f"item:{item}"), "little")
+
+
 def test_unknown_words_are_scored_and_counted(predictor: Predictor) -> None:
-    strange = worlds.ITEMS
-    known, one, other = (worlds.snapshot(items=items) for items in ([1, 2], [strange, 2], [strange + 4, 2]))
+    # Edges of one weight go by their hash: of the strange items, two on one side of the item beside them.
+    strange, alike = [item for item in range(worlds.ITEMS, worlds.ITEMS + 80, 4) if _hash(item) > _hash(2)][:2]
+    known, one, other = (worlds.snapshot(items=items) for items in ([1, 2], [strange, 2], [alike, 2]))
     nobody = worlds.snapshot(items=[])
     found = predictor.encode([known, one, nobody, other])
-    assert (found.words, found.unknown_words) == (6 * len(worlds.sold(0)), 2)
+    assert (found.words, found.unknown_words) == (3 * worlds.shown([1, 2]), 6), "of an event, of a session, of an edge"
     assert np.allclose(found.embeddings[1], found.embeddings[3], atol=1e-5), "one unknown word is like another"
     assert not np.allclose(found.embeddings[0], found.embeddings[1], atol=1e-3)
     assert not np.allclose(found.embeddings[2], found.embeddings[1], atol=1e-3), "what is known beside it counts"
     alone = predictor.encode([one])
-    assert (alone.words, alone.unknown_words) == (2 * len(worlds.sold(0)), 1)
+    assert (alone.words, alone.unknown_words) == (worlds.shown([1, 2]), 3)
     assert np.allclose(alone.embeddings[0], found.embeddings[1], atol=1e-5)
 
 
 def test_words_that_the_encoder_does_not_see_are_not_counted(predictor: Predictor) -> None:
-    seen = predictor.model.encoder.positions - 1
-    events = 10
-    assert seen < events * len(worlds.sold(0)) == 80
-    old, new = worlds.ITEMS, 1
-    found = predictor.encode(
-        [worlds.snapshot(items=[old] + [new] * (events - 1)), worlds.snapshot(items=[new] * events)]
-    )
-    assert (found.words, found.unknown_words) == (2 * seen, 0)
-    assert np.array_equal(found.embeddings[0], found.embeddings[1])
-    late = predictor.encode([worlds.snapshot(items=[new] * (events - 1) + [old])])
-    assert (late.words, late.unknown_words) == (seen, 1)
-
-
-def test_the_newest_words_reach_the_encoder_oldest_first(predictor: Predictor) -> None:
-    vocabulary, positions = predictor.model.vocabulary, predictor.model.encoder.positions
-    crowds = crowd()
-    tokens, seen, unknown = predictor._tokens(crowds)
-    rows = [vocabulary.rows(snapshot.recent.words)[-(positions - 1) :] for snapshot in crowds]
-    assert tokens == [of_one.astype("<u2").tobytes() for of_one in rows]
-    assert (seen, unknown) == (sum(map(len, rows)), 0)
-    assert predictor._tokens([]) == ([], 0, 0)
+    seen = predictor.model.encoder.size.recent
+    old, new, events = worlds.ITEMS, 1, 2 * predictor.model.encoder.size.recent
+    told = worlds.snapshot(items=[new] * events)
+    older = msgspec.structs.replace(told, recent=worlds.timeline([old] + [new] * (events - 1)))
+    found = predictor.encode([older, told])
+    assert found.unknown_words == 0
+    assert found.words == 2 * (seen * len(worlds.sold(0)) + 2 * predictor.model.encoder.size.history + 2)
+    assert np.allclose(found.embeddings[0], found.embeddings[1], atol=1e-5)
+    late = msgspec.structs.replace(told, recent=worlds.timeline([new] * (events - 1) + [old]))
+    assert (predictor.encode([late]).words, predictor.encode([late]).unknown_words) == (found.words // 2, 1)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +144,8 @@ def test_any_hashes_are_words(predictor: Predictor, said: list[bytes]) -> None:
     told = recent((worlds.START_MS, word) for word in said)
     found = predictor.encode([msgspec.structs.replace(worlds.snapshot(), recent=told)])
     assert np.isfinite(found.churn).all()
-    assert found.words == min(len(said), predictor.model.encoder.positions - 1) >= found.unknown_words
+    seen = min(len(said), predictor.model.encoder.size.recent)
+    assert found.words == worlds.shown([0, 4, 1]) - 3 * len(worlds.sold(0)) + seen >= found.unknown_words
 
 
 #: Weights that are infinite or no numbers among them, of entities that the campaigns name.
@@ -299,29 +297,39 @@ def test_a_campaign_that_the_catalog_lacks_is_made_from_the_send() -> None:
     assert np.isnan(made.cross([worlds.snapshot()])[0, 1]).sum() == 2, "window and price are not known"
 
 
-@given(st.lists(st.integers(0, 90), max_size=60), st.integers(64, 2000))
+def of_lengths(lengths: list[int]) -> Sequences:
+    """Customers of whom nothing is known but how long they are."""
+    total = sum(lengths)
+    nothing = np.zeros(total, dtype=np.float32)
+    return Sequences(
+        numbers=np.zeros((len(lengths), 1), dtype=np.float32),
+        lengths=np.array(lengths, dtype=np.int64),
+        kind=np.zeros(total, dtype=np.uint8),
+        rank=np.zeros(total, dtype=np.uint8),
+        age_days=nothing,
+        gap_days=nothing,
+        hour=nothing,
+        year=nothing,
+        amounts=np.zeros((total, len(AMOUNTS)), dtype=np.float32),
+        counts=np.zeros(total, dtype=np.int64),
+        words=np.zeros(0, dtype=np.uint16),
+        weights=np.zeros(0, dtype=np.float32),
+    )
+
+
+@given(st.lists(st.integers(1, 90), max_size=60), st.integers(64, 2000))
 def test_groups_hold_every_row_once_within_the_bound(lengths: list[int], most: int) -> None:
-    sequences = Sequences([b"\x05\x00" * length for length in lengths], positions=64, vocabulary=100)
-    groups = [rows.tolist() for rows in sequences.batches(most)]
+    groups = [rows.tolist() for rows in of_lengths(lengths).batches(most)]
     assert sorted(i for rows in groups for i in rows) == list(range(len(lengths)))
     for rows in groups:
-        ids, mask = sequences.padded(np.array(rows))
-        assert ids.shape[0] * ids.shape[1] <= max(most, ids.shape[1])
-        assert mask.sum(1).tolist() == [min(lengths[i], 63) + 1 for i in rows]
-
-
-def test_the_newest_token_comes_first() -> None:
-    sequences = Sequences([b"\x07\x00\x08\x00\x09\x00", b""], positions=3, vocabulary=100)
-    ids, _ = sequences.padded(np.array([0, 1]))
-    assert ids.tolist() == [[2, 9, 8], [2, 0, 0]]
+        longest = max(lengths[i] for i in rows)
+        assert len(rows) * longest <= max(most, longest)
 
 
 def test_padding_is_small_in_a_large_batch() -> None:
-    random = np.random.default_rng(0)
-    tokens = [b"\x05\x00" * int(length) for length in random.integers(4, 127, 2000)]
-    sequences = Sequences(tokens, positions=128, vocabulary=100)
-    cells = sum(len(rows) * (int(sequences.lengths[rows].max()) + 1) for rows in sequences.batches(8192))
-    assert cells / (sequences.lengths.sum() + 2000) < 1.05
+    sequences = of_lengths(np.random.default_rng(0).integers(4, 127, 2000).tolist())
+    cells = sum(len(rows) * int(sequences.lengths[rows].max()) for rows in sequences.batches(8192))
+    assert cells / sequences.lengths.sum() < 1.06
 
 
 def test_by_feature_takes_plain_columns_too() -> None:

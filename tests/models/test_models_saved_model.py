@@ -10,20 +10,22 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load, save
 from support import model_worlds as worlds
 
 from models import saved_model, tokenizer
 from models.encoder import EncoderSize, default_config
 from models.inference import Predictor
 from models.model import Model
+from models.sequence import SequenceSize
 from schemas.errors import ConfigError, ModelRefused, Stop
 
-SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=32, positions=64)
+SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=32, sequence=SequenceSize(recent=12, history=6, graph=8))
 
 
 def fresh(seed: int = 0) -> Model:
     torch.manual_seed(seed)
-    return Model(default_config(len(worlds.vocabulary()), SMALL), worlds.vocabulary(), horizon_days=14).eval()
+    return Model(default_config(SMALL), worlds.vocabulary(), SMALL.sequence, horizon_days=14).eval()
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +120,8 @@ def resealed(directory: Path, **changes: object) -> None:
         names = [name for name in saved_model.HASHED if (directory / name).exists()]
         card["files"] = {n: hashlib.sha256((directory / n).read_bytes()).hexdigest() for n in names}
     if "model_version" not in changes:
-        card["model_version"] = saved_model.content_version(card["files"], card["horizon_days"])
+        size = SequenceSize(**card["sequence"])
+        card["model_version"] = saved_model.content_version(card["files"], size, card["horizon_days"])
     (directory / saved_model.CARD_FILE).write_text(json.dumps(card))
 
 
@@ -131,11 +134,38 @@ def write(name: str, content: bytes) -> Callable[[Path], None]:
     return act
 
 
-def flip_a_byte(directory: Path) -> None:
-    path = directory / saved_model.ENCODER_FILE
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(bytes(content))
+def flip_a_byte(name: str) -> Callable[[Path], None]:
+    def act(directory: Path) -> None:
+        content = bytearray((directory / name).read_bytes())
+        content[-1] ^= 1
+        (directory / name).write_bytes(bytes(content))
+
+    return act
+
+
+def other_inputs(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    """The input layer's weights with a change, under a card that fits them."""
+
+    def act(directory: Path) -> None:
+        path = directory / saved_model.INPUT_FILE
+        tensors = load(path.read_bytes())
+        change(tensors)
+        path.write_bytes(save(tensors))
+        resealed(directory)
+
+    return act
+
+
+def other_sizes(sealed: bool = True, **changes: object) -> Callable[[Path], None]:
+    def act(directory: Path) -> None:
+        card = json.loads((directory / saved_model.CARD_FILE).read_text())
+        sequence = card["sequence"] | changes
+        if sealed:
+            resealed(directory, sequence=sequence)
+        else:
+            resealed(directory, sequence=sequence, model_version=card["model_version"])
+
+    return act
 
 
 def truncate(directory: Path) -> None:
@@ -206,7 +236,19 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "absurd horizon": (lambda d: resealed(d, horizon_days=0), "horizon"),
     "version not of the content": (lambda d: resealed(d, model_version="pg-0"), "version"),
     "a path in the card": (lambda d: resealed(d, files={"../../etc/passwd": "0"}), "exactly"),
-    "a flipped byte": (flip_a_byte, "sha256"),
+    "a flipped byte": (flip_a_byte(saved_model.ENCODER_FILE), "sha256"),
+    "a flipped byte of the input layer": (flip_a_byte(saved_model.INPUT_FILE), "sha256"),
+    "no input layer": (lambda d: (d / saved_model.INPUT_FILE).unlink(), "cannot be read"),
+    "an input layer of other width": (other_inputs(lambda t: t.update(waves=torch.zeros(3, 4))), "does not fit"),
+    "an input layer that lacks ranks": (other_inputs(lambda t: t.pop("ranks.weight")), "does not fit"),
+    "an input layer of more": (other_inputs(lambda t: t.update(more=torch.zeros(1))), "does not fit"),
+    "an input layer that is not finite": (other_inputs(lambda t: t["mean"].fill_(float("inf"))), "not finite in mean"),
+    "longer sequences": (other_sizes(recent=13), "no encoder that transformers knows"),
+    "sequences that the version does not tell of": (other_sizes(False, recent=11, history=7), "names a version"),
+    "shorter sequences": (other_sizes(recent=11), "does not fit"),
+    "sequences of less than nothing": (other_sizes(history=-1), "says sequences of"),
+    "sequences past a byte": (other_sizes(graph=256), "says sequences of"),
+    "sequences of text": (other_sizes(graph="8"), "damaged"),
     "no weights": (lambda d: (d / saved_model.ENCODER_FILE).unlink(), "cannot be read"),
     "a directory for weights": (a_directory_for_weights, "cannot be read"),
     "truncated weights": (truncate, "not a safetensors file"),
@@ -217,13 +259,16 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "more layers": (other_config(num_hidden_layers=2), "does not fit"),
     "unknown architecture": (other_config(model_type="no-such-model"), "no encoder"),
     "heads that do not divide": (other_config(num_attention_heads=5), "no encoder"),
-    "config of another vocabulary": (other_config(vocab_size=7), "words"),
+    "config of another vocabulary": (other_config(vocab_size=7), "does not fit"),
     "config is no JSON": (write(saved_model.CONFIG_FILE, b"nonsense"), "no encoder"),
     "tokeniser is no JSON": (write(tokenizer.TOKENIZER_FILE, b"nonsense"), "not a tokeniser"),
     "another tokeniser": (another_word, "sha256"),
-    "a tokeniser of another size": (other_tokenizer, "words"),
+    "a tokeniser of another size": (other_tokenizer, "does not fit"),
     "a tokeniser that lacks a fixed word": (tokenizer_without_a_fixed_word, r"lacks \[LATE\]"),
-    "a card of the format before": (lambda d: resealed(d, format_version=1), "format 1"),
+    "a card of the format before": (
+        lambda d: resealed(d, format_version=2), "has format 2, this program reads 3; train",
+    ),
+    "a card of a format long ago": (lambda d: resealed(d, format_version=1), "format 1"),
 }  # fmt: skip
 
 

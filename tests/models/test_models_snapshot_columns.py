@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support import model_worlds as worlds
 from support.snapshots import edge_block, hashes, plain_snapshot, recent
 
-from models.snapshot_columns import EDGE_DTYPE, SESSION_DTYPE, EdgeColumns, check, features_of
+from models.snapshot_columns import EDGE_DTYPE, SESSION_DTYPE, Edges, check, features_of
 from schemas import features
 from schemas.errors import InvalidField
 from schemas.graph import EDGE_INDEX, EDGE_TYPES
@@ -35,7 +35,7 @@ def with_edges(*blocks: EdgeBlock, **said: Any) -> Snapshot:
     return made
 
 
-def weights(columns: EdgeColumns, row: int = 0) -> dict[int, float]:
+def weights(columns: Edges, row: int = 0) -> dict[int, float]:
     mine = columns.customer == row
     return dict(zip(columns.words[mine].tolist(), columns.weight[mine].tolist(), strict=True))
 
@@ -132,7 +132,7 @@ def test_features_are_rows() -> None:
 def test_edges_of_a_type_are_those_of_the_snapshots() -> None:
     one = with_edges(edge_block(NOW_MS, {BOUGHT: {"1": 1.0, "2": 0.5}, SEEN: {"3": 4.0}}))
     other = with_edges(edge_block(NOW_MS, {BOUGHT: {"2": 3.0}}))
-    found = EdgeColumns([one, with_edges(), other], BOUGHT)
+    found = Edges([one, with_edges(), other]).of(BOUGHT)
     assert weights(found, 0) == {word("item:1"): 1.0, word("item:2"): 0.5}
     assert weights(found, 1) == {}
     assert weights(found, 2) == {word("item:2"): 3.0}
@@ -145,10 +145,10 @@ def test_a_newer_block_overrides_an_older_one() -> None:
     newer = edge_block(NOW_MS, {BOUGHT: {"1": 1.0, "3": 2.0}})
     expected = {word("item:1"): 1.0, word("item:2"): 7.0, word("item:3"): 2.0}
     seen = with_edges(older, newer)
-    assert weights(EdgeColumns([seen], BOUGHT)) == expected
-    assert weights(EdgeColumns([seen], SEEN)) == {word("item:1"): 9.0}, "another type is another edge"
+    assert weights(Edges([seen]).of(BOUGHT)) == expected
+    assert weights(Edges([seen]).of(SEEN)) == {word("item:1"): 9.0}, "another type is another edge"
     assert seen.count_edges(BOUGHT) == 3
-    both = EdgeColumns([with_edges(newer, older), seen], BOUGHT)
+    both = Edges([with_edges(newer, older), seen]).of(BOUGHT)
     assert weights(both, 0)[word("item:1")] == 5.0, "the last one counts"
     assert weights(both, 1) == expected, "whatever another customer has"
 
@@ -159,7 +159,7 @@ def test_weights_are_those_of_the_snapshots_time() -> None:
     late = with_edges(older, newer)
     slow = with_edges(older, newer, edge_half_life_ms=2 * HALF_LIFE_MS)
     soon = with_edges(older, newer, as_of_ms=NOW_MS - HALF_LIFE_MS)
-    found = EdgeColumns([late, slow, soon], BOUGHT)
+    found = Edges([late, slow, soon]).of(BOUGHT)
     one, two = word("item:1"), word("item:2")
     assert weights(found, 0) == {one: 2.0, two: 4.0}
     assert weights(found, 1) == pytest.approx({one: 4.0, two: 8.0 * 2**-0.5})
@@ -170,7 +170,7 @@ def test_weights_are_those_of_the_snapshots_time() -> None:
 @pytest.mark.parametrize("edge_type", EDGE_TYPES)
 def test_nobody_has_no_edges(edge_type: str) -> None:
     for snapshots in ([], [with_edges()], [with_edges(EdgeBlock(0, {EDGE_INDEX[edge_type]: b""}))] * 2):
-        found = EdgeColumns(snapshots, edge_type)
+        found = Edges(snapshots).of(edge_type)
         assert (len(found.words), len(found.customer), len(found.weight)) == (0, 0, 0)
         assert found.totals().tolist() == [[0.0]] * len(snapshots)
 
@@ -185,7 +185,7 @@ def test_columns_are_what_a_loop_finds(customers: list[list[tuple[int, dict[str,
         with_edges(*(edge_block(NOW_MS - ago * HALF_LIFE_MS, found) for ago, found in said)) for said in customers
     ]
     for edge_type in (BOUGHT, SEEN, "cart>item"):
-        columns = EdgeColumns(snapshots, edge_type)
+        columns = Edges(snapshots).of(edge_type)
         totals = columns.totals()
         for row, said in enumerate(customers):
             expected: dict[int, float] = {}
@@ -196,3 +196,22 @@ def test_columns_are_what_a_loop_finds(customers: list[list[tuple[int, dict[str,
             assert weights(columns, row) == expected
             assert snapshots[row].count_edges(edge_type) == len(expected)
             assert totals[row, 0] == pytest.approx(sum(expected.values()))
+
+
+def test_edges_of_types_that_nobody_knows_yet_are_left_out() -> None:
+    one = EDGE.pack(hash_of("item:1"), 1.0, 1, 0)
+    newer = with_edges(EdgeBlock(NOW_MS, {len(EDGE_TYPES): one, -1: one, 2**40: one}))
+    found = Edges([newer, with_edges(edge_block(NOW_MS, {BOUGHT: {"2": 3.0}})), newer])
+    assert found.customer.tolist() == [1], "nor do they pass for another customer's"
+    assert found.type.tolist() == [EDGE_INDEX[BOUGHT]]
+
+
+@pytest.mark.parametrize("weight", [float("inf"), float("-inf"), float("nan"), -1.0, 65_504.0])
+@pytest.mark.parametrize("ago_ms", [0, 2**63 - 1, -(2**63), 10 * HALF_LIFE_MS, -10 * HALF_LIFE_MS])
+@pytest.mark.parametrize("half_life_ms", [1, HALF_LIFE_MS, 2**63 - 1])
+def test_a_weight_is_a_number_whatever_was_written(weight: float, ago_ms: int, half_life_ms: int) -> None:
+    block = EdgeBlock(NOW_MS - ago_ms, {0: EDGE.pack(hash_of("item:1"), weight, 255, 255)})
+    found = Edges([with_edges(block, edge_half_life_ms=half_life_ms)])
+    assert 0 <= float(found.weight[0]) <= 65_504
+    assert np.isfinite(found.age_s).all()
+    assert found.count.tolist() == [255]

@@ -64,6 +64,11 @@ def sold(item: int) -> list[str]:
     return [*told, "price:p2", words.SESSION_END]
 
 
+def shown(items: list[int]) -> int:
+    """Words that an encoder with room for all is shown of :func:`snapshot`: of events, of sessions and of edges."""
+    return len(items) * (len(sold(0)) + 2) + len(set(items)) + len({category(item) for item in items})
+
+
 def timeline(items: list[int], as_of_ms: int = START_MS) -> Recent:
     """One purchase every three days, the last one now."""
     begins_ms = max(0, as_of_ms - 3 * DAY_MS * (len(items) - 1))

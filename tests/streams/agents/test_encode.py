@@ -15,6 +15,7 @@ from support import model_worlds as worlds
 from models.encoder import EncoderSize, default_config
 from models.inference import Predictor
 from models.model import Model
+from models.sequence import SequenceSize
 from models.snapshot_columns import check
 from schemas import codec
 from schemas.records import OutputRecord
@@ -27,7 +28,7 @@ from streams.runtime.runner import Batch
 from streams.serving.predict import Predictions
 from streams.telemetry.metrics import Metrics
 
-SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=32, positions=64)
+SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=32, sequence=SequenceSize(recent=12, history=6, graph=8))
 
 
 class Outbox:
@@ -53,7 +54,7 @@ class Outbox:
 def _predictions() -> Predictions:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        model = Model(default_config(len(worlds.vocabulary()), SMALL), worlds.vocabulary())
+        model = Model(default_config(SMALL), worlds.vocabulary(), SMALL.sequence)
     predictor = Predictor(model, "test", device="cpu", half=False, compiled=False)
     return Predictions(predictor, SimpleNamespace(current=({}, 0)), DecisionPolicy(), lambda: worlds.START_MS)
 
@@ -98,8 +99,8 @@ def test_unknown_words_are_judged_and_counted() -> None:
     strange = [worlds.ITEMS, worlds.ITEMS + 1]
     snapshots = [worlds.snapshot(1), worlds.snapshot(2, items=strange), worlds.snapshot(3, items=[1, worlds.ITEMS])]
     predicted = _predictions()(snapshots)
-    assert predicted.words == (3 + 2 + 2) * len(worlds.sold(1))
-    assert predicted.unknown_words == 3
+    assert predicted.words == sum(map(worlds.shown, ([0, 4, 1], strange, [1, worlds.ITEMS])))
+    assert predicted.unknown_words == 3 * 3, "as a word of an event, of a session and of an edge"
     churn = [record.key for record in predicted.records if record.topic == "predictions.churn"]
     assert sorted(churn, key=str) == [b"1", b"2", b"3"]
 
@@ -110,8 +111,8 @@ def test_the_role_tells_of_them() -> None:
     encoding.take(*(codec.msgpack_encode(worlds.snapshot(at, items=bought)) for at, bought in enumerate(items)))
     _, encoded = encoding.metrics.observations(Metrics.encode_batch_snapshots)
     assert encoded == len(items) == encoding.outbox.topics.count("predictions.churn")
-    assert encoding.metrics.value(Metrics.words_total) == 7 * len(worlds.sold(1))
-    assert encoding.metrics.value(Metrics.unknown_words_total) == 2
+    assert encoding.metrics.value(Metrics.words_total) == sum(map(worlds.shown, items))
+    assert encoding.metrics.value(Metrics.unknown_words_total) == 2 * 3
 
 
 @pytest.mark.parametrize(

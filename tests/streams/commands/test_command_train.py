@@ -40,7 +40,7 @@ def test_trains_and_says_what_it_reached(
 ) -> None:
     out = tmp_path / "model"
     monkeypatch.setenv("PULSEGRAPH_CORE_CHURN_HORIZON_MS", str(14 * 86_400_000))
-    options = ["--data", "simulation", "--customers", "60", "--until", "2017-04-15", "--budget", "1"]
+    options = ["--data", "simulation", "--customers", "60", "--until", "2017-04-15", "--epochs", "1"]
     assert cli.main(["train", *options, "--out", str(out)]) == 0
     captured = capsys.readouterr()
     card = read_card(out)
@@ -58,6 +58,7 @@ def test_says_which_head_was_not_trained_and_why(tmp_path: Path) -> None:
     report = msgspec.structs.replace(card.report, outcomes=9, early=2, left_out={"redemption": "no outcomes"})
     assert list(summary(msgspec.structs.replace(card, report=report))) == [
         "9 outcomes, 2 more left out until their horizon ends, 0 s",
+        "encoder: 0.0 epochs, 0 steps; best after 0.0",
         "redemption: not trained, no outcomes",
     ]
 
@@ -87,7 +88,7 @@ def test_nothing_is_known_of_the_time_behind_the_end(tmp_path: Path, monkeypatch
     monkeypatch.setattr(sources.load_source, "__kwdefaults__", {"seed": 0, "customers": 60, "days": 100})
     cards = []
     for until in ("2017-04-11", "2019-01-01"):
-        options = ["--data", "simulation", "--customers", "60", "--until", until, "--budget", "1"]
+        options = ["--data", "simulation", "--customers", "60", "--until", until, "--epochs", "1"]
         assert cli.main(["train", *options, "--out", str(tmp_path / until)]) == 0
         cards.append(read_card(tmp_path / until))
     assert cards[0].report.outcomes == cards[1].report.outcomes
@@ -100,6 +101,8 @@ def test_nothing_is_known_of_the_time_behind_the_end(tmp_path: Path, monkeypatch
         (["--until", "2016-01-01"], "no events before 2016-01-01"),
         (["--until", "soon"], "write it like 2017-07-01"),
         (["--budget", "0"], "seconds above 0"),
+        (["--epochs", "0"], "epochs above 0"),
+        (["--until", "2017-04-15", "--customers", "60", "--budget", "1e-6"], "the encoder has seen 0% of the rows"),
         (["--until", "2017-01-02", "--customers", "2"], "nothing to learn from"),
     ],
 )
@@ -141,7 +144,7 @@ def test_learns_from_what_a_deployment_recorded(
 ) -> None:
     base, out, until_ms = tmp_path / "base", tmp_path / "out", 1_492_214_400_000
     source = load_source("simulation", seed=0, customers=60)
-    told = ["--data", "simulation", "--customers", "60", "--until", "2017-04-15", "--budget", "1"]
+    told = ["--data", "simulation", "--customers", "60", "--until", "2017-04-15", "--epochs", "1"]
     assert cli.main(["train", *told, "--out", str(base)]) == 0
     first = read_card(base)
     capsys.readouterr()
@@ -172,7 +175,7 @@ def test_learns_from_what_a_deployment_recorded(
     outbox.send("words", b"00000000", b"{", partition=0)
     outbox.close(30)
 
-    argv = ["train", "--from-topics", "--out", str(out), "--budget", "1"]
+    argv = ["train", "--from-topics", "--out", str(out), "--epochs", "1"]
     assert cli.main([*argv, "--bootstrap", broker.bootstrap, "--prefix", prefix]) == 0
     said = capsys.readouterr()
     kept = [o for found in written.values() for o in found if o.snapshot.customer_id != gone]

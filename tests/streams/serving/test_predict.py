@@ -14,6 +14,7 @@ from support import model_worlds as worlds
 from models.encoder import EncoderSize, default_config
 from models.inference import Predictor
 from models.model import Model
+from models.sequence import SequenceSize
 from schemas.catalog import CatalogEntry
 from schemas.ids import prediction_id
 from schemas.snapshot import Candidate, Head, Snapshot, SnapshotKind
@@ -21,7 +22,7 @@ from streams.core.config import DAY_MS
 from streams.core.decisions import DecisionPolicy
 from streams.serving.predict import Predictions
 
-SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=32, positions=64)
+SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=32, sequence=SequenceSize(recent=12, history=6, graph=8))
 BOTH: frozenset[Head] = frozenset({"churn", "redemption"})
 
 
@@ -36,7 +37,7 @@ def said(
     """Records of a topic, by a model that has learned these heads."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        model = Model(default_config(len(worlds.vocabulary()), SMALL), worlds.vocabulary(), trained=heads)
+        model = Model(default_config(SMALL), worlds.vocabulary(), SMALL.sequence, trained=heads)
     predictor = Predictor(model, version, device="cpu", half=False, compiled=False)
     known = SimpleNamespace(current=(worlds.catalog() if catalog is None else catalog, 1))
     predict = Predictions(predictor, known, DecisionPolicy(epsilon=epsilon), lambda: worlds.START_MS)
@@ -173,11 +174,11 @@ def test_each_kind_of_snapshot_has_its_predictions(kind: SnapshotKind) -> None:
 def test_words_are_counted_for_the_batch() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        model = Model(default_config(len(worlds.vocabulary()), SMALL), worlds.vocabulary())
+        model = Model(default_config(SMALL), worlds.vocabulary(), SMALL.sequence)
     predictor = Predictor(model, "test", device="cpu", half=False, compiled=False)
     predict = Predictions(predictor, SimpleNamespace(current=({}, 0)), DecisionPolicy(), lambda: worlds.START_MS)
     found = predict(
         [worlds.snapshot(1, items=[1]), worlds.snapshot(2, items=[worlds.ITEMS]), worlds.snapshot(3, items=[])]
     )
-    assert (found.words, found.unknown_words) == (2 * len(worlds.sold(1)), 1)
+    assert (found.words, found.unknown_words) == (2 * worlds.shown([1]), 3)
     assert predict([]) == ([], 0, 0)
