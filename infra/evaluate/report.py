@@ -256,4 +256,5 @@ def steps_of(directory: Path) -> str:
     card = read_card(directory)
     said = card.report
     gates = ", ".join(f"{head} {found.gate:g}" for head, found in said.heads.items())
-    return f"{card.model_version}, {said.epochs:g} epochs ({said.steps:,} steps) on {said.outcomes:,} outcomes; share of the encoder in each head: {gates or 'none'}"
+    seen = f"{said.epochs:g} epochs ({said.steps:,} steps) on {said.outcomes:,} outcomes"
+    return f"{card.model_version}, {seen}; share of the encoder in each head: {gates or 'none'}"
