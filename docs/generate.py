@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # infra is in the checkout a
 
 from infra.bench import report, sizing
 from infra.evaluate import report as evaluation
-from schemas import catalog, events, features, limits, predictions, topics
+from schemas import catalog, embeddings, events, features, limits, predictions, topics
 from schemas.graph import EDGE_TYPES
 from streams.settings import reader as configuration
 from streams.settings import schema as settings
@@ -174,6 +174,7 @@ _STRUCTS: Final[tuple[type[msgspec.Struct], ...]] = (
     events.Redemption,
     events.Profile,
     catalog.CatalogEntry,
+    embeddings.CustomerEmbedding,
     predictions.ChurnPrediction,
     predictions.RedemptionPrediction,
     predictions.NextBestAction,

@@ -65,6 +65,15 @@ def test_whom_a_sweep_names_is_predicted_anew(tmp_path: Path, capsys: pytest.Cap
             while refreshed_by(pipeline, version) != wanted:
                 assert time.monotonic() < deadline, refreshed_by(pipeline, version)
                 time.sleep(0.3)
+            # Who is silent is embedded by the new model, too, and who is erased by none.
+            while any(embedded_by(pipeline).get(name) != version for name in wanted):
+                assert time.monotonic() < deadline, embedded_by(pipeline)
+                time.sleep(0.3)
+            producer.send("profiles", b"c01", None, partition_for(b"c01", PARTITIONS))
+            producer.deliver()
+            while embedded_by(pipeline)["c01"] is not None:
+                assert time.monotonic() < deadline, embedded_by(pipeline)
+                time.sleep(0.3)
             assert b"item:i1" in {json.loads(message.value())["word"].encode() for message in pipeline.read("words")}
         finally:
             pipeline.stop()
@@ -78,6 +87,14 @@ def refreshed_by(pipeline: Pipeline, version: str) -> set[str]:
         record["customer_id"]
         for record in pipeline.predictions("predictions.churn").values()
         if (record["model_version"], record.get("snapshot_kind")) == (version, "refresh")
+    }
+
+
+def embedded_by(pipeline: Pipeline) -> dict[str, str | None]:
+    """Customer → whose embedding is the newest; None for a null."""
+    return {
+        message.key().decode(): message.value() and json.loads(message.value())["model_version"]
+        for message in pipeline.read("embeddings.customer")
     }
 
 

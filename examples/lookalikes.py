@@ -1,0 +1,68 @@
+"""An example consumer of ``embeddings.customer``: who is most like a customer.
+
+    python examples/lookalikes.py --bootstrap 127.0.0.1:9092 --customer 1228
+
+It reads the topic once from its beginning to its present end, keeps the newest vector of everybody, forgets who was
+erased, and compares vectors of one model only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+import numpy as np
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+
+TOPIC = "embeddings.customer"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bootstrap", default="127.0.0.1:9092", metavar="HOST:PORT")
+    parser.add_argument("--prefix", default="", help="PULSEGRAPH_KAFKA_PREFIX of the deployment")
+    parser.add_argument("--customer", required=True, metavar="ID")
+    parser.add_argument("--top", type=int, default=10, metavar="N")
+    args = parser.parse_args()
+    for customer_id, cosine in lookalikes(newest(args.bootstrap, args.prefix + TOPIC), args.customer, args.top):
+        sys.stdout.write(f"{cosine:.3f}  {customer_id}\n")
+
+
+def newest(bootstrap: str, topic: str) -> dict[str, dict[str, Any]]:
+    """Customer -> the newest record."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "lookalikes", "enable.auto.commit": False})
+    found: dict[str, dict[str, Any]] = {}
+    try:
+        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        ends = {number: consumer.get_watermark_offsets(TopicPartition(topic, number))[1] for number in partitions}
+        consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in partitions])
+        while any(consumer.position([TopicPartition(topic, n)])[0].offset < end for n, end in ends.items() if end):
+            message = consumer.poll(1.0)
+            if message is None or message.error():
+                continue
+            customer_id = (message.key() or b"").decode()
+            if (value := message.value()) is None:
+                found.pop(customer_id, None)  # erased
+            else:
+                found[customer_id] = json.loads(value)
+    finally:
+        consumer.close()
+    return found
+
+
+def lookalikes(known: dict[str, dict[str, Any]], customer_id: str, top: int) -> list[tuple[str, float]]:
+    """Those nearest to a customer by cosine, nearest first, among vectors of the same model."""
+    if customer_id not in known:
+        raise SystemExit(f"{TOPIC} has no embedding of customer {customer_id}")
+    model = known[customer_id]["model_version"]
+    names = [name for name, record in known.items() if record["model_version"] == model]
+    vectors = np.array([known[name]["embedding"] for name in names])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosine = vectors @ vectors[names.index(customer_id)]
+    return [(names[at], float(cosine[at])) for at in np.argsort(-cosine) if names[at] != customer_id][:top]
+
+
+if __name__ == "__main__":
+    main()
