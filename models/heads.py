@@ -1,8 +1,9 @@
 """What is predicted from an embedding: churn of a customer, redemption of a (customer, campaign) pair.
 
-Each head is a *wide* logistic regression, fitted to convergence and exact in its reasons, plus a *deep* residual that
-starts at zero and is scaled by a ``gate`` chosen on held-out data, so that it can help but not hurt. The sum is
-calibrated: ``probability = sigmoid(scale * logit + shift)`` (Platt, 1999).
+Each head is a *wide* logistic regression, fitted to convergence and exact in its reasons, plus a *deep* part from the
+embedding, scaled by a ``gate`` chosen on held-out data, so that it can help but not hurt. The sum is calibrated:
+``probability = sigmoid(scale * logit + shift)`` (Platt, 1999). Churn's deep part says by itself what the embedding says
+of the label, and the two opinions are mixed; redemption's is a residual of the campaign's tower.
 """
 
 from __future__ import annotations
@@ -47,22 +48,13 @@ class ChurnHead(Calibrated):
     def __init__(self, hidden: int) -> None:
         super().__init__()
         self.wide = Wide(COLUMNS)
-        self.deep = nn.Sequential(nn.Linear(hidden + COLUMNS, DEEP), nn.GELU(), nn.Dropout(0.1), nn.Linear(DEEP, 1))
-        _start_at_zero(self.deep[-1])
-
-    def deep_weights(self) -> list[nn.Parameter]:
-        """What :meth:`residual` learns."""
-        return list(self.deep.parameters())
-
-    def residual(self, embedding: Tensor, z: Tensor) -> Tensor:
-        """(B, H) and standardised columns (B, COLUMNS) → (B,), before the gate."""
-        out: Tensor = self.deep(torch.cat([embedding, z], dim=-1)).squeeze(-1)
-        return out
+        self.deep = nn.Linear(hidden, 1)
+        _start_at_zero(self.deep)
 
     def forward(self, embedding: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """(B, H) and raw columns (B, COLUMNS) → calibrated logits (B,) and wide contributions (B, COLUMNS)."""
         z = self.wide.standardise(columns)
-        logit = self.wide(z) + self.gate * self.residual(embedding, z)
+        logit = self.wide(z) + self.gate * self.deep(embedding).squeeze(-1)
         return self.calibrated(logit), z * self.wide.weight
 
 

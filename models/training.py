@@ -2,7 +2,7 @@
 
 1. Each head's wide part is fitted to convergence (seconds).
 2. The encoder is trained, epoch by epoch, and stopped where nothing more is gained (:mod:`models.tuning`).
-3. Each head's deep part is fitted on the embeddings, to what the wide part leaves.
+3. Redemption's deep part is fitted on the embeddings, to what the wide part leaves; churn's was trained with them.
 4. A gate per head decides how much of the deep part is kept, none if it does not help; Platt's two numbers calibrate
    the sum; then metrics are taken, and the wide weights are fitted once more on all rows.
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 Progress = Callable[[float, str], None]
 Clock = Callable[[], float]
 
-RECIPE: Final = 3
+RECIPE: Final = 4
 """Goes up when equal logs and settings give a better model than before, so that a cached one is made again."""
 
 
@@ -58,7 +58,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True):
     fit_rows: int = 60_000
     """Rows a wide part is fitted on at most."""
     residual_rows: int = 20_000
-    """Rows a deep part is fitted on at most."""
+    """Rows that redemption's deep part is fitted on at most."""
 
 
 def quiet(_fraction: float, _message: str) -> None:
@@ -160,7 +160,7 @@ def train(
         progress(0.85, "fitting and measuring the heads")
         words = torch.from_numpy(candidates.words).to(device)
         reports: dict[str, HeadReport] = {
-            head: _finish(trainer, Residual(model, head, words), fitted[head], settings, generator) for head in data
+            head: _finish(trainer, head, words, fitted[head], settings, generator) for head in data
         }
         marks.end("heads")
     model.report = TrainingReport(
@@ -188,10 +188,15 @@ def _fit_wide(head: Head, data: Data, settings: TrainSettings, generator: np.ran
 
 
 def _finish(
-    trainer: Trainer, residual: Residual, fitted: Fitted, settings: TrainSettings, generator: np.random.Generator
+    trainer: Trainer,
+    head: Head,
+    words: torch.Tensor,
+    fitted: Fitted,
+    settings: TrainSettings,
+    generator: np.random.Generator,
 ) -> HeadReport:
-    """Fit the deep part, choose gate and calibration, measure, and fit the wide weights once more on all rows."""
-    head, model = residual.head, trainer.model
+    """Choose gate and calibration, measure, and fit the wide weights once more on all rows."""
+    model = trainer.model
     rows, split = trainer.data[head]
     module = model.head(head)
 
@@ -199,16 +204,24 @@ def _finish(
         of_stage = rows.take(chosen)
         return of_stage, trainer.embeddings(of_stage), fitted.logits(of_stage.inputs())
 
-    fit_rows, embeddings, wide = ready(_some(split.fit, settings.residual_rows, generator))
-    residual.fit(fit_rows, embeddings, wide, ready(split.stop), generator)
+    residual = Residual(model, words)
+    if head == "redemption":
+        chosen = _some(split.fit, settings.residual_rows, generator)
+        residual.fit(*ready(chosen), ready(split.stop), generator)
+
+    def deep_of(of_stage: Rows, embeddings: Floats) -> Doubles:
+        if head == "redemption":
+            return residual.measured(of_stage, embeddings)
+        return trainer.alone_logits(head, embeddings)
+
     gate_rows, embeddings, wide = ready(split.gate)
-    labels, deep = gate_rows.labels.astype(np.float64), residual.measured(gate_rows, embeddings)
-    found = calibration.choose(labels, wide, deep)
+    labels, deep = gate_rows.labels.astype(np.float64), deep_of(gate_rows, embeddings)
+    found = calibration.choose(labels, wide, deep, gate_rows.customers)
     plain = calibration.Calibration(0.0, *calibration.platt(labels, wide))
     for name, value in found._asdict().items():
         getattr(module, name).fill_(value)
     reported, embeddings, wide = ready(split.report)
-    labels, deep = reported.labels.astype(np.float64), residual.measured(reported, embeddings)
+    labels, deep = reported.labels.astype(np.float64), deep_of(reported, embeddings)
     logits = found.apply(wide, deep)
     report = HeadReport(
         split=split.by,

@@ -1,11 +1,12 @@
-"""Training of the encoder, and of the heads' deep parts on what the wide parts leave unexplained.
+"""Training of the encoder and of the heads' deep parts.
 
 The encoder learns from everything at once: what customers do next (:mod:`models.pretrain`) and each head's label
-through a linear layer on the embedding alone, thrown away afterwards. So the embedding is worth something by itself,
+through a linear layer on the embedding alone. So the embedding is worth something by itself,
 whether or not a head's residual earns its place. In a part of the rows the numeric features are not shown, or the
 encoder would copy them and leave the sequence unread.
 
-The deep parts are fitted afterwards, on embeddings that stay as they are.
+Churn's layer stays, as the deep part of its head. Redemption's is thrown away: its deep part has to know the campaign,
+and is fitted afterwards, on embeddings that stay as they are.
 """
 
 from __future__ import annotations
@@ -59,7 +60,10 @@ class Trainer:
     def __init__(self, model: Model, data: Data, future: FutureHeads | None, generator: np.random.Generator) -> None:
         self.model, self.data, self.future, self.random = model, data, future, generator
         self.device = model.encoder.words().weight.device
-        self.alone = nn.ModuleDict({head: nn.Linear(model.encoder.hidden, 1) for head in data}).to(self.device)
+        alone: dict[str, nn.Module] = {
+            head: model.churn.deep if head == "churn" else nn.Linear(model.encoder.hidden, 1) for head in data
+        }
+        self.alone = nn.ModuleDict(alone).to(self.device)
 
     def learn(
         self, fraction: Callable[[float], float], *, batch: int, rate: float
@@ -169,26 +173,21 @@ class Trainer:
 
 
 class Residual:
-    """A head's deep part on embeddings that stay as they are.
+    """The redemption head's deep part on embeddings that stay as they are.
 
     Args:
         words: word ids of the candidates, (C, W).
     """
 
-    def __init__(self, model: Model, head: Head, words: Tensor) -> None:
-        self.model, self.head, self.words = model, head, words
-        self.device = words.device
+    def __init__(self, model: Model, words: Tensor) -> None:
+        self.head, self.words, self._table = model.redemption, words, model.encoder.words()
 
     def logits(self, rows: Rows, embeddings: Floats) -> Tensor:
         """Before the gate, (N,)."""
-        embedding = torch.from_numpy(embeddings).to(self.device)
-        columns = torch.from_numpy(rows.sequences.numbers).to(self.device)
-        if self.head == "churn":
-            churn = self.model.churn
-            return churn.residual(embedding, churn.wide.standardise(columns))
-        redemption = self.model.redemption
-        vectors = redemption.tower(self.words, self.model.encoder.words())[torch.from_numpy(rows.campaign)]
-        return redemption.residual(embedding, columns, vectors[:, None]).squeeze(1)
+        device = self.words.device
+        vectors = self.head.tower(self.words, self._table)[torch.from_numpy(rows.campaign).to(device)]
+        columns = torch.from_numpy(rows.sequences.numbers).to(device)
+        return self.head.residual(torch.from_numpy(embeddings).to(device), columns, vectors[:, None]).squeeze(1)
 
     def fit(
         self,
@@ -206,9 +205,9 @@ class Residual:
             wide: logits of the wide part, (N,).
             stop: the same three of the rows that say when to stop.
         """
-        module = self.model.head(self.head)
+        module, device = self.head, self.words.device
         optimiser = torch.optim.AdamW(module.deep_weights(), lr=RESIDUAL_RATE, weight_decay=0.05)
-        base, target = torch.from_numpy(wide).float().to(self.device), torch.from_numpy(rows.labels).to(self.device)
+        base, target = torch.from_numpy(wide).float().to(device), torch.from_numpy(rows.labels).to(device)
         least, (best,) = self._loss(*stop), _weights(module)
         for epoch in range(RESIDUAL_EPOCHS):
             module.train()
@@ -228,7 +227,7 @@ class Residual:
 
     def measured(self, rows: Rows, embeddings: Floats) -> Doubles:
         """As :meth:`logits`, without gradients."""
-        self.model.head(self.head).eval()
+        self.head.eval()
         with torch.no_grad():
             logits: Doubles = self.logits(rows, embeddings).double().cpu().numpy()
         return logits

@@ -88,11 +88,12 @@ def run(options: EvaluationOptions, say: Say, spans: CategorySpans = SPANS) -> E
         ]
         return both[0][learned], both[1]
 
+    fresh = trained.not_fitted_on(asked["train"].snapshots)[learned]
     embeddings = {goods.OURS: embedded(directory), goods.RANDOM: embedded(random)}
     choice = goods.choose(
-        train, embeddings[goods.OURS][0], spans.fit_before_ms, spans.validate_from_ms, spans.trees, say
+        train, embeddings[goods.OURS][0], fresh, spans.fit_before_ms, spans.validate_from_ms, spans.trees, say
     )
-    judged = goods.judge(train, test, embeddings, choice, spans.trees, say)
+    judged = goods.judge(train, test, embeddings, fresh, choice, spans.trees, say)
     positive = float(test.labels.mean())
     group = f"{len(test):,} questions of {len(np.unique(test.customer)):,} customers, {spans.count} categories"
     results, targets = goods.figures(group, test, judged, _TARGET, min(options.rounds, 300))
@@ -108,8 +109,9 @@ def run(options: EvaluationOptions, say: Say, spans: CategorySpans = SPANS) -> E
         notes=[
             f"Floor: one set of boosted trees a category, on {len(GENERAL)} features of the customer and the "
             "category's own counts (half-lives 14 and 60 days) and age. Snapshots are the core's, by a sweep each day.",
-            f"The embedding is used {choice}; this was decided on training days from "
-            f"{journey.day_of(spans.validate_from_ms)} on, with a fit on those before "
+            f"On top of the floor's logit comes a linear function of the embedding, {choice}, fitted on "
+            f"{fresh.sum():,} rows of customers whom the encoder was not fitted on; the ridge was chosen on training days "
+            f"from {journey.day_of(spans.validate_from_ms)} on, with a fit on those before "
             f"{journey.day_of(spans.fit_before_ms)}, and holds for the controls, too.",
             "The encoder is that of the churn evaluation, trained on what was known by "
             f"{journey.day_of(spans.model_until_ms)}: before the first test day, but some weeks after the floor's last "

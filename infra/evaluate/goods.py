@@ -1,13 +1,14 @@
 """Whether an embedding knows which goods a customer takes next, beyond what counts of those goods say.
 
-The floor of each good is boosted trees on 13 general features and three of the good. Ours has the same inputs and the
-embedding: either in the same trees, or linearly on top of the floor's logit. Which of them is decided once, on the
-last training days, before a test row is looked at.
+The floor of each good is boosted trees on 13 general features and three of the good. Ours is the floor's logit and a
+linear function of the embedding on top of it. That function is fitted on training rows of customers whom the encoder
+was not fitted on: of the others it knows what they did next, which no embedding of a test row does. Its ridge is
+chosen once, on the last training days, before a test row is looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,7 +25,7 @@ from infra.evaluate.statistics import Bootstrap, Doubles, Ints, macro_auc
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
-RIDGES: Final = (300.0, 3_000.0, 30_000.0)
+RIDGES: Final = (100.0, 300.0, 1_000.0, 3_000.0, 10_000.0)
 FOLDS: Final = 3
 CHOOSE_EVERY: Final = 3
 """The choice is made on every third good: it is one choice for all of them."""
@@ -54,21 +55,17 @@ class GoodsRows:
         """Some of the goods only."""
         return GoodsRows(self.customer, self.as_of_ms, self.general, self.own[:, ::every], self.labels[:, ::every])
 
-    def take(self, rows: npt.NDArray[np.bool_]) -> GoodsRows:
+    def take(self, rows: Bools) -> GoodsRows:
         return GoodsRows(
             self.customer[rows], self.as_of_ms[rows], self.general[rows], self.own[rows], self.labels[rows]
         )
 
 
-def floor_logits(
-    train: GoodsRows, test: GoodsRows, trees: int, embeddings: tuple[Floats, Floats] | None = None
-) -> Doubles:
-    """Logits of the test rows, (N, G); with ``embeddings`` of train and test rows among the trees' inputs."""
+def floor_logits(train: GoodsRows, test: GoodsRows, trees: int) -> Doubles:
+    """Logits of the test rows, (N, G)."""
     out = np.zeros(test.labels.shape)
     for good in range(test.labels.shape[1]):
         columns = [floor_columns(rows.general, rows.own, good) for rows in (train, test)]
-        if embeddings is not None:
-            columns = [np.concatenate(pair, axis=1) for pair in zip(columns, embeddings, strict=True)]
         out[:, good] = boosted(columns[0], train.labels[:, good], columns[1], trees=trees, options=_OPTIONS)
     return out
 
@@ -99,43 +96,45 @@ def mixed(
 
 @dataclass(frozen=True)
 class Choice:
-    """How the embedding is used, as validation decided."""
+    """How stiff the linear function is, as validation decided."""
 
-    ridge: float | None
-    """Of the mix; None: the embedding goes into the trees."""
+    ridge: float
     tried: dict[str, float]
     """Way → macro AUC on the validation rows."""
 
     def __str__(self) -> str:
-        way = "in the trees" if self.ridge is None else f"linear on top of the floor's logit, ridge {self.ridge:g}"
         tried = ", ".join(f"{name} {value:.4f}" for name, value in self.tried.items())
-        return f"{way} (macro AUC on validation days: {tried})"
+        return f"with a ridge of {self.ridge:g} (macro AUC on validation days: {tried})"
 
 
 def choose(
-    train: GoodsRows, embeddings: Floats, fit_before_ms: int, validate_from_ms: int, trees: int, say: Say
+    train: GoodsRows,
+    embeddings: Floats,
+    fresh: Bools,
+    fit_before_ms: int,
+    validate_from_ms: int,
+    trees: int,
+    say: Say,
 ) -> Choice:
-    """The better way on the last training days.
+    """The best ridge on the last training days.
 
     Args:
+        fresh: training rows of customers whom the encoder was not fitted on, (N,).
         fit_before_ms: rows before it are fitted on; their labels end before ``validate_from_ms``.
     """
     fit, check = train.as_of_ms < fit_before_ms, train.as_of_ms >= validate_from_ms
-    pair = embeddings[fit], embeddings[check]
+    pair = embeddings[fit & fresh], embeddings[check & fresh]
     some = train.goods(CHOOSE_EVERY)
-    rows, judged = some.take(fit), some.take(check)
-    say(f"choosing how to use the embedding: {len(rows):,} rows, {len(judged):,} to validate on")
+    rows, judged = some.take(fit), some.take(check & fresh)
+    say(f"choosing how to use the embedding: {len(pair[0]):,} rows, {len(judged):,} to validate on")
     ones = np.ones(len(judged))
     floor = floor_logits(rows, judged, trees)
     tried = {"floor": macro_auc(judged.labels, floor)(ones)}
-    held_out = out_of_fold(rows, trees)
-    for ridge in RIDGES:
-        tried[f"mix, ridge {ridge:g}"] = macro_auc(judged.labels, mixed(rows, held_out, floor, pair, ridge))(ones)
-    tried["in the trees"] = macro_auc(judged.labels, floor_logits(rows, judged, trees, pair))(ones)
-    mixes: list[tuple[str, float | None]] = [(f"mix, ridge {ridge:g}", ridge) for ridge in RIDGES]
-    ways: Sequence[tuple[str, float | None]] = [*mixes, ("in the trees", None)]
-    best = max(ways, key=lambda way: tried[way[0]])
-    return Choice(best[1], tried)
+    of_fit = fresh[fit]
+    held_out, known = out_of_fold(rows, trees)[of_fit], rows.take(of_fit)
+    found = {ridge: macro_auc(judged.labels, mixed(known, held_out, floor, pair, ridge))(ones) for ridge in RIDGES}
+    tried |= {f"ridge {ridge:g}": value for ridge, value in found.items()}
+    return Choice(max(found, key=lambda ridge: found[ridge]), tried)
 
 
 @dataclass(frozen=True)
@@ -157,6 +156,7 @@ def judge(
     train: GoodsRows,
     test: GoodsRows,
     embeddings: Mapping[str, tuple[Floats, Floats]],
+    fresh: Bools,
     choice: Choice,
     trees: int,
     say: Say,
@@ -165,19 +165,17 @@ def judge(
 
     Args:
         embeddings: :data:`OURS`, :data:`RANDOM` and further names → of train and test rows.
+        fresh: as in :func:`choose`.
     """
     say(f"the floor of {test.labels.shape[1]} goods on {len(train):,} rows")
     floor = floor_logits(train, test, trees)
     logits: dict[str, tuple[str, Doubles]] = {FLOOR: ("floor", floor)}
-    held_out = None if choice.ridge is None else out_of_fold(train, trees)
+    held_out, known = out_of_fold(train, trees)[fresh], train.take(fresh)
     seen, judged = embeddings[OURS]
     shuffled = np.random.default_rng(0).permutation(seen)
     for name, pair in (*embeddings.items(), (SHUFFLED, (shuffled, judged))):
         say(name)
-        if choice.ridge is None or held_out is None:
-            scores = floor_logits(train, test, trees, pair)
-        else:
-            scores = mixed(train, held_out, floor, pair, choice.ridge)
+        scores = mixed(known, held_out, floor, (pair[0][fresh], pair[1]), choice.ridge)
         logits[name] = ("ours" if name == OURS else "control", scores)
     return Judged(choice, logits)
 

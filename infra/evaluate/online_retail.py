@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from infra.bench.report import Say
 from infra.evaluate import goods, trained
@@ -95,7 +96,8 @@ def run(options: EvaluationOptions, say: Say, spans: RetailSpans = SPANS) -> Eva
     embeddings = {"ours": embedded(directory), "random": embedded(random)}
     people = [rows.customer for rows in asked.values()]
     say("purchase within 30 days")
-    logits = _purchase(columns, labels, people[0], embeddings, spans.trees)
+    fresh = trained.not_fitted_on(asked["train"].snapshots)
+    logits = _purchase(columns, labels, people[0], embeddings, fresh, spans.trees)
     measures: dict[str, Measure] = {name: auc(labels[1], scores) for name, (_, scores) in logits.items()}
     measures |= {
         f"{name}: log loss": log_loss(labels[1], logits[name][1]) for name in (_GOOD, _LOGISTIC, _OURS, _RANDOM)
@@ -121,8 +123,9 @@ def run(options: EvaluationOptions, say: Say, spans: RetailSpans = SPANS) -> Eva
     shelf = Shelf(bought, bought.item, chosen)
     train, test = (rows_of(rows, shelf, visits, HORIZON_DAYS) for rows in asked.values())
     pairs = {goods.OURS: embeddings["ours"], goods.RANDOM: embeddings["random"]}
-    choice = goods.choose(train, pairs[goods.OURS][0], spans.fit_before_ms, spans.validate_from_ms, goods.TREES, say)
-    judged = goods.judge(train, test, pairs, choice, goods.TREES, say)
+    seen = pairs[goods.OURS][0]
+    choice = goods.choose(train, seen, fresh, spans.fit_before_ms, spans.validate_from_ms, goods.TREES, say)
+    judged = goods.judge(train, test, pairs, fresh, choice, goods.TREES, say)
     group = f"{spans.goods} commonest items within {HORIZON_DAYS} days, {test.labels.mean():.2%} positive"
     of_items, item_targets = goods.figures(group, test, judged, None, min(options.rounds, 300))
     return EvaluationFindings(
@@ -150,26 +153,27 @@ def _purchase(
     labels: list[Doubles],
     people: Ints,
     embeddings: Mapping[str, tuple[trained.Floats, trained.Floats]],
+    fresh: npt.NDArray[np.bool_],
     trees: int,
 ) -> dict[str, tuple[str, Doubles]]:
-    """Name → role and logits of the test rows."""
+    """Name → role and logits of the test rows; what embeddings add is fitted on the ``fresh`` training rows."""
     train, test = (_squeezed(part) for part in columns)
 
-    def linear(seen: Doubles, judged: Doubles) -> Doubles:
-        return fit_probe(seen, labels[0], people).logits(judged)
+    logistic = fit_probe(train, labels[0], people)
+    floor = logistic.logits(train)[fresh], logistic.logits(test)
 
     def beside(name: str, order: Ints | None = None) -> Doubles:
-        seen, judged = embeddings[name]
+        seen, judged = embeddings[name][0][fresh], embeddings[name][1]
         seen = seen if order is None else seen[order]
-        return linear(np.concatenate([train, seen], axis=1), np.concatenate([test, judged], axis=1))
+        return fit_probe(seen, labels[0][fresh], people[fresh], offset=floor[0]).logits(judged, floor[1])
 
     return {
         _GOOD: ("floor", boosted(columns[0], labels[0], columns[1], trees=trees)),
-        _LOGISTIC: ("floor", linear(train, test)),
+        _LOGISTIC: ("floor", floor[1]),
         "recency alone": ("floor", -columns[1][:, FEATURES.index("recency")].astype(np.float64)),
         _OURS: ("ours", beside("ours")),
         _RANDOM: ("control", beside("random")),
-        _SHUFFLED: ("control", beside("ours", np.random.default_rng(0).permutation(len(train)))),
+        _SHUFFLED: ("control", beside("ours", np.random.default_rng(0).permutation(int(fresh.sum())))),
     }
 
 

@@ -21,7 +21,7 @@ from infra.evaluate.replays import Replay
 from models import saved_model
 from models.encoder import SIZES
 from models.inference import Predictor
-from models.outcomes import matured
+from models.outcomes import FIT, matured, stage_of
 from models.training import TrainSettings
 from schemas.features import SIZE
 from schemas.snapshot import Outcome, Snapshot
@@ -86,6 +86,11 @@ def trained(replay: Replay, plan: ModelPlan, folder: Path, say: Say) -> Path:
         "versions": versions_of("torch", "transformers", "tokenizers"),
     }
     return kept(folder, "models", key, make) / "model"
+
+
+def not_fitted_on(snapshots: Sequence[Snapshot]) -> npt.NDArray[np.bool_]:
+    """(N,) Whether the customer of each is one that no encoder is fitted on."""
+    return np.array([stage_of(snapshot.customer_id) != FIT for snapshot in snapshots], dtype=np.bool_)
 
 
 def randomised(directory: Path, seed: int, folder: Path) -> Path:

@@ -27,8 +27,8 @@ def _rows(seed: int, count: int = 3_000, width: int = 4) -> tuple[GoodsRows, np.
     return GoodsRows(customer, np.arange(count) % 5, general, own, labels), embeddings
 
 
-@pytest.mark.parametrize("ridge", [300.0, None])
-def test_a_gain_is_found_where_there_is_one(ridge: float | None) -> None:
+@pytest.mark.parametrize("half", [False, True])
+def test_a_gain_is_found_where_there_is_one(half: bool) -> None:
     pytest.importorskip("lightgbm")
     (train, seen), (test, judged) = _rows(1), _rows(2)
     noise = [np.random.default_rng(seed).normal(size=seen.shape).astype(np.float32) for seed in (3, 4)]
@@ -36,7 +36,8 @@ def test_a_gain_is_found_where_there_is_one(ridge: float | None) -> None:
         train,
         test,
         {goods.OURS: (seen, judged), goods.RANDOM: (noise[0], noise[1])},
-        goods.Choice(ridge, {}),
+        train.customer % 2 == 0 if half else np.ones(len(train), dtype=np.bool_),
+        goods.Choice(300.0, {}),
         20,
         lambda _text: None,
     )
@@ -51,9 +52,9 @@ def test_a_gain_is_found_where_there_is_one(ridge: float | None) -> None:
 def test_the_choice_is_made_on_later_days() -> None:
     pytest.importorskip("lightgbm")
     train, embeddings = _rows(5)
-    choice = goods.choose(train, embeddings, 3, 4, 20, lambda _text: None)
+    choice = goods.choose(train, embeddings, np.ones(len(train), dtype=np.bool_), 3, 4, 20, lambda _text: None)
     assert choice.tried["floor"] < max(choice.tried.values())
-    assert len(choice.tried) == len(goods.RIDGES) + 2
+    assert len(choice.tried) == len(goods.RIDGES) + 1
 
 
 def test_the_last_basket_is_asked_of_those_before_it() -> None:

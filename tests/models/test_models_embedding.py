@@ -359,7 +359,7 @@ def test_rounding_is_judged_by_every_head(head: Head) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         model = small_model()
-        for last in (model.churn.deep[-1], model.redemption.candidate[-1]):
+        for last in (model.churn.deep, model.redemption.candidate[-1]):
             assert isinstance(last, torch.nn.Linear)
             torch.nn.init.normal_(last.weight, std=1.0)
     for shut in (model.churn, model.redemption):

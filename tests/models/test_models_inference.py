@@ -46,7 +46,7 @@ def predictor() -> Predictor:
     # Gates wide open, so that the tests see the deep parts too.
     for head in (model.churn, model.redemption):
         head.gate.fill_(1.0)
-    last = model.churn.deep[-1]
+    last = model.churn.deep
     assert isinstance(last, torch.nn.Linear)
     torch.nn.init.normal_(last.weight, std=0.3)
     return Predictor(model, "test", half=False)
@@ -76,8 +76,7 @@ def test_contributions_and_base_sum_to_the_wide_logit(predictor: Predictor) -> N
     found = predictor.encode(crowd())
     head = predictor.model.churn
     with torch.inference_mode():
-        z = head.wide.standardise(torch.from_numpy(found.columns))
-        deep = head.residual(torch.from_numpy(found.embeddings), z) * head.gate * head.scale
+        deep = head.deep(torch.from_numpy(found.embeddings)).squeeze(-1) * head.gate * head.scale
     assert np.allclose(found.contributions.sum(1) + found.base + deep.numpy(), found.churn_logits, atol=1e-4)
 
 

@@ -84,12 +84,12 @@ def test_calibration_undoes_a_distortion_and_ignores_noise() -> None:
     scale, shift = calibration.platt(labels, 3 * logits + 1)
     assert scale == pytest.approx(1 / 3, rel=0.1)
     assert shift == pytest.approx(-1 / 3, abs=0.1)
-    noise = calibration.choose(labels, logits, random.normal(size=20_000))
+    noise = calibration.choose(labels, logits, random.normal(size=20_000), np.arange(20_000))
     assert noise.gate == 0
     half = random.normal(size=20_000)
-    useful = calibration.choose(labels, logits - half, half)
+    useful = calibration.choose(labels, logits - half, half, np.arange(20_000))
     assert useful.gate == 1
-    few = calibration.choose(labels[:30], np.zeros(30), logits[:30])
+    few = calibration.choose(labels[:30], np.zeros(30), logits[:30], np.arange(30))
     assert few.gate == 0, "thirty rows open no gate"
 
 
