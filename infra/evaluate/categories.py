@@ -110,8 +110,8 @@ def run(options: EvaluationOptions, say: Say, spans: CategorySpans = SPANS) -> E
             f"Floor: one set of boosted trees a category, on {len(GENERAL)} features of the customer and the "
             "category's own counts (half-lives 14 and 60 days) and age. Snapshots are the core's, by a sweep each day.",
             f"On top of the floor's logit comes a linear function of the embedding, {choice}, fitted on "
-            f"{fresh.sum():,} rows of customers whom the encoder was not fitted on; the ridge was chosen on training days "
-            f"from {journey.day_of(spans.validate_from_ms)} on, with a fit on those before "
+            f"{fresh.sum():,} rows of customers whom the encoder was not fitted on; the ridge was chosen on training "
+            f"days from {journey.day_of(spans.validate_from_ms)} on, with a fit on those before "
             f"{journey.day_of(spans.fit_before_ms)}, and holds for the controls, too.",
             "The encoder is that of the churn evaluation, trained on what was known by "
             f"{journey.day_of(spans.model_until_ms)}: before the first test day, but some weeks after the floor's last "

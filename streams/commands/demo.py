@@ -77,6 +77,11 @@ def describe(summary: Summary) -> list[str]:
         f"live churn AUC {shown(summary.churn_auc, '.3f')} over {summary.churn_scored:,} predictions whose outcome is "
         f"known; redemption {shown(summary.redemption_auc, '.3f')} over {summary.redemption_scored:,}",
         *_table(summary, shown),
+        *(
+            f"{name} in training, AUC on who was kept apart: features {shown(found.without, '.3f')}, with the encoder "
+            f"{shown(found.beside, '.3f')} (share {found.gate:g}), the embedding alone {shown(found.alone, '.3f')}"
+            for name, found in summary.encoder.items()
+        ),
         f"model {summary.model_version}, {summary.broker} broker, {summary.wall_s:.0f} s",
     ]
     return lines + [f"PROBLEM: {problem}" for problem in summary.problems]

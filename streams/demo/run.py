@@ -45,6 +45,15 @@ _WARM_ROLES: Final = ("ingest", "entities")
 _REPLAY_S: Final = 400.0  # fresh or not, the demo ends
 
 
+class EncoderShare(msgspec.Struct, frozen=True, kw_only=True):
+    """A head with and without the encoder, AUC, and the embedding alone."""
+
+    without: float | None
+    beside: float | None
+    alone: float | None
+    gate: float
+
+
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """The last line of ``pulsegraph demo --json``."""
 
@@ -77,6 +86,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     warm_s: float
     quality: dict[str, dict[str, Quality]]
     """Head -> kind of snapshot -> how good its predictions were."""
+    encoder: dict[str, EncoderShare]
+    """Head -> what the encoder adds, by the model's card: on customers or campaigns that training did not see."""
 
     @property
     def problems(self) -> list[str]:
@@ -332,6 +343,7 @@ class DemoRun:
         from models.saved_model import read_card
 
         assert self._report is not None
+        card = read_card(self._model)
         scores = self.collector.score(END_MS)
         fresh, numbers = list(self.collector.freshness_ms), self.numbers
         return Summary(
@@ -352,7 +364,7 @@ class DemoRun:
             encoded=numbers.encoded,
             coalesced=numbers.coalesced,
             late=numbers.late,
-            model_version=read_card(self._model).model_version,
+            model_version=card.model_version,
             broker=self._broker,
             warm_events=warm.events,
             warm_applied=warm.numbers.applied,
@@ -361,6 +373,12 @@ class DemoRun:
             warm_snapshots=warm.numbers.snapshots,
             warm_s=round(warm.wall_s, 1),
             quality=self.collector.qualities(END_MS),
+            encoder={
+                name: EncoderShare(
+                    without=head.wide.auc, beside=head.model.auc, alone=head.embedding_auc, gate=head.gate
+                )
+                for name, head in card.report.heads.items()
+            },
         )
 
 

@@ -153,7 +153,8 @@ def test_a_random_encoder_is_another_model_with_the_same_heads(report: Evaluatio
     assert random != models[0] and trained.randomised(models[0], 0, folder) == random
     one, other = (saved_model.load(path)[0] for path in (models[0], random))
     weights = [(a, b) for a, b in zip(one.encoder.parameters(), other.encoder.parameters(), strict=True)]
-    assert all(not bool((a == b).all()) for a, b in weights if a.dim() > 1)
+    # A table of one row of zeros, which nobody reads, stays one: the body's own words.
+    assert all(not bool((a == b).all()) for a, b in weights if a.dim() > 1 and bool(a.any()))
     assert all(bool((a == b).all()) for a, b in zip(one.heads.parameters(), other.heads.parameters(), strict=True))
 
 

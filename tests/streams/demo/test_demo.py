@@ -25,7 +25,7 @@ from streams.commands.demo import describe
 from streams.core.quality import Quality, quality
 from streams.demo import collector, run
 from streams.demo.collector import Collector, percentile
-from streams.demo.run import CHURN_AUC_FLOOR, Summary, _steer
+from streams.demo.run import CHURN_AUC_FLOOR, EncoderShare, Summary, _steer
 from streams.demo.scrape import WorkerNumbers, parse, scrape
 from streams.telemetry.metrics import Metrics, serve
 
@@ -63,6 +63,7 @@ GOOD: Final = Summary(
             "refresh": quality([]),
         }
     },
+    encoder={"churn": EncoderShare(without=0.85, beside=0.853, alone=0.848, gate=1.0)},
 )
 
 
@@ -131,6 +132,7 @@ def test_the_summary_for_a_person_says_the_sums() -> None:
     assert "500 snapshots = 400 encoded + 100 coalesced" in lines
     assert "400 records on predictions.churn" in lines
     assert "redemption - over 0" in lines
+    assert "features 0.850, with the encoder 0.853 (share 1), the embedding alone 0.848" in lines
     assert "PROBLEM" not in lines
 
 
