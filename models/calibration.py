@@ -63,6 +63,23 @@ def platt(labels: Doubles, logits: Doubles, steps: int = 20) -> tuple[float, flo
     return max(0.05, float(found[0])), float(found[1])
 
 
+def level(labels: Doubles, logits: Doubles, steps: int = 50) -> float:
+    """The shift with which the mean probability is the rate of the labels, which are of both classes.
+
+    Example:
+        >>> round(level(np.array([0.0, 1.0, 0.0, 0.0]), np.zeros(4)), 4) == round(float(np.log(1 / 3)), 4)
+        True
+    """
+    low, high = -30.0, 30.0
+    for _ in range(steps):
+        middle = (low + high) / 2
+        if float((1 / (1 + np.exp(-(logits + middle)))).mean()) < labels.mean():
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
 def choose(labels: Doubles, wide: Doubles, deep: Doubles, customers: Ints) -> Calibration:
     """The gate and calibration with the least log loss, where the gain over no deep part is surely one.
 

@@ -78,8 +78,8 @@ class SequenceSize(msgspec.Struct, frozen=True, kw_only=True):
     history: int = 32
     graph: int = 23
     span_days: int = 366
-    """What training saw of the past. Older positions are not shown, nor the time of the year unless it saw all of it: a
-    model knows nothing of ages and seasons that it has not met."""
+    """What training saw enough of. Older positions are not shown, nor the time of the year unless it saw all of it: a
+    model knows little of ages and nothing of seasons that it has not met."""
 
     @property
     def whole_year(self) -> bool:
