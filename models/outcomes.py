@@ -98,8 +98,8 @@ def by_head(outcomes: Iterable[Outcome]) -> dict[Head, list[Outcome]]:
 def span_days(outcomes: Mapping[Head, list[Outcome]]) -> int:
     """What nine in ten rows are younger than, counted from the customer's first event; in whole days, at least one.
 
-    Positions older than that are rare in training and common later. On Complete Journey, the median instead keeps the
-    calibration of the months after, but costs the embedding half of what it knows beyond a random encoder's.
+    Positions older than that are rare in training and common later. On Complete Journey the median instead, with about
+    the same calibration, left the embedding +0.002 of the +0.009 AUC that it has over a random encoder's.
     """
     first = features.INDEX["days_since_first"]
     snapshots = [outcome.snapshot for of_head in outcomes.values() for outcome in of_head]

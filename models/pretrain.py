@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from models.future import Future
+from models.sequence import ranges
 from models.wide import Ints
 
 MOST_TARGETS: Final = 4_000
@@ -42,10 +43,8 @@ class FutureHeads(nn.Module):
             layer = nn.Linear(hidden, size)
             known = rows[future.known[rows]]
             begin = np.cumsum(future.counts) - future.counts
-            seen = np.zeros(size)
-            for row in known.tolist():
-                at = future.columns[begin[row] : begin[row] + future.counts[row]]
-                seen[at[at < size]] += 1
+            found = future.columns[ranges(begin[known], future.counts[known])]
+            seen = np.bincount(found[found < size], minlength=size)
             rate = (seen + 0.5) / (len(known) + 1)
             with torch.no_grad():
                 layer.bias.copy_(torch.from_numpy(np.log(rate / (1 - rate)) if field == "cat" else np.log(rate)))

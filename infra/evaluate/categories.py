@@ -76,17 +76,8 @@ def run(options: EvaluationOptions, say: Say, spans: CategorySpans = SPANS) -> E
     random = trained.randomised(directory, 0, options.folder)
 
     def embedded(where: Path) -> tuple[trained.Floats, trained.Floats]:
-        both = [
-            trained.answers(
-                where,
-                rows.snapshots,
-                (found.name, name, int(rows.as_of_ms[0]), int(rows.as_of_ms[-1])),
-                options.folder,
-                say,
-            ).embeddings
-            for name, rows in asked.items()
-        ]
-        return both[0][learned], both[1]
+        seen, judged = trained.embeddings(where, found.name, asked, options.folder, say)
+        return seen[learned], judged
 
     fresh = trained.not_fitted_on(asked["train"].snapshots)[learned]
     embeddings = {goods.OURS: embedded(directory), goods.RANDOM: embedded(random)}

@@ -81,17 +81,8 @@ def run(options: EvaluationOptions, say: Say, spans: RetailSpans = SPANS) -> Eva
     random = trained.randomised(directory, 0, options.folder)
 
     def embedded(where: Path) -> tuple[trained.Floats, trained.Floats]:
-        both = [
-            trained.answers(
-                where,
-                rows.snapshots,
-                (found.name, name, int(rows.as_of_ms[0]), int(rows.as_of_ms[-1])),
-                options.folder,
-                say,
-            ).embeddings
-            for name, rows in asked.items()
-        ]
-        return both[0], both[1]
+        seen, judged = trained.embeddings(where, found.name, asked, options.folder, say)
+        return seen, judged
 
     embeddings = {"ours": embedded(directory), "random": embedded(random)}
     people = [rows.customer for rows in asked.values()]

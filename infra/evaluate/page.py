@@ -57,13 +57,12 @@ def _targets(found: EvaluationReport) -> Iterator[str]:
         return
     yield "<table><tr><th>target</th><th>value</th><th>95 %</th><th>floor</th><th>wanted</th><th></th></tr>"
     for target in found.targets:
-        wanted = f"{'≤' if target.at_most else '≥'} {target.target:g}{', surely' if target.surely else ''}"
         floor = "" if target.floor is None else number(target.floor)
         said = "met" if target.met else "missed"
         yield (
             f'<tr><td>{escape(target.name)}</td><td class="n">{number(target.value)}</td>'
             f'<td class="n">{between(target.low, target.high)}</td><td class="n">{floor}</td>'
-            f'<td class="n">{wanted}</td><td class="{said}">{said}</td></tr>'
+            f'<td class="n">{target.wanted}</td><td class="{said}">{said}</td></tr>'
         )
     yield "</table>"
 

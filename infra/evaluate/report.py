@@ -78,6 +78,11 @@ class Goal(Struct, frozen=True, kw_only=True):
             # The only field that follows from others; frozen structs are set once, here.
             structs.force_setattr(self, "met", met)
 
+    @property
+    def wanted(self) -> str:
+        """The target as tables say it."""
+        return f"{'≤' if self.at_most else '≥'} {self.target:g}{', surely' if self.surely else ''}"
+
 
 class Curve(Struct, frozen=True, kw_only=True):
     """A reliability diagram."""
@@ -222,12 +227,11 @@ def markdown(found: EvaluationReport) -> Iterator[str]:
         yield "| target | value | 95 % | floor | wanted | |"
         yield "|---|---|---|---|---|---|"
         for target in found.targets:
-            wanted = f"{'≤' if target.at_most else '≥'} {target.target:g}{', surely' if target.surely else ''}"
             floor = "" if target.floor is None else number(target.floor)
             said = "met" if target.met else "**missed**"
             yield (
                 f"| {target.name} | {number(target.value)} | {between(target.low, target.high)} | {floor} | "
-                f"{wanted} | {said} |"
+                f"{target.wanted} | {said} |"
             )
     for note in found.notes:
         yield ""

@@ -6,7 +6,7 @@ What is evaluated is what is served: training is :func:`streams.offline.training
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from infra.evaluate.asked import Asked
 from infra.evaluate.cache import code_of, kept, versions_of
 from infra.evaluate.replays import Replay
 from models import saved_model
@@ -162,3 +163,18 @@ def answers(
     }
     with np.load(kept(folder, "answers", key, make) / "answers.npz") as stored:
         return Answers(stored["embeddings"], stored["churn_logits"])
+
+
+def embeddings(directory: Path, replay: str, asked: Mapping[str, Asked], folder: Path, say: Say) -> list[Floats]:
+    """Embeddings of every group of rows, in their order.
+
+    Args:
+        replay: name of the replay that the rows are of.
+        asked: by the group's name.
+    """
+    return [
+        answers(
+            directory, rows.snapshots, (replay, name, int(rows.as_of_ms[0]), int(rows.as_of_ms[-1])), folder, say
+        ).embeddings
+        for name, rows in asked.items()
+    ]
