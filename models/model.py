@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING
 
 import msgspec
 from torch import nn
 from transformers import PretrainedConfig
 
 from models.encoder import CustomerEncoder
-from models.heads import ChurnHead, RedemptionHead
 from models.metrics import Score
 from models.sequence import SequenceSize
 from models.tokenizer import Vocabulary
-from schemas.snapshot import Head
 
-HEADS: Final[tuple[Head, ...]] = ("churn", "redemption")
+if TYPE_CHECKING:
+    from models.task import Task
 
 
 class HeadReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,16 +43,17 @@ class EncoderCheck(msgspec.Struct, frozen=True, kw_only=True):
 
     epoch: float
     loss: float
-    auc: dict[Head, float | None]
-    """By head, of a linear layer on the embedding alone."""
+    auc: dict[str, float | None]
+    """By task, of a linear layer on the embedding alone."""
 
 
 class TrainingReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What training did and reached. ``heads`` lacks a head that had no usable outcomes."""
+    """What training did and reached. ``heads`` lacks tasks that had no usable outcomes."""
 
     heads: dict[str, HeadReport] = {}
+    """By task."""
     left_out: dict[str, str] = {}
-    """Head that was not trained → why."""
+    """Task that was not trained → why."""
     outcomes: int = 0
     early: int = 0
     """Outcomes that were left out because their horizon has not ended."""
@@ -68,40 +68,26 @@ class TrainingReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Model(nn.Module):
-    """Everything a saved model holds."""
+    """Everything a saved model holds.
+
+    Args:
+        tasks: those that it has a head for: their probabilities mean something.
+    """
 
     def __init__(
         self,
         config: PretrainedConfig,
         vocabulary: Vocabulary,
         size: SequenceSize,
+        tasks: Iterable[Task],
         *,
         horizon_days: int = 28,
         report: TrainingReport | None = None,
-        trained: Iterable[Head] = HEADS,
     ) -> None:
         super().__init__()
         self.encoder = CustomerEncoder(config, len(vocabulary), size)
-        self.heads = nn.ModuleDict(
-            {"churn": ChurnHead(self.encoder.hidden), "redemption": RedemptionHead(self.encoder.hidden)}
-        )
+        self.tasks = tuple(tasks)
+        self.heads = nn.ModuleDict({task.name: task.head(self.encoder.hidden) for task in self.tasks})
         self.vocabulary = vocabulary
         self.horizon_days = horizon_days
         self.report = report or TrainingReport()
-        self.trained = frozenset(trained)
-        """Heads whose probabilities mean something."""
-
-    def head(self, name: Head) -> ChurnHead | RedemptionHead:
-        return self.churn if name == "churn" else self.redemption
-
-    @property
-    def churn(self) -> ChurnHead:
-        head = self.heads["churn"]
-        assert isinstance(head, ChurnHead)
-        return head
-
-    @property
-    def redemption(self) -> RedemptionHead:
-        head = self.heads["redemption"]
-        assert isinstance(head, RedemptionHead)
-        return head

@@ -11,16 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.candidates import CROSS_SIZE, MAX_WORDS
 from models.embedding import Embedder, NativeEmbedder, TorchEmbedder
 from models.encoder import CustomerEncoder
+from models.heads import Head
 from models.model import Model
 from models.native import Unavailable
 from models.sequence import AMOUNTS, SECTION_OF_KIND, UNKNOWN, Sequences
 from models.wide import COLUMNS
 
 ROWS: Final = 16
-CAMPAIGNS: Final = 8
 REPEATS: Final = 3
 TRIAL_WORDS: Final = 4
 FASTER: Final = 1.2
@@ -140,13 +139,10 @@ def _seconds(embedder: Embedder, trial: Sequences, clock: Callable[[], float]) -
 
 
 def _logits(model: Model, embedding: Tensor) -> Tensor:
-    """Of every head, for customers of whom nothing else is known: (B, 1 + CAMPAIGNS)."""
-    device, words = embedding.device, model.encoder.words()
-    ids = np.random.default_rng(1).integers(1, max(words.num_embeddings, 2), (CAMPAIGNS, MAX_WORDS))
-    columns = torch.full((len(embedding), COLUMNS), float("nan"), device=device)
-    cross = torch.full((len(embedding), CAMPAIGNS, CROSS_SIZE), float("nan"), device=device)
+    """Of every task, for customers of whom nothing else is known: (B, ·)."""
     with torch.inference_mode():
-        churn, _ = model.churn(embedding, columns)
-        vectors = model.redemption.tower(torch.from_numpy(ids).to(device), words)
-        redemption, _, _ = model.redemption(embedding, columns, cross, vectors)
-    return torch.cat([churn[:, None], redemption], dim=1)
+        return torch.cat([head.trial(embedding, model.encoder.words()) for head in _heads(model)], dim=1)
+
+
+def _heads(model: Model) -> list[Head]:
+    return [head for head in model.heads.values() if isinstance(head, Head)]

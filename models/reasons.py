@@ -81,13 +81,13 @@ _RATES: Final = {
 _DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
-def churn_reasons(snapshot: Snapshot, contributions: Floats, typical: Floats, top: int = TOP) -> list[Reason]:
-    """The families that moved the churn logit most, strongest first.
+def customer_reasons(snapshot: Snapshot, contributions: Floats, typical: Floats, top: int = TOP) -> list[Reason]:
+    """The families that moved a customer's logit most, strongest first.
 
     Args:
         snapshot: what was scored.
-        contributions: this customer's row of ``Encoded.contributions``, (SIZE,).
-        typical: feature values of the average customer, (SIZE,); ``Predictor.typical``.
+        contributions: this customer's row of ``CustomerAnswers.contributions``, (SIZE,).
+        typical: feature values of the average customer, (SIZE,); ``CustomerScorer.typical``.
         top: how many at most.
     """
     shares = dict(zip(FAMILIES, (contributions @ _MEMBERS).tolist(), strict=True))
@@ -105,10 +105,10 @@ def redemption_reasons(
 
     Args:
         snapshot: what was scored.
-        customer: the customer's row of ``Redemptions.customer``, (SIZE,).
-        cross: the pair's row of ``Redemptions.cross``, (CROSS_SIZE,).
+        customer: the customer's row of ``RedemptionAnswers.customer``, (SIZE,).
+        cross: the pair's row of ``RedemptionAnswers.cross``, (CROSS_SIZE,).
         cross_values: the pair's raw cross features, (CROSS_SIZE,).
-        typical: as in :func:`churn_reasons`.
+        typical: as in :func:`customer_reasons`.
     """
     shares = dict(zip(FAMILIES, (customer @ _MEMBERS).tolist(), strict=True))
     shares |= zip(CROSS_FAMILIES, (cross @ _CROSS_MEMBERS).tolist(), strict=True)

@@ -4,11 +4,11 @@
 config.json            the encoder's Hugging Face config
 model.safetensors      the encoder's body
 input.safetensors      what makes vectors of positions
-heads.safetensors      both heads
+heads.safetensors      the tasks' heads
 tokenizer.json         the vocabulary, as ``save_pretrained`` writes it
 tokenizer_config.json  the names of its special tokens, for Hugging Face tools; not read here
 pulsegraph.json        format version, model version, sha256 of the files above, feature names, horizon,
-                       trained heads, calibration, report
+                       tasks, calibration, report
 =====================  ==============================================================================
 
 The directory is written beside its name and renamed, so that a reader sees a whole model or none. Loading trusts
@@ -25,7 +25,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,14 +36,15 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from models.candidates import CROSS_NAMES
-from models.model import HEADS, Model, TrainingReport
+from models.model import Model, TrainingReport
 from models.sequence import SequenceSize
+from models.task import Task
+from models.tasks import TASKS
 from models.tokenizer import HF_TOKENIZER, TOKENIZER_FILE, Vocabulary
 from schemas import features
 from schemas.errors import ConfigError, ModelRefused
-from schemas.snapshot import Head
 
-FORMAT_VERSION: Final = 3
+FORMAT_VERSION: Final = 4
 CARD_FILE: Final = "pulsegraph.json"
 CONFIG_FILE: Final = "config.json"
 ENCODER_FILE: Final = "model.safetensors"
@@ -68,10 +69,10 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     sequence: SequenceSize
     """Most positions of each kind."""
     horizon_days: int
-    heads: tuple[Head, ...] = HEADS
-    """Those that were trained."""
+    tasks: tuple[str, ...]
+    """Those that it has learned."""
     calibration: dict[str, dict[str, float]]
-    """Head → gate, scale and shift; for people, the heads hold them as tensors."""
+    """Task → gate, scale and shift; for people, the heads hold them as tensors."""
     report: TrainingReport = TrainingReport()
 
 
@@ -114,16 +115,16 @@ def _write(model: Model, directory: Path) -> Card:
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     card = Card(
         format_version=FORMAT_VERSION,
-        model_version=content_version(files, model.encoder.size, model.horizon_days, model.trained),
+        model_version=content_version(files, model.encoder.size, model.horizon_days, model.heads),
         files=files,
         feature_names=list(features.NAMES),
         cross_names=list(CROSS_NAMES),
         sequence=model.encoder.size,
         horizon_days=model.horizon_days,
-        heads=tuple(name for name in HEADS if name in model.trained),
+        tasks=tuple(model.heads),
         calibration={
-            name: {part: float(getattr(model.heads[name], part)) for part in ("gate", "scale", "shift")}
-            for name in model.heads
+            name: {part: float(getattr(head, part)) for part in ("gate", "scale", "shift")}
+            for name, head in model.heads.items()
         },
         report=model.report,
     )
@@ -152,10 +153,8 @@ def _replace(fresh: Path, target: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def content_version(
-    files: Mapping[str, str], sequence: SequenceSize, horizon_days: int, heads: Collection[Head] = HEADS
-) -> str:
-    """Hash of what decides the model's answers: the files, the features, the horizon and which heads count."""
+def content_version(files: Mapping[str, str], sequence: SequenceSize, horizon_days: int, tasks: Iterable[str]) -> str:
+    """Hash of what decides the model's answers: the files, the features, the horizon and the tasks."""
     sizes = list(msgspec.structs.astuple(sequence))
     said = [
         FORMAT_VERSION,
@@ -164,7 +163,7 @@ def content_version(
         list(CROSS_NAMES),
         sizes,
         horizon_days,
-        sorted(heads),
+        sorted(tasks),
     ]
     return "pg-" + hashlib.blake2b(json.dumps(said).encode(), digest_size=8).hexdigest()
 
@@ -192,16 +191,19 @@ def read_card(directory: str | Path) -> Card:
         raise ModelRefused(f"{path} says a horizon of {card.horizon_days} days; {AGAIN}")
     if set(card.files) != set(HASHED):
         raise ModelRefused(f"{path} must list exactly {', '.join(HASHED)}; {AGAIN}")
-    if card.model_version != content_version(card.files, card.sequence, card.horizon_days, card.heads):
+    if card.model_version != content_version(card.files, card.sequence, card.horizon_days, card.tasks):
         raise ModelRefused(f"{path} names a version that its content does not have; {AGAIN}")
     return card
 
 
-def load(directory: str | Path) -> tuple[Model, Card]:
+def load(directory: str | Path, tasks: Sequence[Task] = TASKS) -> tuple[Model, Card]:
     """A model in evaluation mode, on the CPU, and its card.
 
+    Args:
+        tasks: those that the program knows; what of them the model has not learned is not asked of it.
+
     Raises:
-        ModelRefused: anything missing, altered, of another shape or not finite.
+        ModelRefused: anything missing, altered, of another shape or not finite, or a task that is not known.
     """
     where = Path(directory)
     card = read_card(where)
@@ -211,16 +213,22 @@ def load(directory: str | Path) -> tuple[Model, Card]:
         if hashlib.sha256(contents[name]).hexdigest() != card.files[name]:
             raise ModelRefused(f"{where / name} is not the file its card describes (sha256 differs); {AGAIN}")
     vocabulary = Vocabulary.from_json(contents[TOKENIZER_FILE].decode("utf-8", "replace"), str(where / TOKENIZER_FILE))
-    model = _empty(contents[CONFIG_FILE], where / CONFIG_FILE, vocabulary, card)
+    model = _empty(contents[CONFIG_FILE], where, vocabulary, card, tasks)
     _fill(model.encoder.body, contents[ENCODER_FILE], where / ENCODER_FILE)
     _fill(model.encoder.input, contents[INPUT_FILE], where / INPUT_FILE)
     _fill(model.heads, contents[HEADS_FILE], where / HEADS_FILE)
     return model.eval(), card
 
 
-def _empty(raw: bytes, path: Path, vocabulary: Vocabulary, card: Card) -> Model:
+def _empty(raw: bytes, where: Path, vocabulary: Vocabulary, card: Card, tasks: Sequence[Task]) -> Model:
     from transformers import AutoConfig
 
+    known = {task.name: task for task in tasks}
+    strange = [name for name in card.tasks if name not in known]
+    if strange:
+        raise ModelRefused(
+            f"{where / CARD_FILE} has learned {', '.join(strange)}, and this program knows {', '.join(known)}; {AGAIN}"
+        )
     try:
         said = msgspec.json.decode(raw, type=dict[str, Any])
         said.pop("auto_map", None)  # names code to import; nothing in a model directory is ever run
@@ -230,12 +238,14 @@ def _empty(raw: bytes, path: Path, vocabulary: Vocabulary, card: Card) -> Model:
                 config,
                 vocabulary,
                 card.sequence,
+                [known[name] for name in card.tasks],
                 horizon_days=card.horizon_days,
                 report=card.report,
-                trained=card.heads,
             )
     except Exception as error:  # any class may come out of a config that transformers does not like
-        raise ModelRefused(f"{path} is no encoder that transformers knows ({error!r}); {AGAIN}") from error
+        raise ModelRefused(
+            f"{where / CONFIG_FILE} is no encoder that transformers knows ({error!r}); {AGAIN}"
+        ) from error
     return model
 
 

@@ -1,12 +1,9 @@
 """From outcomes to a model.
 
-1. Each head's wide part is fitted to convergence (seconds).
+1. What needs no encoder is fitted: each task's wide part.
 2. The encoder is trained, epoch by epoch, and stopped where nothing more is gained (:mod:`models.tuning`).
-3. Redemption's deep part is fitted on the embeddings, to what the wide part leaves; churn's was trained with them.
-4. A gate per head decides how much of the deep part is kept, none if it does not help; Platt's two numbers calibrate
-   the sum; then metrics are taken, the wide weights are fitted once more on all rows, and the newest set the level.
+3. Each task fits the rest of its head, and is measured (:mod:`models.probability`).
 
-Fitting, stopping, choosing the gate and reporting are done on different customers (:func:`models.outcomes.split`).
 Training reads outcomes and the catalog, nothing else. The clock is a parameter. Without a budget equal inputs give an
 equal model on one machine; under a budget the number of steps varies.
 """
@@ -20,18 +17,18 @@ import msgspec
 import numpy as np
 import torch
 
-from models import calibration, metrics, outcomes
+from models import outcomes
 from models.encoder import EncoderSize, default_config
 from models.future import futures
-from models.model import HEADS, HeadReport, Model, TrainingReport
-from models.outcomes import Rows, Split
+from models.model import Model, TrainingReport
 from models.pretrain import FutureHeads
+from models.task import Asked, Task
+from models.tasks import TASKS
 from models.tokenizer import Vocabulary
-from models.tuning import Data, Residual, Trainer
-from models.wide import Doubles, Fitted, Floats, Ints, fit
+from models.tuning import Lessons, Trainer
 from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError
-from schemas.snapshot import Head, Outcome
+from schemas.snapshot import Outcome
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -39,8 +36,12 @@ if TYPE_CHECKING:
 Progress = Callable[[float, str], None]
 Clock = Callable[[], float]
 
-RECIPE: Final = 5
+RECIPE: Final = 6
 """Goes up when equal logs and settings give a better model than before, so that a cached one is made again."""
+
+
+LOOKS_AHEAD: Final = "churn"
+"""The question after whose rows the encoder also learns what comes: it is asked of everybody, again and again."""
 
 
 class TrainSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,10 +56,6 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True):
     size: EncoderSize = EncoderSize()
     batch: int = 128
     learning_rate: float = 2e-3
-    fit_rows: int = 60_000
-    """Rows a wide part is fitted on at most."""
-    residual_rows: int = 20_000
-    """Rows that redemption's deep part is fitted on at most."""
 
 
 def quiet(_fraction: float, _message: str) -> None:
@@ -76,8 +73,9 @@ def train(
     config: PretrainedConfig | None = None,
     device: str | torch.device = "cpu",
     early: Sequence[Outcome] = (),
+    tasks: Sequence[Task] = TASKS,
 ) -> Model:
-    """Train a model; its ``report`` says what it reached, and which head was left out.
+    """Train a model; its ``report`` says what it reached, and which task was left out.
 
     Args:
         found: outcomes in any order whose horizon has ended (:func:`models.outcomes.matured`).
@@ -89,28 +87,25 @@ def train(
         device: where the deep part is trained.
         early: outcomes that are not in ``found`` because their horizon has not ended: their labels do not count, their
             snapshots say what customers did after those of ``found``.
+        tasks: what to predict.
 
     Raises:
-        ConfigError: no head has outcomes of both labels to fit on, or the budget ended within the first epoch.
+        ConfigError: no task has outcomes of both labels to fit on, or the budget ended within the first epoch.
     """
     settings = settings or TrainSettings()
     marks = _Marks(clock)
     progress(0.0, "reading outcomes")
-    sorted_outcomes = outcomes.by_head(found)
+    asked = outcomes.by_question(found, dict.fromkeys(task.question for task in tasks))
     # Ages that are rare among these rows are not shown to the model later, either.
-    size = msgspec.structs.replace(settings.size.sequence, span_days=outcomes.span_days(sorted_outcomes))
-    rows, candidates = outcomes.read(sorted_outcomes, catalog, vocabulary, size)
-    data: dict[Head, tuple[Rows, Split]] = {}
-    left_out: dict[str, str] = {}
-    for head in HEADS:
-        split = outcomes.split(rows[head], head)
-        reason = outcomes.one_sided(rows[head], split.fit)
-        if reason is None:
-            data[head] = rows[head], split
-        else:
-            left_out[head] = reason
-    if not data:
-        counts = ", ".join(f"{len(rows[head])} of {head} ({left_out[head]})" for head in HEADS)
+    size = msgspec.structs.replace(settings.size.sequence, span_days=outcomes.span_days(asked))
+    rows = outcomes.read(asked, vocabulary, size)
+    everything = {
+        task: task.lesson(Asked(asked[task.question], rows[task.question], catalog, vocabulary)) for task in tasks
+    }
+    lessons = {task: lesson for task, lesson in everything.items() if lesson.missing is None}
+    left_out = {task.name: lesson.missing for task, lesson in everything.items() if lesson.missing is not None}
+    if not lessons:
+        counts = ", ".join(f"{len(rows[task.question])} of {task.name} ({left_out[task.name]})" for task in tasks)
         raise ConfigError(
             f"nothing to learn from: {counts}; {len(early)} more are left out until their horizon ends; "
             "replay a longer log first"
@@ -119,26 +114,27 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = Model(
-            config or default_config(settings.size),
-            vocabulary,
-            size,
-            horizon_days=settings.horizon_days,
-            trained=data,
+            config or default_config(settings.size), vocabulary, size, lessons, horizon_days=settings.horizon_days
         )
-        fitted_on = np.concatenate([of_head.sequences.numbers[split.fit] for of_head, split in data.values()])
-        model.encoder.input.standardise(fitted_on)
-        future = None
-        if "churn" in data:
-            others = [*early, *sorted_outcomes["redemption"]]
-            ahead = futures(sorted_outcomes["churn"], others, vocabulary)
-            future = FutureHeads(model.encoder.hidden, ahead, data["churn"][1].fit).to(device)
+        model.encoder.input.standardise(
+            np.concatenate([lesson.rows.sequences.numbers[lesson.split.fit] for lesson in lessons.values()])
+        )
+        groups = []
+        for question, of_question in rows.items():
+            by_task = {task.name: lesson for task, lesson in lessons.items() if task.question == question}
+            if by_task:
+                group = Lessons(of_question, by_task)
+                if question == LOOKS_AHEAD:
+                    others = [*early, *(o for other in asked if other != question for o in asked[other])]
+                    ahead = futures(asked[question], others, vocabulary)
+                    heads = FutureHeads(model.encoder.hidden, ahead, group.chosen("fit")).to(device)
+                    group = Lessons(of_question, by_task, heads)
+                groups.append(group)
         model.to(device)
         marks.end("read")
 
         progress(0.1, "fitting the wide parts")
-        fitted = {head: _fit_wide(head, data, settings, generator) for head in data}
-        for head, found_weights in fitted.items():
-            model.head(head).wide.load(found_weights)
+        layers = {task.name: lesson.begin(model, generator) for task, lesson in lessons.items()}
         marks.end("fit")
 
         begin_s = clock()
@@ -149,7 +145,7 @@ def train(
             progress(0.15 + 0.7 * done, f"training the encoder: {epochs:.1f} epochs")
             return done
 
-        trainer = Trainer(model, data, future, generator)
+        trainer = Trainer(model, groups, layers, generator)
         steps, epochs, checks = trainer.learn(fraction, batch=settings.batch, rate=settings.learning_rate)
         marks.end("encoder")
         if epochs < min(1.0, settings.epochs):
@@ -158,9 +154,9 @@ def train(
                 "of them once; give it more time (--budget), fewer customers, or a smaller --size"
             )
         progress(0.85, "fitting and measuring the heads")
-        words = torch.from_numpy(candidates.words).to(device)
-        reports: dict[str, HeadReport] = {
-            head: _finish(trainer, head, words, fitted[head], settings, generator) for head in data
+        reports = {
+            task.name: lesson.finish(trainer.embeddings, generator, seed=settings.seed)
+            for task, lesson in lessons.items()
         }
         marks.end("heads")
     model.report = TrainingReport(
@@ -169,7 +165,7 @@ def train(
         early=len(early),
         recipe=RECIPE,
         seed=settings.seed,
-        outcomes=sum(len(of_head) for of_head in rows.values()),
+        outcomes=sum(map(len, rows.values())),
         steps=steps,
         epochs=round(epochs, 3),
         checks=checks,
@@ -177,90 +173,6 @@ def train(
     )
     progress(1.0, "trained")
     return model.eval().to("cpu")
-
-
-def _fit_wide(head: Head, data: Data, settings: TrainSettings, generator: np.random.Generator) -> Fitted:
-    rows, split = data[head]
-    chosen = rows.take(_some(split.fit, settings.fit_rows, generator))
-    # New campaigns are what a redemption is scored for, so the ridge must hold across campaigns.
-    across = head == "redemption" and len(np.unique(chosen.campaign)) >= outcomes.MIN_CAMPAIGNS
-    return fit(chosen.inputs(), chosen.labels, chosen.campaign if across else chosen.customers)
-
-
-def _finish(
-    trainer: Trainer,
-    head: Head,
-    words: torch.Tensor,
-    fitted: Fitted,
-    settings: TrainSettings,
-    generator: np.random.Generator,
-) -> HeadReport:
-    """Choose gate and calibration, measure, and fit the wide weights once more on all rows."""
-    model = trainer.model
-    rows, split = trainer.data[head]
-    module = model.head(head)
-
-    def ready(chosen: Ints) -> tuple[Rows, Floats, Doubles]:
-        of_stage = rows.take(chosen)
-        return of_stage, trainer.embeddings(of_stage), fitted.logits(of_stage.inputs())
-
-    residual = Residual(model, words)
-    if head == "redemption":
-        chosen = _some(split.fit, settings.residual_rows, generator)
-        residual.fit(*ready(chosen), ready(split.stop), generator)
-
-    def deep_of(of_stage: Rows, embeddings: Floats) -> Doubles:
-        if head == "redemption":
-            return residual.measured(of_stage, embeddings)
-        return trainer.alone_logits(head, embeddings)
-
-    gate_rows, embeddings, wide = ready(split.gate)
-    labels, deep = gate_rows.labels.astype(np.float64), deep_of(gate_rows, embeddings)
-    found = calibration.choose(labels, wide, deep, gate_rows.customers)
-    plain = calibration.Calibration(0.0, *calibration.platt(labels, wide))
-    for name, value in found._asdict().items():
-        getattr(module, name).fill_(value)
-    reported, embeddings, wide = ready(split.report)
-    labels, deep = reported.labels.astype(np.float64), deep_of(reported, embeddings)
-    logits = found.apply(wide, deep)
-    report = HeadReport(
-        split=split.by,
-        train_rows=len(split.fit),
-        gate_rows=len(split.gate),
-        wide=metrics.score(labels, plain.apply(wide, deep), reported.customers, seed=settings.seed),
-        model=metrics.score(labels, logits, reported.customers, seed=settings.seed),
-        live=metrics.score(
-            labels[reported.live], logits[reported.live], reported.customers[reported.live], seed=settings.seed
-        ),
-        gate=found.gate,
-        embedding_auc=metrics.auc(labels, trainer.alone_logits(head, embeddings)),
-    )
-    module.wide.load(fitted.refitted(rows.inputs(), rows.labels))
-    if split.by == "customers":  # newest campaigns are the gate's already
-        _level(trainer, head, rows.take(outcomes.newest(rows)), deep_of)
-    return report
-
-
-def _level(trainer: Trainer, head: Head, rows: Rows, deep_of: Callable[[Rows, Floats], Doubles]) -> None:
-    """Shift the logit so that the mean probability of these rows is their rate.
-
-    The gate's customers are few, and their rate is off by chance (Complete Journey, January to June: 0.085 where all
-    have 0.103); and what a model says drifts in the course of a log.
-    """
-    if not 0 < rows.labels.mean() < 1:
-        return
-    module = trainer.model.head(head)
-    with torch.no_grad():
-        z = module.wide.standardise(torch.from_numpy(rows.inputs()).to(trainer.device))
-        wide: Doubles = module.wide(z).double().cpu().numpy()
-    gate, scale = float(module.gate), float(module.scale)
-    deep = deep_of(rows, trainer.embeddings(rows)) if gate else np.zeros(len(rows))
-    module.shift.fill_(calibration.level(rows.labels.astype(np.float64), scale * (wide + gate * deep)))
-
-
-def _some(rows: Ints, count: int, generator: np.random.Generator) -> Ints:
-    """At most ``count`` of the row numbers, drawn evenly."""
-    return rows if len(rows) <= count else np.sort(generator.permutation(rows)[:count])
 
 
 class _Marks:

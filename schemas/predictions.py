@@ -24,12 +24,12 @@ class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Fields that every prediction has.
 
-    ``prediction_id`` is derived from the head, the snapshot and the model, so a re-emission after a crash is the same
+    ``prediction_id`` is derived from the task, the snapshot and the model, so a re-emission after a crash is the same
     record and consumers can drop it by id.
     """
 
     prediction_id: str
-    """Derived from head, snapshot and model: a repeated record has the same id, so drop what you have seen."""
+    """Derived from task, snapshot and model: a repeated record has the same id, so drop what you have seen."""
     question_id: str
     """Of the snapshot: what outcomes carry, and what the predictions of two models about one snapshot share."""
     customer_id: str

@@ -10,11 +10,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from decimal import Decimal
+from math import isfinite
 from struct import Struct
 from typing import Final, Literal, NamedTuple
 
 import msgspec
 
+from schemas.features import INDEX
 from schemas.graph import EDGE_INDEX
 from schemas.words import HASH_BYTES
 
@@ -22,6 +24,7 @@ SNAPSHOT_VERSION: Final = 2
 OUTCOME_VERSION: Final = 2
 
 Head = Literal["churn", "redemption"]
+"""What is asked of a snapshot; tasks are learned from the outcomes of one."""
 SnapshotKind = Literal["event", "horizon", "send", "sample", "refresh"]
 LIVE_KINDS: Final[tuple[SnapshotKind, ...]] = ("event", "refresh")
 """Kinds that say what holds now. The others are questions: they wait for labels, and none stands for another."""
@@ -30,6 +33,10 @@ Label = int | float | tuple[str, ...]
 """A class, a number or a time in ms, or a set of words."""
 
 HOUR_MS: Final = 3_600_000
+DAY_MS: Final = 24 * HOUR_MS
+
+_feature: Final = Struct("<f")
+_ACTIVITY_AT: Final = _feature.size * INDEX["days_since_activity"]
 
 EDGE: Final = Struct(f"<{HASH_BYTES}seBB")
 """One edge in 8 bytes: word of the entity, weight (float16), count (at most 255), age (:func:`age_code`)."""
@@ -152,6 +159,14 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fa
     """The customer belongs to the group that is never contacted."""
     candidate: Candidate | None = None
     """Set on ``send`` snapshots: what the redemption outcome is about."""
+
+    @property
+    def last_activity_ms(self) -> int | None:
+        """Event time of the newest activity, to about a second; None where there was none."""
+        if len(self.features) < _ACTIVITY_AT + _feature.size:
+            return None
+        (days,) = _feature.unpack_from(self.features, _ACTIVITY_AT)
+        return None if days < 0 or not isfinite(days) else self.as_of_ms - round(days * DAY_MS)
 
     def count_edges(self, edge_type: str) -> int:
         """Edges of a type that it holds."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from infra.bench.report import Findings, Measured, Options, Say, Target, ratio, take_turns
 from models import saved_model
 from models.encoder import EncoderSize, flops_of, pool
+from models.heads import CustomerHead
 from models.inference import Predictor
 from models.model import Model
 from models.sequence import Sequences, concatenated, sequences_of
@@ -72,7 +73,7 @@ class Plain:
             more = self._model.encoder.size.positions - mask.shape[1]
             vectors, mask = torch.nn.functional.pad(vectors, (0, 0, 0, more)), torch.nn.functional.pad(mask, (0, more))
         states: Tensor = self._body(inputs_embeds=vectors, attention_mask=mask).last_hidden_state
-        logits, _ = self._model.churn(pool(states, mask), torch.from_numpy(batch.numbers))
+        logits, _ = _churn(self._model)(pool(states, mask), torch.from_numpy(batch.numbers))
         churn: Floats = torch.sigmoid(logits).numpy()
         return churn
 
@@ -117,7 +118,7 @@ def _run(options: Options, say: Say) -> Findings:
     }
     ways: dict[str, Callable[[Sequence[Snapshot]], Floats]] = dict(plain)
     for name, predictor in ours.items():
-        ways[name] = lambda batch, predictor=predictor: predictor.encode(batch).churn  # type: ignore[misc]
+        ways[name] = lambda batch, predictor=predictor: predictor.churn(predictor.encode(batch)).probability  # type: ignore[misc]
     found = {name: np.concatenate([way(batch) for batch in sample]) for name, way in ways.items()}
     moved = {name: float(np.abs(churn - found[LONGEST]).max()) for name, churn in found.items()}
 
@@ -126,7 +127,7 @@ def _run(options: Options, say: Say) -> Findings:
         for name, way in ways.items()
     }
     served = _predictor(folder)
-    contenders[SERVED] = lambda: _rate(lambda batch: served.encode(batch).churn, batches)
+    contenders[SERVED] = lambda: _rate(lambda batch: served.churn(served.encode(batch)).probability, batches)
     contenders[BUILDING] = lambda: _rate(lambda batch: _sequences(model, batch).numbers, sample)
     built = [_sequences(model, batch) for batch in sample]
     contenders[INPUT] = lambda: _input_rate(model, built)
@@ -206,11 +207,17 @@ def _snapshots(events: list[Any], config: CoreConfig, until_ms: int) -> Iterator
 def _opened(folder: Path) -> Model:
     """The model with a deep part that speaks: training leaves it silent where it does not help."""
     model, _ = saved_model.load(folder / "model")
-    model.churn.gate.fill_(1.0)
-    last = model.churn.deep
-    assert isinstance(last, torch.nn.Linear)
+    head = _churn(model)
+    head.gate.fill_(1.0)
+    last = head.deep
     last.weight.copy_(torch.randn(last.weight.shape, generator=torch.Generator().manual_seed(0)) * 0.3)
     return model
+
+
+def _churn(model: Model) -> CustomerHead:
+    head = model.heads["churn"]
+    assert isinstance(head, CustomerHead)
+    return head
 
 
 def _predictor(folder: Path, *, half: bool | None = None, compiled: bool = True) -> Predictor:

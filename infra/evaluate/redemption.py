@@ -172,12 +172,12 @@ def _served(
         say(f"scoring {len(sends.snapshots):,} sends with {version}")
         predictor = Predictor.load(directory, device="cpu", threads=1)
         ids = sorted(set(sends.campaigns))
-        campaigns = predictor.campaigns(catalog, ids)
+        campaigns = predictor.redemption.campaigns(catalog, ids)
         column = {name: place for place, name in enumerate(ids)}
         chosen: list[float] = []
         for begin in range(0, len(sends.snapshots), _SIZE):
             batch = sends.snapshots[begin : begin + _SIZE]
-            scored = predictor.redemption(predictor.encode(batch), batch, campaigns).probability
+            scored = predictor.redemption(predictor.encode(batch), campaigns).probability
             chosen += [
                 float(row[column[name]])
                 for row, name in zip(scored, sends.campaigns[begin : begin + _SIZE], strict=True)

@@ -147,7 +147,7 @@ def answers(
             if masked:
                 batch = [msgspec.structs.replace(snapshot, features=_MASKED) for snapshot in batch]
             encoded = predictor.encode(batch)
-            parts.append((encoded.embeddings, encoded.churn_logits))
+            parts.append((encoded.embeddings, predictor.churn(encoded).logits))
         np.savez(
             fresh / "answers.npz",
             embeddings=np.concatenate([embeddings for embeddings, _ in parts]),

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from math import isfinite
-from struct import Struct
 from typing import Final
 
 import msgspec
 
-from schemas.features import NAMES
-from schemas.snapshot import LIVE_KINDS, Head, Outcome, Snapshot, SnapshotKind
+from schemas.snapshot import LIVE_KINDS, Head, Outcome, SnapshotKind
 from streams.core.config import DAY_MS, CoreConfig
 from streams.core.live_answers import Answer, LiveAnswers, Made, Silence
 from streams.core.scoring import LiveScore
@@ -23,9 +20,6 @@ SCORED: Final[tuple[tuple[Head, SnapshotKind], ...]] = (
 )
 """Heads, and the kinds of snapshots that each is asked of. Kinds differ in whom they show and when, so each is judged
 by itself: a good one hides a bad one in any sum."""
-
-_activity_days: Final = Struct("<f")
-_ACTIVITY_AT: Final = _activity_days.size * NAMES.index("days_since_activity")
 
 
 class ScoredPrediction(msgspec.Struct):
@@ -84,7 +78,7 @@ class Judge:
         next_ms = snapshot.as_of_ms + after_ms if isinstance(after_ms, int) else None
         if outcome.label == (next_ms is not None):
             return  # a return that does not say when: it tells nothing of other times
-        last_ms = last_activity_ms(snapshot)
+        last_ms = snapshot.last_activity_ms
         if last_ms is None:
             return  # who is asked of was active; this is of another release
         silence = Silence(snapshot.as_of_ms, outcome.due_ms, last_ms, next_ms)
@@ -113,11 +107,3 @@ def _made(said: ScoredPrediction) -> Made | None:
             horizon_ms = said.horizon_days * DAY_MS
             return Made(said.question_id, said.customer_id, said.as_of_ms, said.last_activity_ms, horizon_ms, kind)
     return None
-
-
-def last_activity_ms(snapshot: Snapshot) -> int | None:
-    """Event time of a snapshot's newest activity, to about a second; None where there was none."""
-    if len(snapshot.features) < _ACTIVITY_AT + _activity_days.size:
-        return None
-    (days,) = _activity_days.unpack_from(snapshot.features, _ACTIVITY_AT)
-    return None if days < 0 or not isfinite(days) else snapshot.as_of_ms - round(days * DAY_MS)

@@ -17,12 +17,14 @@ from torch import Tensor
 from models import native, precision
 from models.embedding import NativeEmbedder, TorchEmbedder
 from models.encoder import CustomerEncoder, EncoderSize, default_config, flops_of, pool
+from models.heads import CustomerHead, Head
 from models.model import Model
 from models.native import NativeEncoder
 from models.sequence import AMOUNTS, KINDS, SECTION_OF_KIND, Sequences, SequenceSize, concatenated
+from models.tasks import TASKS
+from models.tasks.redemption import RedemptionHead
 from models.wide import COLUMNS
 from schemas.errors import ConfigError
-from schemas.snapshot import Head
 
 VOCABULARY = len(worlds.vocabulary())
 CPU = torch.device("cpu")
@@ -103,7 +105,7 @@ def compiled(encoder: CustomerEncoder, dtype: torch.dtype, threads: int = 1) -> 
 
 def small_model() -> Model:
     size = SIZES["small"]
-    return Model(default_config(size), worlds.vocabulary(), size.sequence).eval()
+    return Model(default_config(size), worlds.vocabulary(), size.sequence, TASKS).eval()
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -259,7 +261,7 @@ def test_what_the_native_encoder_does_not_know_is_left_to_torch() -> None:
     from transformers import DistilBertConfig
 
     other = DistilBertConfig(vocab_size=1, dim=32, n_layers=1, n_heads=2, hidden_dim=32, max_position_embeddings=64)
-    model = Model(other, worlds.vocabulary(), FEW).eval()
+    model = Model(other, worlds.vocabulary(), FEW, TASKS).eval()
     chosen = precision.choose(model, CPU, half=False, threads=1, clock=lambda: 0.0)
     assert isinstance(chosen, TorchEmbedder)
     assert chosen(one_customer(np.random.default_rng(0), 5, FEW)).shape == (1, 32)
@@ -277,7 +279,7 @@ def test_what_the_native_encoder_does_not_know_is_left_to_torch() -> None:
 )
 def test_the_trial_fits_any_size(size: SequenceSize) -> None:
     small = msgspec.structs.replace(SIZES["small"], sequence=size)
-    model = Model(default_config(small), worlds.vocabulary(), size).eval()
+    model = Model(default_config(small), worlds.vocabulary(), size, TASKS).eval()
     chosen = precision.choose(model, CPU, half=None, threads=1, clock=lambda: 0.0)
     assert chosen(one_customer(np.random.default_rng(0), size.positions, size)).shape == (1, 32)
 
@@ -355,14 +357,17 @@ class Shifted:
 
 
 @pytest.mark.parametrize("head", ["churn", "redemption"])
-def test_rounding_is_judged_by_every_head(head: Head) -> None:
+def test_rounding_is_judged_by_every_head(head: str) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         model = small_model()
-        for last in (model.churn.deep, model.redemption.candidate[-1]):
+        churn, redemption = model.heads["churn"], model.heads["redemption"]
+        assert isinstance(churn, CustomerHead)
+        assert isinstance(redemption, RedemptionHead)
+        for last in (churn.deep, redemption.candidate[-1]):
             assert isinstance(last, torch.nn.Linear)
             torch.nn.init.normal_(last.weight, std=1.0)
-    for shut in (model.churn, model.redemption):
+    for shut in (churn, redemption):
         shut.gate.zero_()
     trial = concatenated(customers(FEW)[:4])
 
@@ -379,7 +384,9 @@ def test_rounding_is_judged_by_every_head(head: Head) -> None:
         return now_s
 
     assert worth(0.1), "neither head looks at the embedding"
-    model.head(head).gate.fill_(1.0)
+    opened = model.heads[head]
+    assert isinstance(opened, Head)
+    opened.gate.fill_(1.0)
     assert not worth(0.1)
     assert worth(1e-5)
 

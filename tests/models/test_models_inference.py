@@ -16,9 +16,12 @@ from support.snapshots import edge_block, hashes, recent
 
 from models import candidates, training
 from models.candidates import CROSS_NAMES, Candidates
+from models.customer_task import CustomerAnswers
 from models.encoder import EncoderSize
+from models.heads import CustomerHead, Head
 from models.inference import Predictor
 from models.model import Model
+from models.reasons import customer_reasons
 from models.sequence import AMOUNTS, Sequences, SequenceSize
 from models.wide import PLAIN, by_feature
 from schemas import features
@@ -44,12 +47,19 @@ def trained() -> Model:
 def predictor() -> Predictor:
     model = trained()
     # Gates wide open, so that the tests see the deep parts too.
-    for head in (model.churn, model.redemption):
+    for head in model.heads.values():
+        assert isinstance(head, Head)
         head.gate.fill_(1.0)
-    last = model.churn.deep
+    churn = model.heads["churn"]
+    assert isinstance(churn, CustomerHead)
+    last = churn.deep
     assert isinstance(last, torch.nn.Linear)
     torch.nn.init.normal_(last.weight, std=0.3)
     return Predictor(model, "test", half=False)
+
+
+def of_churn(predictor: Predictor, snapshots: list) -> CustomerAnswers:
+    return predictor.churn(predictor.encode(snapshots))
 
 
 def crowd(count: int = 24) -> list:
@@ -68,25 +78,28 @@ def test_a_result_does_not_depend_on_the_batch(predictor: Predictor, order: list
     for begin in range(0, len(order), size):
         rows = order[begin : begin + size]
         found = predictor.encode([everyone[i] for i in rows])
-        assert np.abs(found.churn - together.churn[rows]).max() < 1e-3
+        churn = predictor.churn(found).probability - predictor.churn(together).probability[rows]
+        assert np.abs(churn).max() < 1e-3
         assert np.abs(found.embeddings - together.embeddings[rows]).max() < 1e-3
 
 
 def test_contributions_and_base_sum_to_the_wide_logit(predictor: Predictor) -> None:
     found = predictor.encode(crowd())
-    head = predictor.model.churn
+    head = predictor.model.heads["churn"]
+    assert isinstance(head, CustomerHead)
+    answers = predictor.churn(found)
     with torch.inference_mode():
         deep = head.deep(torch.from_numpy(found.embeddings)).squeeze(-1) * head.gate * head.scale
-    assert np.allclose(found.contributions.sum(1) + found.base + deep.numpy(), found.churn_logits, atol=1e-4)
+    assert np.allclose(answers.contributions.sum(1) + predictor.churn.base + deep.numpy(), answers.logits, atol=1e-4)
 
 
 def test_nobody_is_a_batch_too(predictor: Predictor) -> None:
     found = predictor.encode([])
     assert len(found) == 0
-    campaigns = predictor.campaigns(worlds.catalog(), ["0"])
-    assert predictor.redemption(found, [], campaigns).probability.shape == (0, 1)
+    campaigns = predictor.redemption.campaigns(worlds.catalog(), ["0"])
+    assert predictor.redemption(found, campaigns).probability.shape == (0, 1)
     someone = crowd(2)
-    none = predictor.redemption(predictor.encode(someone), someone, predictor.campaigns(worlds.catalog(), []))
+    none = predictor.redemption(predictor.encode(someone), predictor.redemption.campaigns(worlds.catalog(), []))
     assert none.probability.shape == (2, 0)
 
 
@@ -142,7 +155,7 @@ def test_damaged_snapshots_are_named(predictor: Predictor, change: dict[str, Any
 def test_any_hashes_are_words(predictor: Predictor, said: list[bytes]) -> None:
     told = recent((worlds.START_MS, word) for word in said)
     found = predictor.encode([msgspec.structs.replace(worlds.snapshot(), recent=told)])
-    assert np.isfinite(found.churn).all()
+    assert np.isfinite(predictor.churn(found).probability).all()
     seen = min(len(said), predictor.model.encoder.size.recent)
     assert found.words == worlds.shown([0, 4, 1]) - 3 * len(worlds.sold(0)) + seen >= found.unknown_words
 
@@ -164,11 +177,11 @@ wild_blocks = st.builds(
 @given(st.lists(wild_blocks, max_size=3), st.integers(1, 2**63 - 1))
 def test_any_edges_give_a_probability(predictor: Predictor, blocks: list[EdgeBlock], half_life_ms: int) -> None:
     wild = msgspec.structs.replace(worlds.snapshot(), edges=tuple(blocks), edge_half_life_ms=half_life_ms)
-    campaigns = predictor.campaigns(worlds.catalog(), ["0", "fresh"])
+    campaigns = predictor.redemption.campaigns(worlds.catalog(), ["0", "fresh"])
     with np.errstate(all="ignore"):
-        found = predictor.redemption(predictor.encode([wild]), [wild], campaigns)
+        found = predictor.redemption(predictor.encode([wild]), campaigns)
         assert np.isfinite(found.probability).all()
-        assert all(reason.text for reason in predictor.redemption_reasons(wild, found, 0, campaigns, 0, top=12))
+        assert all(reason.text for reason in predictor.redemption.reasons(wild, found, 0, campaigns, 0, top=12))
 
 
 def test_an_unknown_device_is_refused(predictor: Predictor) -> None:
@@ -180,46 +193,46 @@ def test_bfloat16_is_near(predictor: Predictor) -> None:
     everyone = crowd()
     half = Predictor(copy.deepcopy(predictor.model), "half", half=True)
     assert half.dtype == torch.bfloat16
-    assert np.abs(half.encode(everyone).churn - predictor.encode(everyone).churn).max() < 0.02
+    assert np.abs(of_churn(half, everyone).probability - of_churn(predictor, everyone).probability).max() < 0.02
 
 
 def test_a_campaign_made_a_minute_ago_is_scored_by_what_it_offers(predictor: Predictor) -> None:
     catalog = worlds.catalog()
     drinker, bather = worlds.snapshot(1, items=[0, 4, 8, 12, 16]), worlds.snapshot(2, items=[2, 6, 10, 14, 18])
-    campaigns = predictor.campaigns(catalog, ["fresh", "2"])
+    campaigns = predictor.redemption.campaigns(catalog, ["fresh", "2"])
     pair = [drinker, bather]
-    found = predictor.redemption(predictor.encode(pair), pair, campaigns)
+    found = predictor.redemption(predictor.encode(pair), campaigns)
     assert found.probability.shape == (2, 2)
     assert found.probability[0, 0] > found.probability[1, 0] + 0.1, "coffee is for the coffee drinker"
     assert found.probability[1, 1] > found.probability[0, 1] + 0.1, "soap is for the other"
     assert found.cross.shape == (2, 2, len(CROSS_NAMES))
     assert found.customer.shape == (2, features.SIZE)
-    reasons = predictor.redemption_reasons(drinker, found, 0, campaigns, 0)
+    reasons = predictor.redemption.reasons(drinker, found, 0, campaigns, 0)
     assert any(reason.code in {"ITEMS_YES", "CATEGORIES_YES"} and reason.weight > 0 for reason in reasons)
 
 
 def test_scores_of_a_pair_do_not_depend_on_the_other_campaigns(predictor: Predictor) -> None:
     everyone, catalog = crowd(), worlds.catalog()
     encoded = predictor.encode(everyone)
-    all_of_them = predictor.redemption(encoded, everyone, predictor.campaigns(catalog, ["0", "1", "2", "fresh"]))
-    one = predictor.redemption(encoded, everyone, predictor.campaigns(catalog, ["fresh"]))
+    all_of_them = predictor.redemption(encoded, predictor.redemption.campaigns(catalog, ["0", "1", "2", "fresh"]))
+    one = predictor.redemption(encoded, predictor.redemption.campaigns(catalog, ["fresh"]))
     assert np.allclose(all_of_them.probability[:, 3], one.probability[:, 0], atol=1e-5)
 
 
 def test_candidates_are_kept_per_catalog_version(predictor: Predictor) -> None:
     catalog = worlds.catalog()
-    first = predictor.campaigns(catalog, ["0", "1"], version=7)
-    assert predictor.campaigns(catalog, ["0", "1"], version=7) is first
-    assert predictor.campaigns(catalog, ["0", "1"], version=8) is not first
-    assert predictor.campaigns(catalog, ["0"], version=7).ids == ("0",)
+    first = predictor.redemption.campaigns(catalog, ["0", "1"], version=7)
+    assert predictor.redemption.campaigns(catalog, ["0", "1"], version=7) is first
+    assert predictor.redemption.campaigns(catalog, ["0", "1"], version=8) is not first
+    assert predictor.redemption.campaigns(catalog, ["0"], version=7).ids == ("0",)
     with pytest.raises(KeyError):
-        predictor.campaigns(catalog, ["nowhere"])
+        predictor.redemption.campaigns(catalog, ["nowhere"])
 
 
 def test_reasons_tell_the_numbers(predictor: Predictor) -> None:
     late = worlds.snapshot(days_since=23.0, gap=6.0)
     found = predictor.encode([late])
-    reasons = predictor.reasons(late, found.contributions[0])
+    reasons = customer_reasons(late, predictor.churn(found).contributions[0], predictor.churn.typical)
     assert 1 <= len(reasons) <= 3
     recency = next(reason for reason in reasons if reason.code == "RECENCY_HIGH")
     assert recency.text == "no purchase for 23 days, usually every 6"
@@ -232,8 +245,9 @@ def test_reasons_of_any_bytes_are_sentences(predictor: Predictor, raw: bytes) ->
     wild = msgspec.structs.replace(worlds.snapshot(), features=raw)
     with np.errstate(all="ignore"):
         found = predictor.encode([wild])
-        assert np.isfinite(found.churn).all()
-        assert all(reason.text for reason in predictor.reasons(wild, found.contributions[0], top=12))
+        answers, typical = predictor.churn(found), predictor.churn.typical
+        assert np.isfinite(answers.probability).all()
+        assert all(reason.text for reason in customer_reasons(wild, answers.contributions[0], typical, top=12))
 
 
 def test_cross_features_match_a_plain_count() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,17 +15,21 @@ from support import model_worlds as worlds
 
 from models import saved_model, tokenizer
 from models.encoder import EncoderSize, default_config
+from models.heads import Head
 from models.inference import Predictor
 from models.model import Model
 from models.sequence import SequenceSize
+from models.task import Task
+from models.tasks import TASKS
+from models.tasks.churn import Churn
 from schemas.errors import ConfigError, ModelRefused, Stop
 
 SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=32, sequence=SequenceSize(recent=12, history=6, graph=8))
 
 
-def fresh(seed: int = 0) -> Model:
+def fresh(seed: int = 0, tasks: Sequence[Task] = TASKS) -> Model:
     torch.manual_seed(seed)
-    return Model(default_config(SMALL), worlds.vocabulary(), SMALL.sequence, horizon_days=14).eval()
+    return Model(default_config(SMALL), worlds.vocabulary(), SMALL.sequence, tasks, horizon_days=14).eval()
 
 
 @pytest.fixture(scope="module")
@@ -56,21 +60,20 @@ def test_equal_content_has_an_equal_version_and_other_content_another(saved: Pat
     assert saved_model.save(fresh(seed=1), tmp_path / "other").model_version != version
 
 
-def test_a_card_that_names_no_heads_has_all(copied: Path) -> None:
-    path = copied / saved_model.CARD_FILE
-    card = json.loads(path.read_text())
-    assert card.pop("heads") == ["churn", "redemption"]
-    path.write_text(json.dumps(card))
-    assert Predictor.load(copied, half=False).heads == {"churn", "redemption"}
+def test_a_model_of_one_task_is_asked_of_no_other(tmp_path: Path) -> None:
+    card = saved_model.save(fresh(tasks=[Churn()]), tmp_path / "one")
+    assert card.tasks == ("churn",)
+    assert set(Predictor.load(tmp_path / "one", half=False).scorers) == {"churn"}
 
 
-def test_which_heads_count_is_a_part_of_the_version(copied: Path, tmp_path: Path) -> None:
-    partial = fresh()
-    partial.trained = frozenset({"churn"})
-    version = saved_model.save(partial, tmp_path / "partial").model_version
-    assert version != saved_model.read_card(copied).model_version
+def test_a_task_that_the_program_does_not_know_is_refused(saved: Path) -> None:
+    with pytest.raises(ModelRefused, match=r"has learned redemption, and this program knows churn; train it again"):
+        saved_model.load(saved, [Churn()])
+
+
+def test_the_tasks_are_a_part_of_the_version(copied: Path) -> None:
     path = copied / saved_model.CARD_FILE
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"heads": ["churn"]}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tasks": ["churn"]}))
     with pytest.raises(ModelRefused, match="names a version"):
         saved_model.load(copied)
 
@@ -121,7 +124,7 @@ def resealed(directory: Path, **changes: object) -> None:
         card["files"] = {n: hashlib.sha256((directory / n).read_bytes()).hexdigest() for n in names}
     if "model_version" not in changes:
         size = SequenceSize(**card["sequence"])
-        card["model_version"] = saved_model.content_version(card["files"], size, card["horizon_days"])
+        card["model_version"] = saved_model.content_version(card["files"], size, card["horizon_days"], card["tasks"])
     (directory / saved_model.CARD_FILE).write_text(json.dumps(card))
 
 
@@ -185,7 +188,9 @@ def other_config(**changes: object) -> Callable[[Path], None]:
 
 def not_finite(directory: Path) -> None:
     model = fresh()
-    model.churn.wide.weight.fill_(float("nan"))
+    churn = model.heads["churn"]
+    assert isinstance(churn, Head)
+    churn.wide.weight.fill_(float("nan"))
     saved_model.save(model, directory)
 
 
@@ -266,7 +271,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "a tokeniser of another size": (other_tokenizer, "does not fit"),
     "a tokeniser that lacks a fixed word": (tokenizer_without_a_fixed_word, r"lacks \[LATE\]"),
     "a card of the format before": (
-        lambda d: resealed(d, format_version=2), "has format 2, this program reads 3; train",
+        lambda d: resealed(d, format_version=2), "has format 2, this program reads 4; train",
     ),
     "a card of a format long ago": (lambda d: resealed(d, format_version=1), "format 1"),
 }  # fmt: skip

@@ -18,7 +18,11 @@ from models.model import Model
 from models.outcomes import FIT, GATE, REPORT, STAGES, STOP, matured, stage_of
 from models.pretrain import FutureHeads
 from models.sequence import SequenceSize
-from models.tuning import Trainer
+from models.task import Asked
+from models.tasks import TASKS
+from models.tasks.churn import Churn
+from models.tasks.redemption import RedemptionLesson
+from models.tuning import Lessons, Trainer
 from schemas.errors import ConfigError
 from schemas.snapshot import Label, Outcome
 
@@ -35,6 +39,12 @@ def run(found: list[Outcome], **settings):
         progress=lambda fraction, message: said.append((fraction, message)),
     )  # fmt: skip
     return model, said
+
+
+def asked_of(found: list[Outcome], question: str, size: SequenceSize = SMALL.sequence) -> Asked:
+    sorted_outcomes = outcomes.by_question(found, [question])
+    rows = outcomes.read(sorted_outcomes, worlds.vocabulary(), size)
+    return Asked(sorted_outcomes[question], rows[question], worlds.catalog(), worlds.vocabulary())
 
 
 def labelled(outcome: Outcome, label: int, **changes: Any) -> Outcome:
@@ -55,12 +65,12 @@ def test_training_beats_chance_and_says_how_far_it_is() -> None:
     churn = [outcome for outcome in later if outcome.head == "churn"]
     found = predictor.encode([outcome.snapshot for outcome in churn])
     labels = np.array([float(outcome.label) for outcome in churn])
-    assert (metrics.auc(labels, found.churn_logits.astype(float)) or 0) > 0.75
-    assert metrics.calibration_error(labels, found.churn.astype(float)) < 0.08
+    assert (metrics.auc(labels, predictor.churn(found).logits.astype(float)) or 0) > 0.75
+    assert metrics.calibration_error(labels, predictor.churn(found).probability.astype(float)) < 0.08
     sent = [outcome for outcome in later if outcome.head == "redemption"]
     snapshots = [outcome.snapshot for outcome in sent]
-    campaigns = predictor.campaigns(worlds.catalog(), ["0", "1", "2", "3"])
-    scores = predictor.redemption(predictor.encode(snapshots), snapshots, campaigns).probability
+    campaigns = predictor.redemption.campaigns(worlds.catalog(), ["0", "1", "2", "3"])
+    scores = predictor.redemption(predictor.encode(snapshots), campaigns).probability
     pick = [int(s.candidate.campaign_id) for s in snapshots if s.candidate]
     labels = np.array([float(outcome.label) for outcome in sent])
     assert (metrics.auc(labels, scores[np.arange(len(sent)), pick].astype(float)) or 0) > 0.75
@@ -115,12 +125,12 @@ def test_the_head_that_was_not_trained_is_reported_to_who_serves(tmp_path: Path)
     model, _ = run(nobody_redeemed)
     assert model.report.left_out == {"redemption": "no outcome has the label 1"}
     card = saved_model.save(model, tmp_path / "churn")
-    assert card.heads == ("churn",)
-    assert Predictor.load(tmp_path / "churn", half=False).heads == {"churn"}
+    assert card.tasks == ("churn",)
+    assert set(Predictor.load(tmp_path / "churn", half=False).scorers) == {"churn"}
     both, _ = run(found)
     saved_model.save(both, tmp_path / "both")
     assert both.report.left_out == {}
-    assert Predictor.load(tmp_path / "both", half=False).heads == {"churn", "redemption"}
+    assert set(Predictor.load(tmp_path / "both", half=False).scorers) == {"churn", "redemption"}
 
 
 @pytest.mark.parametrize("label", [None, 0, 1])
@@ -139,7 +149,7 @@ def test_a_head_is_left_out_where_all_or_one_label_is_held_out(label: int | None
     model, _ = run(churn + few)
     reason = "no outcomes to fit on" if label is None else f"no outcome to fit on has the label {label}"
     assert model.report.left_out == {"redemption": reason}
-    assert model.trained == {"churn"}
+    assert set(model.heads) == {"churn"}
 
 
 def test_an_outcome_counts_when_it_has_ended_whatever_its_answer() -> None:
@@ -153,12 +163,11 @@ def test_an_outcome_counts_when_it_has_ended_whatever_its_answer() -> None:
 def test_outcomes_are_read_in_the_words_of_the_model() -> None:
     strange = worlds.snapshot(items=[1, worlds.ITEMS], kind="horizon")
     size = SequenceSize(recent=9, history=0, graph=0)
-    asked = outcomes.by_head([worlds.outcome("o", strange, 1)])
-    rows, _ = outcomes.read(asked, worlds.catalog(), worlds.vocabulary(), size)
-    names = [worlds.vocabulary().names[row] for row in rows["churn"].sequences.words]
+    asked = asked_of([worlds.outcome("o", strange, 1)], "churn", size)
+    names = [worlds.vocabulary().names[row] for row in asked.rows.sequences.words]
     newest = [word if word != "item:40" else "[UNK]" for word in worlds.sold(worlds.ITEMS)]
     assert names == [*newest, *worlds.sold(1)], "the newest event first"
-    assert rows["churn"].labels.tolist() == [1]
+    assert Churn().lesson(asked).labels.tolist() == [1]
 
 
 def test_a_head_reads_its_own_label() -> None:
@@ -167,9 +176,17 @@ def test_a_head_reads_its_own_label() -> None:
     other = msgspec.structs.replace(made, labels=said)
     assert other.label == 1
     assert other.outcome_id == f"{made.question_id}:redemption"
-    asked = outcomes.by_head([other])
-    rows, candidates = outcomes.read(asked, worlds.catalog(), worlds.vocabulary(), SMALL.sequence)
-    assert (rows["redemption"].labels.tolist(), len(rows["churn"]), len(candidates)) == ([1], 0, 1)
+    lesson = RedemptionLesson(asked_of([other], "redemption"))
+    assert (lesson.labels.tolist(), len(lesson.candidates)) == ([1], 1)
+    assert len(asked_of([other], "churn").rows) == 0
+
+
+def test_a_redemption_that_names_no_campaign_is_not_learned_from() -> None:
+    sent = [outcome for outcome in worlds.outcomes(60) if outcome.head == "redemption"]
+    nameless = msgspec.structs.replace(sent[0], snapshot=msgspec.structs.replace(sent[0].snapshot, candidate=None))
+    lesson = RedemptionLesson(asked_of([*sent[1:], nameless], "redemption"))
+    assert np.isnan(lesson.labels).sum() == 1
+    assert all(np.isfinite(lesson.labels[rows]).all() for rows in lesson.split[:4])
 
 
 def test_any_hugging_face_encoder_can_be_put_in_its_place() -> None:
@@ -196,18 +213,19 @@ def test_customers_are_dealt_out_to_the_stages() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_customer_is_in_one_stage_only(seed: int) -> None:
-    asked = outcomes.by_head(worlds.outcomes(900, seed=seed))
-    rows, _ = outcomes.read(asked, worlds.catalog(), worlds.vocabulary(), SMALL.sequence)
-    for head, of_head in rows.items():
-        split = outcomes.split(of_head, head)
-        customers = [set(of_head.customers[getattr(split, stage)].tolist()) for stage in STAGES]
-        assert all(customers), head
+    found = worlds.outcomes(900, seed=seed)
+    for task in TASKS:
+        lesson = task.lesson(asked_of(found, task.question))
+        split = lesson.split
+        customers = [set(lesson.rows.customers[getattr(split, stage)].tolist()) for stage in STAGES]
+        assert all(customers), task.name
         assert not customers[FIT] & customers[STOP]
         assert not customers[GATE] & customers[REPORT]
         if split.by == "customers":
             assert sum(map(len, customers)) == len(set().union(*customers))
         else:
-            campaigns = [set(of_head.campaign[getattr(split, stage)].tolist()) for stage in STAGES]
+            assert isinstance(lesson, RedemptionLesson)
+            campaigns = [set(lesson.campaign[getattr(split, stage)].tolist()) for stage in STAGES]
             assert not (campaigns[FIT] | campaigns[STOP]) & (campaigns[GATE] | campaigns[REPORT])
 
 
@@ -243,12 +261,12 @@ def test_without_customers_to_stop_at_the_last_weights_stay() -> None:
 
 def test_what_was_learned_at_the_best_check_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not what came after it, when the loss on customers that are not fitted on had risen."""
-    asked = outcomes.by_head(worlds.outcomes(300))
-    rows, _ = outcomes.read(asked, worlds.catalog(), worlds.vocabulary(), SMALL.sequence)
+    lesson = Churn().lesson(asked_of(worlds.outcomes(300), "churn"))
     torch.manual_seed(0)
-    model = Model(default_config(SMALL), worlds.vocabulary(), SMALL.sequence)
-    split = outcomes.split(rows["churn"], "churn")
-    trainer = Trainer(model, {"churn": (rows["churn"], split)}, None, np.random.default_rng(0))
+    model = Model(default_config(SMALL), worlds.vocabulary(), SMALL.sequence, [Churn()])
+    generator = np.random.default_rng(0)
+    layers = {"churn": lesson.begin(model, generator)}
+    trainer = Trainer(model, [Lessons(lesson.rows, {"churn": lesson})], layers, generator)
     seen = []
     check = trainer._check
 
@@ -265,7 +283,7 @@ def test_what_was_learned_at_the_best_check_is_kept(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_future_is_a_loss_where_it_is_known() -> None:
-    asked = outcomes.by_head(worlds.outcomes(300))["churn"]
+    asked = outcomes.by_question(worlds.outcomes(300), ["churn"])["churn"]
     ahead = futures(asked, [], worlds.vocabulary())
     rows = np.arange(len(asked))
     heads = FutureHeads(32, ahead, rows)

@@ -10,6 +10,7 @@ from models import saved_model
 from models.encoder import EncoderSize, default_config
 from models.model import Model
 from models.sequence import SequenceSize
+from models.tasks import TASKS
 from models.tokenizer import Vocabulary
 
 
@@ -19,5 +20,5 @@ def save_small_model(directory: Path, vocabulary: Vocabulary | None = None) -> P
     size = EncoderSize(
         hidden=32, layers=1, heads=2, intermediate=32, sequence=SequenceSize(recent=12, history=6, graph=8)
     )
-    saved_model.save(Model(default_config(size), known, size.sequence, horizon_days=28).eval(), directory)
+    saved_model.save(Model(default_config(size), known, size.sequence, TASKS, horizon_days=28).eval(), directory)
     return directory

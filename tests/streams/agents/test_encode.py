@@ -17,6 +17,7 @@ from models.inference import Predictor
 from models.model import Model
 from models.sequence import SequenceSize
 from models.snapshot_columns import check
+from models.tasks import TASKS
 from schemas import codec
 from schemas.records import OutputRecord
 from schemas.snapshot import SNAPSHOT_VERSION, EdgeBlock, Recent, SnapshotKind
@@ -54,7 +55,7 @@ class Outbox:
 def _predictions() -> Predictions:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        model = Model(default_config(SMALL), worlds.vocabulary(), SMALL.sequence)
+        model = Model(default_config(SMALL), worlds.vocabulary(), SMALL.sequence, TASKS)
     predictor = Predictor(model, "test", device="cpu", half=False, compiled=False)
     return Predictions(predictor, SimpleNamespace(current=({}, 0)), DecisionPolicy(), lambda: worlds.START_MS)
 

@@ -18,7 +18,7 @@ from schemas.features import NAMES
 from schemas.snapshot import LIVE_KINDS, Outcome, Snapshot
 from streams.core import counters
 from streams.core.config import DAY_MS, CoreConfig
-from streams.core.judge import Judge, ScoredPrediction, last_activity_ms
+from streams.core.judge import Judge, ScoredPrediction
 from streams.core.live_answers import Answer, LiveAnswers, Made, Silence
 from streams.core.scoring import key_of
 from streams.offline.ingest import replay_checkpoints
@@ -69,7 +69,7 @@ def said_of(snapshot: Snapshot, probability: float = 0.5) -> ScoredPrediction:
         as_of_ms=snapshot.as_of_ms,
         snapshot_kind=snapshot.kind,
         horizon_days=H // DAY_MS,
-        last_activity_ms=last_activity_ms(snapshot),
+        last_activity_ms=snapshot.last_activity_ms,
     )
 
 
@@ -102,7 +102,7 @@ def test_all_of_whom_an_outcome_must_follow_are_judged(replayed: Replayed) -> No
         snapshot.question_id: replayed.churned(snapshot)
         for snapshot in replayed.snapshots
         if snapshot.kind == "event"
-        and (active_ms := last_activity_ms(snapshot)) is not None
+        and (active_ms := snapshot.last_activity_ms) is not None
         and snapshot.as_of_ms - active_ms <= CONFIG.churn_active_ms - WEEK
         and snapshot.as_of_ms + H + WEEK <= UNTIL_MS
     }

@@ -15,6 +15,7 @@ from models.encoder import EncoderSize, default_config
 from models.inference import Predictor
 from models.model import Model
 from models.sequence import SequenceSize
+from models.tasks import TASKS
 from schemas.catalog import CatalogEntry
 from schemas.ids import prediction_id
 from schemas.snapshot import Candidate, Head, Snapshot, SnapshotKind
@@ -37,7 +38,9 @@ def said(
     """Records of a topic, by a model that has learned these heads."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        model = Model(default_config(SMALL), worlds.vocabulary(), SMALL.sequence, trained=heads)
+        model = Model(
+            default_config(SMALL), worlds.vocabulary(), SMALL.sequence, [task for task in TASKS if task.name in heads]
+        )
     predictor = Predictor(model, version, device="cpu", half=False, compiled=False)
     known = SimpleNamespace(current=(worlds.catalog() if catalog is None else catalog, 1))
     predict = Predictions(predictor, known, DecisionPolicy(epsilon=epsilon), lambda: worlds.START_MS)
@@ -174,7 +177,7 @@ def test_each_kind_of_snapshot_has_its_predictions(kind: SnapshotKind) -> None:
 def test_words_are_counted_for_the_batch() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        model = Model(default_config(SMALL), worlds.vocabulary(), SMALL.sequence)
+        model = Model(default_config(SMALL), worlds.vocabulary(), SMALL.sequence, TASKS)
     predictor = Predictor(model, "test", device="cpu", half=False, compiled=False)
     predict = Predictions(predictor, SimpleNamespace(current=({}, 0)), DecisionPolicy(), lambda: worlds.START_MS)
     found = predict(

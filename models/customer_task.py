@@ -1,0 +1,98 @@
+"""Tasks that say one probability of a customer, whatever is offered."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from models import outcomes
+from models.heads import CustomerHead
+from models.model import Model
+from models.probability import ProbabilityLesson
+from models.reasons import customer_reasons
+from models.task import Asked, Encoded, Moment, Scorer, Task, common, on_device, rounded
+from models.wide import Floats, by_feature, typical
+from schemas.predictions import Prediction, Reason
+from schemas.snapshot import Outcome, Snapshot
+
+
+class CustomerTask(Task):
+    """What is left to say is the label and the record."""
+
+    @abstractmethod
+    def label(self, outcome: Outcome) -> int | None:
+        """0 or 1; None of what says nothing."""
+
+    @abstractmethod
+    def record(
+        self, snapshot: Snapshot, probability: float, reasons: list[Reason], horizon_days: int, fields: dict[str, Any]
+    ) -> Prediction:
+        """What is published of a snapshot.
+
+        Args:
+            horizon_days: the model's.
+            fields: those that every record has, but how long it is valid.
+        """
+
+    def head(self, hidden: int) -> CustomerHead:
+        return CustomerHead(hidden)
+
+    def lesson(self, asked: Asked) -> ProbabilityLesson:
+        said = [self.label(outcome) for outcome in asked.outcomes]
+        labels = np.array([np.nan if label is None else label for label in said], dtype=np.float32)
+        return ProbabilityLesson(self.name, asked, labels, outcomes.split(asked.rows, labels))
+
+    def scorer(self, model: Model, version: str) -> CustomerScorer:
+        return CustomerScorer(self, model, version)
+
+
+@dataclass(frozen=True)
+class CustomerAnswers:
+    """A batch of customers, row by row."""
+
+    logits: Floats
+    """(B,), calibrated."""
+    probability: Floats
+    """(B,)"""
+    contributions: Floats
+    """What each feature adds to the logit, (B, SIZE); with the scorer's ``base`` they sum to its wide part."""
+
+
+class CustomerScorer(Scorer):
+    """See :meth:`models.task.Task.scorer`.
+
+    Attributes:
+        base: the wide part of a customer who is average in everything.
+        typical: feature values of the average customer, (SIZE,).
+    """
+
+    def __init__(self, task: CustomerTask, model: Model, version: str) -> None:
+        head = model.heads[task.name]
+        assert isinstance(head, CustomerHead)
+        self._task, self._model, self._head, self._version = task, model, head, version
+        self.base = float(head.wide.bias * head.scale + head.shift)
+        self.typical = typical(head.wide.mean.cpu().numpy())
+
+    def __call__(self, encoded: Encoded) -> CustomerAnswers:
+        """Score a batch."""
+        with torch.inference_mode():
+            logits, parts = self._head(*on_device(self._model, encoded.embeddings, encoded.columns))
+            probability, scaled = torch.sigmoid(logits), parts * self._head.scale
+        return CustomerAnswers(logits.cpu().numpy(), probability.cpu().numpy(), by_feature(scaled.cpu().numpy()))
+
+    def predictions(self, encoded: Encoded, moment: Moment) -> Iterator[Prediction]:
+        task, answers = self._task, self(encoded)
+        for row, snapshot in enumerate(encoded.snapshots):
+            if snapshot.kind in task.kinds:
+                yield task.record(
+                    snapshot,
+                    rounded(answers.probability[row]),
+                    customer_reasons(snapshot, answers.contributions[row], self.typical),
+                    self._model.horizon_days,
+                    common(task.name, snapshot, self._version, moment.now_ms),
+                )
