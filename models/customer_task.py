@@ -15,7 +15,7 @@ from models.heads import CustomerHead
 from models.model import Model
 from models.probability import ProbabilityLesson
 from models.reasons import customer_reasons
-from models.task import Asked, Encoded, Moment, Scorer, Task, common, on_device, rounded
+from models.task import Encoded, Evidence, Moment, Scorer, Task, common, on_device, rounded
 from models.wide import Floats, by_feature, typical
 from schemas.predictions import Prediction, Reason
 from schemas.snapshot import Outcome, Snapshot
@@ -42,10 +42,10 @@ class CustomerTask(Task):
     def head(self, hidden: int) -> CustomerHead:
         return CustomerHead(hidden)
 
-    def lesson(self, asked: Asked) -> ProbabilityLesson:
-        said = [self.label(outcome) for outcome in asked.outcomes]
+    def lesson(self, evidence: Evidence) -> ProbabilityLesson:
+        said = [self.label(outcome) for outcome in evidence.outcomes]
         labels = np.array([np.nan if label is None else label for label in said], dtype=np.float32)
-        return ProbabilityLesson(self.name, asked, labels, outcomes.split(asked.rows, labels))
+        return ProbabilityLesson(self.name, evidence, labels, outcomes.split(evidence.rows, labels))
 
     def scorer(self, model: Model, version: str) -> CustomerScorer:
         return CustomerScorer(self, model, version)

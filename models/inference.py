@@ -21,8 +21,8 @@ from models.sequence import sequences_of
 from models.snapshot_columns import check
 from models.task import Encoded, Moment, Scorer, Task
 from models.tasks import TASKS
-from models.tasks.churn import Churn
-from models.tasks.redemption import Redemption, RedemptionScorer
+from models.tasks.churn import ChurnTask
+from models.tasks.redemption import RedemptionScorer, RedemptionTask
 from models.tokenizer import UNK_ID
 from schemas.errors import ConfigError
 from schemas.predictions import Prediction
@@ -136,12 +136,12 @@ class Predictor:
         Raises:
             KeyError: the model has not learned it; so below.
         """
-        return self._scorer(Churn.name, CustomerScorer)
+        return self._scorer(ChurnTask.name, CustomerScorer)
 
     @property
     def redemption(self) -> RedemptionScorer:
         """The scorer of redemption, which decisions are made with."""
-        return self._scorer(Redemption.name, RedemptionScorer)
+        return self._scorer(RedemptionTask.name, RedemptionScorer)
 
     def _scorer(self, name: str, kind: type[_Scorer]) -> _Scorer:
         scorer = self.scorers[name]

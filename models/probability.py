@@ -20,7 +20,7 @@ from models import calibration, metrics, outcomes
 from models.heads import CustomerHead, Head
 from models.model import HeadReport, Model
 from models.outcomes import Split
-from models.task import Asked, Embed, Lesson
+from models.task import Embed, Evidence, Lesson
 from models.wide import Doubles, Fitted, Floats, Ints, fit
 
 FIT_ROWS: Final = 60_000
@@ -56,8 +56,8 @@ class ProbabilityLesson(Lesson):
         split: of the rows that have one.
     """
 
-    def __init__(self, name: str, asked: Asked, labels: Floats, split: Split) -> None:
-        self.name, self.rows, self.labels, self.split = name, asked.rows, labels, split
+    def __init__(self, name: str, evidence: Evidence, labels: Floats, split: Split) -> None:
+        self.name, self.rows, self.labels, self.split = name, evidence.rows, labels, split
         self.missing = outcomes.one_sided(labels, split.fit)
         self._targets = np.full(len(labels), np.nan, dtype=np.float32)
         for shown in (split.fit, split.stop):

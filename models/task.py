@@ -63,7 +63,7 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Evidence:
     """Outcomes of one question, oldest first, as arrays, and what they speak of."""
 
     outcomes: Sequence[Outcome]
@@ -89,7 +89,7 @@ class Task(ABC):
         """An untrained head on embeddings of this width."""
 
     @abstractmethod
-    def lesson(self, asked: Asked) -> Lesson:
+    def lesson(self, evidence: Evidence) -> Lesson:
         """Outcomes of its question with its labels."""
 
     @abstractmethod

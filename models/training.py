@@ -22,7 +22,7 @@ from models.encoder import EncoderSize, default_config
 from models.future import futures
 from models.model import Model, TrainingReport
 from models.pretrain import FutureHeads
-from models.task import Asked, Task
+from models.task import Evidence, Task
 from models.tasks import TASKS
 from models.tokenizer import Vocabulary
 from models.tuning import Lessons, Trainer
@@ -95,13 +95,12 @@ def train(
     settings = settings or TrainSettings()
     marks = _Marks(clock)
     progress(0.0, "reading outcomes")
-    asked = outcomes.by_question(found, dict.fromkeys(task.question for task in tasks))
+    by_question = outcomes.by_question(found, dict.fromkeys(task.question for task in tasks))
     # Ages that are rare among these rows are not shown to the model later, either.
-    size = msgspec.structs.replace(settings.size.sequence, span_days=outcomes.span_days(asked))
-    rows = outcomes.read(asked, vocabulary, size)
-    everything = {
-        task: task.lesson(Asked(asked[task.question], rows[task.question], catalog, vocabulary)) for task in tasks
-    }
+    size = msgspec.structs.replace(settings.size.sequence, span_days=outcomes.span_days(by_question))
+    rows = outcomes.read(by_question, vocabulary, size)
+    evidence = {name: Evidence(by_question[name], rows[name], catalog, vocabulary) for name in by_question}
+    everything = {task: task.lesson(evidence[task.question]) for task in tasks}
     lessons = {task: lesson for task, lesson in everything.items() if lesson.missing is None}
     left_out = {task.name: lesson.missing for task, lesson in everything.items() if lesson.missing is not None}
     if not lessons:
@@ -125,8 +124,8 @@ def train(
             if by_task:
                 group = Lessons(of_question, by_task)
                 if question == LOOKS_AHEAD:
-                    others = [*early, *(o for other in asked if other != question for o in asked[other])]
-                    ahead = futures(asked[question], others, vocabulary)
+                    others = [*early, *(o for other in by_question if other != question for o in by_question[other])]
+                    ahead = futures(by_question[question], others, vocabulary)
                     heads = FutureHeads(model.encoder.hidden, ahead, group.chosen("fit")).to(device)
                     group = Lessons(of_question, by_task, heads)
                 groups.append(group)

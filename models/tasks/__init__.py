@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from models.task import Task
-from models.tasks.churn import Churn
-from models.tasks.redemption import Redemption
+from models.tasks.churn import ChurnTask
+from models.tasks.redemption import RedemptionTask
 
-TASKS: Final[tuple[Task, ...]] = (Churn(), Redemption())
+TASKS: Final[tuple[Task, ...]] = (ChurnTask(), RedemptionTask())

@@ -11,8 +11,8 @@ from schemas.snapshot import DAY_MS, Outcome, Snapshot, SnapshotKind
 VALID_MS: Final = 7 * DAY_MS
 
 
-class Churn(CustomerTask):
-    """Asked weekly, after a sample of events, and of what happens now."""
+class ChurnTask(CustomerTask):
+    """Evidence weekly, after a sample of events, and of what happens now."""
 
     name = "churn"
     question = "churn"

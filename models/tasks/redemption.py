@@ -22,7 +22,7 @@ from models.metrics import log_loss
 from models.model import Model
 from models.probability import ProbabilityLesson, Stage, some
 from models.reasons import TOP, redemption_reasons
-from models.task import Asked, Encoded, Moment, Scorer, Task, common, on_device, rounded
+from models.task import Encoded, Evidence, Moment, Scorer, Task, common, on_device, rounded
 from models.wide import COLUMN_FEATURE, COLUMNS, PLAIN, Doubles, Floats, Ints, by_feature, typical
 from schemas import features
 from schemas.catalog import CatalogEntry
@@ -46,8 +46,8 @@ _NOT_USED: Final = ("days_since_event", "days_since_send", "hour_of_day", "day_o
 _LEFT_OUT: Final = [at for at in range(PLAIN) if features.NAMES[COLUMN_FEATURE[at]] in _NOT_USED]
 
 
-class Redemption(Task):
-    """Asked of every send; of what could be sent, by decisions."""
+class RedemptionTask(Task):
+    """Evidence of every send; of what could be sent, by decisions."""
 
     name = "redemption"
     question = "redemption"
@@ -57,8 +57,8 @@ class Redemption(Task):
     def head(self, hidden: int) -> RedemptionHead:
         return RedemptionHead(hidden)
 
-    def lesson(self, asked: Asked) -> RedemptionLesson:
-        return RedemptionLesson(asked)
+    def lesson(self, evidence: Evidence) -> RedemptionLesson:
+        return RedemptionLesson(evidence)
 
     def scorer(self, model: Model, version: str) -> RedemptionScorer:
         return RedemptionScorer(model, version)
@@ -142,23 +142,21 @@ class RedemptionLesson(ProbabilityLesson):
     will be scored; the two of different customers, and the encoder learns from neither.
     """
 
-    def __init__(self, asked: Asked) -> None:
-        sent = [outcome.snapshot.candidate for outcome in asked.outcomes]
-        labels = np.array(
-            [outcome.label if candidate else np.nan for outcome, candidate in zip(asked.outcomes, sent, strict=True)],
-            dtype=np.float32,
-        )
+    def __init__(self, evidence: Evidence) -> None:
+        rows, sent = evidence.rows, [outcome.snapshot.candidate for outcome in evidence.outcomes]
+        said = [outcome.label if outcome.snapshot.candidate else np.nan for outcome in evidence.outcomes]
+        labels = np.array(said, dtype=np.float32)
         campaigns: dict[str, CatalogEntry] = {}
         for candidate in sent:
             if candidate is not None and candidate.campaign_id not in campaigns:
-                campaigns[candidate.campaign_id] = named(candidate, asked.catalog)
-        self.candidates = Candidates(list(campaigns.values()), asked.catalog, asked.vocabulary)
+                campaigns[candidate.campaign_id] = named(candidate, evidence.catalog)
+        self.candidates = Candidates(list(campaigns.values()), evidence.catalog, evidence.vocabulary)
         self.campaign: Ints = np.array(
             [self.candidates.column[candidate.campaign_id] if candidate else -1 for candidate in sent], dtype=np.int64
         )
-        self._cross = _cross(asked.outcomes, self.candidates, self.campaign)
-        split = outcomes.split_by_campaigns(asked.rows, labels, self.campaign) or outcomes.split(asked.rows, labels)
-        super().__init__(Redemption.name, asked, labels, split)
+        self._cross = _cross(evidence.outcomes, self.candidates, self.campaign)
+        split = outcomes.split_by_campaigns(rows, labels, self.campaign) or outcomes.split(rows, labels)
+        super().__init__(RedemptionTask.name, evidence, labels, split)
 
     def inputs(self, chosen: Ints) -> Floats:
         plain = usable(torch.from_numpy(self.rows.sequences.numbers[chosen])).numpy()
@@ -279,7 +277,7 @@ class RedemptionScorer(Scorer):
     """See :meth:`models.task.Task.scorer`."""
 
     def __init__(self, model: Model, version: str) -> None:
-        head = model.heads[Redemption.name]
+        head = model.heads[RedemptionTask.name]
         assert isinstance(head, RedemptionHead)
         self._model, self._head, self._version = model, head, version
         self._typical = typical(head.wide.mean[:PLAIN].cpu().numpy())
@@ -363,7 +361,7 @@ class RedemptionScorer(Scorer):
             place = column[candidate.campaign_id]
             ends_ms = entries[f"campaign:{candidate.campaign_id}"].active_to_ms
             yield RedemptionPrediction(
-                **common(Redemption.name, snapshot, self._version, moment.now_ms),
+                **common(RedemptionTask.name, snapshot, self._version, moment.now_ms),
                 valid_until_ms=ends_ms if ends_ms is not None else snapshot.as_of_ms + DAY_MS,
                 campaign_id=candidate.campaign_id,
                 offer_id=candidate.offer_id,

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from models.inference import Predictor
 from models.task import Encoded, Moment, common, rounded
-from models.tasks.redemption import Redemption
+from models.tasks.redemption import RedemptionTask
 from schemas import cloudevents
 from schemas.catalog import CatalogEntry
 from schemas.codec import json_encode
@@ -79,7 +79,7 @@ class Predictions:
         if not rows:
             return
         campaigns = [entry for entry in entries.values() if entry.kind == "campaign"]
-        learned = Redemption.name in self._predictor.scorers
+        learned = RedemptionTask.name in self._predictor.scorers
         running = {row: active_campaigns(campaigns, snapshots[row].as_of_ms) if learned else [] for row in rows}
         names = sorted({entry.id for active in running.values() for entry in active})
         column = {name: place for place, name in enumerate(names)}

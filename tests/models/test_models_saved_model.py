@@ -21,7 +21,7 @@ from models.model import Model
 from models.sequence import SequenceSize
 from models.task import Task
 from models.tasks import TASKS
-from models.tasks.churn import Churn
+from models.tasks.churn import ChurnTask
 from schemas.errors import ConfigError, ModelRefused, Stop
 
 SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=32, sequence=SequenceSize(recent=12, history=6, graph=8))
@@ -61,14 +61,14 @@ def test_equal_content_has_an_equal_version_and_other_content_another(saved: Pat
 
 
 def test_a_model_of_one_task_is_asked_of_no_other(tmp_path: Path) -> None:
-    card = saved_model.save(fresh(tasks=[Churn()]), tmp_path / "one")
+    card = saved_model.save(fresh(tasks=[ChurnTask()]), tmp_path / "one")
     assert card.tasks == ("churn",)
     assert set(Predictor.load(tmp_path / "one", half=False).scorers) == {"churn"}
 
 
 def test_a_task_that_the_program_does_not_know_is_refused(saved: Path) -> None:
     with pytest.raises(ModelRefused, match=r"has learned redemption, and this program knows churn; train it again"):
-        saved_model.load(saved, [Churn()])
+        saved_model.load(saved, [ChurnTask()])
 
 
 def test_the_tasks_are_a_part_of_the_version(copied: Path) -> None:

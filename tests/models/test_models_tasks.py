@@ -20,7 +20,7 @@ from models.inference import Predictor
 from models.model import Model
 from models.outcomes import STAGES
 from models.sequence import SequenceSize
-from models.task import Asked, Moment, Task
+from models.task import Evidence, Moment, Task
 from models.tasks import TASKS
 from schemas import topics
 from schemas.ids import prediction_id
@@ -86,7 +86,7 @@ def lesson_of(task: Task, found: list[Outcome]) -> Any:
     sorted_outcomes = outcomes.by_question(found, [task.question])
     rows = outcomes.read(sorted_outcomes, worlds.vocabulary(), SMALL.sequence)
     return task.lesson(
-        Asked(sorted_outcomes[task.question], rows[task.question], worlds.catalog(), worlds.vocabulary())
+        Evidence(sorted_outcomes[task.question], rows[task.question], worlds.catalog(), worlds.vocabulary())
     )
 
 

@@ -18,9 +18,9 @@ from models.model import Model
 from models.outcomes import FIT, GATE, REPORT, STAGES, STOP, matured, stage_of
 from models.pretrain import FutureHeads
 from models.sequence import SequenceSize
-from models.task import Asked
+from models.task import Evidence
 from models.tasks import TASKS
-from models.tasks.churn import Churn
+from models.tasks.churn import ChurnTask
 from models.tasks.redemption import RedemptionLesson
 from models.tuning import Lessons, Trainer
 from schemas.errors import ConfigError
@@ -41,10 +41,10 @@ def run(found: list[Outcome], **settings):
     return model, said
 
 
-def asked_of(found: list[Outcome], question: str, size: SequenceSize = SMALL.sequence) -> Asked:
+def asked_of(found: list[Outcome], question: str, size: SequenceSize = SMALL.sequence) -> Evidence:
     sorted_outcomes = outcomes.by_question(found, [question])
     rows = outcomes.read(sorted_outcomes, worlds.vocabulary(), size)
-    return Asked(sorted_outcomes[question], rows[question], worlds.catalog(), worlds.vocabulary())
+    return Evidence(sorted_outcomes[question], rows[question], worlds.catalog(), worlds.vocabulary())
 
 
 def labelled(outcome: Outcome, label: int, **changes: Any) -> Outcome:
@@ -167,7 +167,7 @@ def test_outcomes_are_read_in_the_words_of_the_model() -> None:
     names = [worlds.vocabulary().names[row] for row in asked.rows.sequences.words]
     newest = [word if word != "item:40" else "[UNK]" for word in worlds.sold(worlds.ITEMS)]
     assert names == [*newest, *worlds.sold(1)], "the newest event first"
-    assert Churn().lesson(asked).labels.tolist() == [1]
+    assert ChurnTask().lesson(asked).labels.tolist() == [1]
 
 
 def test_a_head_reads_its_own_label() -> None:
@@ -261,9 +261,9 @@ def test_without_customers_to_stop_at_the_last_weights_stay() -> None:
 
 def test_what_was_learned_at_the_best_check_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not what came after it, when the loss on customers that are not fitted on had risen."""
-    lesson = Churn().lesson(asked_of(worlds.outcomes(300), "churn"))
+    lesson = ChurnTask().lesson(asked_of(worlds.outcomes(300), "churn"))
     torch.manual_seed(0)
-    model = Model(default_config(SMALL), worlds.vocabulary(), SMALL.sequence, [Churn()])
+    model = Model(default_config(SMALL), worlds.vocabulary(), SMALL.sequence, [ChurnTask()])
     generator = np.random.default_rng(0)
     layers = {"churn": lesson.begin(model, generator)}
     trainer = Trainer(model, [Lessons(lesson.rows, {"churn": lesson})], layers, generator)
