@@ -5,20 +5,24 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 
-from models import outcomes
+from models import calibration, outcomes
 from models.heads import CustomerHead
 from models.model import Model
 from models.probability import ProbabilityLesson
 from models.reasons import customer_reasons
 from models.task import Encoded, Evidence, Moment, Scorer, Task, common, on_device, rounded
-from models.wide import Floats, by_feature, typical
+from models.trees import Trees, fit_trees, refit_trees
+from models.wide import PLAIN, Doubles, Floats, Ints, by_feature, typical
 from schemas.predictions import Prediction, Reason
 from schemas.snapshot import Outcome, Snapshot
+
+FOREST_ROWS: Final = 4_096
+"""Rows that a forest scores at once."""
 
 
 class CustomerTask(Task):
@@ -42,13 +46,60 @@ class CustomerTask(Task):
     def head(self, hidden: int) -> CustomerHead:
         return CustomerHead(hidden)
 
-    def lesson(self, evidence: Evidence) -> ProbabilityLesson:
+    def lesson(self, evidence: Evidence) -> CustomerLesson:
         said = [self.label(outcome) for outcome in evidence.outcomes]
         labels = np.array([np.nan if label is None else label for label in said], dtype=np.float32)
-        return ProbabilityLesson(self.name, evidence, labels, outcomes.split(evidence.rows, labels))
+        return CustomerLesson(self.name, evidence, labels, outcomes.split(evidence.rows, labels))
 
     def scorer(self, model: Model, version: str) -> CustomerScorer:
         return CustomerScorer(self, model, version)
+
+
+class CustomerLesson(ProbabilityLesson):
+    """With a forest in the wide part, where it is better so."""
+
+    def fit_wide(self, chosen: Ints) -> None:
+        super().fit_wide(chosen)
+        self._forest.load(fit_trees(*self._shown(chosen), self._shown(self.split.stop)))
+
+    def choose_wide(self) -> None:
+        """Mix the forest in where that is surely better for other customers."""
+        gate = self.split.gate
+        linear = super().wide(gate)
+        mean = (linear + self._of_trees(gate)) / 2
+        if calibration.better(self.labels[gate].astype(np.float64), mean, linear, self.rows.customers[gate]):
+            self._customer_head.share.fill_(0.5)
+
+    def wide(self, chosen: Ints) -> Doubles:
+        linear, share = super().wide(chosen), float(self._customer_head.share)
+        return linear + share * (self._of_trees(chosen) - linear) if share else linear
+
+    def refit_wide(self, chosen: Ints) -> None:
+        super().refit_wide(chosen)
+        if self._customer_head.share:
+            self._forest.load(refit_trees(*self._shown(chosen), self._forest.grown))
+
+    @property
+    def _customer_head(self) -> CustomerHead:
+        assert isinstance(self.head, CustomerHead)
+        return self.head
+
+    @property
+    def _forest(self) -> Trees:
+        return self._customer_head.trees
+
+    def _shown(self, chosen: Ints) -> tuple[Floats, Floats]:
+        """Columns and labels of these rows; trees need no squares."""
+        return self.inputs(chosen)[:, :PLAIN], self.labels[chosen]
+
+    @torch.no_grad()
+    def _of_trees(self, chosen: Ints) -> Doubles:
+        device = self._forest.value.device
+        parts = [np.zeros(0)]
+        for begin in range(0, len(chosen), FOREST_ROWS):
+            columns = torch.from_numpy(self.inputs(chosen[begin : begin + FOREST_ROWS]))
+            parts.append(self._forest(columns.to(device)).double().cpu().numpy())
+        return np.concatenate(parts)
 
 
 @dataclass(frozen=True)
@@ -75,7 +126,7 @@ class CustomerScorer(Scorer):
         head = model.heads[task.name]
         assert isinstance(head, CustomerHead)
         self._task, self._model, self._head, self._version = task, model, head, version
-        self.base = float(head.wide.bias * head.scale + head.shift)
+        self.base = head.base
         self.typical = typical(head.wide.mean.cpu().numpy())
 
     def __call__(self, encoded: Encoded) -> CustomerAnswers:

@@ -1,8 +1,8 @@
 """Heads: what makes a task's logits of an embedding and of the columns that the wide part reads.
 
-Each is a *wide* logistic regression, fitted to convergence and exact in its reasons, plus a *deep* part from the
-embedding, scaled by a ``gate`` chosen on held-out data, so that it can help but not hurt. The sum is calibrated:
-``probability = sigmoid(scale * logit + shift)`` (Platt, 1999).
+Each has a *wide* part on columns, exact in its reasons, and a *deep* part from the embedding, scaled by a ``gate`` that
+is chosen on held-out data, so that it can help but not hurt. The sum is calibrated (Platt, 1999):
+``probability = sigmoid(scale * logit + shift)``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
+from models.trees import Trees
 from models.wide import COLUMNS, Wide
 
 
@@ -42,18 +43,39 @@ class Head(nn.Module):
 
 
 class CustomerHead(Head):
-    """Of a customer alone; the deep part is linear, and says by itself what the embedding says of the label."""
+    """Of a customer alone.
+
+    The wide part is a logistic regression, or the mean of it and of a boosted forest; the deep part is linear, and says
+    by itself what the embedding says of the label.
+
+    Attributes:
+        share: of the forest in the wide part.
+    """
+
+    share: Tensor
 
     def __init__(self, hidden: int) -> None:
         super().__init__(COLUMNS)
+        self.trees = Trees(COLUMNS)
+        self.register_buffer("share", torch.zeros(()))
         self.deep = nn.Linear(hidden, 1)
         start_at_zero(self.deep)
+
+    @property
+    def base(self) -> float:
+        """Calibrated logit of the wide part, of whoever is average in everything."""
+        share = float(self.share)
+        wide = (1 - share) * float(self.wide.bias) + share * self.trees.base
+        return float(self.scale) * wide + float(self.shift)
 
     def forward(self, embedding: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """(B, H) and raw columns (B, COLUMNS) → calibrated logits (B,) and wide contributions (B, COLUMNS)."""
         z = self.wide.standardise(columns)
-        logit = self.wide(z) + self.gate * self.deep(embedding).squeeze(-1)
-        return self.calibrated(logit), z * self.wide.weight
+        wide, parts = self.wide(z), z * self.wide.weight
+        if share := float(self.share):
+            wide = torch.lerp(wide, self.trees(columns), share)
+            parts = torch.lerp(parts, self.trees.contributions(columns), share)
+        return self.calibrated(wide + self.gate * self.deep(embedding).squeeze(-1)), parts
 
     def trial(self, embedding: Tensor, words: nn.Embedding) -> Tensor:
         logits, _ = self(embedding, torch.full((len(embedding), COLUMNS), float("nan"), device=embedding.device))

@@ -27,11 +27,13 @@ class HeadReport(msgspec.Struct, frozen=True, kw_only=True):
     gate_rows: int
     """Rows that gate and calibration were chosen on."""
     wide: Score
-    """The logistic regression alone."""
+    """The wide part alone."""
     model: Score
     """With the deep part behind its gate."""
     live: Score
     """The same on snapshots that were taken within a session, as those that are served mostly are."""
+    trees: float = 0.0
+    """Share of the boosted forest in the wide part, 0 where it was no better."""
     gate: float
     """Share of the deep part that is used, 0 where it did not help."""
     embedding_auc: float | None

@@ -1,6 +1,6 @@
 """Tasks that say a probability of yes or no: how they are learned and measured.
 
-1. The wide part is fitted to convergence (seconds), before the encoder.
+1. The wide part is fitted before the encoder (seconds).
 2. The encoder learns the label through a linear layer on the embedding alone.
 3. A gate decides how much of the deep part is kept, none if it does not help; Platt's two numbers calibrate the sum;
    then metrics are taken, the wide weights are fitted once more on all rows, and the newest set the level.
@@ -41,7 +41,7 @@ class Stage:
         self.chosen = chosen
         self.labels: Doubles = lesson.labels[chosen].astype(np.float64)
         self.embeddings = embed(lesson.rows.take(chosen))
-        self.wide = lesson.fitted.logits(lesson.inputs(chosen))
+        self.wide = lesson.wide(chosen)
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -73,6 +73,23 @@ class ProbabilityLesson(Lesson):
         """(n,) what must not be on both sides where the ridge is chosen."""
         return self.rows.customers[chosen]
 
+    def fit_wide(self, chosen: Ints) -> None:
+        """Fit the wide part on these rows."""
+        self.fitted = fit(self.inputs(chosen), self.labels[chosen], self.groups(chosen))
+        self.head.wide.load(self.fitted)
+
+    def choose_wide(self) -> None:
+        """Choose among several wide parts, where there are several, on the gate's rows."""
+
+    def wide(self, chosen: Ints) -> Doubles:
+        """(n,) logits of the wide part as it was fitted."""
+        return self.fitted.logits(self.inputs(chosen))
+
+    def refit_wide(self, chosen: Ints) -> None:
+        """Fit the same once more on these rows, which are all that there are."""
+        self.fitted = self.fitted.refitted(self.inputs(chosen), self.labels[chosen])
+        self.head.wide.load(self.fitted)
+
     def layer_of(self, model: Model) -> nn.Module:
         """The linear layer that says what the embedding alone says."""
         head = model.heads[self.name]
@@ -90,9 +107,7 @@ class ProbabilityLesson(Lesson):
         head = model.heads[self.name]
         assert isinstance(head, Head)
         self.head = head
-        chosen = some(self.split.fit, FIT_ROWS, generator)
-        self.fitted = fit(self.inputs(chosen), self.labels[chosen], self.groups(chosen))
-        head.wide.load(self.fitted)
+        self.fit_wide(some(self.split.fit, FIT_ROWS, generator))
         self.layer = self.layer_of(model)
         return self.layer
 
@@ -112,6 +127,7 @@ class ProbabilityLesson(Lesson):
     @torch.no_grad()
     def finish(self, embed: Embed, generator: np.random.Generator, *, seed: int) -> HeadReport:
         rows, split, head = self.rows, self.split, self.head
+        self.choose_wide()
         with torch.enable_grad():
             fit_on, stop_at = self.learned(generator)
             self.deepen(Stage(self, fit_on, embed), Stage(self, stop_at, embed), generator)
@@ -130,11 +146,12 @@ class ProbabilityLesson(Lesson):
             wide=metrics.score(stage.labels, plain.apply(stage.wide, deep), customers, seed=seed),
             model=metrics.score(stage.labels, logits, customers, seed=seed),
             live=metrics.score(stage.labels[live], logits[live], customers[live], seed=seed),
+            trees=float(getattr(head, "share", 0.0)),
             gate=found.gate,
             embedding_auc=metrics.auc(stage.labels, self._alone_logits(stage.embeddings)),
         )
         labelled = np.flatnonzero(np.isfinite(self.labels))
-        head.wide.load(self.fitted.refitted(self.inputs(labelled), self.labels[labelled]))
+        self.refit_wide(labelled)
         if split.by == "customers":  # newest campaigns are the gate's already
             self._level(outcomes.newest(rows, labelled), embed)
         return report
@@ -153,8 +170,7 @@ class ProbabilityLesson(Lesson):
         head, labels = self.head, self.labels[chosen]
         if not len(labels) or not 0 < labels.mean() < 1:
             return
-        z = head.wide.standardise(torch.from_numpy(self.inputs(chosen)).to(head.gate.device))
-        logits: Doubles = head.wide(z).double().cpu().numpy()
+        logits = self.wide(chosen)
         if gate := float(head.gate):
             logits = logits + gate * self.deep(Stage(self, chosen, embed))
         head.shift.fill_(calibration.level(labels.astype(np.float64), float(head.scale) * logits))
