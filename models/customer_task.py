@@ -16,7 +16,7 @@ from models.model import Model
 from models.probability import ProbabilityLesson
 from models.reasons import customer_reasons
 from models.task import Encoded, Evidence, Moment, Scorer, Task, common, on_device, rounded
-from models.trees import Trees, fit_trees, refit_trees
+from models.trees import Forest, fit_trees, refit_trees
 from models.wide import PLAIN, Doubles, Floats, Ints, by_feature, typical
 from schemas.predictions import Prediction, Reason
 from schemas.snapshot import Outcome, Snapshot
@@ -85,7 +85,7 @@ class CustomerLesson(ProbabilityLesson):
         return self.head
 
     @property
-    def _forest(self) -> Trees:
+    def _forest(self) -> Forest:
         return self._customer_head.trees
 
     def _shown(self, chosen: Ints) -> tuple[Floats, Floats]:

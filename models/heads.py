@@ -12,7 +12,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from models.trees import Trees
+from models.trees import Forest
 from models.wide import COLUMNS, Wide
 
 
@@ -56,7 +56,7 @@ class CustomerHead(Head):
 
     def __init__(self, hidden: int) -> None:
         super().__init__(COLUMNS)
-        self.trees = Trees(COLUMNS)
+        self.trees = Forest(COLUMNS)
         self.register_buffer("share", torch.zeros(()))
         self.deep = nn.Linear(hidden, 1)
         start_at_zero(self.deep)

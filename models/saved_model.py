@@ -41,7 +41,7 @@ from models.sequence import SequenceSize
 from models.task import Task
 from models.tasks import TASKS
 from models.tokenizer import HF_TOKENIZER, TOKENIZER_FILE, Vocabulary
-from models.trees import Trees
+from models.trees import Forest
 from schemas import features
 from schemas.errors import ConfigError, ModelRefused
 
@@ -263,7 +263,7 @@ def _fill(module: torch.nn.Module, raw: bytes, path: Path) -> None:
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
         raise ModelRefused(f"{path} does not fit config.json ({first}); {AGAIN}") from error
-    if not all(trees.sound() for trees in module.modules() if isinstance(trees, Trees)):
+    if not all(trees.sound() for trees in module.modules() if isinstance(trees, Forest)):
         raise ModelRefused(f"{path} holds trees that lead nowhere; {AGAIN}")
 
 

@@ -1,6 +1,7 @@
 """What the encoder sees of a customer: one sequence of positions, of four kinds.
 
-1. **customer**: one position with all numeric features and the calendar of the time of asking.
+1. **customer**: one position with all numeric features, the calendar of the time of asking, and the words of those
+   attributes of the profile that models may read.
 2. **recent**: the newest events, a position each, its words together; markers of sessions are among the words.
 3. **history**: closed sessions, a position each: main categories and items, and how much there was.
 4. **graph**: edges. In turn over the types, the heaviest have a position each; what is left of a type shares one, a bag
@@ -27,6 +28,7 @@ from models.tokenizer import Vocabulary
 from models.wide import Doubles, Floats, Ints, columns
 from schemas.graph import EDGE_TYPES
 from schemas.snapshot import SESSION, Snapshot
+from schemas.words import HASH_BYTES
 
 Rows = npt.NDArray[np.uint16]
 Small = npt.NDArray[np.uint8]
@@ -209,7 +211,7 @@ def sequences_of(snapshots: Sequence[Snapshot], vocabulary: Vocabulary, size: Se
     """
     as_of_s = np.array([snapshot.as_of_ms for snapshot in snapshots], dtype=np.float64) / 1000
     parts = [
-        _customer(len(snapshots)),
+        _customer(snapshots, vocabulary),
         _recent(snapshots, as_of_s, size.recent, vocabulary),
         _history(snapshots, as_of_s, size.history, vocabulary),
         _graph(snapshots, size.graph, vocabulary),
@@ -257,8 +259,10 @@ class _Part:
     weights: Doubles
 
 
-def _customer(count: int) -> _Part:
+def _customer(snapshots: Sequence[Snapshot], vocabulary: Vocabulary) -> _Part:
+    count = len(snapshots)
     nothing = np.zeros(count, dtype=np.int64)
+    counts = np.array([len(snapshot.attributes) // HASH_BYTES for snapshot in snapshots], dtype=np.int64)
     return _Part(
         owner=np.arange(count),
         rank=nothing,
@@ -267,9 +271,9 @@ def _customer(count: int) -> _Part:
         gap_days=np.full(count, -1.0),
         hour=np.full(count, UNKNOWN),
         amounts=_amounts(count),
-        counts=nothing,
-        words=np.zeros(0, dtype=np.int64),
-        weights=np.zeros(0),
+        counts=counts,
+        words=vocabulary.rows(b"".join([snapshot.attributes for snapshot in snapshots])).astype(np.int64),
+        weights=np.repeat(1 / np.sqrt(np.maximum(counts, 1)), counts),
     )
 
 

@@ -51,6 +51,7 @@ def check(snapshot: Snapshot) -> None:
         ("recent.at_s", len(recent.at_s), 4 * len(recent.lengths)),
         ("recent.words", len(recent.words), HASH_BYTES * words),
         ("history", len(snapshot.history) % SESSION.size, 0),
+        ("attributes", len(snapshot.attributes) % HASH_BYTES, 0),
         *(
             (f"edges of type {index}", len(column) % EDGE.size, 0)
             for block in snapshot.edges

@@ -28,7 +28,7 @@ SPECIALS: Final = (PAD, UNK, CLS, MASK)
 PAD_ID, UNK_ID, CLS_ID, MASK_ID = range(4)
 
 #: Fields with few values: they are worth more than one more rare item.
-NARROW_FIELDS: Final = ("evt", "chan", "cat", "camp", "tmpl")
+NARROW_FIELDS: Final = ("attr", "evt", "chan", "cat", "camp", "tmpl")
 WIDE_FIELDS: Final = ("item", "offer", "page", "")
 """The last one is that of plain words."""
 MAX_VOCABULARY: Final = 65_535

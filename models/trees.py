@@ -1,6 +1,6 @@
 """A boosted forest of small trees, as arrays: fitted by LightGBM, saved as tensors, exact in its reasons.
 
-Trees see bends and thresholds that a logistic regression does not; they are many opinions of few leaves, so a mean of
+Forest see bends and thresholds that a logistic regression does not; they are many opinions of few leaves, so a mean of
 both ranks and calibrates better than either (Complete Journey, weekly questions of July to December: AUC 0.8462 and
 0.8519 alone, 0.8525 together; slope of calibration 0.83, 0.99 and 0.91).
 
@@ -22,11 +22,11 @@ from models.wide import Floats
 from schemas.errors import ConfigError
 
 TREES: Final = 150
-"""Trees at most; a forest of fewer is filled up with trees that say nothing."""
+"""Forest at most; a forest of fewer is filled up with trees that say nothing."""
 LEAVES: Final = 7
 NODES: Final = 2 * LEAVES - 1
 PATIENCE: Final = 30
-"""Trees without a gain after which fitting stops."""
+"""Forest without a gain after which fitting stops."""
 _LARGEST: Final = float(np.finfo(np.float32).max)
 _SETTINGS: Final[dict[str, Any]] = {
     "objective": "binary",
@@ -45,7 +45,7 @@ _SETTINGS: Final[dict[str, Any]] = {
 }
 
 
-class Trees(nn.Module):
+class Forest(nn.Module):
     """The forest; everything is a buffer, and a new one says 0 of everybody.
 
     Args:
@@ -120,7 +120,7 @@ class Trees(nn.Module):
 
     def load(self, said: dict[str, Any]) -> None:
         """Take over what LightGBM's ``dump_model`` says."""
-        fresh = Trees(self._columns)
+        fresh = Forest(self._columns)
         for number, tree in enumerate(said["tree_info"][:TREES]):
             fresh._add(number, tree["tree_structure"], [0])
         self.load_state_dict(fresh.state_dict())
@@ -159,7 +159,7 @@ def fit_trees(columns: Floats, labels: Floats, stop: tuple[Floats, Floats]) -> d
         stop: the same of rows that say when to stop; without any, all trees are grown.
 
     Returns:
-        What :meth:`Trees.load` takes.
+        What :meth:`Forest.load` takes.
     """
     lightgbm = _lightgbm()
     data = lightgbm.Dataset(columns, labels)

@@ -186,7 +186,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     customer_id: Id | None = None
     """The customer; it must agree with the record key."""
     attributes: Properties | None = None
-    """Anything known; shown, and kept out of the model."""
+    """Anything known; shown, and kept out of models, but for the names in ``PULSEGRAPH_CORE_MODEL_ATTRIBUTES``."""
     timezone: Word | None = None
     """IANA name, e.g. ``Europe/Berlin``: hours and days are the customer's own. An unknown name is not used."""
     consent: Consent | None = None

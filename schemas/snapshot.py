@@ -20,7 +20,7 @@ from schemas.features import INDEX
 from schemas.graph import EDGE_INDEX
 from schemas.words import HASH_BYTES
 
-SNAPSHOT_VERSION: Final = 2
+SNAPSHOT_VERSION: Final = 3
 OUTCOME_VERSION: Final = 2
 
 Head = Literal["churn", "redemption"]
@@ -159,6 +159,9 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fa
     """The customer belongs to the group that is never contacted."""
     candidate: Candidate | None = None
     """Set on ``send`` snapshots: what the redemption outcome is about."""
+    attributes: bytes = b""
+    """uint32 each: words of the profile's attributes that models may read, see
+    :attr:`streams.core.config.CoreConfig.model_attributes`."""
 
     @property
     def last_activity_ms(self) -> int | None:

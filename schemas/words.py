@@ -85,6 +85,20 @@ def words_of(text: str) -> list[str]:
     return [word[:_WORD_CHARACTERS] for word in found[:TEXT_WORDS]]
 
 
+def attribute_of(name: str, value: str | bool | int | float) -> str:
+    """What stands behind ``attr:``; numbers as they are written, texts as far as they tell people apart.
+
+    Example:
+        >>> attribute_of("age", "45-54 "), attribute_of("children", 2.0), attribute_of("member", True)
+        ('age=45-54', 'children=2', 'member=true')
+    """
+    if isinstance(value, str):
+        said = " ".join(unicodedata.normalize("NFKC", value).lower().split())[:_WORD_CHARACTERS]
+    else:
+        said = str(value).lower() if isinstance(value, bool) else f"{value:g}"
+    return f"{name}={said}"
+
+
 class Word(msgspec.Struct, frozen=True, kw_only=True):
     """What a hash stands for: JSON on ``words``, by the hash in hexadecimal digits."""
 
@@ -135,6 +149,7 @@ class Words:
         self.template = FieldWords("tmpl:", self._new)
         self.offer = FieldWords("offer:", self._new)
         self.channel = FieldWords("chan:", self._new)
+        self.attribute = FieldWords("attr:", self._new)
         self.of_kind = {
             "item": self.item,
             "category": self.category,

@@ -70,7 +70,7 @@ def trained(replay: Replay, plan: ModelPlan, folder: Path, say: Say) -> Path:
         card = train_on_outcomes(
             plan.outcomes(replay),
             catalog,
-            build_vocabulary(replay.events(plan.until_ms), catalog),
+            build_vocabulary(replay.events(plan.until_ms), catalog, CoreConfig()),
             fresh / "model",
             config=CoreConfig(),
             settings=settings,

@@ -73,6 +73,8 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     sample_share: Annotated[float, Meta(ge=0, le=1)] = 0.02
     """Share of the events of active customers after which a ``sample`` snapshot is taken, to be labelled like a weekly
     one: what a live prediction sees in the middle of a session is learned and judged, too."""
+    model_attributes: tuple[str, ...] = ()
+    """Names of profile attributes that models may read; all others are kept out of snapshots."""
     pending_limit: int = 64
     """Most pending labels of one head, per customer; beyond it, new ones are dropped. Samples take half of it
     at most."""

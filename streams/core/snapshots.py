@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from zlib import crc32
 
 from schemas import ids
 from schemas.events import SOURCES
 from schemas.snapshot import Candidate, SendCount, Snapshot, SnapshotKind
+from schemas.words import attribute_of
 from streams.core import counters, graph
 from streams.core.config import DAY_MS
 from streams.core.context import Context
@@ -43,7 +45,14 @@ def snapshot_of(
         sends=_sends(state),
         holdout=in_holdout(context.customer_id, config.holdout_percent),
         candidate=candidate,
+        attributes=attribute_words(state.attributes, context),
     )
+
+
+def attribute_words(attributes: Mapping[str, str | bool | int | float | None], context: Context) -> bytes:
+    """Words of a profile's attributes that models may read, in the order of the setting."""
+    known = [(name, attributes.get(name)) for name in context.config.model_attributes]
+    return b"".join([context.words.attribute[attribute_of(name, value)] for name, value in known if value is not None])
 
 
 def in_holdout(customer_id: str, percent: int) -> bool:

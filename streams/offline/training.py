@@ -16,11 +16,12 @@ from models.tokenizer import Vocabulary
 from models.training import TrainSettings, train
 from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError
-from schemas.events import PROFILES, SOURCE_INDEX, Body
+from schemas.events import Body, Profile
 from schemas.snapshot import Outcome
 from schemas.words import Words, hash_of, split, words_of
 from streams.core.config import DAY_MS, CoreConfig
 from streams.core.context import Context
+from streams.core.snapshots import attribute_words
 from streams.core.timeline import event_words
 from streams.offline.ingest import replay_checkpoints
 
@@ -32,12 +33,17 @@ _SHARES: Final = (0.1, 0.4)
 """Parts of the whole that counting words and making outcomes take, for the progress bar."""
 
 
-def build_vocabulary(events: Iterable[SourceEvent], catalog: Mapping[str, CatalogEntry]) -> Vocabulary:
-    """Vocabulary of a log and of the catalog's titles, counted by the code that writes timelines."""
-    words, config, counts = Words(), CoreConfig(), Counter[bytes]()
-    for topic, customer_id, body, _ in events:
-        if SOURCE_INDEX[topic] != PROFILES:
-            counts.update(split(event_words(body, Context(config, words, 0, customer_id))))
+def build_vocabulary(
+    events: Iterable[SourceEvent], catalog: Mapping[str, CatalogEntry], config: CoreConfig
+) -> Vocabulary:
+    """Vocabulary of a log and of the catalog's titles, counted by the code that writes timelines and snapshots."""
+    words, counts = Words(), Counter[bytes]()
+    for _, customer_id, body, _ in events:
+        context = Context(config, words, 0, customer_id)
+        if isinstance(body, Profile):
+            counts.update(split(attribute_words(body.attributes or {}, context)))
+        else:
+            counts.update(split(event_words(body, context)))
     return vocabulary_of(counts, {hash_of(word): word for word in words.take_new()}, catalog)
 
 
@@ -59,7 +65,7 @@ def counted(found: Iterable[Outcome]) -> Counter[bytes]:
     """How often each word occurs in the timelines of outcomes."""
     counts = Counter[bytes]()
     for outcome in found:
-        counts.update(split(outcome.snapshot.recent.words))
+        counts.update(split(outcome.snapshot.recent.words + outcome.snapshot.attributes))
     return counts
 
 
@@ -92,7 +98,7 @@ def train_on_events(
     _horizon_days(config)
     first, second = _SHARES
     progress(0.0, "building the vocabulary")
-    vocabulary = build_vocabulary(events, catalog)
+    vocabulary = build_vocabulary(events, catalog, config)
     found = outcomes_of(events, config, until_ms, lambda share, text: progress(first + share * (second - first), text))
     ended = outcomes.matured(found, until_ms)
     return train_on_outcomes(

@@ -34,7 +34,7 @@ from models.wide import columns
 from schemas import features
 from schemas.graph import EDGE_TYPES
 from schemas.snapshot import EDGE, SESSION, EdgeBlock, Session, Snapshot, age_hours, sessions
-from schemas.words import hash_of
+from schemas.words import hash_of, split
 
 NOW_MS = worlds.START_MS
 DAY_S = 86_400.0
@@ -75,7 +75,9 @@ def bag(words: list[tuple[str, float]]) -> dict[str, float]:
 def slowly(snapshot: Snapshot, size: SequenceSize) -> list[Position]:
     """The positions of one customer: customer, newest events, newest sessions, heaviest edges."""
     now_s = snapshot.as_of_ms / 1000
-    found = [Position("customer", 0, 0.0, None, None, {}, {})]
+    known = [named(int.from_bytes(hashed, "little")) for hashed in split(snapshot.attributes)]
+    own = bag([(word, len(known) ** -0.5) for word in known])
+    found = [Position("customer", 0, 0.0, None, None, {}, own)]
 
     events, of_recent = list(snapshot.recent), []
     for at, (at_ms, said) in enumerate(events):
@@ -219,7 +221,7 @@ blocks = st.lists(
 ).map(tuple)  # fmt: skip
 snapshots = st.builds(
     lambda **said: msgspec.structs.replace(worlds.snapshot(), **said),
-    recent=events, history=history, edges=blocks,
+    recent=events, history=history, edges=blocks, attributes=st.lists(word, max_size=3).map(lambda w: hashes(*w)),
     edge_half_life_ms=st.sampled_from([28 * worlds.DAY_MS, 5 * worlds.DAY_MS]),
 )  # fmt: skip
 sizes = st.builds(

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.trees import LEAVES, TREES, Trees, fit_trees, refit_trees
+from models.trees import LEAVES, TREES, Forest, fit_trees, refit_trees
 from models.wide import Floats
 
 COLUMNS = 5
@@ -31,9 +31,9 @@ def booster(columns: Floats, labels: Floats, trees: int = 40) -> lightgbm.Booste
 
 
 @pytest.fixture(scope="module")
-def grown() -> tuple[Trees, lightgbm.Booster]:
+def grown() -> tuple[Forest, lightgbm.Booster]:
     found = booster(*rows(4000))
-    trees = Trees(COLUMNS)
+    trees = Forest(COLUMNS)
     trees.load(found.dump_model())
     return trees, found
 
@@ -42,7 +42,7 @@ values = st.one_of(st.just(float("nan")), st.floats(-4, 4, width=32), st.sampled
 
 
 @given(st.lists(st.lists(values, min_size=COLUMNS, max_size=COLUMNS), min_size=1, max_size=8))
-def test_any_row_gets_what_lightgbm_gives(grown: tuple[Trees, lightgbm.Booster], said: list[list[float]]) -> None:
+def test_any_row_gets_what_lightgbm_gives(grown: tuple[Forest, lightgbm.Booster], said: list[list[float]]) -> None:
     trees, found = grown
     columns = np.array(said, dtype=np.float32)
     logits = trees(torch.from_numpy(columns)).double().numpy()
@@ -53,7 +53,7 @@ def test_any_row_gets_what_lightgbm_gives(grown: tuple[Trees, lightgbm.Booster],
     assert not parts[:, 3].any(), "a column that splits nothing adds nothing"
 
 
-def test_rows_at_the_thresholds_themselves(grown: tuple[Trees, lightgbm.Booster]) -> None:
+def test_rows_at_the_thresholds_themselves(grown: tuple[Forest, lightgbm.Booster]) -> None:
     trees, found = grown
     at = trees.threshold[trees.column == 0].numpy()
     columns = np.zeros((3 * len(at), COLUMNS), dtype=np.float32)
@@ -63,7 +63,7 @@ def test_rows_at_the_thresholds_themselves(grown: tuple[Trees, lightgbm.Booster]
 
 
 def test_a_new_forest_says_nothing() -> None:
-    trees, columns = Trees(COLUMNS), torch.randn(3, COLUMNS)
+    trees, columns = Forest(COLUMNS), torch.randn(3, COLUMNS)
     assert (trees.grown, trees.base) == (0, 0.0)
     assert not trees(columns).any()
     assert not trees.contributions(columns).any()
@@ -72,31 +72,31 @@ def test_a_new_forest_says_nothing() -> None:
 
 def test_fitting_stops_where_nothing_is_gained_and_can_be_repeated() -> None:
     columns, labels = rows(3000)
-    trees, again = Trees(COLUMNS), Trees(COLUMNS)
+    trees, again = Forest(COLUMNS), Forest(COLUMNS)
     said = fit_trees(columns, labels, rows(1500, seed=1))
     trees.load(said)
     again.load(fit_trees(columns, labels, rows(1500, seed=1)))
     assert 1 < trees.grown <= TREES
     assert all(torch.equal(one, two) for one, two in zip(trees.buffers(), again.buffers(), strict=True))
     shuffled = np.random.default_rng(3).permutation(labels)
-    noise = Trees(COLUMNS)
+    noise = Forest(COLUMNS)
     noise.load(fit_trees(columns, shuffled, rows(1500, seed=1)))
     assert noise.grown < trees.grown
-    more = Trees(COLUMNS)
+    more = Forest(COLUMNS)
     more.load(refit_trees(*rows(4000, seed=2), trees.grown))
     assert more.grown == trees.grown
 
 
 def test_few_rows_without_any_to_stop_at_are_no_error() -> None:
     columns, labels = rows(30)
-    trees = Trees(COLUMNS)
+    trees = Forest(COLUMNS)
     trees.load(fit_trees(columns, labels, (columns[:0], labels[:0])))
     assert torch.isfinite(trees(torch.from_numpy(columns))).all()
 
 
 @pytest.mark.parametrize(("name", "value"), [("column", COLUMNS), ("column", -1), ("left", 2 * LEAVES), ("right", -1)])
 def test_trees_that_lead_nowhere_are_not_sound(name: str, value: int) -> None:
-    trees = Trees(COLUMNS)
+    trees = Forest(COLUMNS)
     assert trees.sound()
     getattr(trees, name)[3, 2] = value
     assert not trees.sound()

@@ -226,6 +226,9 @@ def test_a_vocabulary_of_events_holds_what_was_typed_by_enough_customers() -> No
         return ("clickstream", customer, Clickstream(event="search", event_ts_ms=START_MS, query=query), START_MS)
 
     events = [search(f"c{number}", "dark roast") for number in range(SHARED_BY)]
-    events += [search("c0", "secret")] * SHARED_BY + [("profiles", "c0", Profile(event_ts_ms=START_MS), START_MS)]
-    found = build_vocabulary(events, {})
+    profile = Profile(event_ts_ms=START_MS, attributes={"age": "45-54", "name": "Ann"})
+    events += [search("c0", "secret")] * SHARED_BY + [("profiles", "c0", profile, START_MS)] * SHARED_BY
+    allowed = build_vocabulary(events, {}, CoreConfig(model_attributes=("age",)))
+    assert "attr:age=45-54" in allowed.names
+    found = build_vocabulary(events, {}, CoreConfig())
     assert {name for name in found.names if name not in (*SPECIALS, *FIXED)} == {"evt:search", "dark", "roast"}

@@ -8,8 +8,9 @@ import pytest
 from support.logs import START_MS, Sent, Worker, log_of
 
 from schemas.codec import msgpack_encode
-from schemas.events import CLICKSTREAM
+from schemas.events import CLICKSTREAM, PROFILES
 from schemas.snapshot import Snapshot, sessions
+from schemas.words import hash_of, split
 from streams.core.config import DAY_MS, CoreConfig
 
 LARGEST_BYTES = 12_000
@@ -52,3 +53,31 @@ def test_many_years_take_no_more_than_one() -> None:
     year, *_ = shopped(330, 1, 12)
     longer, *_ = shopped(1_500, 1, 12)
     assert len(msgpack_encode(longer)) < 1.2 * len(msgpack_encode(year))
+
+
+ATTRIBUTES = {"age": "45-54 ", "children": 2.0, "member": True, "income": "high", "nothing": None}
+
+
+@pytest.mark.parametrize(
+    ("allowed", "said"),
+    [
+        ((), []),
+        (("income", "age", "nothing", "not there"), ["attr:income=high", "attr:age=45-54"]),
+        (("member", "children"), ["attr:member=true", "attr:children=2"]),
+    ],
+)
+def test_models_see_the_attributes_that_a_setting_names(allowed: tuple[str, ...], said: list[str]) -> None:
+    bought = {"event": "purchase", "event_ts_ms": START_MS + 1, "event_id": "e1", "item_id": "i1"}
+    profile = {"event_ts_ms": START_MS, "event_id": "p1", "attributes": ATTRIBUTES}
+    events = [Sent(PROFILES, "c1", START_MS, profile), Sent(CLICKSTREAM, "c1", START_MS + 1, bought)]
+    worker = Worker(CoreConfig(watermark_keys=1, model_attributes=allowed))
+    for source_index, topic in enumerate(log_of(events, START_MS + DAY_MS)):
+        worker.take(source_index, topic)
+    worker.checkpoint()
+    customer = worker.ingest.customer("c1")
+    assert customer is not None
+    snapshot = customer.snapshot()
+    assert snapshot is not None
+    assert split(snapshot.attributes) == [hash_of(word) for word in said]
+    others = (str(value).strip().encode() for name, value in ATTRIBUTES.items() if name not in allowed)
+    assert not any(other in msgpack_encode(snapshot) for other in others if len(other) > 3)
