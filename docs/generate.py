@@ -47,6 +47,7 @@ _KINDS: Final[tuple[tuple[Any, str], ...]] = (
     (int, "whole number"),
     (float, "number"),
     (tuple[str, int, int], "array of topic, partition, offset"),
+    (dict[str, int], "object of text to whole number"),
 )
 
 
@@ -97,7 +98,7 @@ def _kind(hint: Any) -> str:
         bound = next((meta.max_length for meta in hint.__metadata__ if isinstance(meta, msgspec.Meta)), None)
         return _kind(hint.__origin__) + (f", at most {bound:,}" if bound else "")
     if origin in (Union, UnionType):
-        (inner,) = (part for part in arguments if part is not type(None))
+        (inner,) = (part for part in arguments if part not in (type(None), msgspec.UnsetType))
         return _kind(inner)
     if origin is Literal:
         return "one of " + ", ".join(f"`{name}`" for name in arguments)

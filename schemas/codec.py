@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET
 
-from schemas import errors
-from schemas.events import PROFILES, SOURCES, Body, type_by_source
+from schemas import errors, keys, repair
+from schemas.advice import field_error
+from schemas.channels import canonical
+from schemas.events import (
+    CAMPAIGN_SENDS,
+    CLICKSTREAM,
+    CLICKSTREAM_EVENTS,
+    PROFILES,
+    SOURCES,
+    Body,
+    Said,
+    type_by_source,
+)
 from schemas.limits import MAX_EVENT_TS_MS, MAX_HEADERS_BYTES, MAX_KEY_BYTES, MAX_PAYLOAD_BYTES, MIN_EVENT_TS_MS
+from schemas.names import OPT_OUTS, may_opt_out, spelling
 from schemas.nesting import too_deep
+from schemas.rfc3339 import NotATime, parse_ms
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -25,15 +39,23 @@ _MAX_ID: Final = 128
 _MAX_SOURCE: Final = 1_024  # a URI
 
 
+#: Of an event whose own time cannot be true, and whose record has none either.
+NO_TIME_MS: Final = 0
+
+
 class DecodedEvent(msgspec.Struct, frozen=True, gc=False):
     """A valid event. ``body`` is None for the erasure of a customer."""
 
     customer_id: str
     event_id: str | None
     event_ts_ms: int
-    body: Body | None
+    """:data:`NO_TIME_MS` of an opt-out that happened nobody knows when."""
+    body: Said | None
+    repairs: tuple[str, ...] = ()
+    """See :class:`schemas.repair.Repaired`."""
 
 
+@lru_cache(maxsize=1 << 16)
 def decode_key(key: bytes | None) -> str:
     """The customer's id from a record key.
 
@@ -44,10 +66,10 @@ def decode_key(key: bytes | None) -> str:
         raise errors.NullKey("the record has no key: set it to the customer's id")
     if not key or len(key) > MAX_KEY_BYTES:
         raise errors.InvalidKey(f"a key has 1 to {MAX_KEY_BYTES} bytes, this one has {len(key)}")
-    try:
-        customer_id = key.decode()
-    except UnicodeDecodeError as error:
-        raise errors.InvalidKey(f"the key is not UTF-8: {error}") from None
+    wrong = keys.wrapped(key)
+    if wrong is not None:
+        raise errors.InvalidKey(wrong)
+    customer_id = key.decode()
     if len(customer_id) > _MAX_ID:
         raise errors.InvalidKey(f"a customer id has at most {_MAX_ID} characters, this one has {len(customer_id)}")
     return customer_id
@@ -64,13 +86,25 @@ def decode_event(
             clock, so that the verdict on a record never changes.
 
     Raises:
-        DeadLetter: with the class that says why.
+        DeadLetter: with the class that says why. Where the record may have taken consent back, ``withdraws`` names
+            the customer.
 
     Example:
         >>> decode_event(2, b"c1", b'{"event_ts_ms":1498867200000,"offer_id":"o"}', (), 1498867200000, 0).body.offer_id
         'o'
     """
     customer_id = decode_key(key)
+    try:
+        return _decode(source_index, customer_id, value, headers, record_ts_ms, max_future_ms)
+    except errors.DeadLetter as error:
+        if not isinstance(error, errors.KeyMismatch) and _is_about_consent(source_index, value):
+            raise error.withdrawing(customer_id) from None
+        raise
+
+
+def _decode(
+    source_index: int, customer_id: str, value: bytes | None, headers: Headers, record_ts_ms: int, max_future_ms: int
+) -> DecodedEvent:
     if headers and sum(len(name) + len(header or b"") for name, header in headers) > MAX_HEADERS_BYTES:
         raise errors.Oversized(f"headers are limited to {MAX_HEADERS_BYTES} bytes")
     if value is None:
@@ -79,16 +113,72 @@ def decode_event(
                 f"a null value on {SOURCES[source_index]} means nothing; only profiles erase"
             )
         return DecodedEvent(
-            customer_id, header_text(headers, "ce_id"), _erasure_ts_ms(headers, record_ts_ms, max_future_ms), None
+            customer_id, _erasure_id(headers), _erasure_ts_ms(headers, record_ts_ms, max_future_ms), None
         )
-    body = _decode_value(source_index, value)
+    body, repairs = _decode_value(source_index, value, record_ts_ms, max_future_ms)
     if body.customer_id is not None and body.customer_id != customer_id:
         raise errors.KeyMismatch("the record key and customer_id in the body name different customers")
     event_ts_ms = body.event_ts_ms
+    leaves = source_index == CAMPAIGN_SENDS and body.event in OPT_OUTS  # type: ignore[union-attr]
     if event_ts_ms > record_ts_ms + max_future_ms:
-        raise errors.OutOfTime(f"event_ts_ms {event_ts_ms} is {event_ts_ms - record_ts_ms} ms ahead of the record")
-    event_id = body.event_id or (_cloud_event_id(headers) if headers else None)
-    return DecodedEvent(customer_id, event_id, event_ts_ms, body)
+        if not leaves:
+            raise errors.OutOfTime(_ahead(event_ts_ms, record_ts_ms))
+        # An opt-out needs the customer, and nothing else.
+        event_ts_ms = record_ts_ms if MIN_EVENT_TS_MS <= record_ts_ms <= MAX_EVENT_TS_MS else NO_TIME_MS
+        body = msgspec.structs.replace(body, event_ts_ms=event_ts_ms)
+        repairs = (*repairs, "event_ts_ms converted")
+    if not headers or body.event_id:
+        return DecodedEvent(customer_id, body.event_id, event_ts_ms, body, repairs)
+    try:
+        event_id = _cloud_event_id(headers)
+    except errors.InvalidField:
+        if not leaves and source_index != PROFILES:
+            raise
+        event_id, repairs = None, (*repairs, "event_id dropped")
+    return DecodedEvent(customer_id, event_id, event_ts_ms, body, repairs)
+
+
+def _ahead(event_ts_ms: int, record_ts_ms: int) -> str:
+    if record_ts_ms <= 0:
+        return (
+            f"the record has no Kafka timestamp ({record_ts_ms}), so its time cannot be checked: let the producer set "
+            "one, or set message.timestamp.type=LogAppendTime on the topic"
+        )
+    return (
+        f"event_ts_ms {event_ts_ms} is {event_ts_ms - record_ts_ms} ms ahead of the record's Kafka timestamp: correct "
+        "the clock of whoever sets it"
+    )
+
+
+def _is_about_consent(source_index: int, value: bytes | None) -> bool:
+    """Whether a refused record may have taken consent back."""
+    if source_index == PROFILES:
+        if value is None:  # who wants to be erased wants no mail
+            return True
+        fields = _object(value)
+        return fields is None or _consent_field(fields) is not None
+    if source_index != CAMPAIGN_SENDS or value is None:
+        return False
+    fields = _object(value)
+    if fields is not None and isinstance(fields.get("event"), str):
+        return repair.opt_out_of(source_index, fields) is not None
+    return may_opt_out(value)
+
+
+def _consent_field(fields: repair.Fields) -> str | None:
+    """The field that consent is in, however its name is written."""
+    return next((name for name in fields if canonical(name).startswith("consent")), None)
+
+
+def _object(value: bytes) -> repair.Fields | None:
+    """A record's JSON object; None where there is none."""
+    if len(value) > MAX_PAYLOAD_BYTES or too_deep(value):
+        return None
+    try:
+        found = repair.loosely(value)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _cloud_event_id(headers: Headers) -> str | None:
@@ -97,7 +187,17 @@ def _cloud_event_id(headers: Headers) -> str | None:
     return event_id if event_id is None or source is None else f"{source} {event_id}"
 
 
-def _decode_value(source_index: int, value: bytes) -> Body:
+def _erasure_id(headers: Headers) -> str | None:
+    """An erasure is known by its time: an id that cannot be read is none."""
+    try:
+        return header_text(headers, "ce_id")
+    except errors.InvalidField:
+        return None
+
+
+def _decode_value(
+    source_index: int, value: bytes, record_ts_ms: int, max_future_ms: int
+) -> tuple[Body, tuple[str, ...]]:
     if len(value) > MAX_PAYLOAD_BYTES:
         raise errors.Oversized(f"a payload has at most {MAX_PAYLOAD_BYTES} bytes, this one has {len(value)}")
     if too_deep(value):
@@ -105,29 +205,51 @@ def _decode_value(source_index: int, value: bytes) -> Body:
     try:
         if not value.isascii():
             value.decode()
-        return _decode_body[source_index](value)
+        body = _decode_body[source_index](value)
     except msgspec.ValidationError as error:
-        raise _field_error(value, error) from None
+        return _decode_repaired(source_index, value, error, record_ts_ms, max_future_ms)
     except UnicodeError as error:
         raise errors.Malformed(f"not UTF-8: {error}") from None
     except msgspec.DecodeError as error:
         raise errors.Malformed(f"not JSON: {error}") from None
+    if source_index == CLICKSTREAM:
+        if (name := body.event) not in CLICKSTREAM_EVENTS and (meant := _click_name(name)) is not None:  # type: ignore[union-attr]
+            return msgspec.structs.replace(body, event=meant), ("event converted",)
+    elif source_index == PROFILES and body.consent is UNSET and b"onsent" in value.lower():  # type: ignore[union-attr]
+        name = _consent_field(_object(value) or {})
+        if name is not None:
+            raise errors.InvalidField(f"there is no field {name[:64]!r}: its name is consent")
+    return body, ()
 
 
-def _field_error(value: bytes, error: msgspec.ValidationError) -> errors.DeadLetter:
-    """A wrong field; a wrong time has a class of its own, because it is a producer's clock and not its schema."""
-    if "event_ts_ms" in str(error):
-        try:
-            ts_ms = msgspec.json.decode(value).get("event_ts_ms")
-        except (msgspec.DecodeError, AttributeError, UnicodeError):
-            ts_ms = None
-        if (
-            isinstance(ts_ms, int | float)
-            and not isinstance(ts_ms, bool)
-            and not MIN_EVENT_TS_MS <= ts_ms <= MAX_EVENT_TS_MS
-        ):
-            return errors.OutOfTime(f"event_ts_ms {ts_ms} is not a time in epoch milliseconds")
-    return errors.InvalidField(str(error))
+@lru_cache(maxsize=4_096)
+def _click_name(name: str) -> str | None:
+    """The known name that a custom one is a spelling of."""
+    return spelling(name, sorted(CLICKSTREAM_EVENTS))
+
+
+def _decode_repaired(
+    source_index: int, value: bytes, strict: msgspec.ValidationError, record_ts_ms: int, max_future_ms: int
+) -> tuple[Body, tuple[str, ...]]:
+    """What the strict decoder refused, without what nobody reads; see :mod:`schemas.repair`."""
+    if value.lstrip()[:1] != b"{":
+        raise errors.InvalidField(f"{strict}: a record's value is one JSON object") from None
+    try:
+        fields = repair.loosely(value)
+    except (ValueError, RecursionError) as error:
+        raise errors.Malformed(f"not JSON: {error}") from None
+    name = _consent_field(fields) if source_index == PROFILES and "consent" not in fields else None
+    if name is not None:
+        raise errors.InvalidField(f"there is no field {name[:64]!r}: its name is consent")
+    fit, repairs = repair.repaired(source_index, fields, record_ts_ms, max_future_ms)
+    try:
+        body = msgspec.convert(fit, type_by_source[SOURCES[source_index]])
+        json_encode(body)
+    except (msgspec.ValidationError, OverflowError) as error:
+        raise field_error(source_index, fields, str(error)) from None
+    except UnicodeError as error:
+        raise errors.Malformed(f"not UTF-8: {error}") from None
+    return body, repairs
 
 
 def header_text(headers: Headers, name: str, longest: int = _MAX_ID) -> str | None:
@@ -164,12 +286,17 @@ def _erasure_ts_ms(headers: Headers, record_ts_ms: int, max_future_ms: int) -> i
 
 def _header_ms(text: str) -> int:
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise errors.InvalidField(f"header ce_time is not an RFC 3339 time: {text!r}") from None
-    if moment.tzinfo is None:
-        raise errors.InvalidField(f"header ce_time has no UTC offset: {text!r}")
-    return int(moment.timestamp() * 1000)
+        return parse_ms(text)
+    except NotATime as error:
+        raise errors.InvalidField(f"header ce_time: {error}") from None
+
+
+def source_of(headers: Headers) -> str:
+    """Who sent a record, as its ``ce_source`` says; ``unknown`` where it does not."""
+    try:
+        return header_text(headers, "ce_source", _MAX_SOURCE) or "unknown"
+    except errors.InvalidField:
+        return "unknown"
 
 
 def decoder(record: type[Any]) -> Callable[[bytes], Any]:

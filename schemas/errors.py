@@ -10,6 +10,7 @@
     │   ├── NullKey               no key: the record belongs to no customer
     │   ├── InvalidKey            a key that is not UTF-8, is empty or too long
     │   ├── KeyMismatch           the key and the body name different customers
+    │   ├── WrongPartition        the key belongs to another partition, where its customer's state is
     │   ├── OutOfTime             an event time that cannot be true
     │   ├── TooLate               so late that it cannot be known whether it was counted before
     │   └── UnexpectedTombstone   a null value on a topic that has no erasure
@@ -26,6 +27,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class PulsegraphError(Exception):
     """Base of every error this project raises on purpose."""
@@ -35,6 +38,14 @@ class DeadLetter(PulsegraphError):
     """A record that can never be applied. ``reason`` is a stable, metric-friendly name."""
 
     reason: str = "dead_letter"
+    withdraws: str | None = None
+    """Customer whose consent goes with the record, since it may have taken consent back."""
+
+    def withdrawing(self, customer_id: str) -> Self:
+        """The same refusal, of a record that may have taken consent back: fail closed."""
+        refused = type(self)(f"all consent of the customer is withdrawn, since it may have taken consent back: {self}")
+        refused.withdraws = customer_id
+        return refused
 
 
 class Malformed(DeadLetter):
@@ -59,6 +70,10 @@ class InvalidKey(DeadLetter):
 
 class KeyMismatch(DeadLetter):
     reason = "key_mismatch"
+
+
+class WrongPartition(DeadLetter):
+    reason = "wrong_partition"
 
 
 class OutOfTime(DeadLetter):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from schemas.limits import (
     MAX_LINES,
@@ -27,6 +27,7 @@ from schemas.limits import (
     TimestampMs,
     Word,
 )
+from schemas.names import OPT_OUTS, suggestion
 
 #: Clickstream names the product understands. Any other valid name is kept as a custom event.
 CLICKSTREAM_EVENTS: Final = frozenset(
@@ -131,8 +132,8 @@ class CampaignSend(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """What happened to the message."""
     event_ts_ms: TimestampMs
     """When it happened: event time, not the time of sending."""
-    campaign_id: Id
-    """The campaign, as in the catalog."""
+    campaign_id: Id | None = None
+    """The campaign, as in the catalog. Only ``unsubscribe`` and ``complaint`` need none."""
     event_id: Id | None = None
     """Duplicate key; the ``ce_source`` and ``ce_id`` headers are read where it is absent."""
     customer_id: Id | None = None
@@ -154,7 +155,12 @@ class CampaignSend(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     def __post_init__(self) -> None:
         if self.event not in SEND_EVENTS:
-            raise ValueError(f"event is {self.event!r}; campaign-sends takes one of {', '.join(SEND_EVENTS)}")
+            taken = ", ".join(SEND_EVENTS)
+            raise ValueError(
+                f"event is {self.event!r}; campaign-sends takes one of {taken}{suggestion(self.event, SEND_EVENTS)}"
+            )
+        if self.campaign_id is None and self.event not in OPT_OUTS:
+            raise ValueError(f"{self.event} has no campaign_id: only {' and '.join(OPT_OUTS)} need none")
 
 
 class Redemption(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -177,7 +183,7 @@ class Redemption(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """What is known about a customer. A record replaces the one before; a null value erases the customer."""
+    """What is known about a customer. A record replaces the one before, consent aside; a null value erases them."""
 
     event_ts_ms: TimestampMs
     """When it happened: event time, not the time of sending."""
@@ -189,8 +195,16 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     """Anything known; shown, and kept out of models, but for the names in ``PULSEGRAPH_CORE_MODEL_ATTRIBUTES``."""
     timezone: Word | None = None
     """IANA name, e.g. ``Europe/Berlin``: hours and days are the customer's own. An unknown name is not used."""
-    consent: Consent | None = None
-    """channel -> purpose -> granted. A channel or purpose that is absent is not granted."""
+    consent: Consent | UnsetType | None = UNSET
+    """channel -> purpose -> granted. It replaces consent as a whole: what is absent from it is not granted, and null
+    withdraws everything. A profile without the field leaves consent as it was."""
+
+
+class Withdrawal(msgspec.Struct, frozen=True, gc=False):
+    """All consent is taken back, since a record that may have done so could not be read. Never on the wire."""
+
+    event_ts_ms: int
+    """When: of the record, as nothing else is known."""
 
 
 type_by_source: Final[dict[str, type[Clickstream] | type[CampaignSend] | type[Redemption] | type[Profile]]] = {
@@ -207,3 +221,5 @@ SOURCE_INDEX: Final[dict[str, int]] = {topic: source_index for source_index, top
 CLICKSTREAM, CAMPAIGN_SENDS, REDEMPTIONS, PROFILES = range(4)
 
 Body = Clickstream | CampaignSend | Redemption | Profile
+Said = Body | Withdrawal
+"""What an event in state says."""

@@ -56,5 +56,10 @@ def refused_id(topic: str, partition: int, offset: int) -> str:
     return f"{topic}-{partition}-{offset}"
 
 
+def revocation_id(customer_id: str, source: tuple[str, int, int]) -> str:
+    """Id of what a record revokes."""
+    return _digest("revocation", customer_id, *source)
+
+
 def receipt_id(customer_id: str, erased_ms: int) -> str:
     return _digest("erasure", customer_id, erased_ms)

@@ -25,13 +25,13 @@ MIN_EVENT_TS_MS: Final = 946_684_800_000
 MAX_EVENT_TS_MS: Final = 4_102_444_800_000
 
 Id = Annotated[str, Meta(min_length=1, max_length=128)]
-EventName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_.:-]*$")]
+EventName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_.:-]*\Z")]
 Word = Annotated[str, Meta(min_length=1, max_length=64)]
 Text = Annotated[str, Meta(max_length=512)]
 TimestampMs = Annotated[int, Meta(ge=MIN_EVENT_TS_MS, le=MAX_EVENT_TS_MS)]
 Quantity = Annotated[float, Meta(ge=-1e6, le=1e6)]
 """Below 0 only where it means a return, see :class:`schemas.events.Clickstream`."""
-Currency = Annotated[str, Meta(min_length=3, max_length=3, pattern=r"^[A-Za-z]{3}$")]
+Currency = Annotated[str, Meta(min_length=3, max_length=3, pattern=r"^[A-Za-z]{3}\Z")]
 Money = Annotated[float, Meta(ge=-1e9, le=1e9)]
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 Scalar = Annotated[str, Meta(max_length=512)] | bool | Annotated[int, Meta(ge=-(2**53), le=2**53)] | Money | None

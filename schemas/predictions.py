@@ -6,7 +6,10 @@ from typing import Literal
 
 import msgspec
 
+from schemas import cloudevents
+from schemas.codec import json_encode
 from schemas.limits import Probability
+from schemas.records import OutputRecord
 from schemas.snapshot import SnapshotKind
 
 
@@ -37,7 +40,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     as_of_ms: int
     """Event time for which it holds."""
     model_version: str
-    """Which model said so."""
+    """Which model said so; ``none`` of a revocation."""
     valid_until_ms: int
     """Event time after which it should not be used."""
     source: tuple[str, int, int]
@@ -128,8 +131,8 @@ class NextBestAction(Prediction, frozen=True, kw_only=True, omit_defaults=True):
     """``explore`` where the action was drawn evenly, ``greedy`` where it was the best."""
 
 
-class Erasure(msgspec.Struct, frozen=True, kw_only=True):
-    """Receipt: everything kept about the customer has been deleted."""
+class Erasure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Receipt: everything kept about the customer has been deleted, but for what topics keep for a while."""
 
     receipt_id: str
     """Derived from customer and time."""
@@ -139,3 +142,11 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     """Event time of the erasure; everything up to it is gone."""
     source: tuple[str, int, int]
     """The record that requested it."""
+    kept_days: dict[str, int] = {}
+    """Topic -> days for which records of before the erasure stay there, as `pulsegraph topics create` makes topics."""
+
+
+def prediction_record(topic: str, prediction: Prediction) -> OutputRecord:
+    """A prediction on its way to its topic, a logical name."""
+    headers = cloudevents.headers(prediction.prediction_id, topic, prediction.as_of_ms)
+    return OutputRecord(topic, prediction.customer_id.encode(), json_encode(prediction), headers)

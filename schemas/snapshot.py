@@ -26,6 +26,8 @@ OUTCOME_VERSION: Final = 2
 Head = Literal["churn", "redemption"]
 """What is asked of a snapshot; tasks are learned from the outcomes of one."""
 SnapshotKind = Literal["event", "horizon", "send", "sample", "refresh"]
+ERASED_MS: Final = "erased_ms"
+"""Header of a null on ``session-snapshots``: event time of the erasure."""
 LIVE_KINDS: Final[tuple[SnapshotKind, ...]] = ("event", "refresh")
 """Kinds that say what holds now. The others are questions: they wait for labels, and none stands for another."""
 

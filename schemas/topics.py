@@ -93,6 +93,20 @@ def _days(duration_ms: int) -> str:
     return "1 day" if days == 1 else f"{days} days"
 
 
+#: Keys of topics whose records hold something of a customer.
+_OF_CUSTOMERS: Final = ("customer_id", "none", "as it came")
+
+
+def kept_after_erasure() -> dict[str, int]:
+    """Topic -> days for which what it holds of an erased customer stays there, receipts aside."""
+    kept = {
+        name: topic.replaced_ms if topic.retention_ms is None else topic.retention_ms
+        for name, topic in TOPICS.items()
+        if topic.key in _OF_CUSTOMERS and name != "erasures" and topic.cleanup != "compact,delete"
+    }
+    return {name: kept_ms // DAY_MS for name, kept_ms in kept.items() if kept_ms is not None}
+
+
 TOPICS: Final[dict[str, Topic]] = {
     topic.name: topic
     for topic in (

@@ -17,8 +17,10 @@ from models.reasons import CROSS_FAMILIES, FAMILIES
 from schemas import codec, errors, features, limits
 from schemas.events import CLICKSTREAM_EVENTS, SEND_EVENTS, SOURCES, Clickstream
 from schemas.graph import EDGE_TYPES
+from schemas.records import LogRecord
 from schemas.topics import TOPICS
 from streams.core.config import DAY_MS, CoreConfig
+from streams.core.entries import read_entries
 from streams.core.lateness import check_not_too_late
 from streams.kafka.partitioning import partition_for
 from streams.kafka.reader import TopicReader
@@ -148,6 +150,12 @@ def test_examples_of_refusals(error: str, reason: str, example: str) -> None:
         purchase = Clickstream(event="purchase", event_ts_ms=NOW_MS)
         with pytest.raises(errors.TooLate):
             check_not_too_late(NOW_MS, NOW_MS + days * DAY_MS + 1, purchase, CoreConfig())
+        return
+    if error == "WrongPartition":
+        assert example == "a record in another partition than its key's"
+        record = LogRecord(0, b"42", b"{}", (), NOW_MS)
+        _, (refusal,) = read_entries(0, 1, [record], CoreConfig(), lambda key: 0)
+        assert refusal.reason == reason
         return
     if found is None:
         assert example == f"a value of more than {limits.MAX_PAYLOAD_BYTES:,} bytes"

@@ -69,7 +69,7 @@ def read_purchases(events: Iterable[SourceEvent]) -> Purchases:
             for line in body.items or ():
                 rows.append((customer, ts_ms, line.item_id or "", line.category or "", order, _worth(line)))  # noqa: PERF401
         elif isinstance(body, CampaignSend) and body.event == "send":
-            sent.append((ts_ms, customer, body.campaign_id, body.window_end_ms or 0))
+            sent.append((ts_ms, customer, body.campaign_id or "", body.window_end_ms or 0))
         elif isinstance(body, Redemption):
             redeemed.append((ts_ms, customer, body.campaign_id or "", body.event_ts_ms))
     names, ts_ms_of, items, categories, orders, values = zip(*rows, strict=True) if rows else ((),) * 6

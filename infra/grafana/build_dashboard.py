@@ -116,6 +116,15 @@ ROWS: Final[dict[str, list[Panel]]] = {
                 (_rate("pulsegraph_pending_labels_dropped_total"), "pending labels dropped"),
             ],
         ),
+        (
+            "Consent that could not be read, records in the wrong partition, repaired fields",
+            "cps",
+            [
+                (_rate("pulsegraph_consent_withdrawn_total"), "consent withdrawn"),
+                (_rate("pulsegraph_misplaced_total", "topic, source"), "{{topic}} of {{source}} misplaced"),
+                (_rate("pulsegraph_repaired_total", "topic, field, kind"), "{{topic}}: {{field}} {{kind}}"),
+            ],
+        ),
     ],
     "State": [
         ("Local stores", "bytes", [("sum by (role) (pulsegraph_state_bytes)", "{{role}}")]),
@@ -172,6 +181,7 @@ ROWS: Final[dict[str, list[Panel]]] = {
                 (_rate("pulsegraph_snapshots_total", "kind"), "{{kind}}"),
                 (_rate("pulsegraph_snapshots_coalesced_total"), "coalesced"),
                 (_rate("pulsegraph_swept_total"), "customers looked at by sweeps"),
+                (_rate("pulsegraph_brought_back_total"), "of before an erasure, dropped"),
             ],
         ),
         (

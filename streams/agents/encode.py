@@ -13,10 +13,12 @@ import msgspec
 from models.inference import Predictor
 from models.snapshot_columns import check
 from schemas import codec
+from schemas.codec import Headers
 from schemas.deadletter import refuse
 from schemas.errors import DeadLetter, InvalidField, Malformed
-from schemas.snapshot import SNAPSHOT_VERSION, Snapshot
+from schemas.snapshot import ERASED_MS, SNAPSHOT_VERSION, Snapshot
 from streams.core.batching import MicroBatcher, Waiting
+from streams.core.erased import Erasures
 from streams.kafka.outbox import Outbox
 from streams.runtime.clocks import Clocks
 from streams.runtime.context import RoleContext
@@ -32,6 +34,7 @@ logger: Final = logging.getLogger(__name__)
 
 _COMMIT_EVERY_MS: Final = 250
 _DELIVERY_TIMEOUT_S: Final = 60.0
+_MAX_DIGITS: Final = 15
 _decode: Final = codec.decoder(Snapshot)
 
 
@@ -77,6 +80,7 @@ class EncodeRole:
         self._encoding: asyncio.Task[None] | None = None
         self._coalesced = 0
         self._refused = False
+        self._erasures = Erasures()
 
     def bind(self, committer: Commit) -> None:
         self._committer = committer
@@ -95,9 +99,13 @@ class EncodeRole:
         for record in batch.records:
             try:
                 if record.value is None:
-                    self._batcher.erase(_customer(record.key), batch.partition, record.offset, now_ms)
+                    customer_id = _customer(record.key)
+                    self._erasures.add(customer_id, _erased_ms(record.headers))
+                    self._batcher.erase(customer_id, batch.partition, record.offset, now_ms)
+                elif self._erasures.bring_back(snapshot := self._read(record.value)):
+                    self._metrics.brought_back_total.inc()
                 else:
-                    self._batcher.add(self._read(record.value), batch.partition, record.offset, now_ms)
+                    self._batcher.add(snapshot, batch.partition, record.offset, now_ms)
             except DeadLetter as error:
                 refused = refuse(error, batch.topic, batch.partition, record)
                 self._outbox.send_all([refused])
@@ -215,6 +223,14 @@ def _customer(key: bytes | None) -> str:
     raise Malformed("a null without a customer's id as its key")
 
 
+def _erased_ms(headers: Headers) -> int:
+    """When the customer of a null was erased; -1 where an older release did not say."""
+    for name, raw in headers or ():
+        if name == ERASED_MS and raw and raw.isdigit() and len(raw) <= _MAX_DIGITS:
+            return int(raw)
+    return -1
+
+
 def build(context: RoleContext) -> EncodeRole:
     """See :meth:`streams.agents.registry.RoleEntry.build`."""
     settings, mine = context.settings, context.settings.encode
@@ -236,6 +252,7 @@ def build(context: RoleContext) -> EncodeRole:
             settings.decide,
             context.clocks.wall_ms,
             EmbeddingFeed(mine.embedding_margin),
+            settings.core.channel_aliases,
         ),
         healthy=catalog.check,
         check=check,

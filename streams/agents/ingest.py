@@ -12,7 +12,9 @@ from schemas.deadletter import Refused
 from schemas.errors import TooLate, TopicUnfit
 from schemas.events import SOURCE_INDEX, SOURCES
 from schemas.graph import GraphEdge, GraphEdges
+from schemas.predictions import prediction_record
 from schemas.records import OutputRecord
+from schemas.snapshot import ERASED_MS
 from schemas.sweep import SWEEPS
 from schemas.words import Word, Words, hash_of
 from streams.core.config import CoreConfig
@@ -43,6 +45,8 @@ def outputs_of(checkpoint: IngestCheckpoint, words: Words, partitions: int) -> I
         partitions: of every topic.
     """
     encode = codec.msgpack_encode
+    for revoked in checkpoint.revocations:  # first: until it is there, somebody may act on what was decided before
+        yield prediction_record("predictions.next-best-action", revoked)
     for word in words.take_new():
         hashed = hash_of(word).hex()
         yield OutputRecord("words", hashed.encode(), codec.json_encode(Word(hash=hashed, word=word)))
@@ -52,7 +56,8 @@ def outputs_of(checkpoint: IngestCheckpoint, words: Words, partitions: int) -> I
     for snapshot in checkpoint.awaiting_label:
         yield OutputRecord("session-snapshots", snapshot.customer_id.encode(), encode(snapshot))
     for erasure in checkpoint.erasures:  # before the live snapshots, which hold what came after it
-        yield OutputRecord("session-snapshots", erasure.customer_id.encode(), None)
+        erased = ((ERASED_MS, str(erasure.erased_ms).encode()),)
+        yield OutputRecord("session-snapshots", erasure.customer_id.encode(), None, erased)
     for snapshot in checkpoint.snapshots:
         yield OutputRecord("session-snapshots", snapshot.customer_id.encode(), encode(snapshot))
     for erasure in checkpoint.erasures:
@@ -99,6 +104,9 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
         self._swept_ms: dict[int, int] = {}
         """Up to when a partition's sweep has done what its pace asks for."""
 
+    def _home(self, key: bytes) -> int:
+        return partition_for(key, self._given.partitions)
+
     async def on_assigned(self, partitions: set[int]) -> Offsets:
         starts = await super().on_assigned(partitions)
         for held in self.held.values():
@@ -126,6 +134,7 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
             idle_ms=self._idle_ms,
             now_ms=self._monotonic_ms(),
             zones=INSTALLED,
+            home=self._home,
         )
 
     def take(self, core: IngestPartition, batch: Batch) -> list[Refused]:

@@ -27,6 +27,10 @@ class Waiting(msgspec.Struct):
     since_ms: int
 
 
+def _is_of(entry: Waiting, customer_id: str) -> bool:
+    return not isinstance(entry.snapshot, str) and entry.snapshot.customer_id == customer_id
+
+
 class MicroBatcher:
     """Queue between the topic and the encoder; pure, time comes as an argument.
 
@@ -65,12 +69,15 @@ class MicroBatcher:
         self._live[key] = entry
 
     def erase(self, customer_id: str, partition: int, offset: int, now_ms: int) -> None:
-        """A customer was erased: what is published of it has to go, after all that is of before."""
+        """A customer was erased: what waits of it is dropped, and what is published has to go, after all of before."""
         self._open.setdefault(partition, Counter())[offset] += 1
-        older = self._live.pop(customer_id, None) if self._coalesce else None
-        if older is not None:
-            self._close(older)
+        for key in [key for key, entry in self._live.items() if _is_of(entry, customer_id)]:
+            self._close(self._live.pop(key))
             self.coalesced += 1
+        for entry in self._labelled:
+            if _is_of(entry, customer_id):
+                self._close(entry)
+        self._labelled = deque(entry for entry in self._labelled if not _is_of(entry, customer_id))
         self._live[f"{partition}:{offset}"] = Waiting(customer_id, partition, offset, now_ms)
 
     def ready(self, now_ms: int) -> bool:

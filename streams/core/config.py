@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -12,6 +12,16 @@ HOUR_MS: Final = 60 * MINUTE_MS
 DAY_MS: Final = 24 * HOUR_MS
 
 
+_CHANNEL_ALIASES: Final = {
+    "mail": "email",
+    "newsletter": "email",
+    "text": "sms",
+    "txt": "sms",
+    "textmessage": "sms",
+    "pushnotification": "push",
+}
+
+
 class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Durations in milliseconds of event time, bounds in counts."""
 
@@ -19,6 +29,9 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """IANA name of the zone of a customer's time of day where the profile names none."""
     currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z")] = "EUR"
     """The company's currency, ISO 4217: values count in it, and an event that names none is in it."""
+    channel_aliases: dict[str, str] = msgspec.field(default_factory=_CHANNEL_ALIASES.copy)
+    """Names that may mean another channel. An opt-out from the one is one from the other, too, and sends of both count
+    for a cap; consent for the one is none for the other. Case, spaces, ``-`` and ``_`` tell no names apart anyway."""
     rates: dict[Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z")], Annotated[float, Meta(gt=0, le=1e6)]] = {}
     """What one unit of another currency is worth in it. Values without a rate are kept apart and not summed."""
     lateness_ms: int = 5 * MINUTE_MS
@@ -84,5 +97,9 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """An event time this far past its Kafka record timestamp cannot be true."""
     ahead_ms: int = DAY_MS
     """An event this far past its topic's event time is counted as ahead of its time, whatever its record says."""
+    misplaced: Literal["dead-letter", "accept"] = "dead-letter"
+    """What becomes of a record whose key belongs to another partition by Kafka's default partitioner (murmur2).
+    Accepted, customers are kept where their records are: for producers that all use one other partitioner. Look-ups do
+    not find them then, and an erasure in a partition that does not know the customer is refused."""
     refuse_ahead: bool = False
     """Whether such events become dead letters. Else they wait with their customer until event time comes to them."""

@@ -31,7 +31,9 @@ from streams.core.pace import Pace
 from streams.core.snapshots import snapshot_of
 from streams.core.state import Effect, Folded
 
-RECORD_VERSION: Final = 4
+RECORD_VERSION: Final = 5
+#: Read, and written as the newest: it had one time for consent and for the rest of a profile.
+_BEFORE: Final = 4
 #: So much of the tail is in the record: what a person does inside the lateness bound, a large basket included.
 _NEWEST_EVENTS: Final = 64
 _NEWEST_BYTES: Final = 16 << 10
@@ -180,7 +182,7 @@ def read_record(record: bytes) -> CustomerRecord:
     Raises:
         StateCorrupt: not a record of a version this code knows.
     """
-    return stored.read_version(
+    known = stored.read_version(
         _decode,
         record,
         RECORD_VERSION,
@@ -188,7 +190,11 @@ def read_record(record: bytes) -> CustomerRecord:
         written_as="stored state",
         newer=": run the newer release",
         older=": no release reads it any more, so replay the events under another PULSEGRAPH_KAFKA_PREFIX",
+        also=(_BEFORE,),
     )
+    if known.version == _BEFORE:
+        known.settled.profile_ms = known.settled.consent_ms
+    return known
 
 
 def _check_piece(piece: OlderEdges | OlderSessions, merges: int, what: str) -> None:

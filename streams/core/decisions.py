@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from schemas.catalog import CatalogEntry
+from schemas.channels import alike, canonical, canonical_pair
 from schemas.predictions import RankedAction, Suppressed
 from schemas.snapshot import Snapshot
 from streams.core.config import DAY_MS
@@ -22,6 +23,7 @@ _DEFAULT_PURPOSE: Final = "marketing"
 #: Draws are multiples of 2**-52: a share of fewer than millions of them cannot be told evenly from many candidates, and
 #: its propensities would promise what never happens, down to zero.
 _LEAST_EPSILON: Final = 1e-9
+_NO_ALIASES: Final[Mapping[str, str]] = {}
 
 
 class DecisionPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,12 +76,19 @@ def offers_over(campaign: CatalogEntry, catalog: Mapping[str, CatalogEntry], as_
     return bool(offers) and all(offer is not None and not _is_active(offer, as_of_ms) for offer in offers)
 
 
-def decide(snapshot: Snapshot, scored: Sequence[Scored], policy: DecisionPolicy, draw: float) -> Decision:
+def decide(
+    snapshot: Snapshot,
+    scored: Sequence[Scored],
+    policy: DecisionPolicy,
+    draw: float,
+    aliases: Mapping[str, str] = _NO_ALIASES,
+) -> Decision:
     """Choose for one customer.
 
     Args:
         scored: active campaigns with their probabilities.
         draw: a number in [0, 1) that is fixed for this decision; below ``epsilon`` it explores.
+        aliases: name of a channel -> another that it may mean; sends on both count for a cap.
 
     Propensities sum to 1, and that of whatever is chosen is positive: its inverse is the weight of the decision in an
     evaluation.
@@ -90,11 +99,11 @@ def decide(snapshot: Snapshot, scored: Sequence[Scored], policy: DecisionPolicy,
     suppressed: list[Suppressed] = []
     allowed: list[RankedAction] = []
     for candidate in scored:
-        refused = suppression(snapshot, candidate.campaign, policy, offer_over=candidate.offer_over)
+        refused = suppression(snapshot, candidate.campaign, policy, aliases, offer_over=candidate.offer_over)
         if refused is not None:
             suppressed.append(refused)
         else:
-            allowed.append(_action(snapshot, candidate, policy))
+            allowed.append(_action(snapshot, candidate, policy, aliases))
     ranked = sorted([*allowed, RankedAction(action="none", value=0.0)], key=_rank)
     epsilon = policy.epsilon if policy.epsilon >= _LEAST_EPSILON else 0.0
     even = epsilon / len(ranked)
@@ -110,7 +119,12 @@ def decide(snapshot: Snapshot, scored: Sequence[Scored], policy: DecisionPolicy,
 
 
 def suppression(
-    snapshot: Snapshot, campaign: CatalogEntry, policy: DecisionPolicy, *, offer_over: bool = False
+    snapshot: Snapshot,
+    campaign: CatalogEntry,
+    policy: DecisionPolicy,
+    aliases: Mapping[str, str] = _NO_ALIASES,
+    *,
+    offer_over: bool = False,
 ) -> Suppressed | None:
     """Why a campaign must not be sent to this customer; None where it may."""
     channel = campaign.channel
@@ -121,10 +135,10 @@ def suppression(
     if offer_over:
         return Suppressed(campaign.id, "offer_over", "no offer of the campaign can be used now")
     wanted = f"{channel}:{campaign.purpose or _DEFAULT_PURPOSE}"
-    if snapshot.consent is None or wanted not in snapshot.consent:
-        known = "no profile was seen" if snapshot.consent is None else "consent was not given"
+    if snapshot.consent is None or canonical_pair(wanted) not in map(canonical_pair, snapshot.consent):
+        known = "no profile said so" if snapshot.consent is None else "consent was not given"
         return Suppressed(campaign.id, "no_consent", f"{wanted}: {known}")
-    recent = recent_sends(snapshot, channel, policy.cap_window_ms)
+    recent = recent_sends(snapshot, channel, policy.cap_window_ms, aliases)
     if recent >= policy.cap_sends:
         days = policy.cap_window_ms // DAY_MS
         return Suppressed(
@@ -135,18 +149,19 @@ def suppression(
     return None
 
 
-def recent_sends(snapshot: Snapshot, channel: str, window_ms: int) -> int:
-    """Sends on a channel in the window before the snapshot."""
+def recent_sends(snapshot: Snapshot, channel: str, window_ms: int, aliases: Mapping[str, str] = _NO_ALIASES) -> int:
+    """Sends on a channel, or on one that may mean the same, in the window before the snapshot."""
     oldest_ms = snapshot.as_of_ms - window_ms
     # A send whose channel is not known counts on every one: it may have been this one.
-    counts = (count for count in snapshot.sends if count.channel in (channel, ""))
+    same = {*alike(channel, aliases), ""}
+    counts = (count for count in snapshot.sends if canonical(count.channel) in same)
     return sum(sent_ms > oldest_ms for count in counts for sent_ms in count.sent_ms)
 
 
-def _action(snapshot: Snapshot, candidate: Scored, policy: DecisionPolicy) -> RankedAction:
+def _action(snapshot: Snapshot, candidate: Scored, policy: DecisionPolicy, aliases: Mapping[str, str]) -> RankedAction:
     campaign = candidate.campaign
     assert campaign.channel is not None
-    fatigue = policy.fatigue * recent_sends(snapshot, campaign.channel, policy.cap_window_ms)
+    fatigue = policy.fatigue * recent_sends(snapshot, campaign.channel, policy.cap_window_ms, aliases)
     worth = campaign.value if campaign.value is not None else _DEFAULT_VALUE
     return RankedAction(
         action="send",

@@ -9,7 +9,7 @@ import msgspec
 
 from schemas.events import SOURCES
 from schemas.graph import GraphEdge
-from schemas.predictions import Erasure
+from schemas.predictions import Erasure, NextBestAction
 from schemas.snapshot import Outcome, Snapshot
 from streams.core import stored
 from streams.core.event_clock import NOT_OBSERVED_MS
@@ -109,6 +109,8 @@ class IngestCheckpoint(NamedTuple):
     """Whether a sweep went on."""
     counts: dict[str, int]
     """What became of the records up to ``next_offsets``, since the partition was opened."""
+    revocations: Sequence[NextBestAction] = ()
+    """Of customers who took consent back or were erased."""
 
     @property
     def is_news(self) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Final, NamedTuple
 
 import msgspec
@@ -24,7 +25,11 @@ from streams.core.config import DAY_MS
 from streams.core.decay import factor
 from streams.core.durable import Piece, RecordChange, Records
 
-ENTITY_VERSION: Final = 1
+ENTITY_VERSION: Final = 2
+#: Read, and written as the newest: it remembered nobody who was erased.
+_BEFORE: Final = 1
+ERASED_DAYS: Final = 30
+"""So long, by the time of an entity's edges, a late one of somebody who was erased is known for that."""
 DAYS_KEPT: Final = 90
 NEIGHBOURS_KEPT: Final = 64
 
@@ -48,6 +53,8 @@ class Entity(msgspec.Struct, array_like=True):
     applied: dict[str, int] = {}
     """Source topic and partition -> highest offset of an edge taken in: a repeated edge changes nothing."""
     edges: dict[str, InEdges] = {}
+    erased: dict[str, int] = {}
+    """Hash of a customer who was erased -> until when; the last :data:`ERASED_DAYS` days."""
 
 
 _pack: Final = msgspec.msgpack.Encoder().encode
@@ -68,6 +75,8 @@ def draw(entity: Entity, edge: GraphEdge) -> bool:
         return False
     entity.applied[place] = offset
     if edge.type == ERASED:
+        hashed = _hash_of(edge.customer_id)
+        entity.erased[hashed] = max(edge.event_ts_ms, entity.erased.get(hashed, -1))
         for known in entity.edges.values():
             if known.neighbours.get(edge.customer_id, edge.event_ts_ms + 1) <= edge.event_ts_ms:
                 del known.neighbours[edge.customer_id]
@@ -79,8 +88,13 @@ def draw(entity: Entity, edge: GraphEdge) -> bool:
     edges.count += 1
     edges.first_ms = min(edges.first_ms, ts_ms)
     _count_day(edges, ts_ms)
-    _meet(edges.neighbours, edge.customer_id, ts_ms)
+    if not entity.erased or ts_ms > entity.erased.get(_hash_of(edge.customer_id), -1):
+        _meet(edges.neighbours, edge.customer_id, ts_ms)
     return True
+
+
+def _hash_of(customer_id: str) -> str:
+    return blake2b(customer_id.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def _count_day(edges: InEdges, ts_ms: int) -> None:
@@ -124,7 +138,10 @@ def encode_entity(entity: Entity) -> bytes:
         )
         for edge_type, one in sorted(entity.edges.items())
     }
-    return _pack(Entity(entity.version, dict(sorted(entity.applied.items())), edges))
+    forgotten_ms = max([one.last_ms for one in edges.values()], default=0) - ERASED_DAYS * DAY_MS
+    erased = {hashed: until_ms for hashed, until_ms in sorted(entity.erased.items()) if until_ms > forgotten_ms}
+    entity.erased = erased.copy()
+    return _pack(Entity(ENTITY_VERSION, dict(sorted(entity.applied.items())), edges, erased))
 
 
 def decode_entity(record: bytes) -> Entity:
@@ -134,7 +151,7 @@ def decode_entity(record: bytes) -> Entity:
         StateCorrupt: not a record of a version this code knows.
     """
     return stored.read_version(
-        _decode, record, ENTITY_VERSION, "the stored state of an entity", written_as="stored entity"
+        _decode, record, ENTITY_VERSION, "the stored state of an entity", written_as="stored entity", also=(_BEFORE,)
     )
 
 

@@ -68,6 +68,11 @@ class EventClock:
             self.newest_ms = at_ms
 
     @property
+    def latest_ms(self) -> int:
+        """The newest time that any of the last customers confirmed; :data:`NOT_OBSERVED_MS` where none did."""
+        return max(self.newest_ms, self._sorted[-1]) if self._sorted else self.newest_ms
+
+    @property
     def quiet_ms(self) -> int:
         """Event time of a topic that has fallen silent: what its only customer said counts then, too."""
         if self.newest_ms == NOT_OBSERVED_MS and self._sorted:

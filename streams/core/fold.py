@@ -11,7 +11,11 @@ from bisect import bisect_left
 from typing import Final
 from zlib import crc32
 
-from schemas.events import SOURCES, Body, CampaignSend, Clickstream, Profile, Redemption
+from msgspec import UNSET
+
+from schemas.channels import alike, canonical, is_left
+from schemas.events import SOURCES, CampaignSend, Clickstream, Profile, Redemption, Said, Withdrawal
+from schemas.names import OPT_OUTS
 from schemas.snapshot import Snapshot
 from streams.core import counters, labels
 from streams.core.baskets import is_return
@@ -22,7 +26,6 @@ from streams.core.event import Event, consent_of
 from streams.core.graph import edges_of, touch
 from streams.core.history import local_hour
 from streams.core.labels import Awaiting, Pending
-from streams.core.lateness import OPT_OUTS
 from streams.core.money import rate_of
 from streams.core.sales import count_sale
 from streams.core.snapshots import snapshot_of
@@ -38,7 +41,8 @@ def fold(state: Folded, event: Event, context: Context, effects: list[Effect]) -
     config = context.config
     if ts_ms != state.last_ms:  # the lines of one order share an instant, and nothing falls due within it
         fire_due(state, ts_ms, context, effects)
-    if not state.first_ms or body.event_ts_ms < state.first_ms:
+    is_known = not isinstance(body, Withdrawal)  # the record of one was refused: it counts as no event
+    if is_known and (not state.first_ms or body.event_ts_ms < state.first_ms):
         state.first_ms = body.event_ts_ms
     match body:
         case Clickstream():
@@ -49,11 +53,14 @@ def fold(state: Folded, event: Event, context: Context, effects: list[Effect]) -
             _redemption(state, ts_ms, body, context, effects)
         case Profile():
             _profile(state, ts_ms, body)
+        case Withdrawal():
+            state.opt_out_ms = max(state.opt_out_ms, body.event_ts_ms)
+            state.consent = () if state.consent else state.consent
     graph, weight = state.graph, forward_weight(ts_ms, config.edge_half_life_ms)
     fresh_limit, type_limit = config.fresh_edges, config.edges_per_type
     for edge_type, entity_id in edges_of(body) if event.edges is None else event.edges:
         touch(graph, edge_type, entity_id, ts_ms, weight, fresh_limit=fresh_limit, type_limit=type_limit)
-    state.events += 1
+    state.events += is_known
     state.last_ms = ts_ms
     state.source = (event.source_index, event.offset, event.ingest_ms)
     if event.offset > state.applied[event.source_index]:
@@ -196,13 +203,13 @@ def _campaign_send(state: Folded, ts_ms: int, body: CampaignSend, context: Conte
         state.opt_out_ms = max(state.opt_out_ms, at_ms)
         if state.consent and at_ms >= state.consent_ms:
             # Without a channel it is not known what was meant: all of it, to be safe.
-            lost = f"{body.channel}:" if body.channel else ""
-            state.consent = tuple(pair for pair in state.consent if not pair.startswith(lost))
+            left = alike(channel, config.channel_aliases) if canonical(channel := body.channel or "") else None
+            state.consent = tuple(pair for pair in state.consent if left is not None and not is_left(pair, left))
     _note(state, ts_ms, body, context)
 
 
 def _note(
-    state: Folded, ts_ms: int, body: Body, context: Context, rate: float | None = 1.0, value: float = 0.0
+    state: Folded, ts_ms: int, body: Said, context: Context, rate: float | None = 1.0, value: float = 0.0
 ) -> None:
     if (at_ms := body.event_ts_ms) < ts_ms:
         local_ms = context.local_ms(at_ms, state.timezone)
@@ -215,7 +222,7 @@ def _note(
 def _log_send(state: Folded, ts_ms: int, body: CampaignSend, config: CoreConfig) -> None:
     """Keep the newest sends of each channel: a busy one must not push out what another one's cap counts."""
     channel = body.channel or ""
-    state.sends.append((ts_ms, channel, body.campaign_id))
+    state.sends.append((ts_ms, channel, body.campaign_id or ""))
     same = [place for place, sent in enumerate(state.sends) if sent[1] == channel]
     if len(same) > config.sends_kept:
         del state.sends[same[0]]
@@ -250,15 +257,24 @@ def _redemption(state: Folded, ts_ms: int, body: Redemption, context: Context, e
 
 
 def _profile(state: Folded, ts_ms: int, body: Profile) -> None:
-    at_ms, granted = body.event_ts_ms, consent_of(body)
+    at_ms = body.event_ts_ms
+    if body.consent is not UNSET:
+        _consent(state, ts_ms, at_ms, consent_of(body) or ())
+    if at_ms < ts_ms and at_ms <= state.profile_ms:
+        return  # a newer one is known
+    state.profile_ms, state.timezone, state.attributes = at_ms, body.timezone, body.attributes or {}
+
+
+def _consent(state: Folded, ts_ms: int, at_ms: int, granted: tuple[str, ...]) -> None:
     if at_ms < ts_ms:
         if at_ms <= state.consent_ms:
             return  # a newer one is known
         if state.consent is not None or at_ms <= state.opt_out_ms:
             # What was taken back meanwhile may be newer than this: it can take back more, and give nothing.
             granted = tuple(pair for pair in granted if pair in (state.consent or ()))
-    state.consent, state.consent_ms, state.timezone = granted, at_ms, body.timezone
-    state.attributes = body.attributes or {}
+    elif at_ms == state.opt_out_ms:  # which was first is not known
+        granted = tuple(pair for pair in granted if pair in (state.consent or ()))
+    state.consent, state.consent_ms = granted, at_ms
 
 
 def _count_hour(state: Folded, local_ms: int, channel: str) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from schemas.events import Body, CampaignSend, Clickstream, Profile, Redemption
+from schemas.events import CampaignSend, Clickstream, Profile, Redemption, Said, Withdrawal
 from schemas.graph import EDGE_INDEX, EDGE_TYPES
 from schemas.snapshot import EDGE, EdgeBlock, age_code
 from schemas.words import Words
@@ -72,7 +72,7 @@ class Neighbour(msgspec.Struct, frozen=True):
     last_ms: int
 
 
-def edges_of(body: Body) -> list[tuple[str, str]]:
+def edges_of(body: Said) -> list[tuple[str, str]]:
     """(edge type, entity id) of each edge that an event draws: every line its own, so that one may come twice."""
     rules: tuple[tuple[str, str], ...]
     match body:
@@ -84,7 +84,7 @@ def edges_of(body: Body) -> list[tuple[str, str]]:
             rules, channel, channel_edge = _SEND_EDGES[body.event], body.channel, _CHANNEL_EDGE.get(body.event, "")
         case Redemption():
             rules, channel, channel_edge = _REDEMPTION_EDGES, None, ""
-        case Profile():
+        case Profile() | Withdrawal():
             return []
     drawn = [(edge_type, entity_id) for edge_type, field in rules if (entity_id := getattr(body, field)) is not None]
     if channel is not None and channel_edge:

@@ -28,7 +28,7 @@ class Pending(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     @staticmethod
     def of(head: Head, snapshot: Snapshot, due_ms: int, send: CampaignSend | None = None) -> Pending:
-        names = (send.campaign_id, send.offer_id or "", send.send_id or "") if send else ("", "", "")
+        names = (send.campaign_id or "", send.offer_id or "", send.send_id or "") if send else ("", "", "")
         return Pending(head, snapshot.question_id, snapshot.as_of_ms, due_ms, *names)
 
 
@@ -64,7 +64,7 @@ class Resolved(NamedTuple):
 
 
 def candidate_of(send: CampaignSend) -> Candidate:
-    return Candidate(send.campaign_id, send.offer_id, send.template_id, send.channel)
+    return Candidate(send.campaign_id or "", send.offer_id, send.template_id, send.channel)
 
 
 def add(pending: list[Pending], entry: Pending, limit: int) -> Pending | None:

@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
+from schemas.codec import NO_TIME_MS
 from schemas.errors import OutOfTime, TooLate
-from schemas.events import Body, CampaignSend, Profile
+from schemas.events import PROFILES, CampaignSend, Profile, Said, Withdrawal
+from schemas.limits import MAX_EVENT_TS_MS, MIN_EVENT_TS_MS
+from schemas.names import OPT_OUTS
 from streams.core.config import CoreConfig
-from streams.core.event_clock import NOT_OBSERVED_MS
-
-OPT_OUTS = ("unsubscribe", "complaint")
+from streams.core.event_clock import NOT_OBSERVED_MS, EventClock
 
 
-def withdraws(body: Body) -> bool:
+def withdraws(body: Said) -> bool:
     """Whether an event may take consent back: such a one is never too late, and twice is as good as once."""
-    return isinstance(body, Profile) or (isinstance(body, CampaignSend) and body.event in OPT_OUTS)
+    return isinstance(body, Profile) or is_opt_out(body)
+
+
+def is_opt_out(body: Said) -> bool:
+    """Whether an event does nothing else, so that its time matters less than that it counts."""
+    return isinstance(body, Withdrawal) or (isinstance(body, CampaignSend) and body.event in OPT_OUTS)
+
+
+def opt_out_at(
+    body: Said, ts_ms: int, record_ts_ms: int, clock: EventClock, config: CoreConfig, source_index: int, consent_ms: int
+) -> Said:
+    """An opt-out at a time that can be true: no clock keeps it from counting.
+
+    A function of the topic's log, unless neither the event nor its record has such a time: then it is put behind the
+    consent that is known.
+
+    Args:
+        ts_ms: when it says that it was, :data:`schemas.codec.NO_TIME_MS` where that is not known.
+        record_ts_ms: Kafka timestamp of its record, which counts instead where it is not ahead, too.
+        clock: of its topic.
+        source_index: the topic. On ``profiles``, what comes behind an earlier record counts.
+        consent_ms: time of the profile that the customer's consent comes from; 0 where there is none.
+    """
+    reached_ms = clock.latest_ms
+    latest_ms = MAX_EVENT_TS_MS if reached_ms == NOT_OBSERVED_MS else reached_ms + config.ahead_ms
+    if ts_ms == NO_TIME_MS or ts_ms > latest_ms:
+        is_true = MIN_EVENT_TS_MS <= record_ts_ms <= latest_ms
+        ts_ms = record_ts_ms if is_true else max(reached_ms, MIN_EVENT_TS_MS)
+        if source_index == PROFILES or not is_true:
+            ts_ms = max(ts_ms, consent_ms + 1)
+    return body if ts_ms == body.event_ts_ms else replace(body, event_ts_ms=ts_ms)
 
 
 def is_ahead(ts_ms: int, reached_ms: int, config: CoreConfig) -> bool:
@@ -45,7 +78,7 @@ def erased_until_ms(at_ms: int, reached_ms: int, config: CoreConfig) -> int:
     return max(at_ms, reached_ms - config.lateness_ms)
 
 
-def check_not_too_late(ts_ms: int, reached_ms: int, body: Body, config: CoreConfig) -> None:
+def check_not_too_late(ts_ms: int, reached_ms: int, body: Said, config: CoreConfig) -> None:
     """Let an event pass whose id, had it come before, would still be known.
 
     Raises:

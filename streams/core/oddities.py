@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from schemas.events import GIVING_BACK, Body, Clickstream, Profile
+from schemas.events import GIVING_BACK, Clickstream, Profile, Said
 from streams.core.baskets import amount_of
 from streams.core.config import CoreConfig
 from streams.core.money import rate_of
@@ -17,7 +17,7 @@ ODDITIES: Final = (*_UNCONVERTED, *_UNKNOWN_ZONE)
 """Every name that :func:`oddities` gives."""
 
 
-def oddities(body: Body, config: CoreConfig, zones: Zones) -> tuple[str, ...]:
+def oddities(body: Said, config: CoreConfig, zones: Zones) -> tuple[str, ...]:
     """Names of counters that an event adds to, of :data:`ODDITIES`."""
     if isinstance(body, Clickstream):
         if body.currency is None or rate_of(body.currency, config) is not None:

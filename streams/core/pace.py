@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from schemas.events import Body, Clickstream
+from schemas.events import Clickstream, Said
 from streams.core.baskets import is_return
 from streams.core.config import MINUTE_MS, CoreConfig
 
@@ -35,7 +35,7 @@ class Pace(msgspec.Struct, array_like=True, gc=False):
         return self.events > limit
 
 
-def is_sampled_out(pace: Pace, body: Body, uid: int, at_ms: int, config: CoreConfig) -> bool:
+def is_sampled_out(pace: Pace, body: Said, uid: int, at_ms: int, config: CoreConfig) -> bool:
     """Count an event in, and say whether it is to be dropped.
 
     Args:

@@ -11,17 +11,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from operator import attrgetter
+from typing import Final
+
+from msgspec import UNSET
 
 from schemas import ids
-from schemas.codec import DecodedEvent
+from schemas.codec import NO_TIME_MS, DecodedEvent, source_of
 from schemas.deadletter import Refused, refuse
-from schemas.errors import DeadLetter
-from schemas.events import SOURCES
+from schemas.errors import DeadLetter, WrongPartition
+from schemas.events import SOURCES, Profile, Withdrawal
 from schemas.graph import GraphEdge
-from schemas.predictions import Erasure
+from schemas.heartbeat import HEARTBEAT_KEY
+from schemas.predictions import Erasure, NextBestAction
 from schemas.records import RawRecord
 from schemas.snapshot import Outcome, Snapshot
 from schemas.sweep import SWEEPS, Sweep
+from schemas.topics import kept_after_erasure
 from schemas.words import Words
 from streams.core.cache import CustomerCache
 from streams.core.config import CoreConfig
@@ -29,18 +34,23 @@ from streams.core.context import Context
 from streams.core.customer import EDGES, HISTORY, TAIL, Customer, Pieces, read_record, read_snapshot, snapshot_piece
 from streams.core.durable import NO_OFFSET, IngestCheckpoint, PartitionMeta, Piece, RecordChange, Records
 from streams.core.entity_edges import drawn_edges, erased_edges
-from streams.core.entries import observe, read_entries
-from streams.core.event import Event
+from streams.core.entries import Home, observe, read_entries
+from streams.core.event import Event, event_name, uid_of
 from streams.core.event_clock import EventClock
 from streams.core.graph import edges_of, known_entities
 from streams.core.labels import Pending, Resolved
-from streams.core.lateness import check_not_too_late, erased_until_ms, is_ahead
+from streams.core.lateness import check_not_too_late, erased_until_ms, is_ahead, is_opt_out, opt_out_at, withdraws
 from streams.core.oddities import oddities
 from streams.core.pace import is_sampled_out
+from streams.core.revocations import revocation
 from streams.core.state import Effect
 from streams.core.sweeps import Conditions
 from streams.core.watermark import Watermark
 from streams.core.zones import UTC_ONLY, Zones
+
+LABELS: Final = "\x1f"
+"""Between the name of a count and the values of its labels."""
+_MOST_SOURCES: Final = 32
 
 
 class IngestPartition:
@@ -55,6 +65,7 @@ class IngestPartition:
         now_ms: clock of :class:`Watermark`.
         timers_per_checkpoint: bound of customers woken by event time in one checkpoint; the rest wait for the next.
         zones: the time zones that profiles and ``config`` may name.
+        home: the partition that a key belongs to; absent, every record is where it belongs.
     """
 
     def __init__(
@@ -70,6 +81,7 @@ class IngestPartition:
         now_ms: int,
         timers_per_checkpoint: int = 20_000,
         zones: Zones = UTC_ONLY,
+        home: Home | None = None,
     ) -> None:
         known = PartitionMeta.decode(meta)
         self.partition = partition
@@ -84,6 +96,8 @@ class IngestPartition:
         self._words = words
         self._zones = zones
         self._records = records
+        self._home = home
+        self._sources: set[str] = set()
         self._next_offsets = known.next_offsets
         self._sweeps = known.sweeps
         self._swept = False
@@ -98,6 +112,7 @@ class IngestPartition:
         self._known_labels: list[tuple[str, Resolved] | Outcome] = []
         self._edges: list[GraphEdge] = []
         self._erasures: list[Erasure] = []
+        self._revoked: dict[str, NextBestAction] = {}
 
     @property
     def next_offsets(self) -> dict[str, int]:
@@ -160,7 +175,9 @@ class IngestPartition:
             records = [record for record in records if record.offset >= next_offset]
         if not records:
             return []
-        entries, refused = read_entries(source_index, self.partition, records, self.config.max_future_ms)
+        entries, refused = read_entries(source_index, self.partition, records, self.config, self._home)
+        if self._home is not None:
+            self._count_misplaced(source_index, records, refused)
         customers = self._load(dict.fromkeys([entry.customer_id for entry in entries if type(entry) is DecodedEvent]))
         clock, taken = self.watermark.clocks[source_index], False
         for record, entry in zip(records, entries, strict=True):
@@ -173,6 +190,10 @@ class IngestPartition:
                 try:
                     self._apply(source_index, record, entry, customers)
                 except DeadLetter as error:
+                    if isinstance(entry.body, Profile) and entry.body.consent is not UNSET:
+                        error = error.withdrawing(entry.customer_id)
+                        withdrawal = DecodedEvent(entry.customer_id, None, NO_TIME_MS, Withdrawal(NO_TIME_MS))
+                        self._apply(source_index, record, withdrawal, customers)
                     refused.append(refuse(error, SOURCES[source_index], self.partition, record))
             observe(clock, record, entry)
         if taken:
@@ -218,11 +239,12 @@ class IngestPartition:
             self.next_offsets,
             self._swept,
             dict(self.counts),
+            list(self._revoked.values()),
         )
         self._dirty, self._observed = {}, set()
         self._refreshed, self._swept = [], False
         self._pieces, self._awaiting_label, self._known_labels = [], [], []
-        self._edges, self._erasures = [], []
+        self._edges, self._erasures, self._revoked = [], [], {}
         return done
 
     def _collect(self, customer_id: str, effects: Sequence[Effect]) -> None:
@@ -303,13 +325,25 @@ class IngestPartition:
         offset, customer = record.offset, customers.get(customer_id)
         config, late = self.config, False
         if body is not None:
+            if is_opt_out(body):
+                said_ms = 0 if customer is None else customer.view().consent_ms
+                clock = self.watermark.clocks[source_index]
+                body = opt_out_at(body, ts_ms, record.timestamp, clock, config, source_index, said_ms)
+                ts_ms = body.event_ts_ms
             late = ts_ms < self.watermark.late_before_ms(source_index)
             reached_ms = self.watermark.clocks[source_index].newest_ms
-            if ts_ms > reached_ms + config.ahead_ms:
+            if is_opt_out(body):
+                pass  # counts at any time
+            elif ts_ms > reached_ms + config.ahead_ms:
                 self.counts["ahead"] += is_ahead(ts_ms, reached_ms, config)
             elif ts_ms < reached_ms - config.ids_kept_ms:
                 check_not_too_late(ts_ms, reached_ms, body, config)
         if customer is None:
+            if body is None and self._home is not None and config.misplaced == "accept":
+                raise WrongPartition(
+                    f"nobody of this name is known in partition {self.partition}, and with core.misplaced=accept the "
+                    "customer may be kept in another: send the erasure by the partitioner that the events are sent by"
+                )
             customers[customer_id] = customer = Customer(self._context(customer_id))
             self.cache.put(customer_id, customer, 0)
         self._dirty[customer_id] = customer
@@ -317,17 +351,22 @@ class IngestPartition:
             self._erase(customer_id, customer, source_index, offset, ts_ms)
             return
         if event_id is None:
-            event_id = f"{SOURCES[source_index]}-{self.partition}-{offset:020d}"
-        uid = ids.event_uid(source_index, event_id)
+            event_id = event_name(source_index, self.partition, offset, body)
+        uid = uid_of(source_index, event_id, body)
         if customer.knows(uid):
             self.counts["duplicates"] += 1
             return
         if config.key_limit_per_minute and is_sampled_out(customer.pace, body, uid, record.timestamp, config):
             self.counts["sampled_out"] += 1
             return
-        self.counts["applied"] += 1
+        if isinstance(body, Withdrawal):  # whose record is a dead letter, and counted as that
+            self.counts["consent_withdrawn"] += 1
+        else:
+            self.counts["applied"] += 1
         for name in oddities(body, config, self._zones):
             self.counts[name] += 1
+        for repair in entry.repairs:
+            self.counts[LABELS.join(["repaired", SOURCES[source_index], *repair.split(" ")])] += 1
         if ts_ms <= customer.erased_ms:
             self.counts["erased"] += 1
             return
@@ -337,9 +376,44 @@ class IngestPartition:
         if late:
             self.counts["late"] += 1
         event = Event(placed_ms, source_index, event_id, uid, offset, record.timestamp, body, edges_of(body))
-        customer.insert(event)
+        self._insert(event, customer)
         self._observed.add(customer_id)
         self._edges += drawn_edges(event, customer_id, self.partition)
+
+    def _count_misplaced(self, source_index: int, records: Sequence[RawRecord], refused: Sequence[Refused]) -> None:
+        """By topic and ``ce_source``, as far as producers name it: Kafka does not say which client wrote a record."""
+        if self.config.misplaced == "accept":
+            assert self._home is not None
+            home, here = self._home, self.partition
+            found = [one for one in records if one.key and one.key != HEARTBEAT_KEY and home(one.key) != here]
+        else:
+            offsets = {one.offset for one in refused if one.reason == WrongPartition.reason}
+            found = [one for one in records if one.offset in offsets] if offsets else []
+        for record in found:
+            source = source_of(record.headers)
+            if source not in self._sources and len(self._sources) >= _MOST_SOURCES:
+                source = "other"
+            self._sources.add(source)
+            self.counts[LABELS.join(["misplaced", SOURCES[source_index], source])] += 1
+
+    def _insert(self, event: Event, customer: Customer) -> None:
+        """Take an event in; one that takes consent back revokes what was decided on it."""
+        if not withdraws(event.body):
+            customer.insert(event)
+            return
+        before = customer.view().consent or ()
+        customer.insert(event)
+        taken = set(before).difference(customer.view().consent or ())
+        if taken or not isinstance(event.body, Profile):
+            customer_id, source = (
+                customer.context.customer_id,
+                (SOURCES[event.source_index], self.partition, event.offset),
+            )
+            # Not before any decision of before: not those after the customer's newest event, nor those of a sweep.
+            as_of_ms = max(customer.view().last_ms, self.watermark.value_ms)
+            self._revoked[customer_id] = revocation(
+                customer_id, "CONSENT_WITHDRAWN", as_of_ms, source, event.body.event_ts_ms
+            )
 
     def _placed_ms(self, source_index: int) -> int:
         """Where a late event is folded in: the event time that its topic has reached, a function of the log."""
@@ -356,6 +430,9 @@ class IngestPartition:
             touched_ms = [event.ts_ms for event in customer.tail if event.body.event_ts_ms <= until_ms]
             customer_ms = max(until_ms, customer.settled.last_ms, *touched_ms)
             self._edges += erased_edges(gone, customer_id, customer_ms, source)
+            # Behind all that was decided; what is decided on events from after the erasure comes later still.
+            as_of_ms = max(customer_ms, self.watermark.value_ms) + 1
+            self._revoked[customer_id] = revocation(customer_id, "CUSTOMER_ERASED", as_of_ms, source, at_ms)
             customer.erase(until_ms)
         self._erasures.append(
             Erasure(
@@ -363,6 +440,7 @@ class IngestPartition:
                 customer_id=customer_id,
                 erased_ms=at_ms,
                 source=source,
+                kept_days=kept_after_erasure(),
             )
         )
 

@@ -56,6 +56,8 @@ class Folded(msgspec.Struct, array_like=True, gc=False):
     """Source topic -> events that came too late for their place."""
     unconverted: dict[str, Counter] = {}
     """Currency without a rate -> decayed sums of what was spent in it."""
+    profile_ms: int = 0
+    """Time of the profile that ``timezone`` and ``attributes`` come from."""
 
     def copy(self) -> Folded:
         """Independent copy: containers are copied, the immutable values in them are shared."""

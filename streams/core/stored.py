@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeVar
 
 import msgspec
@@ -49,6 +49,7 @@ def read_version(
     written_as: str,
     newer: str = "",
     older: str = "",
+    also: Sequence[int] = (),
 ) -> _VersionedRecord:
     """Decode a stored record of one version, which is its first field.
 
@@ -58,6 +59,7 @@ def read_version(
         written_as: what has another version, in that error's words: ``stored state``.
         newer: the end of that error where a newer release wrote it: what to do.
         older: the same where an older one did.
+        also: other versions that have the same fields, but for some at the end that have defaults.
 
     Raises:
         StateCorrupt: it cannot be read, or another version wrote it.
@@ -68,9 +70,9 @@ def read_version(
     except msgspec.DecodeError as error:
         # Another version may have other fields: what it is comes before what is wrong with it.
         written = _version_of(raw, version)
-        if written == version:
+        if written == version or written in also:
             raise StateCorrupt(f"{what} cannot be read: {error}") from error
-    if written != version:
+    if written != version and written not in also:
         advice = newer if written > version else older
         raise StateCorrupt(f"{written_as} has version {written}, this worker knows {version}{advice}")
     return record

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from schemas.channels import canonical
 from schemas.errors import InvalidField, Malformed
 from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.nesting import too_deep
@@ -61,6 +62,7 @@ class Conditions:
 
     def __init__(self, sweep: Sweep) -> None:
         self._sweep = sweep
+        self._channels = {canonical(channel) for channel in sweep.channels}
         self._wanted: dict[str, set[str]] = {}
         for entity in sweep.entities:
             kind, _, entity_id = entity.partition(":")
@@ -77,7 +79,9 @@ class Conditions:
             return False
         if sweep.active_within_ms is not None and now_ms - seen.last_ms > sweep.active_within_ms:
             return False
-        if sweep.channels and not any(pair.rpartition(":")[0] in sweep.channels for pair in seen.consent or ()):
+        if self._channels and not any(
+            canonical(pair.rpartition(":")[0]) in self._channels for pair in seen.consent or ()
+        ):
             return False
         return not self._wanted or any(
             not wanted.isdisjoint(seen.graph.edges(edge_type))

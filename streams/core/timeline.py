@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from schemas import words as grammar
-from schemas.events import Body, CampaignSend, Clickstream, Profile, Redemption
+from schemas.events import CampaignSend, Clickstream, Profile, Redemption, Said, Withdrawal
 from schemas.snapshot import Recent
 from schemas.words import HASH_BYTES, Words
 from streams.core.baskets import Product, basket_of, is_return
@@ -94,13 +94,13 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
         self.last_ms = ts_ms
         self._say(ts_ms, body.event, body, context, rate, begin, self.tally)
 
-    def note(self, ts_ms: int, body: Body, context: Context, rate: float | None = 1.0) -> None:
+    def note(self, ts_ms: int, body: Said, context: Context, rate: float | None = 1.0) -> None:
         """Append what was done to the customer (a message), or undone: it neither begins nor prolongs a session."""
         _count_note(self.tally, body)
         self._say(ts_ms, name_of(body), body, context, rate)
 
     def note_late(
-        self, ts_ms: int, body: Body, context: Context, local_ms: int, rate: float | None, value: float
+        self, ts_ms: int, body: Said, context: Context, local_ms: int, rate: float | None, value: float
     ) -> None:
         """Append what came too late for its place, here and to the history: sessions stay as they were.
 
@@ -132,7 +132,7 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
         self,
         ts_ms: int,
         name: str,
-        body: Body,
+        body: Said,
         context: Context,
         rate: float | None,
         begin: bytes = b"",
@@ -174,14 +174,14 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
         self.words = self.words[max(excess, dropped) * HASH_BYTES :]
 
 
-def _count_note(tally: Tally, body: Body) -> None:
+def _count_note(tally: Tally, body: Said) -> None:
     if isinstance(body, CampaignSend):
         tally.messages += body.event == "send"
     elif isinstance(body, Redemption):
         tally.redemptions += 1
 
 
-def name_of(body: Body) -> str:
+def name_of(body: Said) -> str:
     """The event's word without its field name, e.g. ``purchase`` or ``send``; ``refund`` for whatever gives back."""
     if isinstance(body, Clickstream):
         return REFUND if is_return(body) else body.event
@@ -192,16 +192,18 @@ def name_of(body: Body) -> str:
             return "redemption"
         case Profile():
             return "profile"
+        case Withdrawal():
+            return "withdrawal"
 
 
-def _last_said(name: str, body: Body) -> str:
+def _last_said(name: str, body: Said) -> str:
     """Name of the last event word of :func:`event_words`: an exchange says two."""
     if isinstance(body, Clickstream) and body.items is not None and basket_of(body).given_back:
         return REFUND
     return name
 
 
-def event_words(body: Body, context: Context, rate: float | None = 1.0) -> bytes:
+def event_words(body: Said, context: Context, rate: float | None = 1.0) -> bytes:
     """Hashes of one event's words, its name first.
 
     Args:
@@ -211,13 +213,14 @@ def event_words(body: Body, context: Context, rate: float | None = 1.0) -> bytes
     return context.words.event[name_of(body)] + _words_after_name(body, context, rate, None)
 
 
-def _words_after_name(body: Body, context: Context, rate: float | None, tally: Tally | None) -> bytes:
+def _words_after_name(body: Said, context: Context, rate: float | None, tally: Tally | None) -> bytes:
     words, found = context.words, b""
     match body:
         case Clickstream():
             found = _clickstream_words(body, context, rate, tally)
         case CampaignSend():
-            found = words.campaign[body.campaign_id]
+            if body.campaign_id is not None:
+                found = words.campaign[body.campaign_id]
             if (template_id := body.template_id) is not None:
                 found += words.template[template_id]
             if (offer_id := body.offer_id) is not None:
@@ -228,7 +231,7 @@ def _words_after_name(body: Body, context: Context, rate: float | None, tally: T
             if body.campaign_id is not None:
                 found += words.campaign[body.campaign_id]
             found += words.offer[body.offer_id]
-        case Profile():
+        case Profile() | Withdrawal():
             pass  # who somebody is, not what happened
     return found
 

@@ -6,25 +6,24 @@ and duplicates among them are recognised as ingest recognises them: by the event
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
+from msgspec import UNSET
 
-from schemas import ids
-from schemas.codec import DecodedEvent, msgpack_encode
+from schemas.codec import NO_TIME_MS, DecodedEvent, msgpack_encode
 from schemas.errors import ConfigError, DeadLetter
-from schemas.events import SOURCES
+from schemas.events import SOURCES, Profile, Said, Withdrawal
 from schemas.snapshot import SNAPSHOT_VERSION, Outcome, Snapshot
 from schemas.words import Words
 from streams.core.config import CoreConfig
 from streams.core.context import Context
 from streams.core.customer import Customer
-from streams.core.entries import observe, read_entries
-from streams.core.event import Event
+from streams.core.entries import Home, observe, read_entries
+from streams.core.event import Event, event_name, uid_of
 from streams.core.event_clock import EventClock
-from streams.core.lateness import check_not_too_late, erased_until_ms, is_ahead
+from streams.core.lateness import check_not_too_late, erased_until_ms, is_ahead, is_opt_out, opt_out_at
 from streams.core.pace import is_sampled_out
 from streams.inspect.lookup import PREDICTION_TOPICS
 from streams.kafka.partitioning import partition_for
@@ -61,17 +60,20 @@ class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
     """Fields of the snapshot that are not the same."""
 
 
-def rebuild(snapshot: Snapshot, log: Iterable[SourceLogRecord], config: CoreConfig) -> Snapshot | None:
+def rebuild(
+    snapshot: Snapshot, log: Iterable[SourceLogRecord], config: CoreConfig, home: Home | None = None
+) -> Snapshot | None:
     """The snapshot as the log gives it; None where the log knows nothing of the customer.
 
     Args:
         snapshot: says of whom, as of when, of which kind and up to which offsets; nothing else is taken from it.
         log: the four source topics' partition, each topic in offset order, from its beginning to ``applied``.
+        home: the partition that a key belongs to; absent, every record is where it belongs.
     """
     partition = snapshot.source[1]
     context = Context(config, Words(), partition, snapshot.customer_id, INSTALLED)
     customer = Customer(context)
-    for event in _events(snapshot, log, config, customer):
+    for event in _events(snapshot, log, config, customer, home):
         if customer.knows(event.uid) or is_sampled_out(customer.pace, event.body, event.uid, event.ingest_ms, config):
             continue
         if event.body.event_ts_ms > customer.erased_ms and event.ts_ms <= snapshot.as_of_ms:
@@ -80,7 +82,11 @@ def rebuild(snapshot: Snapshot, log: Iterable[SourceLogRecord], config: CoreConf
 
 
 def _events(
-    snapshot: Snapshot, log: Iterable[SourceLogRecord], config: CoreConfig, customer: Customer
+    snapshot: Snapshot,
+    log: Iterable[SourceLogRecord],
+    config: CoreConfig,
+    customer: Customer,
+    home: Home | None,
 ) -> Iterator[Event]:
     """The customer's events, late ones where their topic had come; an erasure is passed to ``customer`` on the way."""
     clocks = [EventClock(config.watermark_keys) for _ in SOURCES]
@@ -90,22 +96,41 @@ def _events(
         source_index = record.source_index
         clock = clocks[source_index]
         reached_ms = clock.newest_ms
-        ((entry,), _) = read_entries(source_index, partition, [record], config.max_future_ms)
+        ((entry,), _) = read_entries(source_index, partition, [record], config, home)
+        is_theirs = isinstance(entry, DecodedEvent) and record.key == key
+        said_ms = customer.view().consent_ms if is_theirs else 0
+        body = _admitted(entry, record, clock, config, said_ms) if is_theirs else None
         observe(clock, record, entry)
-        if not isinstance(entry, DecodedEvent) or record.key != key:
+        if not isinstance(entry, DecodedEvent) or not is_theirs:
             continue
-        body, ts_ms = entry.body, entry.event_ts_ms
-        if body is None:
-            if ts_ms <= snapshot.as_of_ms:
-                customer.erase(erased_until_ms(ts_ms, reached_ms, config))
-            continue
-        with contextlib.suppress(DeadLetter):
-            is_ahead(ts_ms, reached_ms, config)
-            check_not_too_late(ts_ms, reached_ms, body, config)
-            event_id = entry.event_id or f"{SOURCES[source_index]}-{partition}-{record.offset:020d}"
+        if entry.body is None:
+            if entry.event_ts_ms <= snapshot.as_of_ms:
+                customer.erase(erased_until_ms(entry.event_ts_ms, reached_ms, config))
+        elif body is not None:
+            ts_ms = body.event_ts_ms
+            event_id = entry.event_id or event_name(source_index, partition, record.offset, body)
             placed_ms = reached_ms if ts_ms < reached_ms - config.lateness_ms else ts_ms
-            uid = ids.event_uid(source_index, event_id)
+            uid = uid_of(source_index, event_id, body)
             yield Event(placed_ms, source_index, event_id, uid, record.offset, record.timestamp, body)
+
+
+def _admitted(
+    entry: object, record: SourceLogRecord, clock: EventClock, config: CoreConfig, said_ms: int
+) -> Said | None:
+    """What ingest takes of a record, before its topic's clock hears of it; None of what it refuses."""
+    if not isinstance(entry, DecodedEvent) or entry.body is None:
+        return None
+    body, ts_ms = entry.body, entry.event_ts_ms
+    try:
+        if not is_opt_out(body):
+            is_ahead(ts_ms, clock.newest_ms, config)
+            check_not_too_late(ts_ms, clock.newest_ms, body, config)
+            return body
+    except DeadLetter:
+        if not isinstance(body, Profile) or body.consent is UNSET:
+            return None
+        body, ts_ms = Withdrawal(NO_TIME_MS), NO_TIME_MS
+    return opt_out_at(body, ts_ms, record.timestamp, clock, config, record.source_index, said_ms)
 
 
 def check(
@@ -137,10 +162,15 @@ def check(
         )
     snapshot = _snapshot(recorded)
     read = [0]
-    rebuilt = rebuild(snapshot, _log(reader, prefix, snapshot, read), config)
+    partitions = reader.partitions(prefix + SOURCES[0])
+
+    def home(record_key: bytes) -> int:
+        return partition_for(record_key, partitions)
+
+    rebuilt = rebuild(snapshot, _log(reader, prefix, snapshot, read), config, home)
     if rebuilt is None or msgpack_encode(rebuilt) != recorded:
         # Who was erased and came back has no offset of the erasure in `applied`: it is part of what was forgotten.
-        again = rebuild(snapshot, _log(reader, prefix, snapshot, read, erasures=True), config)
+        again = rebuild(snapshot, _log(reader, prefix, snapshot, read, erasures=True), config, home)
         rebuilt = rebuilt if again is None else again
     if rebuilt is not None and msgpack_encode(rebuilt) == recorded:
         differs: tuple[str, ...] = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -10,18 +9,16 @@ import msgspec
 from confluent_kafka import Message
 
 from models.outcomes import matured
-from schemas import codec, features
+from schemas import codec
 from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError
 from schemas.predictions import Erasure
-from schemas.snapshot import OUTCOME_VERSION, SNAPSHOT_VERSION, Outcome, Snapshot
-from streams.core.config import DAY_MS
+from schemas.snapshot import OUTCOME_VERSION, SNAPSHOT_VERSION, Outcome
+from streams.core.erased import is_of_before
 from streams.kafka.reader import TopicReader
 from streams.serving.catalog import UNREADABLE, read_entry
 
 _EVERY: Final = 10_000
-
-_FIRST: Final = features.INDEX["days_since_first"]
 
 _outcome: Final = codec.decoder(Outcome)
 _erasure: Final = msgspec.json.Decoder(Erasure).decode
@@ -80,7 +77,7 @@ def read_recorded(reader: TopicReader, prefix: str, progress: Callable[[float, s
                 progress(share, f"reading outcomes: {len(seen):,}")
     erased_ms = _erasures(reader, prefix)  # after the outcomes, so that who was erased meanwhile is left out, too
     for partition, outcomes in by_partition.items():
-        kept = [o for o in outcomes if not _of_before(o.snapshot, erased_ms.get(o.snapshot.customer_id))]
+        kept = [o for o in outcomes if not is_of_before(o.snapshot, erased_ms.get(o.snapshot.customer_id))]
         ended = matured(kept, known_ms[partition])
         found.erased += len(outcomes) - len(kept)
         found.early += [o for o in kept if o.due_ms > known_ms[partition]]
@@ -109,17 +106,6 @@ def _erasures(reader: TopicReader, prefix: str) -> dict[str, int]:
             raise ConfigError(f"{place} is no receipt of an erasure ({error}): who was erased is not known") from error
         newest[receipt.customer_id] = max(newest.get(receipt.customer_id, -1), receipt.erased_ms)
     return newest
-
-
-def _of_before(snapshot: Snapshot, erased_ms: int | None) -> bool:
-    """Whether a snapshot holds events from up to ``erased_ms``.
-
-    One that was taken before the order to erase came in may be of a later event time: its first event tells.
-    """
-    if erased_ms is None:
-        return False
-    days = struct.unpack_from("<f", snapshot.features, 4 * _FIRST)[0]
-    return bool(snapshot.as_of_ms - max(0.0, days) * DAY_MS <= erased_ms)
 
 
 def _records(reader: TopicReader, topic: str) -> Iterator[tuple[Message, float]]:

@@ -9,13 +9,11 @@ from typing import Final, Protocol
 from models.inference import Predictor
 from models.task import Encoded, Moment, common, rounded
 from models.tasks.redemption import RedemptionTask
-from schemas import cloudevents
 from schemas.catalog import CatalogEntry
-from schemas.codec import json_encode
-from schemas.predictions import NextBestAction, Prediction, Reason
+from schemas.predictions import NextBestAction, Reason, prediction_record
 from schemas.records import OutputRecord
 from schemas.snapshot import LIVE_KINDS, Snapshot
-from streams.core.config import DAY_MS
+from streams.core.config import DAY_MS, CoreConfig
 from streams.core.decisions import DecisionPolicy, Scored, active_campaigns, decide, offers_over
 from streams.core.reasons import decision_reasons
 from streams.serving.embeddings import EmbeddingFeed
@@ -44,6 +42,7 @@ class Predictions:
 
     Args:
         embeddings: says whose embedding is published; absent: nobody's.
+        aliases: of channels, see ``channel_aliases`` in :mod:`streams.core.config`; absent: the defaults.
     """
 
     def __init__(
@@ -53,12 +52,14 @@ class Predictions:
         policy: DecisionPolicy,
         wall_ms: Callable[[], int],
         embeddings: EmbeddingFeed | None = None,
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
         self._predictor = predictor
         self._catalog = catalog
         self._policy = policy
         self._wall_ms = wall_ms
         self._embeddings = embeddings
+        self._aliases = CoreConfig().channel_aliases if aliases is None else aliases
 
     def __call__(self, snapshots: list[Snapshot], erased: Sequence[str] = ()) -> Predicted:
         """Records of a batch; first what takes the embeddings of ``erased`` customers away."""
@@ -67,7 +68,7 @@ class Predictions:
         entries, version = self._catalog.current
         moment = Moment(entries, version, self._wall_ms())
         for task, prediction in self._predictor.predictions(encoded, moment):
-            published.append(_record(task.topic, prediction))
+            published.append(prediction_record(task.topic, prediction))
         published += self._actions(encoded, moment)
         if self._embeddings is not None:
             published += self._embeddings(snapshots, encoded.embeddings, self._predictor.version)
@@ -102,7 +103,7 @@ class Predictions:
                 if scores is not None
                 else []
             )
-            decision = decide(snapshot, scored, self._policy, _draw(snapshot.question_id))
+            decision = decide(snapshot, scored, self._policy, _draw(snapshot.question_id), self._aliases)
             prediction = NextBestAction(
                 **common("next-best-action", snapshot, self._predictor.version, moment.now_ms),
                 valid_until_ms=_until_ms(snapshot, entries.get(f"campaign:{decision.chosen.campaign_id}")),
@@ -113,18 +114,13 @@ class Predictions:
                 suppressed_by=decision.suppressed[:_MOST_SUPPRESSED],
                 experiment_arm="explore" if decision.explored else "greedy",
             )
-            yield _record("predictions.next-best-action", prediction)
+            yield prediction_record("predictions.next-best-action", prediction)
 
 
 def _until_ms(snapshot: Snapshot, campaign: CatalogEntry | None) -> int:
     """A decision holds for a day, and not past the end of the campaign it chose."""
     day_ms = snapshot.as_of_ms + _ACTION_VALID_MS
     return day_ms if campaign is None or campaign.active_to_ms is None else min(day_ms, campaign.active_to_ms)
-
-
-def _record(topic: str, prediction: Prediction) -> OutputRecord:
-    headers = cloudevents.headers(prediction.prediction_id, topic, prediction.as_of_ms)
-    return OutputRecord(topic, prediction.customer_id.encode(), json_encode(prediction), headers)
 
 
 def _draw(question_id: str) -> float:

@@ -43,7 +43,7 @@ def reached_ms(reader: TopicReader, prefix: str, partitions: int, config: CoreCo
             )
             for message in reader.range(name, partition, max(0, end - _LAST_RECORDS), end)
         ]
-        entries, _ = read_entries(SOURCE_INDEX[topic], partition, records, config.max_future_ms)
+        entries, _ = read_entries(SOURCE_INDEX[topic], partition, records, config)
         clock = EventClock(config.watermark_keys)
         for record, entry in zip(records, entries, strict=True):
             observe(clock, record, entry)

@@ -80,6 +80,23 @@ class MetricTable:
     unknown_timezones_total = core_counter(
         "profiles", "Profiles taken in without their time zone, which is unknown: the company's counts."
     )
+    repaired_total = counter(
+        "fields",
+        "Fields of taken events that nobody reads as they came: converted, cut or dropped.",
+        "topic",
+        "field",
+        "kind",
+    )
+    consent_withdrawn_total = core_counter(
+        "records", "Refused records that may have taken consent back: all consent of the customer was withdrawn."
+    )
+    misplaced_total = counter(
+        "records",
+        "Records in another partition than their key's, by the `ce_source` that they name; see `core.misplaced`.",
+        "topic",
+        "source",
+    )
+    brought_back_total = counter("snapshots", "Snapshots of before an erasure that came behind it, and were dropped.")
     encode_batch_snapshots = histogram("snapshots", "Snapshots in one run of the model.", buckets=SIZES)
     encode_seconds = histogram("seconds", "One run of encoder and heads.")
     encode_queue_snapshots = gauge("snapshots", "Snapshots waiting for the model.")

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from schemas.errors import ConfigError
 from streams.core.durable import IngestCheckpoint
 from streams.core.entities import Entities, EntityCheckpoint
-from streams.core.partition import IngestPartition
+from streams.core.partition import LABELS, IngestPartition
 from streams.core.quality import Quality
 from streams.kafka.offsets import Lag
 from streams.state.checkpoints import StateCheckpoint
@@ -238,6 +238,10 @@ class Metrics(MetricTable):
             exported[name] = count
             if name in CORE_COUNTERS:
                 CORE_COUNTERS[name].of(self).inc(grown)
+            elif grown and LABELS in name:
+                counted_as, *labels = name.split(LABELS)
+                counter = self.repaired_total if counted_as == "repaired" else self.misplaced_total
+                counter.labels(*labels).inc(grown)
             elif grown and name in OUTCOMES:
                 self.events_total.labels(role=role, outcome=name).inc(grown)
 

@@ -153,7 +153,8 @@ def test_every_payload_ends_somewhere() -> None:
     assert fuzzed.ended["applied"] > RECORDS * 0.3
     assert fuzzed.ended["dead_lettered"] > RECORDS * 0.2
     assert fuzzed.ended["duplicates"] > 100
-    assert fuzzed.reasons.keys() == {kind.reason for kind in errors.DeadLetter.__subclasses__()}
+    kinds = set(errors.DeadLetter.__subclasses__()) - {errors.WrongPartition}  # which is no matter of what is sent
+    assert fuzzed.reasons.keys() == {kind.reason for kind in kinds}
     print(dict(fuzzed.ended), dict(fuzzed.reasons), f"{fuzzed.outputs} outputs")
     everything_stored_reads_back(fuzzed)
 

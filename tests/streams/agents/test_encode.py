@@ -23,7 +23,9 @@ from schemas.records import OutputRecord
 from schemas.snapshot import SNAPSHOT_VERSION, EdgeBlock, Recent, SnapshotKind
 from streams.agents.encode import EncodeRole
 from streams.core.batching import MicroBatcher
+from streams.core.config import DAY_MS
 from streams.core.decisions import DecisionPolicy
+from streams.core.erased import Erasures
 from streams.runtime.clocks import Clocks
 from streams.runtime.runner import Batch
 from streams.serving.predict import Predictions
@@ -160,3 +162,27 @@ def test_a_refresh_is_scored_and_tells_nothing_of_freshness() -> None:
     assert encoding.outbox.topics.count("predictions.churn") == 4
     assert encoding.outbox.topics.count("predictions.next-best-action") == 2
     assert encoding.metrics.observations(Metrics.freshness_seconds)[0] == 1
+
+
+def test_what_waits_of_an_erased_customer_is_dropped_and_what_comes_late_brings_nothing_back() -> None:
+    batcher = MicroBatcher(8, 0)
+    kinds: tuple[SnapshotKind, ...] = ("event", "horizon", "send")
+    for offset, kind in enumerate(kinds):
+        batcher.add(worlds.snapshot(1, kind=kind), 0, offset, 0)
+    batcher.add(worlds.snapshot(2, kind="horizon"), 0, 3, 0)
+    batcher.erase(worlds.snapshot(1).customer_id, 0, 4, 0)
+    left = batcher.take()
+    assert [getattr(entry.snapshot, "customer_id", entry.snapshot) for entry in left] == [
+        worlds.snapshot(1).customer_id,
+        worlds.snapshot(2).customer_id,
+    ]
+    batcher.done(left)
+    assert batcher.floor(0) is None
+
+    before = worlds.snapshot(1)
+    after = msgspec.structs.replace(before, as_of_ms=before.as_of_ms + 400 * DAY_MS)
+    erasures = Erasures()
+    erasures.add(before.customer_id, before.as_of_ms)
+    assert erasures.bring_back(before)
+    assert not erasures.bring_back(after)
+    assert not erasures.bring_back(worlds.snapshot(2))

@@ -74,10 +74,17 @@ def test_no_profile_means_no() -> None:
 
 @pytest.mark.parametrize(
     "consent",
-    [(), ("sms:marketing",), ("email:service",), ("email",), ("email:marketing2",), ("EMAIL:marketing",)],
+    [(), ("sms:marketing",), ("email:service",), ("email",), ("email:marketing2",), ("mail:marketing",)],
 )
 def test_consent_is_for_this_channel_and_this_purpose(consent: tuple[str, ...]) -> None:
     assert refused_by(willing(consent=consent), campaign()) == "no_consent"
+
+
+@pytest.mark.parametrize("spelt", ["EMAIL:Marketing", "e-mail:marketing", " E_Mail : MARKETING"])
+def test_a_channel_is_the_same_however_it_is_spelt(spelt: str) -> None:
+    assert refused_by(willing(consent=(spelt,)), campaign()) is None
+    channel, _, purpose = spelt.partition(":")
+    assert refused_by(willing(), campaign(channel=channel, purpose=purpose)) is None
 
 
 def test_a_campaign_of_another_purpose_needs_that_consent() -> None:

@@ -6,7 +6,9 @@ import pytest
 from support.logs import CONFIG, START_MS, Sent, Worker, log_of
 
 from schemas.events import CLICKSTREAM, PROFILES
-from schemas.graph import ERASED
+from schemas.graph import ERASED, GraphEdge
+from streams.core.config import DAY_MS
+from streams.core.entities import Entity, decode_entity, draw, encode_entity
 from streams.state import keys
 
 HOUR_MS = 3_600_000
@@ -117,3 +119,21 @@ def test_an_erasure_of_long_ago_takes_the_same_whatever_the_batches(checkpoint: 
     assert customer is not None
     assert list(customer.view().graph.edges("purchase>item")) == ["b"], "younger than the bound, so not settled"
     assert customer.erased_ms == START_MS + 10 * HOUR_MS - CONFIG.lateness_ms
+
+
+def test_a_late_edge_makes_an_erased_customer_no_neighbour_again() -> None:
+    entity = Entity()
+    drawn = GraphEdge("c1", "purchase>item", "item:a", START_MS, ("clickstream", 0, 5))
+    assert draw(entity, drawn)
+    gone = GraphEdge("c1", ERASED, "item:a", START_MS + HOUR_MS, ("profiles", 0, 1))
+    assert draw(entity, gone)
+    entity = decode_entity(encode_entity(entity))
+    assert b"c1" not in encode_entity(entity)
+    late = GraphEdge("c1", "purchase>item", "item:a", START_MS + 1, ("clickstream", 0, 9))
+    draw(entity, late)
+    assert entity.edges["purchase>item"].neighbours == {}
+    again = GraphEdge("c1", "purchase>item", "item:a", START_MS + 2 * HOUR_MS, ("clickstream", 0, 10))
+    draw(entity, again)
+    assert list(entity.edges["purchase>item"].neighbours) == ["c1"], "who comes back is known again"
+    draw(entity, GraphEdge("c2", "purchase>item", "item:a", START_MS + 40 * DAY_MS, ("clickstream", 1, 1)))
+    assert decode_entity(encode_entity(entity)).erased == {}, "nobody is remembered for longer than needed"

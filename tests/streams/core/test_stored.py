@@ -7,12 +7,14 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from support.logs import CONFIG
+from support.logs import CONFIG, START_MS, Sent, Worker, log_of
 
 from schemas.errors import StateCorrupt
+from schemas.events import PROFILES
 from schemas.words import Words
+from streams.core.config import DAY_MS
 from streams.core.context import Context
-from streams.core.customer import Customer, due_of
+from streams.core.customer import RECORD_VERSION, Customer, due_of
 from streams.core.durable import PartitionMeta
 from streams.core.entities import Entities, Entity, decode_entity, encode_entity
 from streams.core.state import Folded
@@ -50,9 +52,9 @@ UNREADABLE: Final[dict[Callable[[bytes], Any], str]] = {
 VERSIONED: Final[dict[Callable[[bytes], Any], tuple[bytes, str]]] = {
     read_customer: (
         Customer(CONTEXT).encode().record,
-        "stored state has version 7, this worker knows 4: run the newer release",
+        "stored state has version 7, this worker knows 5: run the newer release",
     ),
-    decode_entity: (encode_entity(Entity()), "stored entity has version 7, this worker knows 1"),
+    decode_entity: (encode_entity(Entity()), "stored entity has version 7, this worker knows 2"),
     PartitionMeta.decode: (PartitionMeta().encode(), "the store has version 7, this worker knows 3"),
     read_local_meta: (msgspec.msgpack.encode(LocalMeta(1, 5, None)), "the store has version 7, this worker knows 1"),
 }
@@ -83,6 +85,21 @@ def test_a_record_of_an_older_version_is_refused_by_its_version_whatever_its_fie
     with pytest.raises(StateCorrupt) as refused:
         read_customer(raw)
     assert str(refused.value) == (
-        "stored state has version 1, this worker knows 4: no release reads it any more, so replay the events under "
+        "stored state has version 1, this worker knows 5: no release reads it any more, so replay the events under "
         "another PULSEGRAPH_KAFKA_PREFIX"
     )
+
+
+def test_a_customer_of_the_version_before_is_read_and_written_as_the_newest() -> None:
+    worker = Worker()
+    body = {"event_ts_ms": START_MS, "event_id": "p", "consent": {"email": {"marketing": True}}, "attributes": {"a": 1}}
+    worker.take(PROFILES, log_of([Sent(PROFILES, "c1", START_MS, body)], until_ms=START_MS + DAY_MS)[PROFILES])
+    known = worker.ingest.customer("c1")
+    assert known is not None
+    known.advance(START_MS + DAY_MS, observed=False)
+    written = msgspec.msgpack.decode(known.encode().record)
+    assert written[0] == RECORD_VERSION
+    before = [RECORD_VERSION - 1, *written[1:-1], written[-1][:-1]]
+    read = Customer.decode(known.context, msgspec.msgpack.encode(before))
+    assert read.settled.profile_ms == START_MS
+    assert read.encode().record == known.encode().record

@@ -113,7 +113,7 @@ def test_every_customer_has_a_profile_first(records: list[SourceRecord], truth: 
         first.setdefault(record.key, record)
     assert set(first) == set(truth)
     for key, record in first.items():
-        assert isinstance(record.body, Profile) and record.body.consent is not None
+        assert isinstance(record.body, Profile) and isinstance(record.body.consent, dict)
         assert {name: granted["marketing"] for name, granted in record.body.consent.items()} == truth[key].consent
 
 
@@ -121,7 +121,7 @@ def test_sends_respect_consent_as_of_their_time(records: list[SourceRecord]) -> 
     consent: dict[str, dict[str, dict[str, bool]]] = {}
     revoked = 0
     for record in records:
-        if isinstance(record.body, Profile) and record.body.consent is not None:
+        if isinstance(record.body, Profile) and isinstance(record.body.consent, dict):
             revoked += record.key in consent and record.body.consent != consent[record.key]
             consent[record.key] = record.body.consent
         elif isinstance(record.body, CampaignSend) and record.body.event == "send":

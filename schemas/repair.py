@@ -1,0 +1,399 @@
+"""A second look at what the strict decoder refused: fields that nobody reads must not cost the event.
+
+What is read as a sum, a time or a name is never guessed: a price that is no number stays a refusal. Everything else is
+converted (``42`` as an id is ``"42"``), cut (a URL as a page), or dropped, and said in :attr:`Repaired.repairs`, to be
+counted. Slow, and only for records that would be dead letters otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+from typing import Any, Final, NamedTuple
+
+from schemas import errors
+from schemas.channels import canonical
+from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, CLICKSTREAM_EVENTS, GIVING_BACK, PROFILES, SEND_EVENTS
+from schemas.limits import MAX_EVENT_TS_MS, MAX_PROPERTIES, MIN_EVENT_TS_MS
+from schemas.names import opt_out, spelling
+
+Fields = dict[str, Any]
+"""A record's JSON object."""
+
+CONVERTED: Final = "converted"
+CUT: Final = "cut"
+DROPPED: Final = "dropped"
+
+_MAX_ID: Final = 128
+_MAX_WORD: Final = 64
+_MAX_TEXT: Final = 512
+_MAX_INTEGER: Final = 2**53
+_MAX_DIGITS: Final = 40
+_HASHED: Final = 16  # hexadecimal digits that tell long ids apart
+_MAX_CHANNELS: Final = 16
+_MAX_PURPOSES: Final = 8
+_MONEY: Final = CLICKSTREAM_EVENTS & ({"purchase"} | GIVING_BACK)
+
+_IDS: Final = (
+    "event_id", "customer_id", "item_id", "order_id", "campaign_id", "template_id", "offer_id", "send_id",
+    "decision_id",
+)  # fmt: skip
+_WORDS: Final = ("category", "channel", "timezone")
+_TEXTS: Final = ("title", "query")
+_AMOUNTS: Final = ("price", "quantity")
+#: Texts by which a producer says no; nothing but ``true`` says yes.
+_NO: Final = frozenset(
+    {"", "0", "false", "f", "no", "n", "off", "none", "null", "denied", "deny", "withdrawn", "revoked", "optout",
+     "optedout", "unsubscribed", "refused", "rejected"}
+)  # fmt: skip
+
+
+class Repaired(NamedTuple):
+    """What is decoded instead, and what was done to it."""
+
+    fields: Fields
+    repairs: tuple[str, ...]
+    """``field kind`` each, the kind one of ``converted``, ``cut`` and ``dropped``."""
+
+
+def loosely(value: bytes) -> Any:
+    """JSON as Python's parser has it, numbers beyond all bounds included.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return json.loads(value, parse_int=_integer, parse_float=float, parse_constant=_no_constant)
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MAX_DIGITS else math.inf
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def opt_out_of(source_index: int, fields: Mapping[str, Any]) -> str | None:
+    """Which opt-out a record of a source topic means; None where it means none."""
+    name = fields.get("event")
+    return opt_out(name) if source_index == CAMPAIGN_SENDS and isinstance(name, str) else None
+
+
+def repaired(source_index: int, fields: Fields, record_ts_ms: int, max_future_ms: int) -> Repaired:
+    """A record that may be decoded now; what is still wrong with it is for the decoder to say.
+
+    Args:
+        fields: the object as it came.
+        record_ts_ms: Kafka timestamp of the record, for an opt-out whose own time cannot be true.
+        max_future_ms: how far a time may be past it.
+
+    Raises:
+        InvalidField: consent cannot be read.
+    """
+    work = _Work(dict(fields))
+    work.times()
+    if source_index == CLICKSTREAM:
+        work.event(CLICKSTREAM_EVENTS)
+        work.amounts()
+        work.change("page", _id_cut)
+        work.lines()
+        work.change("properties", _properties)
+    elif source_index == CAMPAIGN_SENDS:
+        if (meant := opt_out_of(source_index, fields)) is not None:
+            work.opt_out(meant, record_ts_ms, max_future_ms)
+        else:
+            work.event(SEND_EVENTS)
+        work.change("propensity", _probability)
+    elif source_index == PROFILES:
+        work.change("attributes", _properties)
+        if "consent" in fields:
+            work.fields["consent"], kinds = consent_of(fields["consent"])
+            work.tell("consent", kinds)
+    for name in _IDS:
+        work.change(name, _id)
+    for name in _WORDS:
+        work.change(name, _word)
+    for name in _TEXTS:
+        work.change(name, _text)
+    return Repaired(work.fields, tuple(dict.fromkeys(work.repairs)))
+
+
+def believable_ms(given: object, record_ts_ms: int, max_future_ms: int) -> int | None:
+    """When an opt-out was, from a time in whatever unit; None where none of them can be true.
+
+    Of a time in seconds the end of the second counts: consent that was given within it is taken back.
+    """
+    if isinstance(given, str) and given.strip().lstrip("+").isdigit() and len(given) <= _MAX_DIGITS:
+        given = int(given)
+    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+        return None
+    latest_ms = min(MAX_EVENT_TS_MS, record_ts_ms + max_future_ms)
+    units = (int(given), math.floor(given * 1_000) + 999, int(given) // 1_000, int(given) // 1_000_000)
+    return next((ms for ms in units if MIN_EVENT_TS_MS <= ms <= latest_ms), None)
+
+
+class _Work:
+    """One record on its way."""
+
+    def __init__(self, fields: Fields) -> None:
+        self.fields = fields
+        self.repairs: list[str] = []
+
+    def tell(self, field: str, kinds: tuple[str, ...]) -> None:
+        self.repairs += [f"{field} {kind}" for kind in kinds]
+
+    def change(self, name: str, repair: Callable[[Any], tuple[Any, tuple[str, ...]]]) -> None:
+        """Make one field fit; what comes out as None is dropped."""
+        given = self.fields.get(name)
+        if given is None:
+            return
+        fit, kinds = repair(given)
+        self.tell(name, kinds)
+        if fit is None:
+            del self.fields[name]
+        else:
+            self.fields[name] = fit
+
+    def times(self) -> None:
+        self.change("event_ts_ms", _whole)
+        self.change("window_end_ms", _end)
+
+    def event(self, known: frozenset[str] | tuple[str, ...]) -> None:
+        name = self.fields.get("event")
+        meant = spelling(name, sorted(known)) if isinstance(name, str) and name == name.strip() else None
+        if meant is not None and meant != name:
+            self.fields["event"] = meant
+            self.tell("event", (CONVERTED,))
+
+    def opt_out(self, meant: str, record_ts_ms: int, max_future_ms: int) -> None:
+        """Nothing but the customer is needed, and the channel where it can be read."""
+        fields = self.fields
+        if fields.get("event") != meant:
+            fields["event"] = meant
+            self.tell("event", (CONVERTED,))
+        channel = fields.get("channel")
+        if channel is not None and not (
+            isinstance(channel, str) and 0 < len(channel) <= _MAX_WORD and canonical(channel)
+        ):
+            del fields["channel"]
+            self.tell("channel", (DROPPED,))
+        at_ms = believable_ms(fields.get("event_ts_ms"), record_ts_ms, max_future_ms)
+        if at_ms is None:
+            at_ms = record_ts_ms if MIN_EVENT_TS_MS <= record_ts_ms <= MAX_EVENT_TS_MS else MIN_EVENT_TS_MS
+        if fields.get("event_ts_ms") != at_ms or isinstance(fields["event_ts_ms"], bool):
+            fields["event_ts_ms"] = at_ms
+            self.tell("event_ts_ms", (CONVERTED,))
+
+    def amounts(self) -> None:
+        """Where an event counts no money, or its value says it all, the other amounts are read by nobody."""
+        fields = self.fields
+        name = fields.get("event")
+        counts = name in _MONEY if isinstance(name, str) else True
+        if not counts:
+            self.change("value", _amount)
+            self.change("currency", _currency)
+        if not counts or _is_amount(fields.get("value")):
+            self.change("price", _amount)
+            if counts:
+                self.change("quantity", _amount)
+
+    def lines(self) -> None:
+        lines = self.fields.get("items")
+        if not isinstance(lines, list):
+            return
+        fit: list[Any] = []
+        for line in lines:
+            if isinstance(line, dict):
+                of_line = _Work(dict(line))
+                of_line.change("item_id", _id)
+                of_line.change("category", _word)
+                of_line.change("title", _text)
+                fit.append(of_line.fields)
+                self.tell("items", tuple(repair.rpartition(" ")[2] for repair in of_line.repairs))
+            else:
+                fit.append(line)
+        self.fields["items"] = fit
+
+
+def _whole(given: Any) -> tuple[Any, tuple[str, ...]]:
+    """Milliseconds that came as a whole float, or as digits in quotes."""
+    if isinstance(given, float) and given.is_integer():
+        return int(given), (CONVERTED,)
+    if isinstance(given, str) and given.strip().isascii() and given.strip().isdigit() and len(given) <= _MAX_DIGITS:
+        return int(given), (CONVERTED,)
+    return given, ()
+
+
+def _end(given: Any) -> tuple[Any, tuple[str, ...]]:
+    fit, kinds = _whole(given)
+    if isinstance(fit, int) and not isinstance(fit, bool) and MIN_EVENT_TS_MS <= fit <= MAX_EVENT_TS_MS:
+        return fit, kinds
+    return None, (DROPPED,)
+
+
+def _plain(given: Any) -> str | None:
+    """Text, or a number as text; None for what is neither."""
+    if isinstance(given, str):
+        return given
+    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+        return None
+    return str(int(given)) if isinstance(given, float) and given.is_integer() else str(given)
+
+
+def _id(given: Any) -> tuple[Any, tuple[str, ...]]:
+    """An id that is too long keeps its beginning, and a hash of the whole: two must not become one."""
+    plain = _plain(given)
+    if not plain:
+        return None, (DROPPED,)
+    kinds = () if isinstance(given, str) else (CONVERTED,)
+    if len(plain) <= _MAX_ID:
+        return plain, kinds
+    digest = blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=_HASHED // 2).hexdigest()
+    return plain[: _MAX_ID - _HASHED - 1] + "~" + digest, (*kinds, CUT)
+
+
+def _id_cut(given: Any) -> tuple[Any, tuple[str, ...]]:
+    """A page: of a URL that is too long, what stands before the question mark, as far as there is room."""
+    plain = _plain(given)
+    if plain is not None and len(plain) > _MAX_ID:
+        return plain.partition("?")[0][:_MAX_ID] or plain[:_MAX_ID], (CUT,)
+    return _id(given)
+
+
+def _cut_to(most: int, given: Any, *, empty: bool) -> tuple[Any, tuple[str, ...]]:
+    plain = _plain(given)
+    if plain is None or (not plain and not empty):
+        return None, (DROPPED,)
+    kinds = () if isinstance(given, str) else (CONVERTED,)
+    return (plain, kinds) if len(plain) <= most else (plain[:most], (*kinds, CUT))
+
+
+def _word(given: Any) -> tuple[Any, tuple[str, ...]]:
+    return _cut_to(_MAX_WORD, given, empty=False)
+
+
+def _text(given: Any) -> tuple[Any, tuple[str, ...]]:
+    return _cut_to(_MAX_TEXT, given, empty=True)
+
+
+def _is_amount(given: Any) -> bool:
+    return isinstance(given, int | float) and not isinstance(given, bool) and abs(given) <= 1e9
+
+
+def _amount(given: Any) -> tuple[Any, tuple[str, ...]]:
+    return (given, ()) if _is_amount(given) else (None, (DROPPED,))
+
+
+def _currency(given: Any) -> tuple[Any, tuple[str, ...]]:
+    known = isinstance(given, str) and len(given) == 3 and given.isascii() and given.isalpha()
+    return (given, ()) if known else (None, (DROPPED,))
+
+
+def _probability(given: Any) -> tuple[Any, tuple[str, ...]]:
+    return (given, ()) if _is_amount(given) and 0 <= given <= 1 else (None, (DROPPED,))
+
+
+def _properties(given: Any) -> tuple[Any, tuple[str, ...]]:
+    """Scalars under short names; what nests becomes text, and what is more than fits is dropped."""
+    if not isinstance(given, dict):
+        return None, (DROPPED,)
+    fit: Fields = {}
+    done: list[str] = []
+    for name, inner in given.items():
+        if not name or len(fit) == MAX_PROPERTIES:
+            done.append(DROPPED)
+            continue
+        if len(name) > _MAX_WORD:
+            done.append(CUT)
+        value, kinds = _scalar(inner)
+        done += kinds
+        fit[name[:_MAX_WORD]] = value
+    return fit, tuple(dict.fromkeys(done))
+
+
+def _scalar(given: Any) -> tuple[Any, tuple[str, ...]]:
+    if given is None or isinstance(given, bool):
+        return given, ()
+    if isinstance(given, str):
+        return _text(given)
+    if isinstance(given, int | float):
+        if isinstance(given, float) and not math.isfinite(given):
+            return None, (DROPPED,)
+        if isinstance(given, float) and abs(given) > 1e9 and given.is_integer() and abs(given) <= _MAX_INTEGER:
+            return int(given), (CONVERTED,)
+        most = _MAX_INTEGER if isinstance(given, int) else 1e9
+        return (given, ()) if abs(given) <= most else (str(given), (CONVERTED,))
+    text = json.dumps(given, ensure_ascii=False, separators=(",", ":"), default=str)
+    return (text, (CONVERTED,)) if len(text) <= _MAX_TEXT else (text[:_MAX_TEXT], (CONVERTED, CUT))
+
+
+def consent_of(given: Any) -> tuple[dict[str, dict[str, bool]] | None, tuple[str, ...]]:
+    """Consent in whatever form, as the schema has it.
+
+    Nothing is granted but by ``true`` under a channel and a purpose that can be read. What says no in another form is
+    a no; so is what grants nothing and cannot be read further.
+
+    Raises:
+        InvalidField: it may grant something, and cannot be read.
+    """
+    if _says_no(given):
+        return None, () if given is None else (CONVERTED,)
+    if not isinstance(given, dict):
+        raise errors.InvalidField(f"consent takes channel -> purpose -> true or false, not {_shown(given)}")
+    granted: dict[str, dict[str, bool]] = {}
+    done: list[str] = []
+    for channel, purposes in given.items():
+        if _says_no(purposes) or purposes == {}:
+            done += () if isinstance(purposes, dict) else (CONVERTED,)
+            continue
+        if not isinstance(purposes, dict):
+            raise errors.InvalidField(
+                f"consent.{channel[:_MAX_WORD]} takes purpose -> true or false, not {_shown(purposes)}"
+            )
+        for purpose, said in purposes.items():
+            if said is not True and not _says_no(said):
+                raise errors.InvalidField(
+                    f"consent.{channel[:_MAX_WORD]}.{purpose[:_MAX_WORD]} takes true or false, not {_shown(said)}"
+                )
+            if said is not False and said is not True:
+                done.append(CONVERTED)
+            if not (0 < len(channel) <= _MAX_WORD and 0 < len(purpose) <= _MAX_WORD):
+                if said is True:
+                    raise errors.InvalidField(f"consent names have 1 to {_MAX_WORD} characters: {_shown(channel)}")
+                done.append(DROPPED)
+                continue
+            granted.setdefault(channel, {})[purpose] = said is True
+    if len(granted) > _MAX_CHANNELS or any(len(purposes) > _MAX_PURPOSES for purposes in granted.values()):
+        said_yes = {
+            channel: {purpose: True for purpose, said in purposes.items() if said}
+            for channel, purposes in granted.items()
+            if any(purposes.values())
+        }
+        if len(said_yes) > _MAX_CHANNELS or any(len(purposes) > _MAX_PURPOSES for purposes in said_yes.values()):
+            raise errors.InvalidField(f"consent takes {_MAX_CHANNELS} channels of {_MAX_PURPOSES} purposes at most")
+        for channel, purposes in granted.items():  # a refusal may stand beside another spelling of its name
+            for purpose, said in purposes.items():
+                if not said:
+                    _take_back(said_yes, channel, purpose)
+        return said_yes, (*dict.fromkeys(done), DROPPED)
+    return granted, tuple(dict.fromkeys(done))
+
+
+def _take_back(granted: dict[str, dict[str, bool]], channel: str, purpose: str) -> None:
+    for other, purposes in granted.items():
+        if canonical(other) == canonical(channel):
+            for name in [name for name in purposes if canonical(name) == canonical(purpose)]:
+                purposes[name] = False
+
+
+def _says_no(given: Any) -> bool:
+    if given is None or given is False or (not isinstance(given, bool) and given == 0) or given == []:
+        return True
+    return isinstance(given, str) and canonical(given) in _NO
+
+
+def _shown(given: Any) -> str:
+    text = json.dumps(given, default=str)
+    return text if len(text) <= 80 else text[:80] + "..."
