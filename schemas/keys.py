@@ -45,7 +45,7 @@ def wrapped(key: bytes) -> str | None:
 def _of_bytes(key: bytes) -> str:
     if len(key) in (_INT, _LONG):
         number = int.from_bytes(key, "big", signed=True)
-        return f" (a {len(key)}-byte number, {number}? Use a string serialiser for keys)"
+        return f" (a number in {len(key)} bytes, {number}? Use a string serialiser for keys)"
     if len(key) > _AVRO_HEADER and key[0] == 0:
         return " (framed by a schema registry's serialiser? Use a string serialiser for keys)"
     return ""

@@ -20,7 +20,7 @@ _LETTERS: Final = re.compile(r"[^a-z0-9]+")
 #: The same in bytes that are no JSON: whatever stands between two letters.
 _IN_BYTES: Final = re.compile(rb"unsub|opt(?:s|ed|ing)?.{0,6}?out|do.{0,6}?not.{0,6}?contact|complain|spam|abuse|junk")
 _MOST_SEARCHED: Final = 1 << 20
-_SIMILAR: Final = 0.8
+_SIMILAR: Final = 0.7
 
 
 def letters_of(name: str) -> str:

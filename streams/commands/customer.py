@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from streams.commands import Subparsers, add_settings_options, day_ms, new_parser, settings_from
@@ -64,10 +64,21 @@ def describe(view: CustomerView, *, everything: bool = False) -> Iterator[str]:
     yield f"customer {view.customer_id}, partition {view.partition}, as of {moment(view.as_of_ms)} UTC"
     if view.erased_ms is not None:
         yield f"  erased: events up to {moment(view.erased_ms)} are refused"
+    if view.of_later:
+        yield (
+            "  the customer's last event is later, and state cannot be wound back: only what had happened by then and "
+            "was not touched since is shown; `pulsegraph replay-to` rebuilds what a prediction saw"
+        )
+    elif view.refused is not None:
+        yield f"  no event was taken: {view.refused}"
     yield (
         f"  {view.events:,} events from {moment(view.first_ms)} to {moment(view.last_ms)}"
         if view.events
-        else ("  no events are kept")
+        else (
+            f"  first seen {moment(view.first_ms)}"
+            if view.of_later and view.first_ms <= view.as_of_ms
+            else "  no events are kept"
+        )
     )
     if view.unsettled:
         yield f"  {view.unsettled} of them younger than the lateness bound, so their order may still change"
@@ -85,7 +96,9 @@ def describe(view: CustomerView, *, everything: bool = False) -> Iterator[str]:
 def _profile(view: CustomerView) -> Iterator[str]:
     yield "profile"
     consent = (
-        "no profile was seen, so nothing may be sent" if view.consent is None else ", ".join(view.consent) or "none"
+        ("changed since" if view.of_later else "no profile said so, so nothing may be sent")
+        if view.consent is None
+        else ", ".join(view.consent) or "none"
     )
     yield f"  consent: {consent}"
     if view.timezone:
@@ -103,6 +116,8 @@ def _profile(view: CustomerView) -> Iterator[str]:
 def _features(view: CustomerView, everything: bool) -> Iterator[str]:
     from schemas.features import MEANING
 
+    if not view.features:
+        return
     yield ""
     yield f"features as of {moment(view.features_as_of_ms)}"
     for name, value in view.features.items():
@@ -112,6 +127,8 @@ def _features(view: CustomerView, everything: bool) -> Iterator[str]:
 
 
 def _timeline(view: CustomerView, everything: bool) -> Iterator[str]:
+    from streams.inspect.lookup import kind_of
+
     yield ""
     hidden = 0 if everything else max(0, len(view.sessions) - _SESSIONS_SHOWN)
     if view.history:
@@ -121,7 +138,13 @@ def _timeline(view: CustomerView, everything: bool) -> Iterator[str]:
     yield f"timeline: {len(view.sessions)} sessions and messages" + (f", the last {_SESSIONS_SHOWN}" if hidden else "")
     for session in view.sessions[hidden:]:
         mark = " (open)" if session.is_open else ""
-        yield f"  {moment(session.start_ms)}{mark}  {' '.join(session.text.split())}"
+        told = " ".join([_titled(word, kind_of(word), view.titles) for word in session.text.split()])
+        yield f"  {moment(session.start_ms)}{mark}  {told}"
+
+
+def _titled(shown: str, name: str, titles: Mapping[str, str]) -> str:
+    """With the title that the catalog has for it."""
+    return f"{shown} ({titles[name]})" if name in titles else shown
 
 
 def _edges(view: CustomerView, everything: bool) -> Iterator[str]:
@@ -132,14 +155,15 @@ def _edges(view: CustomerView, everything: bool) -> Iterator[str]:
         more = f", the {len(shown)} heaviest" if len(shown) < len(found) else ""
         yield f"  {edge_type}: {len(found)}{more}"
         for edge in shown:
-            yield f"    {edge.weight:>9.3f}  {edge.entity_id}  ({edge.count}x, last {moment(edge.last_ms)})"
+            named = _titled(edge.entity_id, f"{edge_type.partition('>')[2]}:{edge.entity_id}", view.titles)
+            yield f"    {edge.weight:>9.3f}  {named}  ({edge.count}x, last {moment(edge.last_ms)})"
 
 
 def _pending(view: CustomerView) -> Iterator[str]:
     yield ""
     yield f"pending labels: {len(view.pending)}"
     for entry in view.pending:
-        about = f" of campaign {entry.campaign_id}" if entry.campaign_id else ""
+        about = f" of campaign {_campaign(entry.campaign_id, view)}" if entry.campaign_id else ""
         yield f"  {entry.head}{about}, as of {moment(entry.as_of_ms)}, known by {moment(entry.due_ms)}"
 
 
@@ -148,27 +172,33 @@ def _predictions(view: CustomerView) -> Iterator[str]:
     yield "last predictions" if view.predictions else "last predictions: none on the topics"
     for topic, prediction in view.predictions.items():
         yield f"  {topic}, as of {moment(prediction.as_of_ms)}, model {prediction.model_version}"
-        yield f"    {_said(prediction)}"
+        yield f"    {_said(prediction, view)}"
         for reason in prediction.reason_codes:
             weight = f" ({reason.weight:+.2f})" if reason.weight else ""
             yield f"    because {reason.text}  [{reason.code}]{weight}"
-        yield from _suppressed(getattr(prediction, "suppressed_by", []))
+        yield from _suppressed(getattr(prediction, "suppressed_by", []), view)
 
 
-def _said(prediction: ChurnPrediction | RedemptionPrediction | NextBestAction) -> str:
+def _campaign(campaign_id: str | None, view: CustomerView) -> str:
+    return _titled(str(campaign_id), f"campaign:{campaign_id}", view.titles)
+
+
+def _said(prediction: ChurnPrediction | RedemptionPrediction | NextBestAction, view: CustomerView) -> str:
     from schemas.predictions import ChurnPrediction, RedemptionPrediction
 
     if isinstance(prediction, ChurnPrediction):
         return f"{prediction.probability:.1%} likely to stay away for {prediction.horizon_days} days"
     if isinstance(prediction, RedemptionPrediction):
-        return f"{prediction.probability:.1%} likely to use the offer of campaign {prediction.campaign_id}"
+        named = _campaign(prediction.campaign_id, view)
+        return f"{prediction.probability:.1%} likely to use the offer of campaign {named}"
     chosen = prediction.chosen
-    what = "do nothing" if chosen.action == "none" else f"send campaign {chosen.campaign_id} by {chosen.channel}"
+    campaign = _campaign(chosen.campaign_id, view)
+    what = "do nothing" if chosen.action == "none" else f"send campaign {campaign} by {chosen.channel}"
     return f"{what}: value {chosen.value:.3f}, chosen with probability {prediction.propensity:.3f}"
 
 
-def _suppressed(found: list[Suppressed]) -> Iterator[str]:
+def _suppressed(found: list[Suppressed], view: CustomerView) -> Iterator[str]:
     for refused in found[:_SUPPRESSED_SHOWN]:
-        yield f"    not {refused.campaign_id}: {refused.detail}  [{refused.by}]"
+        yield f"    not {_campaign(refused.campaign_id, view)}: {refused.detail}  [{refused.by}]"
     if len(found) > _SUPPRESSED_SHOWN:
         yield f"    and {len(found) - _SUPPRESSED_SHOWN} more campaigns that are not allowed"

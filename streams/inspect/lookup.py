@@ -13,13 +13,14 @@ import msgspec
 from confluent_kafka import Message
 
 from schemas.catalog import CatalogEntry
+from schemas.deadletter import TOPIC as DEAD_LETTERS
 from schemas.errors import ConfigError, StateCorrupt
 from schemas.graph import EDGE_TYPES
 from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPrediction
 from schemas.snapshot import Head, Session, sessions
 from schemas.words import SESSION, SESSION_END, Words, hash_of, readable
 from streams.core import counters, entities, graph
-from streams.core.config import CoreConfig
+from streams.core.config import DAY_MS, CoreConfig
 from streams.core.context import Context
 from streams.core.customer import EDGES, HISTORY, Customer
 from streams.core.graph import Neighbour
@@ -40,6 +41,11 @@ PREDICTION_TOPICS: Final = {
     "predictions.redemption": RedemptionPrediction,
     "predictions.next-best-action": NextBestAction,
 }
+
+
+_MONTH_MS: Final = 31 * DAY_MS
+#: Fields of words -> kinds of entities.
+_FIELDS: Final = {"item": "item", "camp": "campaign", "tmpl": "template", "offer": "offer", "chan": "channel"}
 
 
 class _AsOf(msgspec.Struct):
@@ -103,7 +109,14 @@ class CustomerView(msgspec.Struct, frozen=True, kw_only=True):
     history: list[Session]
     """Sessions that have ended, in brief: about a year."""
     predictions: dict[str, ChurnPrediction | RedemptionPrediction | NextBestAction]
-    """Topic -> record that holds for the newest event time."""
+    """Topic -> record that holds for the newest event time that is not after ``as_of_ms``."""
+    of_later: bool = False
+    """Whether ``as_of_ms`` lies before the customer's last event. State cannot be wound back: what is not known as of
+    then is left out, as features, counts, and edges that were touched since."""
+    titles: dict[str, str] = {}
+    """``kind:id`` -> title in the catalog, of what is named here."""
+    refused: str | None = None
+    """Newest dead letter of the customer, where no event is kept."""
 
 
 class InEdgesView(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,7 +155,7 @@ def customer(
         StateCorrupt: the record cannot be read.
     """
     key = customer_id.encode()
-    found = _newest(reader, prefix, key, dict.fromkeys(PREDICTION_TOPICS, key))
+    found = _newest(reader, prefix, key, dict.fromkeys(PREDICTION_TOPICS, key), as_of_ms)
     changelog = f"{prefix}ingest-changelog"
     partition = partition_for(key, reader.partitions(changelog))
     meta = reader.newest(changelog, partition, keys.META, reader.ends([(changelog, partition)])[changelog, partition])
@@ -151,6 +164,8 @@ def customer(
     message = reader.newest(changelog, partition, keys.record(customer_id), stop)
     record = message.value() if message is not None else None
     if record is None:
+        if message is None and (refused := _refused(reader, prefix, key)) is not None:
+            raise ConfigError(f"nothing is kept of customer {customer_id!r}: what came was refused; {refused}")
         gone = "was erased, or its state was deleted" if message is not None else "has never sent an event"
         raise ConfigError(
             f"nothing is known about customer {customer_id!r} in {prefix}ingest-changelog[{partition}]: the customer "
@@ -163,7 +178,65 @@ def customer(
     if known.is_tombstone:
         raise ConfigError(f"customer {customer_id!r} was erased at {moment(known.erased_ms)} UTC: nothing is kept")
     names = read_names(reader, prefix)
-    return _customer_view(known, context, names, as_of_ms, _predictions(found, customer_id))
+    view = _customer_view(known, context, names, as_of_ms, _predictions(found, customer_id))
+    refused = _refused(reader, prefix, key) if not known.view().events else None
+    return msgspec.structs.replace(view, titles=_titles(reader, prefix, view), refused=refused)
+
+
+def _refused(reader: TopicReader, prefix: str, key: bytes) -> str | None:
+    """What the newest dead letter of a key says, and where to look; None where there is none."""
+    topic = prefix + DEAD_LETTERS
+    partition = partition_for(key, reader.partitions(topic))
+    message = reader.newest(topic, partition, key, reader.ends([(topic, partition)])[topic, partition])
+    if message is None:
+        return None
+    headers = {name: raw.decode("utf-8", "replace") for name, raw in message.headers() or () if isinstance(raw, bytes)}
+    name, reason = headers.get("dl_id", "?"), headers.get("dl_reason", "?")
+    return (
+        f"the newest dead letter is {name} ({reason}: {headers.get('dl_message', '')}): "
+        f"`pulsegraph dead-letters show {name}`"
+    )
+
+
+def _titles(reader: TopicReader, prefix: str, view: CustomerView) -> dict[str, str]:
+    """Titles of what a view names, from the catalog as it is now."""
+    topic = prefix + "catalog"
+    ends = reader.ends([(topic, partition) for partition in range(reader.partitions(topic))])
+    titles: dict[str, str] = {}
+    for place, end in ends.items():
+        for message in reader.range(*place, 0, end):
+            try:
+                name, entry = read_entry(message.key(), message.value())
+            except UNREADABLE:
+                continue
+            titles.pop(name, None)
+            if entry is not None and entry.title:
+                titles[name] = entry.title
+    named = {
+        f"{edge_type.partition('>')[2]}:{edge.entity_id}" for edge_type in view.edges for edge in view.edges[edge_type]
+    }
+    named |= {f"campaign:{entry.campaign_id}" for entry in view.pending}
+    named |= {f"campaign:{campaign_id}" for _, _, campaign_id in view.sends}
+    for session in view.sessions:
+        named |= {kind_of(word) for word in session.text.split()}
+    for prediction in view.predictions.values():
+        if isinstance(prediction, NextBestAction):
+            named |= {f"campaign:{one.campaign_id}" for one in (prediction.chosen, *prediction.alternatives)}
+            named |= {f"campaign:{one.campaign_id}" for one in prediction.suppressed_by}
+        elif isinstance(prediction, RedemptionPrediction):
+            named.add(f"campaign:{prediction.campaign_id}")
+    return {name: title for name, title in titles.items() if name in named}
+
+
+def kind_of(word: str) -> str:
+    """``kind:id`` of the entity that a word of a timeline names; the word itself where it names none.
+
+    Example:
+        >>> kind_of("camp:18"), kind_of("evt:purchase")
+        ('campaign:18', 'evt:purchase')
+    """
+    field, colon, identity = word.partition(":")
+    return f"{_FIELDS[field]}:{identity}" if colon and field in _FIELDS else word
 
 
 def entity(reader: TopicReader, prefix: str, name: str, config: CoreConfig, as_of_ms: int | None = None) -> EntityView:
@@ -234,41 +307,58 @@ def _customer_view(
 ) -> CustomerView:
     seen, config = known.view(), context.config
     when_ms = as_of_ms if as_of_ms is not None else seen.last_ms
-    features_ms = max(when_ms, seen.last_ms)
+    features_ms, of_later = max(when_ms, seen.last_ms), when_ms < seen.last_ms
+    is_known = not of_later or max(seen.consent_ms, seen.opt_out_ms, seen.profile_ms) <= when_ms
     return CustomerView(
         customer_id=context.customer_id,
         partition=context.partition,
         as_of_ms=when_ms,
         features_as_of_ms=features_ms,
         first_ms=seen.first_ms,
-        last_ms=seen.last_ms,
-        events=seen.events,
-        unsettled=len(known.tail),
-        late=seen.late,
+        last_ms=min(when_ms, seen.last_ms),
+        events=0 if of_later else seen.events,
+        unsettled=0 if of_later else len(known.tail),
+        late={} if of_later else seen.late,
         erased_ms=known.erased_ms if known.erased_ms >= 0 else None,
         holdout=in_holdout(context.customer_id, config.holdout_percent),
-        consent=seen.consent,
-        timezone=seen.timezone,
+        consent=seen.consent if is_known else None,
+        timezone=seen.timezone if is_known else None,
         unconverted={
             currency: round(counters.sums(seen.unconverted, currency, features_ms)[-1], 2)
             for currency in sorted(seen.unconverted)
+            if not of_later
         },
-        attributes=seen.attributes,
-        features=feature_values(snapshot_of(seen, "event", features_ms, context).features),
-        sends=seen.sends,
-        sessions=[session for session in _sessions(seen, names) if session.start_ms <= when_ms],
+        attributes=seen.attributes if is_known else {},
+        features={} if of_later else feature_values(snapshot_of(seen, "event", features_ms, context).features),
+        sends=[sent for sent in seen.sends if sent[0] <= when_ms],
+        sessions=_sessions(seen, names, when_ms),
         edges={
             edge_type: found
             for edge_type in EDGE_TYPES
-            if (found := graph.neighbours(seen.graph, edge_type, when_ms, config.edge_half_life_ms))
+            if (
+                found := [
+                    edge
+                    for edge in graph.neighbours(seen.graph, edge_type, when_ms, config.edge_half_life_ms)
+                    if edge.last_ms <= when_ms
+                ]
+            )
         },
-        pending=[_pending_view(entry) for entry in seen.pending],
-        history=[entry for entry in sessions(seen.timeline.history.entries) if 1000 * entry.start_s <= when_ms],
+        pending=[_pending_view(entry) for entry in seen.pending if as_of_ms is None or entry.as_of_ms <= as_of_ms],
+        history=[
+            entry for entry in sessions(seen.timeline.history.entries) if not of_later or _ended_ms(entry) <= when_ms
+        ],
         predictions=dict(predictions),
+        of_later=of_later,
     )
 
 
-def _sessions(seen: Folded, names: Mapping[bytes, str]) -> list[SessionView]:
+def _ended_ms(entry: Session) -> int:
+    """When a session had ended; of a month of them, when all had."""
+    lasted_ms = _MONTH_MS if entry.sessions > 1 else 60_000 * entry.minutes
+    return 1000 * entry.start_s + lasted_ms
+
+
+def _sessions(seen: Folded, names: Mapping[bytes, str], until_ms: int) -> list[SessionView]:
     timeline = seen.timeline
     found: list[SessionView] = []
     begin, end = hash_of(SESSION), hash_of(SESSION_END)
@@ -281,12 +371,14 @@ def _sessions(seen: Folded, names: Mapping[bytes, str]) -> list[SessionView]:
             entries.clear()
 
     for at_ms, words in timeline.recent:
+        if at_ms > until_ms:
+            break
         if words.startswith(begin):
             close()
         entries.append((at_ms, words))
         if words.endswith(end):
             close()
-    close(is_open=timeline.events > 0)
+    close(is_open=timeline.events > 0 or until_ms < seen.last_ms)
     return found
 
 
@@ -300,13 +392,27 @@ def _pending_view(entry: Pending) -> PendingView:
     )
 
 
-def _newest(reader: TopicReader, prefix: str, key: bytes, wanted: Mapping[str, bytes]) -> dict[str, Message | None]:
-    """Newest record per logical topic, all in the partition that ``key`` belongs to; ends are fetched once."""
+def _newest(
+    reader: TopicReader, prefix: str, key: bytes, wanted: Mapping[str, bytes], as_of_ms: int | None = None
+) -> dict[str, Message | None]:
+    """Newest record per logical topic, all in the partition that ``key`` belongs to; ends are fetched once.
+
+    Args:
+        as_of_ms: of predictions, none that holds for a later event time; all where None.
+    """
+
+    def is_of_then(message: Message) -> bool:
+        return as_of_ms is None or _as_of_ms(message) <= as_of_ms
+
     places = {name: (prefix + name, partition_for(key, reader.partitions(prefix + name))) for name in wanted}
     ends = reader.ends(places.values())
     return {
         name: reader.newest(
-            *places[name], wanted[name], ends[places[name]], _as_of_ms if name in PREDICTION_TOPICS else _as_written
+            *places[name],
+            wanted[name],
+            ends[places[name]],
+            _as_of_ms if name in PREDICTION_TOPICS else _as_written,
+            is_of_then if name in PREDICTION_TOPICS else _always,
         )
         for name in wanted
     }
@@ -318,6 +424,10 @@ def _as_of_ms(message: Message) -> int:
         return _decode_as_of(message.value() or b"{}").as_of_ms
     except UNREADABLE:
         return 0
+
+
+def _always(_message: Message) -> bool:
+    return True
 
 
 def _as_written(_message: Message) -> int:

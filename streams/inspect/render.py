@@ -170,7 +170,8 @@ def feature_values(raw: bytes) -> dict[str, float]:
 
 
 def _fields(struct: msgspec.Struct) -> dict[str, Any]:
-    return {name: plain(getattr(struct, name)) for name in struct.__struct_fields__}
+    said = {name: getattr(struct, name) for name in struct.__struct_fields__}
+    return {name: plain(value) for name, value in said.items() if value is not msgspec.UNSET}
 
 
 def _text(raw: bytes) -> str:

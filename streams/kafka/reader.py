@@ -113,6 +113,7 @@ class TopicReader:
         key: bytes,
         end: int,
         rank: Callable[[Message], int] = lambda _message: 0,
+        wanted: Callable[[Message], bool] = lambda _message: True,
     ) -> Message | None:
         """The last record of a key; None where the partition holds none.
 
@@ -120,6 +121,7 @@ class TopicReader:
 
         Args:
             end: offset after the partition's last record, see :meth:`ends`.
+            wanted: whether a record of the key counts.
             rank: of the records in the last window that has any, the one with the highest rank; the last one of these.
         """
         stop = end
@@ -128,7 +130,7 @@ class TopicReader:
             start = max(0, stop - window)
             found = None
             for message in self.range(topic, partition, start, stop):
-                if message.key() == key and (found is None or rank(message) >= rank(found)):
+                if message.key() == key and wanted(message) and (found is None or rank(message) >= rank(found)):
                     found = message
             if found is not None:
                 return found

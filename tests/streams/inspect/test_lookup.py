@@ -212,6 +212,8 @@ def prefix(broker: Any, ingested: Ingested) -> Iterator[str]:
     send("clickstream", b"\x00heartbeat", b'{"event_ts_ms":1498867200000}', by=b"anna")
     headers = [("dl_reason", b"malformed"), ("dl_error", b"Malformed"), ("dl_message", b"not JSON"), ("orig_x", b"1")]
     send("dead-letter", b"anna", b"\xff{", headers=headers)
+    named = [("dl_id", b"clickstream-0-9"), ("dl_reason", b"invalid_field"), ("dl_message", b"no event name")]
+    send("dead-letter", b"refused", b"{}", headers=named)
     assert producer.flush(20) == 0
     yield prefix
     admin.delete(client, prefix=prefix)
@@ -262,7 +264,16 @@ def test_a_customer_as_of_another_time(reader: TopicReader, prefix: str) -> None
     early = lookup.customer(reader, prefix, "anna", CONFIG, early_ms)
     assert [edge.entity_id for edge in early.edges["purchase>item"]] == ["i1", "i0"]
     assert (len(early.sessions), len(early.history)) == (2, 2)
-    assert early.features_as_of_ms == early.last_ms
+    assert (early.features, early.events, early.sends, early.pending, early.late) == ({}, 0, [], [], {})
+    assert early.last_ms == early_ms and early.of_later and not late_ms < early.last_ms
+    assert [edge.last_ms <= early_ms for found in early.edges.values() for edge in found].count(False) == 0
+    assert early.consent == ("mail:marketing",), "the profile is of before"
+    assert early.predictions["predictions.churn"].as_of_ms == START_MS
+    before = lookup.customer(reader, prefix, "anna", CONFIG, START_MS - DAY_MS)
+    assert (before.consent, before.attributes, before.edges, before.sessions) == (None, {}, {}, [])
+    churn = before.predictions["predictions.churn"]
+    assert churn.as_of_ms == 2 and "predictions.next-best-action" not in before.predictions
+    assert any("cannot be wound back" in line for line in describe(early))
     late = lookup.customer(reader, prefix, "anna", CONFIG, late_ms)
     now = lookup.customer(reader, prefix, "anna", CONFIG)
     half = late.edges["purchase>item"][0].weight / now.edges["purchase>item"][0].weight
@@ -323,6 +334,7 @@ def test_older_tail_events_of_a_customer_are_read_from_the_changelog(
     ("customer", "said"),
     [
         ("nobody", "nothing is known about customer 'nobody'.*never sent"),
+        ("refused", "what came was refused; .*no event name.*`pulsegraph dead-letters show clickstream-0-9`"),
         ("gone", "nothing is known.*was erased"),
         ("tombstone", r"was erased at 2017-07-\d\d \d\d:\d\d UTC"),
     ],
@@ -386,6 +398,8 @@ def test_the_commands(broker: Any, prefix: str, capsys: pytest.CaptureFixture[st
         "timeline: 4 sessions and messages",
         "2017-07-02 00:00  [SESSION] [GAP:2d] [DAY:sun] [HOUR:2] evt:purchase cat:coffee item:i1 price:p3 [/SESSION]",
         "purchase>item: 3",
+        "i0 (dark beans)",
+        "evt:purchase cat:coffee item:i0 (dark beans) price:p3",
         "redemption of campaign c18, as of 2017-07-04",
         "25.0% likely to stay away for 28 days",
         "because last bought 30 days ago  [RECENCY_HIGH] (+0.40)",
