@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from streams.brokers.embedded import EmbeddedBroker
 
 
+_FIRST_CONSUMER = (
+    "the first consumer of a group waits here for half its session timeout, 23 s with librdkafka's default: "
+    "session.timeout.ms=6000 makes it 3"
+)
+
+
 def add(subparsers: Subparsers) -> None:
     parser = new_parser(
         subparsers,
@@ -60,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
         broker.start()
         print(broker.bootstrap, flush=True)
         print(f"broker ready; stop it with Ctrl-C; log: {broker.log_path}", file=sys.stderr)
+        if not args.apache:
+            print(_FIRST_CONSUMER, file=sys.stderr)
         while not received:
             time.sleep(0.1)
             if not received and not _alive(broker):

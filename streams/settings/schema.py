@@ -38,11 +38,14 @@ _Distance = Annotated[float, Meta(ge=0.0, le=2.0)]
 _Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 
+_HOST: Final = r"(\[[0-9A-Fa-f:.]+(%\w+)?\]|[^\s,:\[\]]+):\d+"
+
+
 class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The cluster and our names on it."""
 
-    bootstrap: Annotated[str, Meta(pattern=r"^\s*[^\s,:]+:\d+(\s*,\s*[^\s,:]+:\d+)*\s*$")] = "127.0.0.1:9092"
-    """Brokers to connect to first: ``host:port``, several with commas."""
+    bootstrap: Annotated[str, Meta(pattern=rf"^\s*{_HOST}(\s*,\s*{_HOST})*\s*\Z")] = "127.0.0.1:9092"
+    """Brokers to connect to first: ``host:port``, several with commas; an IPv6 address in brackets: ``[::1]:9092``."""
     prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{0,100}$")] = ""
     """Put before every topic and consumer group, so that deployments can share a cluster."""
     partitions: _Count = 4
@@ -61,7 +64,8 @@ class SecuritySettings(msgspec.Struct, frozen=True, kw_only=True):
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """How to speak to the brokers; SSL means TLS."""
     mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
-    """SASL mechanism, with the SASL protocols."""
+    """SASL mechanism, with the SASL protocols. OAUTHBEARER and GSSAPI (Kerberos) are not supported: workers speak to
+    Kafka through two clients, and only these three can be given to both as a user and a password."""
     username: str = ""
     """SASL user."""
     password: Secret = Secret()

@@ -181,3 +181,22 @@ def test_rates_come_from_text_and_from_tables(tmp_path: Path) -> None:
 def test_currencies_and_zones_that_cannot_be_are_named(env: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         load(env=env)
+
+
+@pytest.mark.parametrize(
+    "bootstrap", ["[::1]:9092", "[2001:db8::7]:9092, kafka-2:9093", "127.0.0.1:9092,[fe80::1%eth0]:9092"]
+)
+def test_an_ipv6_broker_is_written_in_brackets(bootstrap: str) -> None:
+    assert load(env={"PULSEGRAPH_KAFKA_BOOTSTRAP": bootstrap}).kafka.bootstrap == bootstrap
+
+
+@pytest.mark.parametrize("bootstrap", ["::1:9092", "[::1]", "[::1]9092", "[]:9092", "[a,b]:1", "host:9092\nx"])
+def test_what_is_no_address_of_a_broker_is_refused(bootstrap: str) -> None:
+    with pytest.raises(ConfigError, match="PULSEGRAPH_KAFKA_BOOTSTRAP"):
+        load(env={"PULSEGRAPH_KAFKA_BOOTSTRAP": bootstrap})
+
+
+@pytest.mark.parametrize("mechanism", ["OAUTHBEARER", "GSSAPI"])
+def test_mechanisms_that_are_not_supported_are_refused_and_said_to_be(mechanism: str) -> None:
+    with pytest.raises(ConfigError, match="not supported"):
+        load(env={"PULSEGRAPH_SECURITY_MECHANISM": mechanism})
