@@ -75,12 +75,16 @@ class Worker:
 
     def _app(self, role: Role) -> RoleApp:
         kafka = self.settings.kafka
+        self.metrics.reads(role.name, role.topics)
         return build_app(
             role,
             bootstrap=kafka.bootstrap,
             prefix=kafka.prefix,
             session_timeout_ms=kafka.session_timeout_ms,
             credentials=broker_credentials(self.settings),
+            partitions=kafka.partitions,
+            commits=ROLES[role.name].commits,
+            missed=self.metrics.missed,
         )
 
 

@@ -83,6 +83,17 @@ def topic_config(topic: Topic) -> dict[str, str]:
     return config
 
 
+def more_partitions(name: str, expected: int, found: int | None = None) -> str:
+    """What to say of a topic that has another number of partitions than the settings."""
+    return (
+        f"topic {name} has {'more' if found is None else found} partitions, and the settings say {expected}. Keys hash "
+        "to other partitions now: new events of customers whose partition moves would meet no state, and what is known "
+        "of them would stay behind. Nothing was read of the new partitions. Kafka takes no partition away: create the "
+        "topics with the new count under another PULSEGRAPH_KAFKA_PREFIX, have the producers write there, and replay "
+        "the old events into them"
+    )
+
+
 def create_topics(
     admin: AdminClient,
     *,

@@ -44,6 +44,7 @@ _MOVING: Final = (
     KafkaError.REQUEST_TIMED_OUT,
     KafkaError.NETWORK_EXCEPTION,
 )
+_METADATA_MS: Final = 5_000
 _FIRST_WAIT_S: Final = 0.5
 _SERVE_S: Final = 0.05
 
@@ -108,11 +109,17 @@ class AdminClient(_Remembering, kafka_admin.AdminClient):
 
 
 class Consumer(_Remembering, confluent_kafka.Consumer):
-    """confluent-kafka's, see :class:`_Remembering`."""
+    """confluent-kafka's, see :class:`_Remembering`. Reads what is committed, unless ``config`` says otherwise."""
+
+    def __init__(self, config: ClientConfig) -> None:
+        super().__init__({"isolation.level": "read_committed", **config})
 
 
 class Producer(_Remembering, confluent_kafka.Producer):
-    """confluent-kafka's, see :class:`_Remembering`."""
+    """confluent-kafka's, see :class:`_Remembering`. Notices within seconds that a topic has more partitions."""
+
+    def __init__(self, config: ClientConfig) -> None:
+        super().__init__({"topic.metadata.refresh.interval.ms": _METADATA_MS, **config})
 
 
 def metadata(

@@ -37,9 +37,17 @@ class Lag(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def end_offsets(
-    client_config: ClientConfig, partitions: Iterable[tuple[str, int]], *, timeout_s: float = _TIMEOUT_S
+    client_config: ClientConfig,
+    partitions: Iterable[tuple[str, int]],
+    *,
+    uncommitted: bool = False,
+    timeout_s: float = _TIMEOUT_S,
 ) -> dict[tuple[str, int], int]:
-    """Offset after the last record of each ``(topic, partition)``.
+    """Offset after the last record of each ``(topic, partition)`` that may be read.
+
+    Args:
+        uncommitted: count what open transactions have written as well: the log's own end (Kafka's high watermark), and
+            not the last stable offset, which stands still for as long as a transaction is open.
 
     Raises:
         TopicMismatch: a partition does not exist.
@@ -48,7 +56,8 @@ def end_offsets(
     """
     wanted = list(dict.fromkeys(partitions))
     deadline = time.monotonic() + timeout_s
-    consumer = _consumer(client_config, "pulsegraph-offsets")
+    isolation = {"isolation.level": "read_uncommitted"} if uncommitted else {}
+    consumer = _consumer({**client_config, **isolation}, "pulsegraph-offsets")
     try:
         # librdkafka waits half a second before it asks again for the end of a partition whose leader it did not know.
         for topic in dict.fromkeys(topic for topic, _ in wanted):

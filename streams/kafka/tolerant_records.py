@@ -51,6 +51,10 @@ class _Batch:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._compiled, name)
 
+    def __next__(self) -> Any:
+        """The record of a control batch, which aiokafka asks for by itself; no header names stand in one."""
+        return next(self._compiled)
+
     def __iter__(self) -> Iterator[Any]:
         read = 0
         try:

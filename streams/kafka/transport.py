@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, Protocol, cast
 
@@ -34,6 +35,8 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode.types import ServiceT
 
+from streams.kafka.cut_positions import Cut, watch
+from streams.kafka.read_places import ReadPlaces
 from streams.kafka.tolerant_records import tolerate
 
 #: Upper bound in seconds of one wait for records.
@@ -50,6 +53,8 @@ FETCH_MAX_WAIT_MS: Final = 20
 #: A fetch for every few records costs more than the records: at 500 events/s on Apache Kafka a worker of all roles took
 #: 0.73 of a core with 1 byte here and 0.53 with many, for 15 ms of latency.
 FETCH_MIN_BYTES: Final = 1 << 16
+#: How old what is known of topics may be: more partitions are noticed within this time. By default it is 5 minutes.
+METADATA_MAX_AGE_MS: Final = 5_000
 #: Most records that one topic partition gets ahead of the others where they are read by event time.
 RECORDS_AHEAD: Final = 4_000
 
@@ -70,14 +75,19 @@ class AssignmentHandler(Protocol):
     async def revoked(self) -> None:
         """Finish and let go of everything: the group waits for this call. Commits are still accepted in it."""
 
+    def cut(self, partition: TP, cut: Cut) -> None:
+        """Records were removed before they were read; what comes next comes from behind them."""
+
 
 class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread that owns the aiokafka consumer; its loop keeps heartbeats going while the app's loop is busy."""
 
     consumer: BatchConsumer
+    _places: ReadPlaces | None = None
 
     def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
         tolerate()
+        watch()
         conf = self.app.conf
         return aiokafka.AIOKafkaConsumer(
             client_id=conf.broker_client_id,
@@ -89,6 +99,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             partition_assignment_strategy=[self.app.assignor],
             enable_auto_commit=False,
             auto_offset_reset=conf.consumer_auto_offset_reset,
+            isolation_level="read_committed",
             max_poll_records=conf.broker_max_poll_records,
             max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
             max_partition_fetch_bytes=conf.consumer_max_fetch_size,
@@ -99,7 +110,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             session_timeout_ms=int(conf.broker_session_timeout * 1000),
             rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
             heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
-            metadata_max_age_ms=conf.consumer_metadata_max_age_ms,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
             connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
             **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
         )
@@ -136,11 +147,14 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         if consumer._subscription.reassignment_in_progress or self.token() is not token:
             await asyncio.sleep(0.01)
             return
+        places = self._placed(token)
         records = await self._at_hand(consumer, order)
         if not records:
             most = RECORDS_AHEAD if order else None
             records = await consumer.getmany(timeout_ms=int(timeout_s * 1000), max_records=most)
         if self.token() is token:
+            places.came(records)
+            self.consumer.cuts += places.cuts()
             self.consumer.fetched = token, {TP(*partition): batch for partition, batch in records.items()}
             return
         # ``getmany`` waits out a rebalance and then answers from the new assignment, whose partitions are not restored
@@ -167,7 +181,14 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     async def _seek_within(self, token: object, offsets: Mapping[TP, int]) -> None:
         if self.token() is token:
             for partition, offset in offsets.items():
-                self._ensure_consumer().seek(driver.ensure_aiokafka_TP(partition), offset)
+                place = driver.ensure_aiokafka_TP(partition)
+                self._ensure_consumer().seek(place, offset)
+                self._placed(token).begins(place, offset)
+
+    def _placed(self, token: Any) -> ReadPlaces:
+        if self._places is None or self._places.assignment is not token:
+            self._places = ReadPlaces(token)
+        return self._places
 
     async def keepalive(self) -> None:
         """Count as having polled, so that a pause between fetches does not cost the membership."""
@@ -187,20 +208,38 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         if generation < 0 or consumer._coordinator.generation != generation:
             return False
         held = ensure_TPset(consumer.assignment())
+        places = self._placed(self.token())
         wanted = {
-            driver.ensure_aiokafka_TP(partition): OffsetAndMetadata(offset, "")
-            for partition, offset in offsets.items()
-            if partition in held
+            driver.ensure_aiokafka_TP(partition): offset for partition, offset in offsets.items() if partition in held
         }
-        if wanted:
-            try:
-                await asyncio.wait_for(consumer.commit(wanted), COMMIT_TIMEOUT_S)
-            except TimeoutError:
-                self.log.warning("A commit had no answer for %s s", COMMIT_TIMEOUT_S)
-                return False
-            except (CommitFailedError, IllegalStateError):
-                return False
-        return len(wanted) == len(offsets)
+        for place, offset in wanted.items():
+            places.accounted(place, offset)
+        return await self._commit_beyond(places, wanted) and len(wanted) == len(offsets)
+
+    async def commit_passed(self, generation: int) -> None:
+        """Commit past what is no record (aborted ones, markers of transactions) where all records are accounted for."""
+        await self.call_thread(self._commit_passed, generation)
+
+    async def _commit_passed(self, generation: int) -> None:
+        coordinator = self._ensure_consumer()._coordinator
+        if 0 <= generation == coordinator.generation and (token := self.token()) is not None:
+            places = self._placed(token)
+            await self._commit_beyond(places, places.passed())
+
+    async def _commit_beyond(self, places: ReadPlaces, offsets: Mapping[Any, int]) -> bool:
+        wanted = {place: places.beyond(place, offset) for place, offset in offsets.items()}
+        if not wanted:
+            return True
+        try:
+            committed = {place: OffsetAndMetadata(offset, "") for place, offset in wanted.items()}
+            await asyncio.wait_for(self._ensure_consumer().commit(committed), COMMIT_TIMEOUT_S)
+        except TimeoutError:
+            self.log.warning("A commit had no answer for %s s", COMMIT_TIMEOUT_S)
+            return False
+        except (CommitFailedError, IllegalStateError):
+            return False
+        places.committed |= wanted
+        return True
 
 
 class BatchConsumer(driver.Consumer):
@@ -212,11 +251,17 @@ class BatchConsumer(driver.Consumer):
     #: The newest fetch and its token, written by the consumer thread as soon as the positions have moved past it; what
     #: is left of it was not handled yet.
     fetched: tuple[object, Records] = (None, {})
+    cuts: deque[tuple[TP, Cut]]
+    """What the consumer thread found removed before it was read, and the role was not told yet."""
     _reached_ms: Mapping[TP, int] = {}  # event time by partition, where the role reads by it
     _live: object = None  # the token that may be fetched: its partitions are restored
     _pending: set[TP] | None = None  # assigned, not restored yet
     _generation: int = -1
     _rebalances: int = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.cuts = deque()
+        super().__init__(*args, **kwargs)
 
     def _new_consumer_thread(self) -> BatchConsumerThread:
         return BatchConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -313,6 +358,8 @@ class BatchConsumer(driver.Consumer):
             if self.should_stop or fetcher.should_stop:
                 return
             await self.wait(self._thread.keepalive())
+            if self._live is not None and cast(Any, self.app).commits_positions:
+                await self.wait(self._thread.commit_passed(self._generation))
 
     async def _take_over(self, partitions: set[TP]) -> None:
         rebalances, token = self._rebalances, self.announced[0]
@@ -329,6 +376,8 @@ class BatchConsumer(driver.Consumer):
         try:
             order = sorted(self._reached_ms, key=self._reached_ms.__getitem__)
             await self._thread.fetch(token, FETCH_TIMEOUT_S, order)
+            while self.cuts:
+                self._handler.cut(*self.cuts.popleft())
         except ConsumerStoppedError:
             if not self.app.should_stop:
                 raise

@@ -21,7 +21,7 @@ from mode.supervisors import CrashingSupervisor
 
 from schemas.errors import PulsegraphError, Retry, Stop
 from streams.kafka.transport import BatchConsumer, BatchTransport
-from streams.runtime.runner import Batch, Commit, Offsets, Role, RoleRunner
+from streams.runtime.runner import Batch, Commit, Missed, Offsets, Role, RoleRunner
 
 __all__ = ["Batch", "Commit", "Committer", "Offsets", "Role", "RoleApp", "build_app", "run_worker", "serve"]
 
@@ -90,6 +90,8 @@ class RoleApp(faust.App):
     topic_prefix: str
     topic_names: tuple[str, ...]
     bootstrap: str
+    commits_positions: bool
+    """Whether the group's offsets say how far the role has come."""
     role_failed: asyncio.Event
 
     @property
@@ -128,6 +130,9 @@ def build_app(
     credentials: CredentialsT | None = None,
     ssl_context: ssl.SSLContext | None = None,
     group_instance_id: str | None = None,
+    partitions: int | None = None,
+    commits: bool = True,
+    missed: Missed = lambda *_: None,
 ) -> RoleApp:
     """The Faust app that runs ``role`` as consumer group ``{prefix}pulsegraph-{role.name}``.
 
@@ -144,6 +149,9 @@ def build_app(
         credentials: Faust's, e.g. ``faust.SASLCredentials``.
         ssl_context: for TLS without credentials.
         group_instance_id: static membership: a restart within the session timeout causes no rebalance.
+        partitions: of every topic: a role that is given others stops. None takes what there is.
+        commits: whether the role commits offsets at all.
+        missed: see :class:`streams.runtime.runner.RoleRunner`.
     """
     session_s = session_timeout_ms / 1000
     group = f"{prefix}pulsegraph-{role.name}"
@@ -168,7 +176,8 @@ def build_app(
     app.topic_prefix = prefix
     app.topic_names = tuple(prefix + topic for topic in role.topics)
     app.role_failed = failed = asyncio.Event()
-    app.runner = RoleRunner(role, prefix=prefix, failed=lambda exc: failed.set())
+    app.commits_positions = commits
+    app.runner = RoleRunner(role, prefix=prefix, failed=lambda exc: failed.set(), missed=missed, partitions=partitions)
     _add_agent(app)
     _add_ticks(app, tick_ms / 1000)
     role.bind(Committer(app))

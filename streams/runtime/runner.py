@@ -12,11 +12,15 @@ from faust.types import TP
 
 from schemas.errors import TopicMismatch
 from schemas.records import RawRecord
+from streams.kafka.admin import more_partitions
 
 Offsets = Mapping[tuple[str, int], int]
 """(logical topic, partition) -> next offset to read."""
 
 logger: Final = logging.getLogger(__name__)
+
+
+Missed = Callable[[str, str, int, int], None]
 
 
 class Batch(NamedTuple):
@@ -96,13 +100,25 @@ class RoleRunner:
         role: what to run.
         prefix: put before a logical topic name to get the broker's.
         failed: called once with the exception that ends the role.
+        missed: called with (role, logical topic, partition, records) that were removed before they were read.
+        partitions: of every topic; None where that is not known.
     """
 
-    def __init__(self, role: Role, *, prefix: str, failed: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        role: Role,
+        *,
+        prefix: str,
+        failed: Callable[[BaseException], None],
+        missed: Missed = lambda *_: None,
+        partitions: int | None = None,
+    ) -> None:
         self.role = role
         self.failure: BaseException | None = None
         self._prefix = prefix
         self._failed = failed
+        self._missed = missed
+        self._partitions = partitions
         self._lock = asyncio.Lock()
         self._held: set[int] = set()
         self._stopping = False
@@ -134,6 +150,9 @@ class RoleRunner:
         for partition in partitions:
             topic, number = self._logical(partition)
             by_topic.setdefault(topic, set()).add(number)
+        for topic, numbers in by_topic.items():
+            if self._partitions is not None and max(numbers) >= self._partitions:
+                raise TopicMismatch(more_partitions(self._prefix + topic, self._partitions))
         sets = set(map(frozenset, by_topic.values()))
         if len(sets) != 1 or by_topic.keys() != set(self.role.topics):
             shown = "; ".join(f"{topic} {sorted(by_topic.get(topic, ()))}" for topic in self.role.topics)
@@ -153,6 +172,11 @@ class RoleRunner:
         if held and self.failure is None:
             with self._guarded():
                 await self.role.on_revoked(held)
+
+    def cut(self, partition: TP, cut: tuple[int, int]) -> None:
+        """Retention overtook the role: what lay between the two offsets was never read."""
+        topic, number = self._logical(partition)
+        self._missed(self.role.name, topic, number, cut[1] - cut[0])
 
     async def process(self, partition: TP, records: list[RawRecord]) -> None:
         """Run the role on a batch, unless a rebalance that came in between took the partition away."""

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.errors import DeliveryFailed, StateCorrupt
+from streams.kafka.clients import Consumer
 from streams.kafka.offsets import available, end_offsets, first_offset
 from streams.state import ownership
 from streams.state.checkpoints import LocalMeta, read_meta, restore_batch

@@ -14,9 +14,10 @@ from collections.abc import Callable, Collection, Sequence
 from math import inf
 from typing import Final
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.errors import StateCorrupt
+from streams.kafka.clients import Consumer
 from streams.kafka.offsets import available, first_offset
 from streams.state import ownership
 from streams.state.changelog import Changelog

@@ -17,7 +17,7 @@ from typing import Final, Generic, TypeVar
 from schemas.deadletter import Refused
 from schemas.records import OutputRecord
 from schemas.topics import changelog_of
-from streams.kafka.positions import missed_records
+from streams.kafka.positions import continuation
 from streams.runtime.runner import Batch, Commit, Offsets
 from streams.state.changelog import Changelog
 from streams.state.checkpoints import StateCheckpoint, read_meta
@@ -121,7 +121,7 @@ class StatefulRole(ABC, Generic[CoreT, CheckpointT]):
             self._writer.opened(partition, {topic: known.get(topic, 0) for topic in self.topics})
             # State, not the committed offset, says where to go on: whoever has no state begins at the beginning.
             starts |= {(topic, partition): known.get(topic, 0) for topic in self.topics}
-        await self._check_positions(starts)
+        starts |= await self._check_positions(starts)
         self._checkpoint_ms, self._events, self._lost_ms = self._monotonic_ms(), 0, None
         return starts
 
@@ -133,16 +133,22 @@ class StatefulRole(ABC, Generic[CoreT, CheckpointT]):
         self.held[partition] = Held(store, core, log)
         return core
 
-    async def _check_positions(self, starts: Offsets) -> None:
-        prefix = self._given.prefix
+    async def _check_positions(self, starts: Offsets) -> Offsets:
+        """Compare with what the logs have; returns where to go on behind what was removed from them."""
+        prefix, name = self._given.prefix, self.name
         places = {(prefix + topic, partition): start for (topic, partition), start in starts.items()}
-        missed = await asyncio.to_thread(missed_records, self._given.client, places)
-        for (name, partition), records in missed.items():
-            logger.error(
-                "%s-%d: retention removed %d records before they were read; state and predictions go on without them",
-                name, partition, records,
+        found = await asyncio.to_thread(continuation, self._given.client, f"{prefix}pulsegraph-{name}", places)
+        for (topic, partition), records in found.missed.items():
+            self._metrics.missed(name, topic.removeprefix(prefix), partition, records)
+        for (topic, partition), since in found.open_since.items():
+            logger.warning(
+                "%s-%d: a producer's transaction is open since offset %d, and the state already has records of it (up "
+                "to %d): it was kept by a version that read what was not committed. Reading goes on when the "
+                "transaction ends; should it be aborted, what the state has of it stays there. To be rid of that, "
+                "replay the events under another PULSEGRAPH_KAFKA_PREFIX",
+                topic, partition, since, places[topic, partition],
             )  # fmt: skip
-            self._metrics.missed(self.name, name.removeprefix(prefix), records)
+        return {(topic.removeprefix(prefix), partition): first for (topic, partition), first in found.firsts.items()}
 
     async def on_revoked(self, partitions: set[int]) -> None:
         await self._join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,8 @@ from streams.kafka.offsets import Lag
 from streams.state.checkpoints import StateCheckpoint
 from streams.telemetry.metric import AnyMetric, Metric
 from streams.telemetry.metric_table import CORE_COUNTERS, METRICS, OUTCOMES, PARTITION_GAUGES, MetricTable
+
+logger: Final = logging.getLogger(__name__)
 
 _SIZE_EVERY_S: Final = 5.0
 
@@ -194,8 +197,17 @@ class Metrics(MetricTable):
         else:
             self.standby_behind_records.labels(role=role, partition=str(partition)).set(behind)
 
-    def missed(self, role: str, topic: str, records: int) -> None:
+    def reads(self, role: str, topics: Iterable[str]) -> None:
+        """A role will read these topics (logical names). A counter that appears with its first value is no increase."""
+        for topic in topics:
+            self.missed_records_total.labels(role=role, topic=topic)
+
+    def missed(self, role: str, topic: str, partition: int, records: int) -> None:
         """Retention removed records before a role had read them; ``topic`` is the logical name."""
+        logger.error(
+            "%s: retention removed %d records of %s-%d before they were read; state and predictions go on without them",
+            role, records, topic, partition,
+        )  # fmt: skip
         self.missed_records_total.labels(role=role, topic=topic).inc(records)
 
     def lag(self, role: str, lags: Iterable[Lag], prefix: str = "") -> None:

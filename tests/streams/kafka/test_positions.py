@@ -11,7 +11,7 @@ from support.owners import fill
 from schemas.errors import TopicMismatch
 from streams.brokers.apache import ApacheBroker
 from streams.kafka import admin
-from streams.kafka.positions import missed_records
+from streams.kafka.positions import continuation
 
 
 def test_where_the_log_goes_on(broker: Any, make_topics: Any) -> None:
@@ -19,10 +19,11 @@ def test_where_the_log_goes_on(broker: Any, make_topics: Any) -> None:
     fill(broker.bootstrap, prefix, 20)
     client = {"bootstrap.servers": broker.bootstrap}
     clickstream = prefix + "clickstream"
-    assert missed_records(client, {(clickstream, 0): 0, (clickstream, 1): 0}) == {}
-    assert missed_records(client, {(clickstream, 0): 20, (clickstream, 1): 0}) == {}
+    for start in (0, 20):
+        found = continuation(client, "group", {(clickstream, 0): start, (clickstream, 1): 0})
+        assert (found.missed, found.firsts, found.open_since) == ({}, {}, {})
     with pytest.raises(TopicMismatch, match=r"clickstream-0 ends at 20, and the state .* before 21: the topic"):
-        missed_records(client, {(clickstream, 0): 21}, patience_s=0.1)
+        continuation(client, "group", {(clickstream, 0): 21}, patience_s=0.1)
 
 
 @pytest.mark.apache
@@ -34,5 +35,6 @@ def test_what_retention_took_is_counted() -> None:
         fill(kafka.bootstrap, "", 20)
         (removed,) = connected.delete_records([TopicPartition("clickstream", 0, 12)], request_timeout=60).values()
         removed.result(60)
-        assert missed_records(client, {("clickstream", 0): 5, ("redemptions", 0): 0}) == {("clickstream", 0): 7}
-        assert missed_records(client, {("clickstream", 0): 12}) == {}
+        found = continuation(client, "group", {("clickstream", 0): 5, ("redemptions", 0): 0})
+        assert (found.missed, found.firsts) == ({("clickstream", 0): 7}, {("clickstream", 0): 12})
+        assert continuation(client, "group", {("clickstream", 0): 12}).missed == {}

@@ -24,6 +24,7 @@ from aiokafka.structs import TopicPartition
 ROOT = Path(__file__).parents[3]
 #: Package -> distribution.
 FOREIGN = {"faust": "faust-streaming", "mode": "mode-streaming", "aiokafka": "aiokafka"}
+CUTS, PLACES = "streams/kafka/cut_positions.py", "streams/kafka/read_places.py"
 TRANSPORT, RECORDS, APP = "streams/kafka/transport.py", "streams/kafka/tolerant_records.py", "streams/runtime/app.py"
 
 
@@ -67,6 +68,9 @@ OVERRIDDEN = [
     Name("aiokafka.record.default_records._DefaultRecordBatchPy", "_maybe_uncompress", RECORDS,
          "reads header names from bytes whose decoding never fails", "(self)"),
     Name("aiokafka.record.default_records._DefaultRecordBatchPy", "_buffer", RECORDS, "the bytes it reads from"),
+    Name(f"{_SUBSCRIPTION}.TopicPartitionState", "await_reset", CUTS, "is told that a position is gone",
+         "(self, strategy)"),
+    Name(f"{_SUBSCRIPTION}.TopicPartitionState", "reset_to", CUTS, "and where reading goes on", "(self, position)"),
     Name("faust.channels.Channel", "__anext__", APP, "asks the consumer for the agent's next batch", "(self)"),
     Name(_BOOT, "enable_kafka_producer", APP, "starts no producer"),
     Name(_BOOT, "enable_web", APP, "starts no web server"),
@@ -86,6 +90,7 @@ READ = [
     Name(_COORDINATOR, "_send_req", TRANSPORT, "leaves the group in generation 0", "(self, request)"),
     Name("mode.services.Service", "_crashed", APP, "serve waits for it"),
     Name("aiokafka.record.default_records", "_DefaultRecordBatchPy", RECORDS, "reads what the compiled reader cannot"),
+    Name(_SUBSCRIPTION, "TopicPartitionState", CUTS, "is replaced, so that positions are ours"),
     Name("aiokafka.consumer.fetcher", "MemoryRecords", RECORDS, "is replaced, so that the fetcher unpacks with ours"),
 ]
 #: Public names, but of objects that only private ones lead to.
@@ -94,7 +99,8 @@ BEHIND = [
     Name(f"{_SUBSCRIPTION}.SubscriptionState", "reassignment_in_progress", TRANSPORT, "nothing is fetched meanwhile"),
     Name(f"{_SUBSCRIPTION}.SubscriptionState", "fetch_context", TRANSPORT, "counts as having polled", "(self)"),
     Name(f"{_SUBSCRIPTION}.Subscription", "assignment", TRANSPORT, "the token that fetches are bound to"),
-    Name(f"{_SUBSCRIPTION}.Assignment", "state_value", TRANSPORT, "how far a partition was read", "(self, tp)"),
+    Name(f"{_SUBSCRIPTION}.Assignment", "state_value", PLACES, "how far a partition was read", "(self, tp)"),
+    Name(f"{_SUBSCRIPTION}.Assignment", "tps", PLACES, "the partitions that it is of"),
     Name(f"{_SUBSCRIPTION}.TopicPartitionState", "has_valid_position", TRANSPORT, "whether that is known"),
     Name(f"{_SUBSCRIPTION}.TopicPartitionState", "position", TRANSPORT, "the next offset to hand out"),
     Name(f"{_SUBSCRIPTION}.TopicPartitionState", "highwater", TRANSPORT, "where the partition ends"),

@@ -13,7 +13,7 @@ from support.owners import START, batch, fill, state, worker
 
 from schemas.errors import TopicMismatch
 from streams.agents.ingest import IngestRole
-from streams.kafka.positions import missed_records
+from streams.kafka.positions import continuation
 from streams.kafka.reader import TopicReader
 from streams.state import keys
 from streams.state.checkpoints import read_meta
@@ -239,7 +239,7 @@ def test_a_worker_that_was_away_takes_no_topic_for_silent(broker: Any, make_topi
 
 @pytest.mark.parametrize("records", [10, 6])
 def test_a_log_that_goes_back_is_looked_at(records: int, broker: Any, make_topics: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(missed_records, "__kwdefaults__", {"patience_s": 0.5})
+    monkeypatch.setattr(continuation, "__kwdefaults__", {"patience_s": 0.5})
     prefix = make_topics(partitions=1)
     fill(broker.bootstrap, prefix, records)
 
