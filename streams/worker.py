@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Final
 
-from schemas.errors import ConfigError, PulsegraphError
+from schemas.errors import ConfigError
 from streams.agents.registry import ROLES, STATEFUL
-from streams.kafka import admin, offsets
-from streams.kafka.clients import ClientConfig
+from streams.kafka import admin
 from streams.runtime.app import RoleApp, build_app, run_worker
+from streams.runtime.broker_watch import BrokerWatch
 from streams.runtime.context import RoleContext
+from streams.runtime.health import Health
 from streams.runtime.runner import Role
 from streams.settings.schema import Settings, broker_credentials
 from streams.state.folder_lock import FolderLock
-from streams.telemetry.metrics import Metrics, serve
+from streams.telemetry.metrics import Metrics
+from streams.telemetry.server import Probes, serve
 
-_LAG_EVERY_S: Final = 5.0
 _SWITCH_S: Final = 0.0005
-
-logger: Final = logging.getLogger(__name__)
 
 
 class Worker:
@@ -56,19 +53,35 @@ class Worker:
 
     def run(self) -> int:
         """Until SIGTERM or SIGINT; returns the exit code."""
-        server = serve(self.metrics, self.settings.metrics_port, self.settings.metrics_host)
-        if server is not None:
-            logger.info("metrics on http://%s:%d/metrics", self.settings.metrics_host, server.port)
-        committing = [app for app in self.apps if ROLES[app.runner.role.name].commits]
-        lag = _LagWatcher(self._client, self.settings.kafka.prefix, self.metrics, committing)
-        lag.start()
+        health = Health([app.runner for app in self.apps], silence_s=self.settings.broker_silence_ms / 1000)
+        server = serve(
+            self.metrics,
+            self.settings.metrics_port,
+            self.settings.metrics_host,
+            Probes(lambda: health.is_alive, health.unready),
+        )
+        where = (
+            "no metrics, since PULSEGRAPH_METRICS_PORT is not set"
+            if server is None
+            else f"metrics on http://{_in_url(self.settings.metrics_host)}:{server.port}/metrics"
+        )
+        watch = BrokerWatch(
+            self._client,
+            self.settings.kafka,
+            self.metrics,
+            health,
+            {app.conf.id: app.runner.role for app in self.apps if app.commits_positions},
+            # For people and for whoever started this process: on standard output, whatever is logged.
+            ready=lambda: _say(f"pulsegraph worker is ready: {health.summary()}; {where}"),
+        )
+        watch.start()
         # The encoder's thread needs the interpreter lock for every tensor operation, and by default waits up to 5 ms
         # each time while the event loop computes.
         sys.setswitchinterval(_SWITCH_S)
         try:
-            return run_worker(*self.apps)
+            return run_worker(*self.apps, beat=health.beat)
         finally:
-            lag.stop()
+            watch.stop()
             if server is not None:
                 server.stop()
             self._closing.close()
@@ -88,29 +101,13 @@ class Worker:
         )
 
 
-class _LagWatcher:
-    """Computes lag in a thread: liveness is progress of committed offsets, not an open port."""
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
-    def __init__(self, client: ClientConfig, prefix: str, metrics: Metrics, apps: Sequence[RoleApp]) -> None:
-        self._client, self._prefix, self._metrics, self._apps = client, prefix, metrics, apps
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="lag", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-
-    def _watch(self) -> None:
-        while not self._stopping.wait(_LAG_EVERY_S):
-            for app in self._apps:
-                name = app.runner.role.name
-                try:
-                    found = offsets.consumer_lag(self._client, app.conf.id, app.topic_names)
-                    self._metrics.lag(name, found, self._prefix)
-                except PulsegraphError as error:
-                    logger.warning("lag of %s is not known: %s", name, error)
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _check_names(roles: Sequence[str]) -> None:

@@ -63,6 +63,7 @@ ROWS: Final[dict[str, list[Panel]]] = {
             "short",
             [("sum by (role, topic) (increase(pulsegraph_missed_records_total[1h]))", "{{role}} {{topic}}")],
         ),
+        ("Broker silent for", "s", [("time() - pulsegraph_broker_heard_timestamp_seconds", "{{instance}}")]),
         ("Records in", "cps", [(_rate("pulsegraph_records_total", "topic"), "{{topic}}")]),
         ("Predictions out", "cps", [(_rate("pulsegraph_predictions_total", "topic"), "{{topic}}")]),
     ],

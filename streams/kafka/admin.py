@@ -94,6 +94,18 @@ def more_partitions(name: str, expected: int, found: int | None = None) -> str:
     )
 
 
+def check_partitions(admin: AdminClient, *, prefix: str, partitions: int, timeout_s: float = _TIMEOUT_S) -> None:
+    """Whether every topic that is there still has this many partitions: much less to ask than :func:`check_topics`.
+
+    Raises:
+        TopicMismatch: one has others.
+        Retry: the broker did not answer.
+    """
+    for name, (found, _) in _present(admin, prefix, TOPICS.values(), timeout_s).items():
+        if found > partitions:
+            raise TopicMismatch(more_partitions(name, partitions, found))
+
+
 def create_topics(
     admin: AdminClient,
     *,

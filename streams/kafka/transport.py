@@ -75,6 +75,9 @@ class AssignmentHandler(Protocol):
     async def revoked(self) -> None:
         """Finish and let go of everything: the group waits for this call. Commits are still accepted in it."""
 
+    def spare(self) -> None:
+        """The group has no partition for this member, and none is held any more."""
+
     def cut(self, partition: TP, cut: Cut) -> None:
         """Records were removed before they were read; what comes next comes from behind them."""
 
@@ -365,6 +368,7 @@ class BatchConsumer(driver.Consumer):
         rebalances, token = self._rebalances, self.announced[0]
         self._pending, self._reached_ms = None, {}
         if not partitions:
+            self._handler.spare()
             return
         starts = await self._handler.assigned(partitions)
         if starts and rebalances == self._rebalances:

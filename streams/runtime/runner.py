@@ -115,6 +115,8 @@ class RoleRunner:
     ) -> None:
         self.role = role
         self.failure: BaseException | None = None
+        self.owned: frozenset[int] | None = None
+        """Partitions that were restored; None before the group has given any, and while it gives them anew."""
         self._prefix = prefix
         self._failed = failed
         self._missed = missed
@@ -123,6 +125,11 @@ class RoleRunner:
         self._held: set[int] = set()
         self._stopping = False
         self._stopped = False
+
+    @property
+    def name(self) -> str:
+        """The role's."""
+        return self.role.name
 
     @property
     def closed(self) -> bool:
@@ -141,9 +148,14 @@ class RoleRunner:
             with self._guarded():
                 self._held = self._copartitioned(partitions)
                 starts = await self.role.on_assigned(set(self._held))
-            if not starts or self.failure is not None:
+            if self.failure is not None:
                 return {}
-            return {TP(self._prefix + topic, number): offset for (topic, number), offset in starts.items()}
+            self.owned = frozenset(self._held)
+            return {TP(self._prefix + topic, number): offset for (topic, number), offset in (starts or {}).items()}
+
+    def spare(self) -> None:
+        """The group has more members than partitions, and none for this one."""
+        self.owned = frozenset()
 
     def _copartitioned(self, partitions: set[TP]) -> set[int]:
         by_topic: dict[str, set[int]] = {}
@@ -164,6 +176,7 @@ class RoleRunner:
 
     async def revoked(self) -> None:
         """Let the batch in work finish, then flush and close."""
+        self.owned = None
         async with self._lock:
             await self._let_go()
 

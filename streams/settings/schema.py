@@ -134,9 +134,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     model_dir: Path = Path(".cache/model")
     """Folder of the model to serve, as ``pulsegraph train`` writes it."""
     metrics_port: _Port | None = None
-    """Port of ``/metrics``; 0 takes a free one, none serves no metrics."""
+    """Port of ``/metrics``, ``/healthz`` and ``/readyz``; 0 takes a free one, none serves nothing."""
     metrics_host: str = "127.0.0.1"
     """Address that ``/metrics`` is served on; 0.0.0.0 inside a container."""
+    broker_silence_ms: Annotated[int, Meta(ge=1_000)] = 30_000
+    """A worker that has had no answer from the brokers for so long is not ready (``/readyz``), and tells no lag."""
 
 
 _LIMITS: Final = {

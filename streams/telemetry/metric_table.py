@@ -48,10 +48,13 @@ class MetricTable:
     changelog_bytes_total = counter("bytes", "State records written to the changelog.", "role")
     lag_records = gauge(
         "records",
-        "Records not yet committed by the whole group; every worker tells it.",
+        "Records not yet committed by the whole group; every worker tells it. Absent while the broker is silent.",
         "role",
         "topic",
         "partition",
+    )
+    broker_heard_timestamp_seconds = gauge(
+        "seconds since the epoch", "When the broker last answered this worker's question after lag and topics."
     )
     watermark_timestamp_ms = partition_gauge("ms of event time", "The partition's watermark.", role="ingest")
     timers_fired_total = core_counter("timers", "Timers that event time has passed.")

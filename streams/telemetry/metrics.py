@@ -1,17 +1,14 @@
-"""What sets the metrics that :mod:`streams.telemetry.metric_table` declares; and ``/metrics``."""
+"""What sets the metrics that :mod:`streams.telemetry.metric_table` declares."""
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Iterable, Mapping
 from typing import Final, Protocol, TypeVar
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from schemas.errors import ConfigError
 from streams.core.durable import IngestCheckpoint
 from streams.core.entities import Entities, EntityCheckpoint
 from streams.core.partition import LABELS, IngestPartition
@@ -216,6 +213,16 @@ class Metrics(MetricTable):
             topic = entry.topic.removeprefix(prefix)
             self.lag_records.labels(role=role, topic=topic, partition=str(entry.partition)).set(entry.lag)
 
+    def lag_unknown(self, role: str, topics: Iterable[str], partitions: int) -> None:
+        """The broker is silent: what it said last about a role's lag says nothing of now. Logical names of topics."""
+        for topic in topics:
+            for partition in range(partitions):
+                self.lag_records.remove_by_labels({"role": role, "topic": topic, "partition": str(partition)})
+
+    def broker_heard(self, wall_s: float) -> None:
+        """The broker answered at this time."""
+        self.broker_heard_timestamp_seconds.set(wall_s)
+
     def released(self, role: str, partition: int) -> None:
         """A partition went to another worker: its gauges here would tell yesterday's news."""
         self._size_due_s.pop((role, partition), None)
@@ -261,38 +268,3 @@ class Metrics(MetricTable):
         if labels.keys() != set(metric.labels):
             raise ValueError(f"{metric.name} has the labels {metric.labels}, not {tuple(labels)}")
         return self.registry.get_sample_value(metric.full_name + ending, labels) or 0.0
-
-
-class MetricsServer:
-    """``/metrics`` over HTTP, in a thread."""
-
-    def __init__(self, server: WSGIServer, thread: threading.Thread) -> None:
-        self._server = server
-        self._thread = thread
-
-    @property
-    def port(self) -> int:
-        return int(self._server.server_port)
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5)
-
-
-def serve(metrics: Metrics, port: int | None, host: str = "127.0.0.1") -> MetricsServer | None:
-    """Serve ``/metrics``; 0 takes a free port (see :attr:`MetricsServer.port`), None serves nothing.
-
-    Raises:
-        ConfigError: the port is taken.
-    """
-    if port is None:
-        return None
-    try:
-        server, thread = start_http_server(port, addr=host, registry=metrics.registry)
-    except OSError as error:
-        raise ConfigError(
-            f"/metrics cannot be served on {host}:{port} ({error.strerror}): set PULSEGRAPH_METRICS_PORT to another "
-            "port, to 0 for a free one or to none"
-        ) from error
-    return MetricsServer(server, thread)

@@ -165,6 +165,22 @@ def test_one_kafka_version_and_port_everywhere() -> None:
     assert set(scrape["dns_sd_configs"][0]["names"]) <= set(compose["services"])
 
 
+def test_prometheus_finds_a_worker_outside_compose() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["prometheus"]
+    text = (INFRA / "prometheus" / "prometheus.yml").read_text()
+    (scrape,) = yaml.safe_load(text)["scrape_configs"]
+    (pattern,) = [path for found in scrape["file_sd_configs"] for path in found["files"]]
+    (example,) = re.findall(r"#   (- targets: \[.*\])", text)
+    (group,) = yaml.safe_load(example)
+    host, _, port = group["targets"][0].rpartition(":")
+    assert any(entry.startswith(f"{host}:") for entry in compose["extra_hosts"])
+    assert int(port) == scrape["dns_sd_configs"][0]["port"]
+    assert {"PULSEGRAPH_METRICS_PORT", "PULSEGRAPH_METRICS_HOST"} <= {field.env for field in fields()}
+    (named,) = re.findall(r"\((workers/\w+\.yml)\)", text)
+    assert Path(named).match(pattern)
+    assert (INFRA / "prometheus" / "workers").is_dir(), "mounted with the rest"
+
+
 def test_what_compose_and_images_name_is_there() -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     for service in compose["services"].values():

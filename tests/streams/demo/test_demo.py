@@ -27,7 +27,8 @@ from streams.demo import collector, run
 from streams.demo.collector import Collector, percentile
 from streams.demo.run import CHURN_AUC_FLOOR, EncoderShare, Summary, _steer
 from streams.demo.scrape import WorkerNumbers, parse, scrape
-from streams.telemetry.metrics import Metrics, serve
+from streams.telemetry.metrics import Metrics
+from streams.telemetry.server import serve
 
 GOOD: Final = Summary(
     events=1_000,

@@ -33,8 +33,6 @@ OWN_CLIENTS = {
     "streams/brokers/embedded.py": "asks the broker that it starts whether it is ready",
     "infra/faults/cluster.py": "speaks to the cluster that it started itself",
     "streams/kafka/transport.py": "Faust's consumer: broker_credentials",
-    "streams/state/restore.py": "takes the settings of its caller",
-    "streams/state/standby.py": "takes the settings of its caller",
 }
 AT_ONCE_S = 10.0
 """A third of the time that a broker which is away is waited for, on a busy machine."""

@@ -25,10 +25,10 @@ from streams.core.partition import IngestPartition
 from streams.kafka.offsets import Lag
 from streams.state.checkpoints import StoredRecords
 from streams.state.memory import MemoryStore
-from streams.telemetry import metrics as module
 from streams.telemetry.metric import AnyMetric, PartitionGauge
 from streams.telemetry.metric_table import CORE_COUNTERS, METRICS, OUTCOMES, PARTITION_GAUGES
 from streams.telemetry.metrics import HeldPartition, Metrics
+from streams.telemetry.server import serve
 
 Core = TypeVar("Core")
 
@@ -192,13 +192,13 @@ def test_scraped_over_http() -> None:
     metrics.encoded(1, 0.02, [], [], words=7)
     metrics.encode_queue(5, 2)
     metrics.dead_letter("clickstream", "malformed")
-    server = module.serve(metrics, 0)
+    server = serve(metrics, 0)
     assert server is not None
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics") as response:
             text = response.read().decode()
         with pytest.raises(ConfigError, match="PULSEGRAPH_METRICS_PORT"):
-            module.serve(metrics, server.port)
+            serve(metrics, server.port)
     finally:
         server.stop()
     assert 'pulsegraph_predictions_total{topic="predictions.churn"} 1.0' in text
@@ -213,4 +213,4 @@ def test_scraped_over_http() -> None:
 
 
 def test_no_port_no_server() -> None:
-    assert module.serve(Metrics(), None) is None
+    assert serve(Metrics(), None) is None
