@@ -138,8 +138,8 @@ def _timeline(view: CustomerView, everything: bool) -> Iterator[str]:
     yield f"timeline: {len(view.sessions)} sessions and messages" + (f", the last {_SESSIONS_SHOWN}" if hidden else "")
     for session in view.sessions[hidden:]:
         mark = " (open)" if session.is_open else ""
-        told = " ".join([_titled(word, kind_of(word), view.titles) for word in session.text.split()])
-        yield f"  {moment(session.start_ms)}{mark}  {told}"
+        text = " ".join([_titled(word, kind_of(word), view.titles) for word in session.text.split()])
+        yield f"  {moment(session.start_ms)}{mark}  {text}"
 
 
 def _titled(shown: str, name: str, titles: Mapping[str, str]) -> str:

@@ -190,7 +190,8 @@ def _refused(reader: TopicReader, prefix: str, key: bytes) -> str | None:
     message = reader.newest(topic, partition, key, reader.ends([(topic, partition)])[topic, partition])
     if message is None:
         return None
-    headers = {name: raw.decode("utf-8", "replace") for name, raw in message.headers() or () if isinstance(raw, bytes)}
+    pairs = dict(message.headers() or ())
+    headers = {name: raw.decode("utf-8", "replace") for name, raw in pairs.items() if isinstance(raw, bytes)}
     name, reason = headers.get("dl_id", "?"), headers.get("dl_reason", "?")
     return (
         f"the newest dead letter is {name} ({reason}: {headers.get('dl_message', '')}): "
