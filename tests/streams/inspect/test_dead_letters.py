@@ -114,7 +114,7 @@ def test_a_dead_letter_reads_as_it_was_written(here: OnePartition) -> None:
         0,
         0,
     )
-    assert (dead_letter.reason, dead_letter.error, dead_letter.record_ts_ms) == ("malformed", "Malformed", START_MS)
+    assert (dead_letter.reason, dead_letter.error, dead_letter.record_ts_ms) == ("invalid_key", "InvalidKey", START_MS)
     assert (dead_letter.key, dead_letter.value, list(dead_letter.headers)) == (b"c\x001", b"\xff{", headers)
     assert (dead_letter.attempt, dead_letter.replayed_from) == (0, None)
 
@@ -177,7 +177,7 @@ def test_listing_filters_and_sums_up(here: OnePartition, command: Callable[..., 
     assert [line.split()[0] for line in out.splitlines()[1:4]] == [f"clickstream-0-{offset}" for offset in (2, 3, 4)]
     assert "5  clickstream  malformed" in out
     assert "6  dead letters in all" in out
-    _, out, _ = command("list", "--reason", "invalid_field")
+    _, out, _ = command("list", "--reason", "invalid_key")
     assert "\x1b" not in out
     assert "\\x1b[31mred" in out
     _, out, _ = command("list", "--since", "2017-07-16", "--until", "2017-07-17", "--json")
