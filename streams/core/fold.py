@@ -56,10 +56,14 @@ def fold(state: Folded, event: Event, context: Context, effects: list[Effect]) -
         case Withdrawal():
             state.opt_out_ms = max(state.opt_out_ms, body.event_ts_ms)
             state.consent = () if state.consent else state.consent
-    graph, weight = state.graph, forward_weight(ts_ms, config.edge_half_life_ms)
-    fresh_limit, type_limit = config.fresh_edges, config.edges_per_type
-    for edge_type, entity_id in edges_of(body) if event.edges is None else event.edges:
-        touch(graph, edge_type, entity_id, ts_ms, weight, fresh_limit=fresh_limit, type_limit=type_limit)
+    touch(
+        state.graph,
+        edges_of(body) if event.edges is None else event.edges,
+        ts_ms,
+        forward_weight(ts_ms, config.edge_half_life_ms),
+        fresh_limit=config.fresh_edges,
+        type_limit=config.edges_per_type,
+    )
     state.events += is_known
     state.last_ms = ts_ms
     state.source = (event.source_index, event.offset, event.ingest_ms)

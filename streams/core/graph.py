@@ -7,7 +7,7 @@ comes depends on the events alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import inf
 from typing import Final
 
@@ -206,27 +206,33 @@ def known_entities(graph: Graph) -> set[str]:
 
 
 def touch(
-    graph: Graph, edge_type: str, entity_id: str, ts_ms: int, weight: float, *, fresh_limit: int, type_limit: int
+    graph: Graph, edges: Sequence[tuple[str, str]], ts_ms: int, weight: float, *, fresh_limit: int, type_limit: int
 ) -> None:
-    """Add one event to an edge; ``ts_ms`` never decreases between calls.
+    """Add one event to its edges, (type, entity id) each; ``ts_ms`` never decreases between calls.
 
     Args:
         fresh_limit: as many fresh edges are merged with the older ones.
         type_limit: a merge cuts a type that has more edges back to two thirds of it, heaviest first; ties go by
             entity id, so the result depends on the events only.
     """
-    of_type = graph.fresh.get(edge_type)
-    if of_type is None:
-        of_type = graph.fresh[edge_type] = {}
-    edge = of_type.get(entity_id)
-    if edge is not None:
-        of_type[entity_id] = (edge[0] + 1, edge[1] + weight, edge[2], ts_ms)
-        return
-    edge = graph.older_edges.get(edge_type, _NO_EDGES).get(entity_id)
-    of_type[entity_id] = (1, weight, ts_ms, ts_ms) if edge is None else (edge[0] + 1, edge[1] + weight, edge[2], ts_ms)
-    graph.fresh_edges += 1
-    if graph.fresh_edges >= fresh_limit:
-        _merge(graph, ts_ms, type_limit)
+    fresh, older = graph.fresh, graph.older_edges
+    for edge_type, entity_id in edges:
+        of_type = fresh.get(edge_type)
+        if of_type is None:
+            of_type = fresh[edge_type] = {}
+        known = of_type.get(entity_id)
+        if known is not None:
+            of_type[entity_id] = (known[0] + 1, known[1] + weight, known[2], ts_ms)
+            continue
+        known = older.get(edge_type, _NO_EDGES).get(entity_id)
+        if known is None:
+            of_type[entity_id] = (1, weight, ts_ms, ts_ms)
+        else:
+            of_type[entity_id] = (known[0] + 1, known[1] + weight, known[2], ts_ms)
+        graph.fresh_edges += 1
+        if graph.fresh_edges >= fresh_limit:
+            _merge(graph, ts_ms, type_limit)
+            fresh, older = graph.fresh, graph.older_edges
 
 
 def _merge(graph: Graph, ts_ms: int, type_limit: int) -> None:
