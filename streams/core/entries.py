@@ -28,7 +28,8 @@ def observe(clock: EventClock, record: RawRecord, entry: Entry) -> None:
         clock.beat(min(entry, record.timestamp))
     elif entry is not None and entry.body is not None and entry.event_ts_ms != NO_TIME_MS:
         assert record.key is not None
-        clock.confirm(record.key, min(entry.event_ts_ms, record.timestamp))
+        at_ms, sent_ms = entry.event_ts_ms, record.timestamp
+        clock.confirm(record.key, at_ms if at_ms < sent_ms else sent_ms)
 
 
 def _misplaced(key: bytes, partition: int, home: int) -> WrongPartition:

@@ -36,7 +36,7 @@ class EventClock:
         12
     """
 
-    __slots__ = ("_by_key", "_keys", "_sorted", "newest_ms")
+    __slots__ = ("_by_key", "_keys", "_sorted", "_spoke", "_spoke_ms", "newest_ms")
 
     def __init__(self, keys: int, newest_ms: int = NOT_OBSERVED_MS, confirmed: bytes = b"") -> None:
         self.newest_ms = newest_ms
@@ -44,9 +44,13 @@ class EventClock:
         self._by_key: dict[int, int] = dict(_CONFIRMED.iter_unpack(confirmed))
         """Hash of a key -> the newest time it confirmed; who spoke last stands last."""
         self._sorted = sorted(self._by_key.values())
+        self._spoke, self._spoke_ms = b"", 0
+        """Key of the last record, and the time that it confirmed."""
 
     def confirm(self, key: bytes, at_ms: int) -> None:
         """A customer's record says that event time has come to ``at_ms``."""
+        if key == self._spoke and at_ms <= self._spoke_ms:
+            return  # as the lines of one order: nothing would change
         by_key, times, keys = self._by_key, self._sorted, self._keys
         name = crc32(key)
         known_ms = by_key.pop(name, None)
@@ -56,7 +60,8 @@ class EventClock:
             at_ms = known_ms
         if known_ms is not None:
             del times[bisect_left(times, known_ms)]
-        by_key[name] = at_ms
+        by_key[name] = self._spoke_ms = at_ms
+        self._spoke = key
         insort(times, at_ms)
         known = len(times)
         if known >= min(keys, 2) and (confirmed_ms := times[-keys] if known >= keys else times[0]) > self.newest_ms:

@@ -86,7 +86,11 @@ def edges_of(body: Said) -> list[tuple[str, str]]:
             rules, channel, channel_edge = _REDEMPTION_EDGES, None, ""
         case Profile() | Withdrawal():
             return []
-    drawn = [(edge_type, entity_id) for edge_type, field in rules if (entity_id := getattr(body, field)) is not None]
+    drawn: list[tuple[str, str]] = []
+    for edge_type, field in rules:
+        entity_id = getattr(body, field)
+        if entity_id is not None:
+            drawn.append((edge_type, entity_id))
     if channel is not None and channel_edge:
         drawn.append((channel_edge, channel))
     return drawn

@@ -85,9 +85,10 @@ class Tally(msgspec.Struct, array_like=True, gc=False):
 
 def count(counts: dict[bytes, int], word: bytes) -> None:
     """One more line of a category or item."""
-    known = counts.get(word)
-    if known is not None or len(counts) < _MOST_KINDS:
-        counts[word] = (known or 0) + 1
+    if word in counts:
+        counts[word] += 1
+    elif len(counts) < _MOST_KINDS:
+        counts[word] = 1
 
 
 def local_hour(local_ms: int) -> int:

@@ -323,19 +323,20 @@ class IngestPartition:
     def _apply(self, source_index: int, record: RawRecord, entry: DecodedEvent, customers: dict[str, Customer]) -> None:
         customer_id, ts_ms, event_id, body = entry.customer_id, entry.event_ts_ms, entry.event_id, entry.body
         offset, customer = record.offset, customers.get(customer_id)
-        config, late = self.config, False
+        config, watermark, counts, late = self.config, self.watermark, self.counts, False
         if body is not None:
-            if is_opt_out(body):
+            clock, withdraws = watermark.clocks[source_index], is_opt_out(body)
+            if withdraws:
                 said_ms = 0 if customer is None else customer.view().consent_ms
-                clock = self.watermark.clocks[source_index]
                 body = opt_out_at(body, ts_ms, record.timestamp, clock, config, source_index, said_ms)
                 ts_ms = body.event_ts_ms
-            late = ts_ms < self.watermark.late_before_ms(source_index)
-            reached_ms = self.watermark.clocks[source_index].newest_ms
-            if is_opt_out(body):
+            reached_ms = clock.newest_ms
+            if ts_ms < reached_ms or ts_ms < watermark.value_ms:
+                late = ts_ms < watermark.late_before_ms(source_index)
+            if withdraws:
                 pass  # counts at any time
             elif ts_ms > reached_ms + config.ahead_ms:
-                self.counts["ahead"] += is_ahead(ts_ms, reached_ms, config)
+                counts["ahead"] += is_ahead(ts_ms, reached_ms, config)
             elif ts_ms < reached_ms - config.ids_kept_ms:
                 check_not_too_late(ts_ms, reached_ms, body, config)
         if customer is None:
@@ -354,27 +355,27 @@ class IngestPartition:
             event_id = event_name(source_index, self.partition, offset, body)
         uid = uid_of(source_index, event_id, body)
         if customer.knows(uid):
-            self.counts["duplicates"] += 1
+            counts["duplicates"] += 1
             return
         if config.key_limit_per_minute and is_sampled_out(customer.pace, body, uid, record.timestamp, config):
-            self.counts["sampled_out"] += 1
+            counts["sampled_out"] += 1
             return
         if isinstance(body, Withdrawal):  # whose record is a dead letter, and counted as that
-            self.counts["consent_withdrawn"] += 1
+            counts["consent_withdrawn"] += 1
         else:
-            self.counts["applied"] += 1
+            counts["applied"] += 1
         for name in oddities(body, config, self._zones):
-            self.counts[name] += 1
+            counts[name] += 1
         for repair in entry.repairs:
-            self.counts[LABELS.join(["repaired", SOURCES[source_index], *repair.split(" ")])] += 1
+            counts[LABELS.join(["repaired", SOURCES[source_index], *repair.split(" ")])] += 1
         if ts_ms <= customer.erased_ms:
-            self.counts["erased"] += 1
+            counts["erased"] += 1
             return
         placed_ms = self._placed_ms(source_index) if late else ts_ms
         if placed_ms < customer.settled.last_ms:  # its tail grew past the limit, and was settled before its time
             placed_ms, late = customer.settled.last_ms, True
         if late:
-            self.counts["late"] += 1
+            counts["late"] += 1
         event = Event(placed_ms, source_index, event_id, uid, offset, record.timestamp, body, edges_of(body))
         self._insert(event, customer)
         self._observed.add(customer_id)

@@ -28,6 +28,7 @@ REFUND: Final = "refund"
 _MOST_WORDS: Final = 254
 """Of one entry, and one more that ends a session: its length is a byte."""
 _at: Final = struct.Struct("<I").pack
+_BYTES: Final = tuple(bytes((number,)) for number in range(256))
 
 
 class Timeline(msgspec.Struct, array_like=True, gc=False):
@@ -92,12 +93,16 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
             self.sessions += 1
         self.events += 1
         self.last_ms = ts_ms
-        self._say(ts_ms, body.event, body, context, rate, begin, self.tally)
+        name = body.event
+        opening = self._opening(ts_ms, name, context, begin)
+        self._say(ts_ms, opening, _clickstream_words(body, context, rate, self.tally), context, _last_said(name, body))
 
     def note(self, ts_ms: int, body: Said, context: Context, rate: float | None = 1.0) -> None:
         """Append what was done to the customer (a message), or undone: it neither begins nor prolongs a session."""
         _count_note(self.tally, body)
-        self._say(ts_ms, name_of(body), body, context, rate)
+        name = name_of(body)
+        opening = self._opening(ts_ms, name, context)
+        self._say(ts_ms, opening, _words_after_name(body, context, rate, None), context, _last_said(name, body))
 
     def note_late(
         self, ts_ms: int, body: Said, context: Context, local_ms: int, rate: float | None, value: float
@@ -112,8 +117,8 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
         late = Tally(value=value)
         _count_note(late, body)
         self.said = ""
-        self._say(ts_ms, name_of(body), body, context, rate, context.words.plain[grammar.LATE], late)
-        self.said = ""
+        opening = self._opening(ts_ms, name_of(body), context, context.words.plain[grammar.LATE])
+        self._say(ts_ms, opening, _words_after_name(body, context, rate, late), context, "")
         at_ms = body.event_ts_ms
         self.history.add(late.entry(at_ms, at_ms, local_ms, 1, sessions=0))
 
@@ -128,36 +133,43 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
         self._extend(context.words.plain[grammar.SESSION_END], context.config.timeline_words, _MOST_WORDS + 1)
         self.events, self.said = 0, ""
 
-    def _say(
-        self,
-        ts_ms: int,
-        name: str,
-        body: Said,
-        context: Context,
-        rate: float | None,
-        begin: bytes = b"",
-        tally: Tally | None = None,
-    ) -> None:
-        if name == self.said and ts_ms == self.said_ms:
-            self._extend(_words_after_name(body, context, rate, tally), context.config.timeline_words)
+    def _opening(self, ts_ms: int, name: str, context: Context, before: bytes = b"") -> bytes | None:
+        """How an event's entry begins; None where it joins the last one."""
+        joins = ts_ms == self.said_ms and name == self.said
+        return None if joins else before + context.words.event[name]
+
+    def _say(self, ts_ms: int, opening: bytes | None, words: bytes, context: Context, last_said: str) -> None:
+        """Append an entry, or to the last one.
+
+        Args:
+            opening: see :meth:`_opening`, which comes first: new words are published in the order they are met.
+            words: what follows.
+            last_said: name that the next event of the instant must have to join the entry.
+        """
+        if opening is None:
+            self._extend(words, context.config.timeline_words)
         else:
-            said = begin + context.words.event[name] + _words_after_name(body, context, rate, tally)
+            said = opening + words
             length = min(_MOST_WORDS, len(said) // HASH_BYTES)
             self.at_s += _at(ts_ms // 1000)
-            self.lengths += bytes((length,))
+            self.lengths += _BYTES[length]
             self.words += said[: length * HASH_BYTES]
             self._cut(context.config.timeline_words)
-        self.said_ms, self.said = ts_ms, _last_said(name, body)
+        self.said_ms, self.said = ts_ms, last_said
 
     def _extend(self, said: bytes, limit: int, most: int = _MOST_WORDS) -> None:
         """Add words to the last entry, as far as there is room."""
-        if not self.lengths:
+        lengths = self.lengths
+        if not lengths:
             return
-        length = self.lengths[-1]
-        more = min(most - length, len(said) // HASH_BYTES)
-        self.lengths = self.lengths[:-1] + bytes((length + more,))
-        self.words += said[: more * HASH_BYTES]
-        self._cut(limit)
+        length = lengths[-1] + len(said) // HASH_BYTES
+        if length > most:
+            length = most
+            said = said[: (most - lengths[-1]) * HASH_BYTES]
+        self.lengths = lengths[:-1] + _BYTES[length]
+        self.words = words = self.words + said
+        if len(words) > limit * HASH_BYTES:
+            self._cut(limit)
 
     def _cut(self, limit: int) -> None:
         """Let the oldest entries go; of one that alone is too long, its oldest words."""
