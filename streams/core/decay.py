@@ -33,6 +33,7 @@ def factor(from_ms: int, to_ms: int, half_life_ms: int) -> float:
     return power((from_ms * _TICKS) // half_life_ms - (to_ms * _TICKS) // half_life_ms)
 
 
+@lru_cache(maxsize=1_024)  # the lines of one order share an instant
 def forward_weight(ts_ms: int, half_life_ms: int) -> float:
     """Weight of an event at ``ts_ms``, seen from a fixed landmark.
 

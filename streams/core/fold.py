@@ -8,6 +8,7 @@ gives the same bytes, whatever the batches were.
 from __future__ import annotations
 
 from bisect import bisect_left
+from functools import lru_cache
 from typing import Final
 from zlib import crc32
 
@@ -41,9 +42,11 @@ def fold(state: Folded, event: Event, context: Context, effects: list[Effect]) -
     config = context.config
     if ts_ms != state.last_ms:  # the lines of one order share an instant, and nothing falls due within it
         fire_due(state, ts_ms, context, effects)
+    at_ms = body.event_ts_ms
+    is_late = at_ms < ts_ms
     is_known = not isinstance(body, Withdrawal)  # the record of one was refused: it counts as no event
-    if is_known and (not state.first_ms or body.event_ts_ms < state.first_ms):
-        state.first_ms = body.event_ts_ms
+    if is_known and (not state.first_ms or at_ms < state.first_ms):
+        state.first_ms = at_ms
     match body:
         case Clickstream():
             _clickstream(state, ts_ms, body, context, effects)
@@ -69,17 +72,21 @@ def fold(state: Folded, event: Event, context: Context, effects: list[Effect]) -
     state.source = (event.source_index, event.offset, event.ingest_ms)
     if event.offset > state.applied[event.source_index]:
         state.applied[event.source_index] = event.offset
-    if event.is_late:
+    if is_late:
         topic = SOURCES[event.source_index]
         state.late[topic] = state.late.get(topic, 0) + 1
     _remember(state, ts_ms, event.uid, config)
-    if config.sample_share and not event.is_late and _is_sampled(context.customer_id, event.uid, config.sample_share):
+    if not is_late and config.sample_share and _is_sampled(context.customer_id, event.uid, config.sample_share):
         _sample(state, ts_ms, context, effects)
 
 
 def _is_sampled(customer_id: str, uid: int, share: float) -> bool:
-    drawn = (uid ^ crc32(customer_id.encode("utf-8", "surrogatepass"))) & 0xFFFF_FFFF  # a uid is a hash itself
-    return drawn < share * (1 << 32)
+    return (uid ^ _hash(customer_id)) & 0xFFFF_FFFF < share * (1 << 32)  # a uid is a hash itself
+
+
+@lru_cache(maxsize=4_096)
+def _hash(customer_id: str) -> int:
+    return crc32(customer_id.encode("utf-8", "surrogatepass"))
 
 
 def _sample(state: Folded, ts_ms: int, context: Context, effects: list[Effect]) -> None:
@@ -99,10 +106,9 @@ def _sample(state: Folded, ts_ms: int, context: Context, effects: list[Effect]) 
 def _remember(state: Folded, ts_ms: int, uid: int, config: CoreConfig) -> None:
     recent = state.recent
     recent.append((ts_ms, uid))
-    forgotten = bisect_left(recent, (ts_ms - config.ids_kept_ms,)) if recent[0][0] < ts_ms - config.ids_kept_ms else 0
-    forgotten = max(forgotten, len(recent) - config.recent_ids)
-    if forgotten:
-        del recent[:forgotten]
+    oldest_ms, excess = ts_ms - config.ids_kept_ms, len(recent) - config.recent_ids
+    if excess > 0 or recent[0][0] < oldest_ms:
+        del recent[: max(bisect_left(recent, (oldest_ms,)), excess)]
 
 
 def next_due_ms(state: Folded, config: CoreConfig) -> int | None:
@@ -145,7 +151,7 @@ def _horizon(state: Folded, due_ms: int, context: Context, effects: list[Effect]
 
 def first_horizon_ms(customer_id: str, after_ms: int, every_ms: int) -> int:
     """First point of the customer's grid after a time; grids are spread over the interval, so that work is too."""
-    phase_ms = crc32(customer_id.encode("utf-8", "surrogatepass")) % every_ms
+    phase_ms = _hash(customer_id) % every_ms
     return after_ms + every_ms - (after_ms - phase_ms) % every_ms
 
 
@@ -168,15 +174,13 @@ def _clickstream(state: Folded, ts_ms: int, body: Clickstream, context: Context,
     elif name in ("item_view", "add_to_cart"):
         lines = 1 if body.items is None else len(body.items)
         counters.add(counts, "views" if name == "item_view" else "carts", ts_ms, float(lines))
-    if name in config.activity_events:
+    if state.activity_ms != at_ms and name in config.activity_events:
         _activity(state, at_ms, ts_ms, context, effects)
     _count_hour(state, local_ms, body.channel or "site")
 
 
 def _activity(state: Folded, active_ms: int, now_ms: int, context: Context, effects: list[Effect]) -> None:
     last_ms = state.activity_ms
-    if last_ms == active_ms:
-        return
     if active_ms > last_ms:
         if not last_ms or last_ms // DAY_MS != active_ms // DAY_MS:
             state.active_days += 1

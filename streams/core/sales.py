@@ -21,7 +21,9 @@ def count_sale(
     Returns:
         What it adds to the customer's value, below 0 for a return.
     """
-    counts, order_id, amount = state.counters, body.order_id, amount_of(body, gives_back)
+    counts, order_id, amount = state.counters, body.order_id, body.value
+    if amount is None or gives_back:
+        amount = amount_of(body, gives_back)
     value = None if amount is None or rate is None else amount * rate
     if body.items is None:
         taken, returned = (0, 1) if gives_back else (1, 0)

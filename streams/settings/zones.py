@@ -24,11 +24,6 @@ class InstalledZones:
     """As :class:`streams.core.zones.Zones`. Says once of each unknown name what it may have meant, of the first few."""
 
     def offset_ms(self, zone: str, ts_ms: int) -> int | None:
-        if zone == "UTC":
-            return 0
-        if zone not in names():
-            _tell(zone)
-            return None
         return _offset_ms(zone, ts_ms // _MINUTE_MS)
 
 
@@ -61,7 +56,12 @@ def _zone(name: str) -> ZoneInfo:
 
 
 @lru_cache(maxsize=16_384)
-def _offset_ms(name: str, minute: int) -> int:
+def _offset_ms(name: str, minute: int) -> int | None:
+    if name == "UTC":
+        return 0
+    if name not in names():
+        _tell(name)
+        return None
     offset = datetime.fromtimestamp(minute * 60, _zone(name)).utcoffset()
     return 0 if offset is None else round(offset.total_seconds() * 1000)
 
