@@ -68,7 +68,11 @@ def _edge_records(edges: Sequence[GraphEdge], partitions: int) -> Iterator[Outpu
     """Edges in records by the partition of their entities, in order."""
     by_partition: dict[int, list[GraphEdge]] = {}
     for edge in edges:
-        by_partition.setdefault(partition_for(edge.entity.encode(), partitions), []).append(edge)
+        partition = partition_for(edge.entity.encode(), partitions)
+        drawn = by_partition.get(partition)
+        if drawn is None:
+            drawn = by_partition[partition] = []
+        drawn.append(edge)
     for partition, drawn in by_partition.items():
         for first in range(0, len(drawn), _MOST_EDGES):
             batch = GraphEdges(edges=tuple(drawn[first : first + _MOST_EDGES]))

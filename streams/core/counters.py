@@ -12,6 +12,7 @@ from streams.core.decay import factor
 
 _HALF_LIVES_MS: Final = tuple(days * DAY_MS for days in features.HALF_LIFE_DAYS)
 _ZEROS: Final = (0.0, 0.0, 0.0)
+_ONES: Final = (1.0, 1.0, 1.0)
 
 #: Last touch in ms, then one decayed sum per half-life, as of that touch.
 Counter = tuple[int, float, float, float]
@@ -48,9 +49,17 @@ def pack(scalars: list[float], counters: dict[str, Counter], as_of_ms: int) -> b
     Args:
         scalars: values of the names before the decayed sums, in order.
     """
-    values = list(scalars)
+    values, factors_ms, factors = list(scalars), as_of_ms, _ONES
     for name in features.COUNTED:
-        values += sums(counters, name, as_of_ms)
+        counter = counters.get(name)
+        if counter is None:
+            values += _ZEROS
+            continue
+        last_ms, short, middle, long = counter
+        if last_ms != factors_ms:  # most were touched by the same event
+            factors_ms, factors = last_ms, _left(last_ms, as_of_ms)
+        of_short, of_middle, of_long = factors
+        values += (short * of_short, middle * of_middle, long * of_long)
     return _PACK(*values)
 
 

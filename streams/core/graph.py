@@ -7,8 +7,10 @@ comes depends on the events alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from math import inf
+from struct import Struct
 from typing import Final
 
 import msgspec
@@ -52,6 +54,13 @@ _SEND_EDGES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
 }
 _REDEMPTION_EDGES: Final = (("redeemed>offer", "offer_id"), ("redeemed>campaign", "campaign_id"))
 _CHANNEL_EDGE: Final = {"send": "received>channel", "open": "opened>channel", "click": "clicked>channel"}
+
+_KIND: Final = {edge_type: edge_type.partition(">")[2] for edge_type in EDGE_TYPES}
+_TYPES: Final = {
+    kind: tuple(edge_type for edge_type in EDGE_TYPES if _KIND[edge_type] == kind)
+    for kind in dict.fromkeys(_KIND.values())
+}
+"""Kind of entity -> types of the edges that lead there."""
 
 ENTITY_KINDS: Final = frozenset({"item", "campaign", "template", "offer", "channel"})
 """Kinds whose in-edges the entities role keeps; categories and pages live on the customer's side only."""
@@ -139,13 +148,21 @@ _MOST_WEIGHT: Final = 65_504.0  # of a float16
 class MergedEdges:
     """Edges as the last merge left them. Never changed, so that copies of a state share it."""
 
-    __slots__ = ("_packed", "as_of_ms", "edges")
+    __slots__ = ("_counts", "_packed", "as_of_ms", "edges")
 
     def __init__(self, edges: Edges, as_of_ms: int) -> None:
         self.edges = edges
         self.as_of_ms = as_of_ms
         """Time of the merge."""
         self._packed: EdgeBlock | None = None
+        self._counts: dict[str, int] = {}
+
+    def count(self, kind: str) -> int:
+        """Edges to entities of a kind, of all types."""
+        known = self._counts.get(kind)
+        if known is None:
+            known = self._counts[kind] = sum([len(self.edges.get(edge_type, _NO_EDGES)) for edge_type in _TYPES[kind]])
+        return known
 
     def packed(self, words: Words, half_life_ms: int) -> EdgeBlock:
         """For snapshots; the same until the next merge."""
@@ -189,13 +206,12 @@ class Graph(msgspec.Struct, array_like=True, gc=False):
 
     def count(self, kind: str) -> int:
         """Edges to entities of a kind, of all types."""
-        suffix = ">" + kind
-        older = self.older_edges
-        total = sum([len(of_type) for edge_type, of_type in older.items() if edge_type.endswith(suffix)])
-        for edge_type, of_type in self.fresh.items():
-            if edge_type.endswith(suffix):
-                known = older.get(edge_type)
-                total += len(of_type) if not known else sum([entity_id not in known for entity_id in of_type])
+        fresh, older = self.fresh, self.older
+        total = 0 if older is None else older.count(kind)
+        for edge_type in _TYPES[kind]:
+            if of_type := fresh.get(edge_type):
+                known = None if older is None else older.edges.get(edge_type)
+                total += sum([entity_id not in known for entity_id in of_type]) if known else len(of_type)
         return total
 
 
@@ -254,7 +270,7 @@ def _merge(graph: Graph, ts_ms: int, type_limit: int) -> None:
 
 def _ranked(of_type: dict[str, Edge]) -> list[tuple[float, str]]:
     """(forward weight, entity id), heaviest first; ties go by entity id."""
-    return sorted([(edge[1], entity_id) for entity_id, edge in of_type.items()], reverse=True)
+    return sorted(zip([edge[1] for edge in of_type.values()], of_type, strict=True), reverse=True)
 
 
 def blocks(graph: Graph, as_of_ms: int, words: Words, half_life_ms: int) -> tuple[EdgeBlock, ...]:
@@ -265,24 +281,42 @@ def blocks(graph: Graph, as_of_ms: int, words: Words, half_life_ms: int) -> tupl
 
 def pack(edges: Edges, as_of_ms: int, words: Words, half_life_ms: int) -> EdgeBlock:
     """Edges of the types that snapshots show, those of a type in the order given."""
-    scale, packed = present_weight(1.0, as_of_ms, half_life_ms), EDGE.pack
+    scale = present_weight(1.0, as_of_ms, half_life_ms)
     most = _MOST_WEIGHT / scale if scale else inf
     found: dict[int, bytes] = {}
+    ages = _Ages(as_of_ms)
     for edge_type, of_type in edges.items():
-        if edge_type in _SHOWN:
-            hashes = words.of_kind[edge_type.partition(">")[2]]
-            found[EDGE_INDEX[edge_type]] = b"".join(
-                [
-                    packed(
-                        hashes[entity_id],
-                        weight * scale if weight < most else _MOST_WEIGHT,
-                        count if count < 255 else 255,
-                        age_code(as_of_ms - last_ms),
-                    )
-                    for entity_id, (count, weight, _, last_ms) in of_type.items()
-                ]
-            )
+        if edge_type in _SHOWN and of_type:
+            counts, weights, _, lasts_ms = zip(*of_type.values(), strict=True)
+            rows: list[bytes | float] = [0] * (4 * len(counts))
+            rows[0::4] = map(words.of_kind[_KIND[edge_type]].__getitem__, of_type)
+            rows[1::4] = [weight * scale for weight in weights]
+            if max(weights) >= most:
+                rows[1::4] = [weight * scale if weight < most else _MOST_WEIGHT for weight in weights]
+            rows[2::4] = counts if max(counts) <= 255 else [min(255, count) for count in counts]
+            rows[3::4] = map(ages.__getitem__, lasts_ms)
+            found[EDGE_INDEX[edge_type]] = _edges(len(counts))(*rows)
     return EdgeBlock(as_of_ms, found)
+
+
+class _Ages(dict[int, int]):
+    """Time of an edge -> its :func:`schemas.snapshot.age_code`. Those of one order share an instant."""
+
+    __slots__ = ("as_of_ms",)
+
+    def __init__(self, as_of_ms: int) -> None:
+        super().__init__()
+        self.as_of_ms = as_of_ms
+
+    def __missing__(self, last_ms: int) -> int:
+        code = self[last_ms] = age_code(self.as_of_ms - last_ms)
+        return code
+
+
+@lru_cache(maxsize=512)
+def _edges(count: int) -> Callable[..., bytes]:
+    """Packs so many of :data:`schemas.snapshot.EDGE` in one call."""
+    return Struct("<" + count * EDGE.format.removeprefix("<")).pack
 
 
 def neighbours(graph: Graph, edge_type: str, as_of_ms: int, half_life_ms: int) -> list[Neighbour]:

@@ -28,7 +28,7 @@ def draw(
 ) -> None:
     ts_ms = START_MS + int(day * DAY_MS)
     weight = forward_weight(ts_ms, HALF_LIFE_MS)
-    touch(graph, edge_type, entity_id, ts_ms, weight, fresh_limit=fresh, type_limit=limit)
+    touch(graph, [(edge_type, entity_id)], ts_ms, weight, fresh_limit=fresh, type_limit=limit)
 
 
 def body(source_index: int, **said: Any) -> Body:
