@@ -150,7 +150,8 @@ def test_a_snapshot_shows_the_heaviest_of_many_older_edges() -> None:
 
 def test_a_weight_beyond_all_bounds_is_the_largest() -> None:
     graph = Graph()
-    touch(graph, "view>item", "a", START_MS, 1e9 * forward_weight(START_MS, HALF_LIFE_MS), fresh_limit=9, type_limit=9)
+    weight = 1e9 * forward_weight(START_MS, HALF_LIFE_MS)
+    touch(graph, [("view>item", "a")], START_MS, weight, fresh_limit=9, type_limit=9)
     (block,) = blocks(graph, START_MS, Words(), HALF_LIFE_MS)
     assert EDGE.unpack(block.edges[EDGE_INDEX["view>item"]])[1] == 65_504.0
 
