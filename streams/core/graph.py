@@ -7,10 +7,8 @@ comes depends on the events alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
 from math import inf
-from struct import Struct
 from typing import Final
 
 import msgspec
@@ -270,7 +268,7 @@ def _merge(graph: Graph, ts_ms: int, type_limit: int) -> None:
 
 def _ranked(of_type: dict[str, Edge]) -> list[tuple[float, str]]:
     """(forward weight, entity id), heaviest first; ties go by entity id."""
-    return sorted(zip([edge[1] for edge in of_type.values()], of_type, strict=True), reverse=True)
+    return sorted([(edge[1], entity_id) for entity_id, edge in of_type.items()], reverse=True)
 
 
 def blocks(graph: Graph, as_of_ms: int, words: Words, half_life_ms: int) -> tuple[EdgeBlock, ...]:
@@ -281,42 +279,23 @@ def blocks(graph: Graph, as_of_ms: int, words: Words, half_life_ms: int) -> tupl
 
 def pack(edges: Edges, as_of_ms: int, words: Words, half_life_ms: int) -> EdgeBlock:
     """Edges of the types that snapshots show, those of a type in the order given."""
-    scale = present_weight(1.0, as_of_ms, half_life_ms)
+    scale, packed = present_weight(1.0, as_of_ms, half_life_ms), EDGE.pack
     most = _MOST_WEIGHT / scale if scale else inf
     found: dict[int, bytes] = {}
-    ages = _Ages(as_of_ms)
+    ages: dict[int, int] = {}  # edges of one order share an instant
     for edge_type, of_type in edges.items():
-        if edge_type in _SHOWN and of_type:
-            counts, weights, _, lasts_ms = zip(*of_type.values(), strict=True)
-            rows: list[bytes | float] = [0] * (4 * len(counts))
-            rows[0::4] = map(words.of_kind[_KIND[edge_type]].__getitem__, of_type)
-            rows[1::4] = [weight * scale for weight in weights]
-            if max(weights) >= most:
-                rows[1::4] = [weight * scale if weight < most else _MOST_WEIGHT for weight in weights]
-            rows[2::4] = counts if max(counts) <= 255 else [min(255, count) for count in counts]
-            rows[3::4] = map(ages.__getitem__, lasts_ms)
-            found[EDGE_INDEX[edge_type]] = _edges(len(counts))(*rows)
+        if edge_type not in _SHOWN:
+            continue
+        hashes = words.of_kind[_KIND[edge_type]]
+        rows: list[bytes] = []
+        for entity_id, (count, weight, _, last_ms) in of_type.items():
+            age = ages.get(last_ms)
+            if age is None:
+                age = ages[last_ms] = age_code(as_of_ms - last_ms)
+            weight = weight * scale if weight < most else _MOST_WEIGHT
+            rows.append(packed(hashes[entity_id], weight, count if count < 255 else 255, age))
+        found[EDGE_INDEX[edge_type]] = b"".join(rows)
     return EdgeBlock(as_of_ms, found)
-
-
-class _Ages(dict[int, int]):
-    """Time of an edge -> its :func:`schemas.snapshot.age_code`. Those of one order share an instant."""
-
-    __slots__ = ("as_of_ms",)
-
-    def __init__(self, as_of_ms: int) -> None:
-        super().__init__()
-        self.as_of_ms = as_of_ms
-
-    def __missing__(self, last_ms: int) -> int:
-        code = self[last_ms] = age_code(self.as_of_ms - last_ms)
-        return code
-
-
-@lru_cache(maxsize=512)
-def _edges(count: int) -> Callable[..., bytes]:
-    """Packs so many of :data:`schemas.snapshot.EDGE` in one call."""
-    return Struct("<" + count * EDGE.format.removeprefix("<")).pack
 
 
 def neighbours(graph: Graph, edge_type: str, as_of_ms: int, half_life_ms: int) -> list[Neighbour]:
