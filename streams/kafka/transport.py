@@ -35,6 +35,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode.types import ServiceT
 
+from schemas.records import LogRecord
 from streams.kafka.cut_positions import Cut, watch
 from streams.kafka.read_places import ReadPlaces
 from streams.kafka.tolerant_records import tolerate
@@ -58,8 +59,8 @@ METADATA_MAX_AGE_MS: Final = 5_000
 #: Most records that one topic partition gets ahead of the others where they are read by event time.
 RECORDS_AHEAD: Final = 4_000
 
-#: A fetch by partition, in the order in which it is handed out; the lists hold aiokafka's ``ConsumerRecord``.
-Records = dict[TP, list[Any]]
+#: A fetch by partition, in the order in which it is handed out.
+Records = dict[TP, list[LogRecord]]
 
 
 class AssignmentHandler(Protocol):
@@ -324,7 +325,7 @@ class BatchConsumer(driver.Consumer):
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Nothing: Faust's livelock detector looks for per-record stream events, which do not exist here."""
 
-    async def next_batch(self) -> tuple[TP, list[Any]]:
+    async def next_batch(self) -> tuple[TP, list[LogRecord]]:
         """The next partition's records, in offset order; the same again until they are :meth:`handled`.
 
         Takes over what a rebalance assigned first: nothing is fetched before it is restored.

@@ -71,6 +71,8 @@ OVERRIDDEN = [
     Name(f"{_SUBSCRIPTION}.TopicPartitionState", "await_reset", CUTS, "is told that a position is gone",
          "(self, strategy)"),
     Name(f"{_SUBSCRIPTION}.TopicPartitionState", "reset_to", CUTS, "and where reading goes on", "(self, position)"),
+    Name("aiokafka.consumer.fetcher.PartitionRecords", "_consumer_record", RECORDS, "makes a tuple of each record",
+         "(self, tp, record)"),
     Name("faust.channels.Channel", "__anext__", APP, "asks the consumer for the agent's next batch", "(self)"),
     Name(_BOOT, "enable_kafka_producer", APP, "starts no producer"),
     Name(_BOOT, "enable_web", APP, "starts no web server"),
@@ -92,6 +94,7 @@ READ = [
     Name("aiokafka.record.default_records", "_DefaultRecordBatchPy", RECORDS, "reads what the compiled reader cannot"),
     Name(_SUBSCRIPTION, "TopicPartitionState", CUTS, "is replaced, so that positions are ours"),
     Name("aiokafka.consumer.fetcher", "MemoryRecords", RECORDS, "is replaced, so that the fetcher unpacks with ours"),
+    Name("aiokafka.consumer.fetcher", "PartitionRecords", RECORDS, "is replaced by ours, which makes tuples"),
 ]
 #: Public names, but of objects that only private ones lead to.
 BEHIND = [

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from aiokafka.consumer.fetcher import READ_UNCOMMITTED, PartitionRecords
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.structs import TopicPartition
 
-from streams.kafka.tolerant_records import TolerantRecords
+from streams.kafka.tolerant_records import TolerantRecords, TupleRecords
 
 PLAIN, GZIP, SNAPPY, LZ4, ZSTD = range(5)
 
@@ -39,6 +41,18 @@ def test_what_is_text_is_read_as_aiokafka_reads_it(codec):
     data = _batch(codec, [("ce_id", b"1")], [], [("été", None)]) + _batch(codec, [("a", b"")], [("b", b"2")])
     assert _read(TolerantRecords(data)) == _read(MemoryRecords(data))
     assert len(_read(TolerantRecords(data))) == 5
+
+
+def test_tuples_say_what_aiokafkas_records_say():
+    data = _batch(LZ4, [("ce_id", b"1")], [], [("a", None)])
+    theirs, ours = (
+        list(made(TopicPartition("t", 3), TolerantRecords(data), [], 0, None, None, True, READ_UNCOMMITTED))
+        for made in (PartitionRecords, TupleRecords)
+    )
+    assert [tuple(record) for record in ours] == [
+        (record.offset, record.key, record.value, record.headers, record.timestamp) for record in theirs
+    ]
+    assert len(ours) == 3
 
 
 @pytest.mark.parametrize("codec", [PLAIN, GZIP, SNAPPY, LZ4, ZSTD])
