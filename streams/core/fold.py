@@ -166,7 +166,8 @@ def _clickstream(state: Folded, ts_ms: int, body: Clickstream, context: Context,
         _note(state, ts_ms, body, context, rate, value)
     else:
         state.timeline.act(ts_ms, body, context, local_ms, rate)
-        state.timeline.earn(value)
+        if value:
+            state.timeline.earn(value)
     if gives_back:  # neither activity nor a session
         return
     if name in ("page_view", "search"):

@@ -95,7 +95,8 @@ class Timeline(msgspec.Struct, array_like=True, gc=False):
         self.last_ms = ts_ms
         name = body.event
         opening = self._opening(ts_ms, name, context, begin)
-        self._say(ts_ms, opening, _clickstream_words(body, context, rate, self.tally), context, _last_said(name, body))
+        words = _clickstream_words(body, context, rate, self.tally)
+        self._say(ts_ms, opening, words, context, name if body.items is None else _last_said(name, body))
 
     def note(self, ts_ms: int, body: Said, context: Context, rate: float | None = 1.0) -> None:
         """Append what was done to the customer (a message), or undone: it neither begins nor prolongs a session."""
