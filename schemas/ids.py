@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from hashlib import blake2b
+from typing import Final
 
+from schemas.events import SOURCES
 from schemas.snapshot import Candidate, SnapshotKind
+
+# Copying a digest takes half of the time of making one.
+_EMPTY: Final = blake2b(digest_size=16)
+_OF_SOURCE: Final = tuple(blake2b(b"%d:" % source_index, digest_size=8) for source_index in range(len(SOURCES)))
 
 
 def _digest(*parts: object) -> str:
-    return blake2b("\x1f".join(map(str, parts)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    digest = _EMPTY.copy()
+    digest.update("\x1f".join(map(str, parts)).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def question_id(
@@ -47,8 +55,9 @@ def prediction_id(head: str, question: str, model_version: str) -> str:
 
 def event_uid(source_index: int, event_id: str) -> int:
     """64 bits of an event's id within its topic, for the bounded set of recent ids."""
-    name = f"{source_index}:{event_id}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(name, digest_size=8).digest(), "little")
+    digest = _OF_SOURCE[source_index].copy()
+    digest.update(event_id.encode("utf-8", "surrogatepass"))
+    return int.from_bytes(digest.digest(), "little")
 
 
 def refused_id(topic: str, partition: int, offset: int) -> str:

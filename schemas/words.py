@@ -49,6 +49,7 @@ _EPOCH_WEEKDAY: Final = 3  # 1970-01-01 was a Thursday
 
 
 HASH_BYTES: Final = 4
+_EMPTY: Final = blake2b(digest_size=HASH_BYTES)
 NOTHING: Final = bytes(HASH_BYTES)
 """The hash of no word."""
 TEXT_WORDS: Final = 6
@@ -70,7 +71,9 @@ def hash_of(word: str) -> bytes:
         >>> hash_of("item:42").hex()
         '8846adc3'
     """
-    digest = blake2b(word.encode("utf-8", "surrogatepass"), digest_size=HASH_BYTES).digest()
+    hashed = _EMPTY.copy()
+    hashed.update(word.encode("utf-8", "surrogatepass"))
+    digest = hashed.digest()
     return digest if digest != NOTHING else b"\1\0\0\0"
 
 
