@@ -2,7 +2,7 @@
 
 Snapshots hold hashes of words (:mod:`schemas.words`), whatever model reads them. A model knows some of these words, by
 name, and gives each a row; all others are ``[UNK]``. The file is what ``PreTrainedTokenizerFast.save_pretrained``
-writes, so any Hugging Face tool reads it, and reads timelines as they are printed. Rows run specials, fixed words,
+writes, so any Hugging Face tool reads it, and reads words in a row. Rows run specials, fixed words,
 words by how often they occur.
 """
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Final
 from zlib import crc32
@@ -27,7 +26,7 @@ LATE: Final = "[LATE]"
 """In front of an event that came too late for its place."""
 
 #: Upper bounds of the gap buckets, in hours, and their names: ``[GAP:3d]`` is "at least 2, under 3 days".
-_GAP_BOUNDS_H: Final = (1, 3, 6, 12, 24, 48, 72, 120, 168, 240, 336, 504, 720, 1440, 2160)
+GAP_BOUNDS_H: Final = (1, 3, 6, 12, 24, 48, 72, 120, 168, 240, 336, 504, 720, 1440, 2160)
 GAPS: Final = (
     "1h", "3h", "6h", "12h", "1d", "2d", "3d", "5d", "7d", "10d", "14d", "21d", "30d", "60d", "90d", "long",
 )  # fmt: skip
@@ -36,8 +35,8 @@ FIRST_GAP: Final = "[GAP:none]"
 HOUR_MARKERS: Final = tuple(f"[HOUR:{hour}]" for hour in range(24))
 DAY_MARKERS: Final = tuple(f"[DAY:{day}]" for day in ("mon", "tue", "wed", "thu", "fri", "sat", "sun"))
 
-_PRICE_BOUNDS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1024.0)
-PRICE_WORDS: Final = tuple(f"price:p{band}" for band in range(len(_PRICE_BOUNDS) + 1))
+PRICE_BOUNDS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1024.0)
+PRICE_WORDS: Final = tuple(f"price:p{band}" for band in range(len(PRICE_BOUNDS) + 1))
 
 #: Every word that a vocabulary must hold, whatever the data.
 FIXED: Final = (
@@ -209,19 +208,9 @@ def split(hashes: bytes) -> list[bytes]:
     return [hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES)]
 
 
-def readable(hashes: bytes, names: Mapping[bytes, str]) -> str:
-    """A sequence of hashes as text, one session a line.
-
-    Args:
-        names: what hashes stand for; what it lacks is shown as ``#`` and the hash.
-    """
-    said = " ".join([names.get(one) or f"#{one.hex()}" for one in split(hashes)])
-    return said.replace(f" {SESSION} ", f"\n{SESSION} ")
-
-
 def gap_marker(gap_ms: int | None) -> str:
     """Marker for the time since the session before; ``None`` for a customer's first session."""
-    return FIRST_GAP if gap_ms is None else GAP_MARKERS[bisect_right(_GAP_BOUNDS_H, gap_ms // _HOUR_MS)]
+    return FIRST_GAP if gap_ms is None else GAP_MARKERS[bisect_right(GAP_BOUNDS_H, gap_ms // _HOUR_MS)]
 
 
 def hour_marker(ts_ms: int) -> str:
@@ -233,4 +222,4 @@ def day_marker(ts_ms: int) -> str:
 
 
 def price_word(price: float) -> str:
-    return PRICE_WORDS[bisect_right(_PRICE_BOUNDS, price)]
+    return PRICE_WORDS[bisect_right(PRICE_BOUNDS, price)]

@@ -20,7 +20,6 @@ from schemas.words import (
     Words,
     gap_marker,
     hash_of,
-    readable,
     words_of,
 )
 
@@ -198,24 +197,6 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(told) == sorted([f"item:{n}" for n in range(100)] + [f"title{n}" for n in range(100)])
     assert found.item["0"] == hash_of("item:0")
     assert found.take_new() == ["item:0"], "what was forgotten is told again, with the same hash"
-
-
-def test_a_column_is_read_back() -> None:
-    names = {hash_of(word): word for word in ("[SESSION]", "[/SESSION]", "cat:frozen fish", "item:1", "dark")}
-    said = column("[SESSION]", "cat:frozen fish", "[/SESSION]", "dark", "[SESSION]", "item:1", "item:2", "[/SESSION]")
-    assert readable(said, names) == (
-        f"[SESSION] cat:frozen fish [/SESSION] dark\n[SESSION] item:1 #{hash_of('item:2').hex()} [/SESSION]"
-    )
-    assert readable(b"", names) == ""
-    assert readable(hash_of("dark"), {}) == f"#{hash_of('dark').hex()}"
-
-
-@given(st.lists(st.sampled_from(["[SESSION]", "dark", "item:1", "[/SESSION]", "secret"]), max_size=20))
-def test_every_word_of_a_column_is_shown(said: list[str]) -> None:
-    names = {hash_of(word): word for word in said if word != "secret"}
-    shown = readable(column(*said), names)
-    assert shown.split() == [word if word != "secret" else f"#{hash_of(word).hex()}" for word in said]
-    assert "secret" not in shown
 
 
 @pytest.mark.parametrize(

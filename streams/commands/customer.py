@@ -26,7 +26,8 @@ def add(subparsers: Subparsers) -> None:
         "look up a customer: timeline, graph, pending labels, predictions and their reasons",
         "Reads the changelog topic, so no worker needs to run. Events of the last fraction of a second may be missing. "
         "What few customers typed is shown as the hash of its words.",
-        "  pulsegraph customer 42\n  pulsegraph customer 42 --as-of 2017-10-01\n  pulsegraph customer 42 --json",
+        "  pulsegraph customer 42\n  pulsegraph customer 42 --as-of 2017-10-01\n  pulsegraph customer 42 --sequence\n"
+        "  pulsegraph customer 42 --json",
     )
     parser.add_argument("id", metavar="ID", help="the customer's id, as in the record key")
     parser.add_argument(
@@ -35,6 +36,9 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--all", action="store_true", help="show all sessions, edges and features, not only the first few"
     )
+    parser.add_argument(
+        "--sequence", action="store_true", help="print what an encoder may see of the customer, in plain words"
+    )
     parser.add_argument("--json", action="store_true", help="print everything as one line of JSON")
     add_settings_options(parser)
     parser.set_defaults(run=run)
@@ -42,6 +46,7 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from schemas.codec import json_encode
+    from schemas.errors import ConfigError
     from streams.inspect import lookup
     from streams.inspect.render import plain
     from streams.kafka.reader import TopicReader
@@ -53,6 +58,11 @@ def run(args: argparse.Namespace) -> int:
         view = lookup.customer(reader, settings.kafka.prefix, args.id, settings.core, as_of_ms)
     if args.json:
         print(json_encode(plain(view)).decode())
+        return 0
+    if args.sequence:
+        if not view.sequence:
+            raise ConfigError("what was seen before a customer's last event is not kept: give a later --as-of, or none")
+        print(view.sequence)
         return 0
     for line in describe(view, everything=args.all):
         print(line)

@@ -12,13 +12,14 @@ from typing import Any, Final
 import msgspec
 from confluent_kafka import Message
 
+from models.readable import event_text, readable
 from schemas.catalog import CatalogEntry
 from schemas.deadletter import TOPIC as DEAD_LETTERS
 from schemas.errors import ConfigError, StateCorrupt
 from schemas.graph import EDGE_TYPES
 from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPrediction
 from schemas.snapshot import Head, Session, sessions
-from schemas.words import SESSION, SESSION_END, Words, hash_of, readable
+from schemas.words import SESSION, SESSION_END, Words, hash_of
 from streams.core import counters, entities, graph
 from streams.core.config import DAY_MS, CoreConfig
 from streams.core.context import Context
@@ -117,6 +118,8 @@ class CustomerView(msgspec.Struct, frozen=True, kw_only=True):
     """``kind:id`` -> title in the catalog, of what is named here."""
     refused: str | None = None
     """Newest dead letter of the customer, where no event is kept."""
+    sequence: str = ""
+    """What an encoder may see as of ``as_of_ms``, see :func:`models.readable.readable`; empty where that is not known."""
 
 
 class InEdgesView(msgspec.Struct, frozen=True, kw_only=True):
@@ -310,6 +313,7 @@ def _customer_view(
     when_ms = as_of_ms if as_of_ms is not None else seen.last_ms
     features_ms, of_later = max(when_ms, seen.last_ms), when_ms < seen.last_ms
     is_known = not of_later or max(seen.consent_ms, seen.opt_out_ms, seen.profile_ms) <= when_ms
+    snapshot = snapshot_of(seen, "event", features_ms, context)
     return CustomerView(
         customer_id=context.customer_id,
         partition=context.partition,
@@ -330,7 +334,7 @@ def _customer_view(
             if not of_later
         },
         attributes=seen.attributes if is_known else {},
-        features={} if of_later else feature_values(snapshot_of(seen, "event", features_ms, context).features),
+        features={} if of_later else feature_values(snapshot.features),
         sends=[sent for sent in seen.sends if sent[0] <= when_ms],
         sessions=_sessions(seen, names, when_ms),
         edges={
@@ -350,6 +354,7 @@ def _customer_view(
         ],
         predictions=dict(predictions),
         of_later=of_later,
+        sequence="" if of_later else readable(snapshot, names),
     )
 
 
@@ -367,7 +372,7 @@ def _sessions(seen: Folded, names: Mapping[bytes, str], until_ms: int) -> list[S
 
     def close(is_open: bool = False) -> None:
         if entries:
-            text = readable(b"".join([words for _, words in entries]), names)
+            text = event_text(b"".join([words for _, words in entries]), names)
             found.append(SessionView(start_ms=entries[0][0], end_ms=entries[-1][0], text=text, is_open=is_open))
             entries.clear()
 

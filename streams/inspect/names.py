@@ -14,7 +14,7 @@ _decode: Final = msgspec.json.Decoder(Word).decode
 
 
 def read_names(reader: TopicReader, prefix: str) -> dict[bytes, str]:
-    """Hash -> word, as :func:`schemas.words.readable` wants it. Of two words with one hash, the one said last.
+    """Hash -> word, as :mod:`models.readable` wants it. Of two words with one hash, the one said last.
 
     Raises:
         TopicMismatch: there is no such topic.

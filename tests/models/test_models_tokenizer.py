@@ -16,7 +16,7 @@ from models import tokenizer
 from models.tokenizer import SPECIALS, UNK_ID, Vocabulary
 from schemas import words
 from schemas.errors import ConfigError, ModelRefused
-from schemas.words import HASH_BYTES, hash_of, readable, words_of
+from schemas.words import HASH_BYTES, hash_of, split, words_of
 
 #: Pairs of words with one hash, found by trying; the last one is of a fixed word.
 WIDE_PAIR = ("item:1342", "item:65806")
@@ -41,6 +41,10 @@ def named(vocabulary: Vocabulary, *said: str) -> list[str]:
 
 def known_as(found: Iterable[str]) -> dict[bytes, str]:
     return {hash_of(word): word for word in found}
+
+
+def in_a_row(column: bytes, names: dict[bytes, str]) -> str:
+    return " ".join(names[hashed] for hashed in split(column))
 
 
 def test_every_fixed_word_is_held_and_padding_is_zero() -> None:
@@ -144,7 +148,7 @@ def test_the_hugging_face_tokeniser_reads_a_sequence_back(tmp_path) -> None:
     (tmp_path / "tokenizer.json").write_text(vocabulary.json())
     whole = tokenizer.load(tmp_path)
     said = worlds.timeline([0, 1, 12]).words + hashes("dark", "item:strange", "coffee")
-    printed = readable(said, known_as([*vocabulary.names, "item:strange"]))
+    printed = in_a_row(said, known_as([*vocabulary.names, "item:strange"]))
     assert whole(printed, add_special_tokens=False)["input_ids"] == vocabulary.rows(said).tolist()
     assert whole.save_pretrained(tmp_path / "again")
     assert Vocabulary.load(tmp_path / "again").names == vocabulary.names
@@ -163,7 +167,7 @@ def test_a_printed_timeline_reads_as_it_was(said: list[str]) -> None:
     assume(("cat:frozen", "fish") not in itertools.pairwise(said))  # nor that these are two
     vocabulary = close()
     column = hashes(*said)
-    printed = readable(column, known_as([*_CLOSE, *_STRANGE, *words.FIXED]))
+    printed = in_a_row(column, known_as([*_CLOSE, *_STRANGE, *words.FIXED]))
     whole = tokenizer._wrapped(Tokenizer.from_str(vocabulary.json()))
     expected = [row for word, row in zip(said, vocabulary.rows(column).tolist(), strict=True) for _ in _parts(word)]
     assert whole(printed, add_special_tokens=False)["input_ids"] == expected
@@ -176,15 +180,6 @@ def close() -> Vocabulary:
 
 def _parts(word: str) -> list[str]:
     return [word] if word in _CLOSE else word.split()
-
-
-def test_readable_puts_sessions_on_lines() -> None:
-    names = known_as(worlds.vocabulary().names)
-    lines = readable(worlds.timeline([1, 5]).words + hashes("dark", "roast"), names).split("\n")
-    assert lines == [
-        "[SESSION] [GAP:3d] [HOUR:18] evt:purchase cat:frozen fish item:1 price:p2 [/SESSION]",
-        "[SESSION] [GAP:3d] [HOUR:18] evt:purchase cat:frozen fish item:5 price:p2 [/SESSION] dark roast",
-    ]
 
 
 def test_equal_counts_in_another_order_give_an_equal_vocabulary() -> None:

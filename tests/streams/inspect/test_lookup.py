@@ -240,11 +240,15 @@ def test_a_customer(reader: TopicReader, prefix: str) -> None:
     assert view.features["purchases_28d"] == pytest.approx(3, rel=0.2)
     assert view.features["sends_total"] == 1
     assert [session.start_ms for session in view.sessions] == [START_MS + days * DAY_MS for days in (0, 1, 2, 3)]
-    assert "[SESSION] [GAP:none]" in view.sessions[0].text
+    assert view.sessions[0].text.startswith("[session, saturday, 0:00, the first] purchase coffee, item i0, ")
     assert view.sessions[1].text == (
-        "[SESSION] [GAP:2d] [DAY:sun] [HOUR:2] evt:purchase cat:coffee item:i1 price:p3 [/SESSION]"
+        "[session, sunday, 2:00, 1 to 2 days after the one before] purchase coffee, item i1, price 2 to 4 "
+        "[end of session]"
     )
-    assert view.sessions[3].text == "evt:send camp:c18 offer:o5 chan:mail"  # a message between sessions
+    assert view.sessions[3].text == "send campaign c18, offer o5, channel mail"  # a message between sessions
+    assert view.sequence.startswith("customer\n  as of 2017-07-04 00:00 UTC, a tuesday for the customer; ")
+    assert "\nrecent\n  3 days ago: [session, saturday, 0:00, the first] purchase coffee, item i0, " in view.sequence
+    assert "\n  purchase item i1: weight 0.95, once, last 46 hours ago\n" in view.sequence, "ages of edges are coarse"
     assert [session.is_open for session in view.sessions] == [False] * 4
     assert [(entry.start_s * 1000, entry.value, entry.sessions) for entry in view.history] == [
         (START_MS + days * DAY_MS, 2.0 + days, 1) for days in range(3)
@@ -287,17 +291,24 @@ def test_without_names_everything_but_the_words_is_there(
     named = lookup.customer(reader, prefix, "anna", CONFIG)
     monkeypatch.setattr(lookup, "read_names", lambda reader, prefix: {})
     view = lookup.customer(reader, prefix, "anna", CONFIG)
-    assert [session.text.split() for session in view.sessions] == [
-        [f"#{hash_of(word).hex()}" for word in session.text.split()] for session in named.sessions
-    ]
-    assert msgspec.structs.replace(view, sessions=named.sessions) == named
+    said, coffee = (f"#{hash_of(word).hex()}" for word in ("evt:purchase", "cat:coffee"))
+    item = f"#{hash_of('item:i1').hex()}"
+    assert view.sessions[1].text == (
+        f"[session, sunday, 2:00, 1 to 2 days after the one before] {said}, {coffee}, {item}, price 2 to 4 "
+        "[end of session]"
+    ), "the grammar has no need of names"
+    assert "coffee" not in view.sequence
+    assert msgspec.structs.replace(view, sessions=named.sessions, sequence=named.sequence) == named
     assert any(f"#{hash_of('item:i1').hex()}" in line for line in describe(view))
 
 
 def test_what_few_customers_typed_is_shown_as_its_hash(reader: TopicReader, prefix: str) -> None:
     searched = lookup.customer(reader, prefix, "carl", CONFIG).sessions[-1].text
     secret, wish = (f"#{hash_of(word).hex()}" for word in ("secret", "wish"))
-    assert searched == f"[SESSION] [GAP:1d] [DAY:fri] [HOUR:23] evt:search {secret} {wish} dark roast [/SESSION]"
+    assert searched == (
+        f"[session, friday, 23:00, 12 to 24 hours after the one before] search {secret}, {wish}, dark roast "
+        "[end of session]"
+    )
 
 
 def test_pieces_of_a_customer_are_read_from_the_changelog(reader: TopicReader, prefix: str, ingested: Ingested) -> None:
@@ -327,7 +338,7 @@ def test_older_tail_events_of_a_customer_are_read_from_the_changelog(
     view = lookup.customer(reader, prefix, "dora", CONFIG)
     assert (view.events, view.unsettled, view.history) == (WAITING, WAITING, [])
     (session,) = view.sessions
-    assert session.is_open and session.text.count("evt:item_view") == WAITING
+    assert session.is_open and session.text.count("item view") == WAITING
 
 
 @pytest.mark.parametrize(
@@ -396,7 +407,8 @@ def test_the_commands(broker: Any, prefix: str, capsys: pytest.CaptureFixture[st
         "consent: mail:marketing",
         "history: 3 sessions that ended since 2017-07-01 00:00, worth 9.00",
         "timeline: 4 sessions and messages",
-        "2017-07-02 00:00  [SESSION] [GAP:2d] [DAY:sun] [HOUR:2] evt:purchase cat:coffee item:i1 price:p3 [/SESSION]",
+        "2017-07-02 00:00  [session, sunday, 2:00, 1 to 2 days after the one before] purchase coffee, item i1, "
+        "price 2 to 4 [end of session]",
         "purchase>item: 3",
         "i0 (dark beans)",
         "evt:purchase cat:coffee item:i0 (dark beans) price:p3",
@@ -409,7 +421,9 @@ def test_the_commands(broker: Any, prefix: str, capsys: pytest.CaptureFixture[st
     assert cli.main(["customer", "anna", "--json", *where]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["history"][0]["item"] == hash_of("item:i0").hex()
-    assert found["sessions"][0]["text"].startswith("[SESSION] [GAP:none]")
+    assert found["sessions"][0]["text"].startswith("[session, saturday, 0:00, the first] ")
+    assert cli.main(["customer", "anna", "--sequence", *where]) == 0
+    assert capsys.readouterr().out == found["sequence"] + "\n"
     assert found["predictions"]["predictions.churn"]["probability"] == 0.25
     assert found["edges"]["purchase>item"][0]["entity_id"] == "i2"
     assert cli.main(["customer", "nobody", *where]) == 2

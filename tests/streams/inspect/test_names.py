@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from models.readable import event_text
 from schemas import codec
-from schemas.words import Word, hash_of, readable
+from schemas.words import Word, hash_of
 from streams.inspect.names import read_names
 
 OLDER, NEWER = "item:1342", "item:65806"
@@ -89,7 +90,5 @@ def test_a_record_is_of_the_word_that_it_holds() -> None:
 
 def test_a_word_without_a_name_is_read_as_its_hash() -> None:
     told = b"".join(map(hash_of, ("[SESSION]", "evt:search", "wish", "[/SESSION]", "[SESSION]", "evt:app_open")))
-    known = names([said(word) for word in ("[SESSION]", "[/SESSION]", "evt:search", "evt:app_open")])
-    assert readable(told, known) == (
-        f"[SESSION] evt:search #{hash_of('wish').hex()} [/SESSION]\n[SESSION] evt:app_open"
-    )
+    known = names([said(word) for word in ("evt:search", "evt:app_open")])
+    assert event_text(told, known) == (f"[session] search #{hash_of('wish').hex()} [end of session] [session] app open")
