@@ -89,8 +89,9 @@ class InputLayer(nn.Module):
 
     Args:
         vocabulary: rows of words.
-        hidden: width of the body.
+        hidden: width of embeddings, and of what is summed here.
         size: most positions of each kind.
+        width: of the vectors that the body takes; as ``hidden`` where absent.
     """
 
     mean: Tensor
@@ -99,8 +100,9 @@ class InputLayer(nn.Module):
     rates: Tensor
     first_rank: Tensor
 
-    def __init__(self, vocabulary: int, hidden: int, size: SequenceSize) -> None:
+    def __init__(self, vocabulary: int, hidden: int, size: SequenceSize, width: int | None = None) -> None:
         super().__init__()
+        self.project: nn.Module = nn.Identity() if width in (None, hidden) else nn.Linear(hidden, int(width or 0))
         self.words = nn.Embedding(vocabulary, hidden, padding_idx=PAD_ID)
         self.kinds = nn.Embedding(len(KINDS), hidden)
         most = size.sections
@@ -151,7 +153,7 @@ class InputLayer(nn.Module):
         return out.view(len(batch), longest, -1), mask.view(len(batch), longest)
 
     def flat(self, batch: Sequences, hidden_numbers: Tensor | None = None) -> Tensor:
-        """Vectors of the positions, one after the other: (T, H)."""
+        """Vectors of the positions, one after the other: (T, H), H the body's."""
         device = self.mean.device
 
         def on(values: np.ndarray[Any, np.dtype[Any]]) -> Tensor:
@@ -173,7 +175,7 @@ class InputLayer(nn.Module):
             + self.ranks(self.first_rank[kind] + on(batch.rank.astype(np.int64)))
         )
         first = on(np.cumsum(batch.lengths) - batch.lengths)
-        found: Tensor = vectors.index_add(0, first, self._numbers(on(batch.numbers), hidden_numbers))
+        found: Tensor = self.project(vectors.index_add(0, first, self._numbers(on(batch.numbers), hidden_numbers)))
         return found
 
     def _times(self, age: Tensor, gap: Tensor, hour: Tensor, year: Tensor) -> Tensor:
@@ -222,8 +224,6 @@ class CustomerEncoder(nn.Module):
 
     def __init__(self, config: PretrainedConfig, vocabulary: int, size: SequenceSize) -> None:
         super().__init__()
-        from transformers import AutoModel
-
         if not size.valid:
             raise ConfigError(f"{size} is no size of a sequence: each kind has 0 to {MOST_POSITIONS} positions")
         places = getattr(config, "max_position_embeddings", None)
@@ -232,8 +232,8 @@ class CustomerEncoder(nn.Module):
         self.config = config
         self.size = size
         self.hidden = int(config.hidden_size)
-        self.input = InputLayer(vocabulary, self.hidden, size)
-        self.body: Any = AutoModel.from_config(config, attn_implementation="sdpa")
+        self.input = InputLayer(vocabulary, self.hidden, size, width_of(config))
+        self.body: Any = body_of(config)
 
     def states(self, batch: Sequences, hidden_numbers: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, P, H) and their mask (B, P); arguments as in :meth:`InputLayer.forward`."""
@@ -249,6 +249,21 @@ class CustomerEncoder(nn.Module):
     def words(self) -> nn.Embedding:
         """The table of word vectors, shared with the candidate tower."""
         return self.input.words
+
+
+def width_of(config: PretrainedConfig) -> int:
+    """Of the vectors that a body takes: some make them wider by themselves."""
+    return int(getattr(config, "embedding_size", None) or config.hidden_size)
+
+
+def body_of(config: PretrainedConfig) -> Any:
+    """A body with drawn weights, with fused attention where its kind has that."""
+    from transformers import AutoModel
+
+    try:
+        return AutoModel.from_config(config, attn_implementation="sdpa")
+    except ValueError:
+        return AutoModel.from_config(config, attn_implementation="eager")
 
 
 def pool(states: Tensor, mask: Tensor) -> Tensor:

@@ -62,6 +62,8 @@ class TrainingReport(msgspec.Struct, frozen=True, kw_only=True):
     recipe: int = 0
     """See :data:`models.training.RECIPE`; 0: made before there were numbers."""
     seed: int = 0
+    encoder: str = ""
+    """Name of the pretrained encoder that the body began as; empty: its weights were drawn."""
     steps: int = 0
     epochs: float = 0.0
     checks: list[EncoderCheck] = []

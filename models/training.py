@@ -11,7 +11,7 @@ equal model on one machine; under a budget the number of steps varies.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -22,6 +22,7 @@ from models.encoder import EncoderSize, default_config
 from models.future import futures
 from models.model import Model, TrainingReport
 from models.pretrain import FutureHeads
+from models.pretrained import BODY_RATE, PretrainedBody
 from models.task import Evidence, Task
 from models.tasks import TASKS
 from models.tokenizer import Vocabulary
@@ -29,9 +30,6 @@ from models.tuning import Lessons, Trainer
 from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError
 from schemas.snapshot import Outcome
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
 
 Progress = Callable[[float, str], None]
 Clock = Callable[[], float]
@@ -70,7 +68,7 @@ def train(
     clock: Clock,
     settings: TrainSettings | None = None,
     progress: Progress = quiet,
-    config: PretrainedConfig | None = None,
+    body: PretrainedBody | None = None,
     device: str | torch.device = "cpu",
     early: Sequence[Outcome] = (),
     tasks: Sequence[Task] = TASKS,
@@ -83,7 +81,8 @@ def train(
         vocabulary: the words that get a row of their own.
         clock: seconds that only go forward, e.g. ``time.monotonic``.
         progress: called with the fraction done (0 to 1) and what is being done.
-        config: another Hugging Face encoder's config; a small BERT of ``settings.size`` where absent.
+        body: another Hugging Face encoder, see :func:`models.pretrained.load_body`; a small BERT of ``settings.size``
+            where absent.
         device: where the deep part is trained.
         early: outcomes that are not in ``found`` because their horizon has not ended: their labels do not count, their
             snapshots say what customers did after those of ``found``.
@@ -113,8 +112,14 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = Model(
-            config or default_config(settings.size), vocabulary, size, lessons, horizon_days=settings.horizon_days
+            body.config if body else default_config(settings.size),
+            vocabulary,
+            size,
+            lessons,
+            horizon_days=settings.horizon_days,
         )
+        if body and body.weights:
+            model.encoder.body.load_state_dict(body.weights)
         model.encoder.input.standardise(
             np.concatenate([lesson.rows.sequences.numbers[lesson.split.fit] for lesson in lessons.values()])
         )
@@ -145,7 +150,12 @@ def train(
             return done
 
         trainer = Trainer(model, groups, layers, generator)
-        steps, epochs, checks = trainer.learn(fraction, batch=settings.batch, rate=settings.learning_rate)
+        steps, epochs, checks = trainer.learn(
+            fraction,
+            batch=settings.batch,
+            rate=settings.learning_rate,
+            body_rate=BODY_RATE if body and body.weights else 1.0,
+        )
         marks.end("encoder")
         if epochs < min(1.0, settings.epochs):
             raise ConfigError(
@@ -168,6 +178,7 @@ def train(
         steps=steps,
         epochs=round(epochs, 3),
         checks=checks,
+        encoder=body.name if body else "",
         seconds=marks.seconds,
     )
     progress(1.0, "trained")

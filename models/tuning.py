@@ -77,7 +77,7 @@ class Trainer:
         self._future = nn.ModuleList([found.future for found in lessons if found.future is not None])
 
     def learn(
-        self, fraction: Callable[[float], float], *, batch: int, rate: float
+        self, fraction: Callable[[float], float], *, batch: int, rate: float, body_rate: float = 1.0
     ) -> tuple[int, float, list[EncoderCheck]]:
         """Train until ``fraction`` reaches 1, or until nothing is gained; keep the weights of the best check.
 
@@ -85,13 +85,22 @@ class Trainer:
             fraction: epochs done → share done of what may be done.
             batch: rows of a step.
             rate: peak learning rate.
+            body_rate: of the encoder's body, as a share of it.
 
         Returns:
             Steps and epochs done, and what the checks found.
         """
         parts = (self.model.encoder, self.layers, self._future)
         weights = [weight for part in parts for weight in part.parameters()]
-        optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=0.05)
+        body = {id(weight) for weight in self.model.encoder.body.parameters()}
+        optimiser = torch.optim.AdamW(
+            [
+                {"params": [weight for weight in weights if (id(weight) in body) is of_body], "share": share}
+                for of_body, share in ((False, 1.0), (True, body_rate))
+            ],
+            lr=rate,
+            weight_decay=0.05,
+        )
         # Without rows to stop at, e.g. of very few customers, nothing is looked at and the last weights stay.
         checked = [(found, some(found.chosen("stop"), CHECKED, self.random)) for found in self.lessons]
         checked = [(found, chosen) for found, chosen in checked if len(chosen)]
@@ -107,7 +116,7 @@ class Trainer:
                 if done >= 1 or waited >= PATIENCE:
                     break
                 for group in optimiser.param_groups:
-                    group["lr"] = rate * min(1.0, (steps + 1) / WARM_UP) * max(0.02, 1 - done)
+                    group["lr"] = rate * group["share"] * min(1.0, (steps + 1) / WARM_UP) * max(0.02, 1 - done)
                 loss = self._training_loss(found, pick)
                 if not bool(torch.isfinite(loss)):
                     raise ConfigError(f"training left the numbers after {steps} steps: try a smaller learning rate")

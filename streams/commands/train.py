@@ -20,6 +20,7 @@ from streams.commands import (
 if TYPE_CHECKING:
     from models.metrics import Score
     from models.model import TrainingReport
+    from models.pretrained import PretrainedBody
     from models.saved_model import Card
     from models.training import TrainSettings
     from streams.settings.schema import Settings
@@ -39,7 +40,8 @@ def add(subparsers: Subparsers) -> None:
         "running deployment instead; without it, no Kafka is needed.",
         "  pulsegraph train --data complete-journey --until 2017-07-01 --out .cache/model\n"
         "  pulsegraph train --data simulation --customers 500 --epochs 1 --out .cache/toy\n"
-        "  pulsegraph train --from-topics --out .cache/model-2",
+        "  pulsegraph train --from-topics --out .cache/model-2\n"
+        "  pulsegraph train --encoder ./all-MiniLM-L6-v2 --out .cache/minilm",
     )
     add_source_options(parser)
     parser.add_argument(
@@ -67,6 +69,12 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--size", choices=("demo", "cpu", "gpu"), default="demo", help="size of the encoder (default demo)"
     )
+    parser.add_argument(
+        "--encoder",
+        metavar="NAME",
+        help="begin with the weights of a Hugging Face encoder: a folder with config.json and model.safetensors, or a "
+        "name on the hub; --size then says how many positions it gets",
+    )
     add_settings_options(parser)
     parser.set_defaults(run=run)
 
@@ -88,6 +96,14 @@ def _train_settings(args: argparse.Namespace) -> TrainSettings:
     return TrainSettings(epochs=args.epochs, budget_s=args.budget, seed=args.seed, size=SIZES[args.size])
 
 
+def _body(args: argparse.Namespace) -> PretrainedBody | None:
+    """The encoder that was asked for, before anything else takes time."""
+    from models.encoder import SIZES
+    from models.pretrained import load_body
+
+    return load_body(args.encoder, SIZES[args.size].sequence) if args.encoder else None
+
+
 def _from_topics(args: argparse.Namespace, settings: Settings) -> Card:
     from streams.inspect.names import read_names
     from streams.kafka.reader import TopicReader
@@ -96,6 +112,7 @@ def _from_topics(args: argparse.Namespace, settings: Settings) -> Card:
     from streams.settings.schema import kafka_client_config
     from streams.telemetry.progress_bars import training_bar
 
+    body = _body(args)
     with training_bar() as progress:
         with TopicReader(kafka_client_config(settings)) as reader:
             found = read_recorded(
@@ -118,6 +135,7 @@ def _from_topics(args: argparse.Namespace, settings: Settings) -> Card:
             settings=_train_settings(args),
             progress=lambda share, text: progress(_READING + share * (1 - _READING), text),
             early=found.early,
+            body=body,
         )
 
 
@@ -127,6 +145,7 @@ def _from_events(args: argparse.Namespace, settings: Settings, until_ms: int) ->
     from streams.sources.source import load_source
     from streams.telemetry.progress_bars import training_bar
 
+    body = _body(args)
     source = load_source(args.data, seed=args.seed, customers=args.customers)
     if until_ms <= source.from_ms:
         raise ConfigError(f"{args.data} has no events before {args.until}: give a later --until")
@@ -141,6 +160,7 @@ def _from_events(args: argparse.Namespace, settings: Settings, until_ms: int) ->
             until_ms=min(until_ms, source.until_ms),
             settings=_train_settings(args),
             progress=progress,
+            body=body,
         )
 
 
@@ -149,6 +169,8 @@ def summary(card: Card) -> Iterator[str]:
     report = card.report
     early = f", {report.early:,} more left out until their horizon ends" if report.early else ""
     yield f"{report.outcomes:,} outcomes{early}, {sum(report.seconds.values()):.0f} s"
+    if report.encoder:
+        yield f"encoder: began as {report.encoder}"
     yield f"encoder: {report.epochs:.1f} epochs, {report.steps:,} steps; best after {_best(report):.1f}"
     for name, head in report.heads.items():
         held_out = "other customers, later days" if head.split == "customers" else "campaigns not trained on"

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from models import outcomes, saved_model, tokenizer
+from models.pretrained import PretrainedBody
 from models.saved_model import Card
 from models.tokenizer import Vocabulary
 from models.training import TrainSettings, train
@@ -89,8 +90,12 @@ def train_on_events(
     until_ms: int,
     settings: TrainSettings,
     progress: Progress,
+    body: PretrainedBody | None = None,
 ) -> Card:
     """Train on everything that was known by ``until_ms`` and write the model directory.
+
+    Args:
+        body: see :func:`models.training.train`.
 
     Raises:
         ConfigError: the churn horizon is no whole number of days, or there is nothing to learn from.
@@ -110,6 +115,7 @@ def train_on_events(
         settings=settings,
         progress=lambda share, text: progress(second + share * (1 - second), text),
         early=[outcome for outcome in found if outcome.due_ms > until_ms],
+        body=body,
     )
 
 
@@ -123,13 +129,14 @@ def train_on_outcomes(
     settings: TrainSettings,
     progress: Progress,
     early: Sequence[Outcome] = (),
+    body: PretrainedBody | None = None,
 ) -> Card:
     """Train on labelled snapshots and write the model directory.
 
     Args:
         found: outcomes whose horizon has ended, see :func:`models.outcomes.matured`.
         vocabulary: the words that get a row of their own.
-        early: outcomes whose horizon has not ended, see :func:`models.training.train`.
+        early: outcomes whose horizon has not ended, see :func:`models.training.train`, as for ``body``.
 
     Raises:
         ConfigError: the churn horizon is no whole number of days, or there is nothing to learn from.
@@ -142,6 +149,7 @@ def train_on_outcomes(
         settings=msgspec.structs.replace(settings, horizon_days=_horizon_days(config)),
         progress=progress,
         early=early,
+        body=body,
     )
     return saved_model.save(model, directory)
 

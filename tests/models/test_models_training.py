@@ -17,6 +17,7 @@ from models.inference import Predictor
 from models.model import Model
 from models.outcomes import FIT, GATE, REPORT, STAGES, STOP, matured, stage_of
 from models.pretrain import FutureHeads
+from models.pretrained import PretrainedBody
 from models.sequence import SequenceSize
 from models.task import Evidence
 from models.tasks import TASKS
@@ -195,8 +196,8 @@ def test_any_hugging_face_encoder_can_be_put_in_its_place() -> None:
     config = DistilBertConfig(vocab_size=1, dim=32, n_layers=1, n_heads=2, hidden_dim=32, max_position_embeddings=64)
     ticks = itertools.count()
     model = training.train(
-        worlds.outcomes(300), worlds.catalog(), worlds.vocabulary(), clock=lambda: float(next(ticks)), config=config,
-        settings=training.TrainSettings(epochs=1, size=SMALL),
+        worlds.outcomes(300), worlds.catalog(), worlds.vocabulary(), clock=lambda: float(next(ticks)),
+        body=PretrainedBody(config), settings=training.TrainSettings(epochs=1, size=SMALL),
     )  # fmt: skip
     assert Predictor(model, "x", half=False).encode([worlds.snapshot()]).embeddings.shape == (1, 32)
 

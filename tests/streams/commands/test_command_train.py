@@ -103,6 +103,7 @@ def test_nothing_is_known_of_the_time_behind_the_end(tmp_path: Path, monkeypatch
         (["--budget", "0"], "seconds above 0"),
         (["--epochs", "0"], "epochs above 0"),
         (["--until", "2017-04-15", "--customers", "60", "--budget", "1e-6"], "the encoder has seen 0% of the rows"),
+        (["--encoder", "./nowhere"], "--encoder ./nowhere: there is no such folder"),
         (["--until", "2017-01-02", "--customers", "2"], "nothing to learn from"),
     ],
 )
