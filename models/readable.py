@@ -283,7 +283,7 @@ def _session(age_s: float, entry: Session, names: Names) -> str:
 class _Edge(NamedTuple):
     weight: float
     word: bytes
-    count: int
+    times: int
     age_s: float
 
 
@@ -303,7 +303,7 @@ def _graph(snapshot: Snapshot, names: Names, most: int) -> Iterator[tuple[float,
         age_s = sum(weight * edge.age_s for weight, edge in zip(weights, edges, strict=True)) / sum(weights)
         words = [spoken(_named(edge.word, names)) for edge in edges[:_BAG_NAMES]]
         more = ", ..." if len(edges) > _BAG_NAMES else ""
-        total = _Edge(sum(weights), b"", sum(edge.count for edge in edges), age_s)
+        total = _Edge(sum(weights), b"", sum(edge.times for edge in edges), age_s)
         verb = EDGE_TYPES[edge_type].partition(">")[0].replace("_", " ")
         yield age_s, f"{len(edges)} more, {verb} {', '.join(words)}{more}: {_weight(total)}, about {ago(age_s)}"
 
@@ -341,7 +341,7 @@ def _edge(edge_type: int, word: bytes, names: Names) -> str:
 
 
 def _weight(edge: _Edge) -> str:
-    return f"weight {edge.weight:.2f}, {'once' if edge.count == 1 else f'{edge.count} times'}"
+    return f"weight {edge.weight:.2f}, {'once' if edge.times == 1 else f'{edge.times} times'}"
 
 
 def _named(word: bytes, names: Names) -> str:

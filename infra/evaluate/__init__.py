@@ -11,6 +11,8 @@ from typing import Final
 
 #: In the order of ``make evaluate``.
 NAMES: Final = ("churn", "calibration", "categories", "redemption", "online-retail", "next-basket")
+ASKED_FOR: Final = ("text",)
+"""Only where they are named: what they need is not in the lock."""
 
 
 def module_of(name: str) -> str:

