@@ -49,6 +49,18 @@ class EncoderCheck(msgspec.Struct, frozen=True, kw_only=True):
     """By task, of a linear layer on the embedding alone."""
 
 
+class DataRead(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model has learned from."""
+
+    source: str = ""
+    """Where the outcomes came from, in words."""
+    outcomes: int = 0
+    from_ms: int = 0
+    """Event time of the first snapshot."""
+    until_ms: int = 0
+    """Event time of the last one."""
+
+
 class TrainingReport(msgspec.Struct, frozen=True, kw_only=True):
     """What training did and reached. ``heads`` lacks tasks that had no usable outcomes."""
 
@@ -61,7 +73,16 @@ class TrainingReport(msgspec.Struct, frozen=True, kw_only=True):
     """Outcomes that were left out because their horizon has not ended."""
     recipe: int = 0
     """See :data:`models.training.RECIPE`; 0: made before there were numbers."""
+    date: str = ""
+    """When it was trained, as whoever trained it says."""
+    data: DataRead = DataRead()
+    settings: dict[str, int | float | str | None] = {}
+    """All of :class:`models.training.TrainSettings`, those of its parts as ``size.hidden``."""
+    device: str = ""
+    """Type of the device, e.g. ``cpu``."""
     seed: int = 0
+    base: str = ""
+    """Version of the model that training went on from."""
     encoder: str = ""
     """Name of the pretrained encoder that the body began as; empty: its weights were drawn."""
     steps: int = 0

@@ -11,16 +11,19 @@ equal model on one machine; under a budget the number of steps varies.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import numpy as np
 import torch
 
 from models import outcomes
+from models.continued import CONTINUED_RATE, Base, take_over
+from models.device import compiled, threads, worth_compiling
 from models.encoder import EncoderSize, default_config
 from models.future import futures
-from models.model import Model, TrainingReport
+from models.model import DataRead, Model, TrainingReport
+from models.outcomes import Rows
 from models.pretrain import FutureHeads
 from models.pretrained import BODY_RATE, PretrainedBody
 from models.task import Evidence, Task
@@ -30,6 +33,9 @@ from models.tuning import Lessons, Trainer
 from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError
 from schemas.snapshot import Outcome
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 Progress = Callable[[float, str], None]
 Clock = Callable[[], float]
@@ -54,6 +60,8 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True):
     size: EncoderSize = EncoderSize()
     batch: int = 128
     learning_rate: float = 2e-3
+    threads: int | None = None
+    """Of one operation on the CPU; None: as torch has it. Sums depend on it in their last bits."""
 
 
 def quiet(_fraction: float, _message: str) -> None:
@@ -69,9 +77,12 @@ def train(
     settings: TrainSettings | None = None,
     progress: Progress = quiet,
     body: PretrainedBody | None = None,
+    base: Base | None = None,
     device: str | torch.device = "cpu",
     early: Sequence[Outcome] = (),
     tasks: Sequence[Task] = TASKS,
+    source: str = "",
+    date: str = "",
 ) -> Model:
     """Train a model; its ``report`` says what it reached, and which task was left out.
 
@@ -83,20 +94,26 @@ def train(
         progress: called with the fraction done (0 to 1) and what is being done.
         body: another Hugging Face encoder, see :func:`models.pretrained.load_body`; a small BERT of ``settings.size``
             where absent.
+        base: a model to go on from, whose size holds then; not together with ``body``.
         device: where the deep part is trained.
         early: outcomes that are not in ``found`` because their horizon has not ended: their labels do not count, their
             snapshots say what customers did after those of ``found``.
         tasks: what to predict.
+        source: where the outcomes came from, for the model's card, as is ``date``.
 
     Raises:
-        ConfigError: no task has outcomes of both labels to fit on, or the budget ended within the first epoch.
+        ConfigError: body and base both, no task has outcomes of both labels to fit on, or the budget ended within the
+            first epoch.
     """
-    settings = settings or TrainSettings()
+    if base and body:
+        raise ConfigError("--base goes on with the encoder that it has: omit --encoder, or train without --base")
+    settings, device = settings or TrainSettings(), torch.device(device)
     marks = _Marks(clock)
     progress(0.0, "reading outcomes")
     by_question = outcomes.by_question(found, dict.fromkeys(task.question for task in tasks))
     # Ages that are rare among these rows are not shown to the model later, either.
-    size = msgspec.structs.replace(settings.size.sequence, span_days=outcomes.span_days(by_question))
+    asked = base.model.encoder.size if base else settings.size.sequence
+    size = msgspec.structs.replace(asked, span_days=outcomes.span_days(by_question))
     rows = outcomes.read(by_question, vocabulary, size)
     evidence = {name: Evidence(by_question[name], rows[name], catalog, vocabulary) for name in by_question}
     everything = {task: task.lesson(evidence[task.question]) for task in tasks}
@@ -109,20 +126,17 @@ def train(
             "replay a longer log first"
         )
     generator = np.random.default_rng(settings.seed)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), threads(settings.threads):
         torch.manual_seed(settings.seed)
-        model = Model(
-            body.config if body else default_config(settings.size),
-            vocabulary,
-            size,
-            lessons,
-            horizon_days=settings.horizon_days,
-        )
+        model = Model(_config(settings, body, base), vocabulary, size, lessons, horizon_days=settings.horizon_days)
         if body and body.weights:
             model.encoder.body.load_state_dict(body.weights)
-        model.encoder.input.standardise(
-            np.concatenate([lesson.rows.sequences.numbers[lesson.split.fit] for lesson in lessons.values()])
-        )
+        if base:
+            take_over(model, base)
+        else:
+            model.encoder.input.standardise(
+                np.concatenate([lesson.rows.sequences.numbers[lesson.split.fit] for lesson in lessons.values()])
+            )
         groups = []
         for question, of_question in rows.items():
             by_task = {task.name: lesson for task, lesson in lessons.items() if task.question == question}
@@ -150,12 +164,14 @@ def train(
             return done
 
         trainer = Trainer(model, groups, layers, generator)
-        steps, epochs, checks = trainer.learn(
-            fraction,
-            batch=settings.batch,
-            rate=settings.learning_rate,
-            body_rate=BODY_RATE if body and body.weights else 1.0,
-        )
+        wanted = worth_compiling(model.encoder.config, device)
+        with compiled(model.encoder.body, trainer.once, wanted, lambda text: progress(0.15, text)):
+            steps, epochs, checks = trainer.learn(
+                fraction,
+                batch=settings.batch,
+                rate=settings.learning_rate * (CONTINUED_RATE if base else 1.0),
+                body_rate=BODY_RATE if body and body.weights else 1.0,
+            )
         marks.end("encoder")
         if epochs < min(1.0, settings.epochs):
             raise ConfigError(
@@ -174,6 +190,11 @@ def train(
         early=len(early),
         recipe=RECIPE,
         seed=settings.seed,
+        date=date,
+        data=_read(rows, source),
+        settings=_flat(settings),
+        device=device.type,
+        base=base.version if base else "",
         outcomes=sum(map(len, rows.values())),
         steps=steps,
         epochs=round(epochs, 3),
@@ -183,6 +204,30 @@ def train(
     )
     progress(1.0, "trained")
     return model.eval().to("cpu")
+
+
+def _config(settings: TrainSettings, body: PretrainedBody | None, base: Base | None) -> PretrainedConfig:
+    if base:
+        return base.model.encoder.config
+    return body.config if body else default_config(settings.size)
+
+
+def _read(rows: Mapping[str, Rows], source: str) -> DataRead:
+    times = np.concatenate([of_question.as_of_ms for of_question in rows.values()])
+    return DataRead(source=source, outcomes=len(times), from_ms=int(times.min()), until_ms=int(times.max()))
+
+
+def _flat(settings: TrainSettings) -> dict[str, int | float | str | None]:
+    """Names with those of the parts before them, e.g. ``size.hidden``."""
+    found: dict[str, int | float | str | None] = {}
+    waiting = dict(msgspec.to_builtins(settings))
+    while waiting:
+        name, value = waiting.popitem()
+        if isinstance(value, dict):
+            waiting |= {f"{name}.{part}": inner for part, inner in value.items()}
+        else:
+            found[name] = value
+    return dict(sorted(found.items()))
 
 
 class _Marks:

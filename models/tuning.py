@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.device import autocast
 from models.embedding import TorchEmbedder
 from models.model import EncoderCheck, Model
 from models.outcomes import Rows
@@ -137,6 +138,14 @@ class Trainer:
         self.model.eval()
         return steps, epochs, checks
 
+    def once(self) -> None:
+        """One loss and its gradients, which are thrown away."""
+        before = self.random.bit_generator.state
+        loss = self._training_loss(self.lessons[0], self.lessons[0].chosen("fit")[:2])
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.random.bit_generator.state = before
+        self.model.zero_grad(set_to_none=True)
+
     def embeddings(self, rows: Rows) -> Floats:
         """(N, H) of any number of rows."""
         self.model.eval()
@@ -158,7 +167,9 @@ class Trainer:
         self.model.train()
         sequences = lessons.rows.sequences.take(pick).thinned(LEFT_OUT, LEFT_OUT, self.random)
         hidden = torch.from_numpy(self.random.random(len(pick)) < HIDDEN).to(self.device)
-        return lessons.loss(self.model.encoder(sequences, hidden), pick)
+        with autocast(self.device):
+            embedding = self.model.encoder(sequences, hidden)
+        return lessons.loss(embedding, pick)
 
     @torch.no_grad()
     def _check(self, epoch: float, checked: Sequence[tuple[Lessons, Ints]], batch: int) -> EncoderCheck:

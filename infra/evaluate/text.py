@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -150,7 +151,7 @@ def read(
 
     def make(fresh: Path) -> None:
         encoder, parts = TextEncoder.load(str(where)), []
-        torch.set_num_threads(1)
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
         for begin in range(0, len(snapshots), _BATCH):
             parts.append(encoder(snapshots[begin : begin + _BATCH], names).numpy())
             if begin % (10 * _BATCH) == 0:

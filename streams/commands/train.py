@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from streams.commands import (
     Subparsers,
@@ -15,9 +16,13 @@ from streams.commands import (
     day_ms,
     new_parser,
     settings_from,
+    whole,
 )
 
 if TYPE_CHECKING:
+    import torch
+
+    from models.continued import Base
     from models.metrics import Score
     from models.model import TrainingReport
     from models.pretrained import PretrainedBody
@@ -26,7 +31,8 @@ if TYPE_CHECKING:
     from streams.settings.schema import Settings
 
 
-_READING = 0.2  # of the progress bar
+_READING: Final = 0.2  # of the progress bar
+_SIZE: Final = "demo"
 
 
 def add(subparsers: Subparsers) -> None:
@@ -67,13 +73,26 @@ def add(subparsers: Subparsers) -> None:
         help="seconds of the encoder's training, at most; what has seen less than one epoch by then is no model",
     )
     parser.add_argument(
-        "--size", choices=("demo", "cpu", "gpu"), default="demo", help="size of the encoder (default demo)"
+        "--size", choices=("demo", "cpu", "gpu"), help=f"size of the encoder (default {_SIZE}, or that of --base)"
     )
     parser.add_argument(
         "--encoder",
         metavar="NAME",
         help="begin with the weights of a Hugging Face encoder: a folder with config.json and model.safetensors, or a "
         "name on the hub; --size then says how many positions it gets",
+    )
+    parser.add_argument(
+        "--base",
+        type=Path,
+        metavar="DIR",
+        help="go on from a model: its words, its encoder and its size are kept, more outcomes are learned",
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train (default cpu)")
+    parser.add_argument(
+        "--threads",
+        type=whole(1, 1024),
+        metavar="N",
+        help="CPU threads of one operation (default: all that may be used)",
     )
     add_settings_options(parser)
     parser.set_defaults(run=run)
@@ -90,18 +109,47 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train_settings(args: argparse.Namespace) -> TrainSettings:
+    import os
+
     from models.encoder import SIZES
     from models.training import TrainSettings
 
-    return TrainSettings(epochs=args.epochs, budget_s=args.budget, seed=args.seed, size=SIZES[args.size])
+    return TrainSettings(
+        epochs=args.epochs,
+        budget_s=args.budget,
+        seed=args.seed,
+        size=SIZES[args.size or _SIZE],
+        threads=args.threads or len(os.sched_getaffinity(0)),
+    )
 
 
-def _body(args: argparse.Namespace) -> PretrainedBody | None:
-    """The encoder that was asked for, before anything else takes time."""
+class _Begin(NamedTuple):
+    """What training begins with, and what its card says of it."""
+
+    body: PretrainedBody | None
+    base: Base | None
+    device: torch.device
+    date: str
+
+
+def _begin(args: argparse.Namespace) -> _Begin:
+    """Everything that was asked for, before anything takes time."""
+    from datetime import UTC, datetime
+
+    from models.continued import load_base
+    from models.device import training_device
     from models.encoder import SIZES
     from models.pretrained import load_body
+    from schemas.errors import ConfigError
 
-    return load_body(args.encoder, SIZES[args.size].sequence) if args.encoder else None
+    if args.base and args.encoder:
+        raise ConfigError("--base goes on with the encoder that it has: omit --encoder, or train without --base")
+    return _Begin(
+        body=load_body(args.encoder, SIZES[args.size or _SIZE].sequence) if args.encoder else None,
+        base=load_base(args.base, SIZES[args.size] if args.size else None) if args.base else None,
+        device=training_device(args.device, lambda text: print(f"pulsegraph train: {text}", file=sys.stderr)),
+        date=datetime.now(UTC).date().isoformat(),
+    )
 
 
 def _from_topics(args: argparse.Namespace, settings: Settings) -> Card:
@@ -112,7 +160,7 @@ def _from_topics(args: argparse.Namespace, settings: Settings) -> Card:
     from streams.settings.schema import kafka_client_config
     from streams.telemetry.progress_bars import training_bar
 
-    body = _body(args)
+    begin = _begin(args)
     with training_bar() as progress:
         with TopicReader(kafka_client_config(settings)) as reader:
             found = read_recorded(
@@ -135,7 +183,8 @@ def _from_topics(args: argparse.Namespace, settings: Settings) -> Card:
             settings=_train_settings(args),
             progress=lambda share, text: progress(_READING + share * (1 - _READING), text),
             early=found.early,
-            body=body,
+            source="topics of a deployment",
+            **begin._asdict(),
         )
 
 
@@ -145,7 +194,7 @@ def _from_events(args: argparse.Namespace, settings: Settings, until_ms: int) ->
     from streams.sources.source import load_source
     from streams.telemetry.progress_bars import training_bar
 
-    body = _body(args)
+    begin = _begin(args)
     source = load_source(args.data, seed=args.seed, customers=args.customers)
     if until_ms <= source.from_ms:
         raise ConfigError(f"{args.data} has no events before {args.until}: give a later --until")
@@ -160,7 +209,8 @@ def _from_events(args: argparse.Namespace, settings: Settings, until_ms: int) ->
             until_ms=min(until_ms, source.until_ms),
             settings=_train_settings(args),
             progress=progress,
-            body=body,
+            source=f"{args.data} until {args.until}",
+            **begin._asdict(),
         )
 
 
@@ -169,6 +219,8 @@ def summary(card: Card) -> Iterator[str]:
     report = card.report
     early = f", {report.early:,} more left out until their horizon ends" if report.early else ""
     yield f"{report.outcomes:,} outcomes{early}, {sum(report.seconds.values()):.0f} s"
+    if report.base:
+        yield f"encoder: went on from {report.base}"
     if report.encoder:
         yield f"encoder: began as {report.encoder}"
     yield f"encoder: {report.epochs:.1f} epochs, {report.steps:,} steps; best after {_best(report):.1f}"

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import torch
 
 from models import outcomes, saved_model, tokenizer
+from models.continued import Base
 from models.pretrained import PretrainedBody
 from models.saved_model import Card
 from models.tokenizer import Vocabulary
@@ -91,11 +93,15 @@ def train_on_events(
     settings: TrainSettings,
     progress: Progress,
     body: PretrainedBody | None = None,
+    base: Base | None = None,
+    device: str | torch.device = "cpu",
+    source: str = "",
+    date: str = "",
 ) -> Card:
     """Train on everything that was known by ``until_ms`` and write the model directory.
 
     Args:
-        body: see :func:`models.training.train`.
+        body: see :func:`models.training.train`, as for what follows.
 
     Raises:
         ConfigError: the churn horizon is no whole number of days, or there is nothing to learn from.
@@ -116,6 +122,10 @@ def train_on_events(
         progress=lambda share, text: progress(second + share * (1 - second), text),
         early=[outcome for outcome in found if outcome.due_ms > until_ms],
         body=body,
+        base=base,
+        device=device,
+        source=source,
+        date=date,
     )
 
 
@@ -130,13 +140,17 @@ def train_on_outcomes(
     progress: Progress,
     early: Sequence[Outcome] = (),
     body: PretrainedBody | None = None,
+    base: Base | None = None,
+    device: str | torch.device = "cpu",
+    source: str = "",
+    date: str = "",
 ) -> Card:
     """Train on labelled snapshots and write the model directory.
 
     Args:
         found: outcomes whose horizon has ended, see :func:`models.outcomes.matured`.
         vocabulary: the words that get a row of their own.
-        early: outcomes whose horizon has not ended, see :func:`models.training.train`, as for ``body``.
+        early: outcomes whose horizon has not ended, see :func:`models.training.train`, as for what follows.
 
     Raises:
         ConfigError: the churn horizon is no whole number of days, or there is nothing to learn from.
@@ -150,6 +164,10 @@ def train_on_outcomes(
         progress=progress,
         early=early,
         body=body,
+        base=base,
+        device=device,
+        source=source,
+        date=date,
     )
     return saved_model.save(model, directory)
 
