@@ -18,10 +18,12 @@ import numpy as np
 import torch
 
 from models import outcomes
+from models.coles import Contrast
 from models.continued import CONTINUED_RATE, Base, take_over
 from models.device import compiled, threads, worth_compiling
 from models.encoder import EncoderSize, default_config
 from models.future import futures
+from models.masked import MaskedEvents
 from models.model import DataRead, Model, TrainingReport
 from models.outcomes import Rows
 from models.pretrain import FutureHeads
@@ -60,6 +62,10 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True):
     size: EncoderSize = EncoderSize()
     batch: int = 128
     learning_rate: float = 2e-3
+    masked: float = 0.0
+    """Weight of the loss of :mod:`models.masked`; 0: no events are hidden."""
+    coles: float = 0.0
+    """Weight of the loss of :mod:`models.coles`; 0: no windows are compared."""
     threads: int | None = None
     """Of one operation on the CPU; None: as torch has it. Sums depend on it in their last bits."""
 
@@ -163,7 +169,9 @@ def train(
             progress(0.15 + 0.7 * done, f"training the encoder: {epochs:.1f} epochs")
             return done
 
-        trainer = Trainer(model, groups, layers, generator)
+        masked = MaskedEvents(model.encoder.hidden, len(vocabulary), settings.masked) if settings.masked else None
+        contrast = Contrast(settings.coles) if settings.coles else None
+        trainer = Trainer(model, groups, layers, generator, masked.to(device) if masked else None, contrast)
         wanted = worth_compiling(model.encoder.config, device)
         with compiled(model.encoder.body, trainer.once, wanted, lambda text: progress(0.15, text)):
             steps, epochs, checks = trainer.learn(

@@ -15,8 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.coles import Contrast
 from models.device import autocast
 from models.embedding import TorchEmbedder
+from models.encoder import pool
+from models.masked import SHARE, MaskedEvents, hide
 from models.model import EncoderCheck, Model
 from models.outcomes import Rows
 from models.pretrain import FutureHeads
@@ -67,11 +70,20 @@ class Trainer:
 
     Args:
         layers: of each task, what it says from the embedding alone.
+        masked: what hidden events were; None: none are hidden.
+        contrast: windows of one customer against others; None: no windows.
     """
 
     def __init__(
-        self, model: Model, lessons: Sequence[Lessons], layers: Mapping[str, nn.Module], generator: np.random.Generator
+        self,
+        model: Model,
+        lessons: Sequence[Lessons],
+        layers: Mapping[str, nn.Module],
+        generator: np.random.Generator,
+        masked: MaskedEvents | None = None,
+        contrast: Contrast | None = None,
     ) -> None:
+        self.masked, self.contrast = masked, contrast
         self.model, self.lessons, self.random = model, lessons, generator
         self.device = model.encoder.words().weight.device
         self.layers = nn.ModuleDict(dict(layers))
@@ -91,7 +103,7 @@ class Trainer:
         Returns:
             Steps and epochs done, and what the checks found.
         """
-        parts = (self.model.encoder, self.layers, self._future)
+        parts = (self.model.encoder, self.layers, self._future, *([self.masked] if self.masked else []))
         weights = [weight for part in parts for weight in part.parameters()]
         body = {id(weight) for weight in self.model.encoder.body.parameters()}
         optimiser = torch.optim.AdamW(
@@ -167,9 +179,16 @@ class Trainer:
         self.model.train()
         sequences = lessons.rows.sequences.take(pick).thinned(LEFT_OUT, LEFT_OUT, self.random)
         hidden = torch.from_numpy(self.random.random(len(pick)) < HIDDEN).to(self.device)
+        masked = hide(sequences, SHARE, self.random) if self.masked else None
         with autocast(self.device):
-            embedding = self.model.encoder(sequences, hidden)
-        return lessons.loss(embedding, pick)
+            states, mask = self.model.encoder.states(masked.sequences if masked else sequences, hidden)
+        loss = lessons.loss(pool(states, mask), pick)
+        if self.masked and masked:
+            loss = loss + self.masked(states, masked)
+        if self.contrast:
+            with autocast(self.device):
+                loss = loss + self.contrast(self.model.encoder, sequences, lessons.rows.customers[pick], self.random)
+        return loss
 
     @torch.no_grad()
     def _check(self, epoch: float, checked: Sequence[tuple[Lessons, Ints]], batch: int) -> EncoderCheck:
