@@ -10,6 +10,7 @@ Gorishniy et al., "On embeddings for numerical features in tabular deep learning
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -17,10 +18,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.sequence import AMOUNTS, KINDS, MOST_POSITIONS, SECTION_OF_KIND, SECTIONS, Sequences, SequenceSize, ranges
-from models.tokenizer import PAD_ID
+from models.sequence import (
+    AMOUNTS,
+    KINDS,
+    MOST_POSITIONS,
+    SECTION_OF_KIND,
+    SECTIONS,
+    Sequences,
+    SequenceSize,
+    ranges,
+    sequences_of,
+)
+from models.tokenizer import PAD_ID, Vocabulary
 from models.wide import CLIP, COLUMNS, LOGGED, Floats
 from schemas.errors import ConfigError
+from schemas.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -234,6 +246,10 @@ class CustomerEncoder(nn.Module):
         self.hidden = int(config.hidden_size)
         self.input = InputLayer(vocabulary, self.hidden, size, width_of(config))
         self.body: Any = body_of(config)
+
+    def read(self, snapshots: Sequence[Snapshot], vocabulary: Vocabulary) -> Sequences:
+        """What the encoder is shown of snapshots."""
+        return sequences_of(snapshots, vocabulary, self.size)
 
     def states(self, batch: Sequences, hidden_numbers: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, P, H) and their mask (B, P); arguments as in :meth:`InputLayer.forward`."""

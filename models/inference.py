@@ -17,7 +17,6 @@ from models import precision, saved_model
 from models.customer_task import CustomerScorer
 from models.embedding import Embedder
 from models.model import Model
-from models.sequence import sequences_of
 from models.snapshot_columns import check
 from models.task import Encoded, Moment, Scorer, Task
 from models.tasks import TASKS
@@ -112,7 +111,7 @@ class Predictor:
         """
         for snapshot in snapshots:
             check(snapshot)
-        batch = sequences_of(snapshots, self.model.vocabulary, self.model.encoder.size)
+        batch = self.model.encoder.read(snapshots, self.model.vocabulary)
         with torch.inference_mode():
             embedding = self.embed(batch)
         return Encoded(

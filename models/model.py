@@ -12,6 +12,7 @@ from transformers import PretrainedConfig
 from models.encoder import CustomerEncoder
 from models.metrics import Score
 from models.sequence import SequenceSize
+from models.text import TextEncoder, reads_text
 from models.tokenizer import Vocabulary
 
 if TYPE_CHECKING:
@@ -110,7 +111,11 @@ class Model(nn.Module):
         report: TrainingReport | None = None,
     ) -> None:
         super().__init__()
-        self.encoder = CustomerEncoder(config, len(vocabulary), size)
+        self.encoder: CustomerEncoder = (
+            TextEncoder(config, vocabulary, size)
+            if reads_text(config)
+            else CustomerEncoder(config, len(vocabulary), size)
+        )
         self.tasks = tuple(tasks)
         self.heads = nn.ModuleDict({task.name: task.head(self.encoder.hidden) for task in self.tasks})
         self.vocabulary = vocabulary

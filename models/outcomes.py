@@ -11,7 +11,7 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from models.sequence import Sequences, SequenceSize, concatenated, sequences_of
+from models.sequence import Reader, Sequences, SequenceSize, concatenated, sequences_of
 from models.snapshot_columns import features_of
 from models.tokenizer import Vocabulary
 from models.wide import Floats, Ints
@@ -88,16 +88,20 @@ def span_days(outcomes: Mapping[str, list[Outcome]]) -> int:
     return max(1, math.ceil(float(np.quantile(days, 0.9)))) if len(days) else 1
 
 
-def read(outcomes: Mapping[str, list[Outcome]], vocabulary: Vocabulary, size: SequenceSize) -> dict[str, Rows]:
+def read(
+    outcomes: Mapping[str, list[Outcome]], vocabulary: Vocabulary, size: SequenceSize, reader: Reader = sequences_of
+) -> dict[str, Rows]:
     """Put the outcomes of each question into arrays, in the order in which they come."""
     numbers: dict[str, int] = {}
-    return {question: _rows(found, vocabulary, size, numbers) for question, found in outcomes.items()}
+    return {question: _rows(found, vocabulary, size, numbers, reader) for question, found in outcomes.items()}
 
 
-def _rows(outcomes: list[Outcome], vocabulary: Vocabulary, size: SequenceSize, numbers: dict[str, int]) -> Rows:
-    parts = [sequences_of([], vocabulary, size)]
+def _rows(
+    outcomes: list[Outcome], vocabulary: Vocabulary, size: SequenceSize, numbers: dict[str, int], reader: Reader
+) -> Rows:
+    parts = [reader([], vocabulary, size)]
     parts += [
-        sequences_of([o.snapshot for o in outcomes[begin : begin + CHUNK]], vocabulary, size)
+        reader([o.snapshot for o in outcomes[begin : begin + CHUNK]], vocabulary, size)
         for begin in range(0, len(outcomes), CHUNK)
     ]
     customers = [o.snapshot.customer_id for o in outcomes]

@@ -17,6 +17,7 @@ from models.heads import Head
 from models.model import Model
 from models.native import Unavailable
 from models.sequence import AMOUNTS, SECTION_OF_KIND, UNKNOWN, Sequences
+from models.text import TextEncoder
 from models.wide import COLUMNS
 
 ROWS: Final = 16
@@ -55,6 +56,8 @@ def choose(
         compiled: whether C may be used.
     """
     plain = TorchEmbedder(model.encoder, device)
+    if isinstance(model.encoder, TextEncoder):
+        return plain
     trial = _trial(model)
     exact: Embedder = plain
     rounded: Embedder | None = None

@@ -71,7 +71,7 @@ def load_body(name: str, size: SequenceSize) -> PretrainedBody:
             f"{name} is a {config.model_type} that does not take vectors of {size.positions} positions "
             f"({_first(error)}); choose an encoder of the BERT kind, or a smaller --size"
         ) from error
-    return PretrainedBody(config, weights, _short(name))
+    return PretrainedBody(config, weights, short_name(name))
 
 
 def load_pretrained(name: str) -> Any:
@@ -165,7 +165,7 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     """A folder's last part: where it lies on this machine is nobody's business."""
     return Path(name).expanduser().name if Path(name).expanduser().is_dir() else name
 

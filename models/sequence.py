@@ -15,7 +15,7 @@ Everything is flat arrays, built for a whole batch without a loop over positions
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -132,6 +132,8 @@ class Sequences:
     """(W,): rows of the vocabulary."""
     weights: Floats
     """(W,): what each word counts for in its position."""
+    tokens: npt.NDArray[np.object_] | None = None
+    """(B,) lists of ids, of a text encoder's tokens; None where none reads these."""
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -147,6 +149,7 @@ class Sequences:
             lengths=self.lengths[rows],
             words=self.words[words],
             weights=self.weights[words],
+            tokens=None if self.tokens is None else self.tokens[rows],
             **{name: getattr(self, name)[positions] for name in _OF_POSITIONS},
         )
 
@@ -172,6 +175,7 @@ class Sequences:
             lengths=np.bincount(owner[kept], minlength=len(self)),
             words=self.words[said],
             weights=self.weights[said],
+            tokens=self.tokens,
             **changed,
         )
 
@@ -199,7 +203,12 @@ _OF_POSITIONS: Final = ("kind", "rank", "age_days", "gap_days", "hour", "year", 
 
 def concatenated(parts: Sequence[Sequences]) -> Sequences:
     """All of them, one after the other; at least one."""
-    return Sequences(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Sequences)})
+    every = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Sequences)}
+    return Sequences(**{name: None if found[0] is None else np.concatenate(found) for name, found in every.items()})
+
+
+Reader = Callable[[Sequence[Snapshot], Vocabulary, SequenceSize], Sequences]
+"""As :func:`sequences_of`."""
 
 
 def sequences_of(snapshots: Sequence[Snapshot], vocabulary: Vocabulary, size: SequenceSize) -> Sequences:

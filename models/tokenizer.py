@@ -9,6 +9,7 @@ words by how often they occur.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -157,6 +158,11 @@ class Vocabulary:
         """The whole tokenizer.json."""
         text: str = self._backend.to_str(pretty=True)
         return text
+
+    @cached_property
+    def by_hash(self) -> dict[bytes, str]:
+        """Hash → word, for what is read by people and by text encoders."""
+        return {hash_of(name): name for name in reversed(self.names[len(SPECIALS) :])}
 
     def __len__(self) -> int:
         """Number of rows."""

@@ -28,8 +28,10 @@ from models.model import DataRead, Model, TrainingReport
 from models.outcomes import Rows
 from models.pretrain import FutureHeads
 from models.pretrained import BODY_RATE, PretrainedBody
+from models.sequence import sequences_of
 from models.task import Evidence, Task
 from models.tasks import TASKS
+from models.text import TextEncoder, reads_text, text_reader
 from models.tokenizer import Vocabulary
 from models.tuning import Lessons, Trainer
 from schemas.catalog import CatalogEntry
@@ -120,7 +122,10 @@ def train(
     # Ages that are rare among these rows are not shown to the model later, either.
     asked = base.model.encoder.size if base else settings.size.sequence
     size = msgspec.structs.replace(asked, span_days=outcomes.span_days(by_question))
-    rows = outcomes.read(by_question, vocabulary, size)
+    config = _config(settings, body, base)
+    if reads_text(config) and (settings.masked or settings.coles):
+        raise ConfigError("a text encoder is not trained: leave masked and coles at 0, or train without --input text")
+    rows = outcomes.read(by_question, vocabulary, size, text_reader(config) if reads_text(config) else sequences_of)
     evidence = {name: Evidence(by_question[name], rows[name], catalog, vocabulary) for name in by_question}
     everything = {task: task.lesson(evidence[task.question]) for task in tasks}
     lessons = {task: lesson for task, lesson in everything.items() if lesson.missing is None}
@@ -134,7 +139,7 @@ def train(
     generator = np.random.default_rng(settings.seed)
     with torch.random.fork_rng(devices=[]), threads(settings.threads):
         torch.manual_seed(settings.seed)
-        model = Model(_config(settings, body, base), vocabulary, size, lessons, horizon_days=settings.horizon_days)
+        model = Model(config, vocabulary, size, lessons, horizon_days=settings.horizon_days)
         if body and body.weights:
             model.encoder.body.load_state_dict(body.weights)
         if base:
@@ -155,6 +160,8 @@ def train(
                     group = Lessons(of_question, by_task, heads)
                 groups.append(group)
         model.to(device)
+        if isinstance(model.encoder, TextEncoder):
+            model.encoder.remembered = {}
         marks.end("read")
 
         progress(0.1, "fitting the wide parts")
@@ -192,6 +199,8 @@ def train(
             for task, lesson in lessons.items()
         }
         marks.end("heads")
+    if isinstance(model.encoder, TextEncoder):
+        model.encoder.remembered = None
     model.report = TrainingReport(
         heads=reports,
         left_out=left_out,

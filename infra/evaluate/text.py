@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from zlib import crc32
 
 import numpy as np
@@ -26,9 +26,10 @@ from infra.evaluate.report import Estimate, EvaluationFindings, EvaluationOption
 from infra.evaluate.statistics import Bootstrap, auc
 from models import saved_model
 from models.inference import Predictor
+from models.pretrained import load_pretrained
 from models.readable import Names
 from models.snapshot_columns import features_of
-from models.text import TextEncoder
+from models.text import TextReader, load_tokenizer, pooled
 from models.wide import columns
 from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError
@@ -150,10 +151,11 @@ def read(
     """(N, H): what the text encoder makes of snapshots; kept."""
 
     def make(fresh: Path) -> None:
-        encoder, parts = TextEncoder.load(str(where)), []
+        body, reader = _loaded(where)
+        parts = []
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         for begin in range(0, len(snapshots), _BATCH):
-            parts.append(encoder(snapshots[begin : begin + _BATCH], names).numpy())
+            parts.append(pooled(body, reader.ids(snapshots[begin : begin + _BATCH], names), reader.padding).numpy())
             if begin % (10 * _BATCH) == 0:
                 say(f"read {begin:,} of {len(snapshots):,} snapshots as text")
         np.save(fresh / "text.npy", np.concatenate(parts))
@@ -172,10 +174,14 @@ def read(
 def costs(where: Path, directory: Path, snapshots: Sequence[Snapshot], names: Names, say: Say) -> list[Estimate]:
     """Milliseconds a snapshot on one thread, both ways, the best of three."""
     predictor = Predictor.load(directory, device="cpu", threads=1)
-    encoder = TextEncoder.load(str(where))
+    body, reader = _loaded(where)
     some = list(snapshots[:: max(1, len(snapshots) // _TIMED)][:_TIMED])
     found = []
-    for name, call in ((TEXT, lambda: encoder(some, names)), (OURS, lambda: predictor.encode(some))):
+    ways: dict[str, Callable[[], object]] = {
+        TEXT: lambda: pooled(body, reader.ids(some, names), reader.padding),
+        OURS: lambda: predictor.encode(some),
+    }
+    for name, call in ways.items():
         best_s = float("inf")
         for _ in range(3):
             begun_s = time.perf_counter()
@@ -191,6 +197,11 @@ def costs(where: Path, directory: Path, snapshots: Sequence[Snapshot], names: Na
             )
         )  # fmt: skip
     return found
+
+
+def _loaded(where: Path) -> tuple[Any, TextReader]:
+    body = load_pretrained(str(where))
+    return body, TextReader(load_tokenizer(str(where)), body.config)
 
 
 def _some(rows: Asked, count: int) -> Asked:

@@ -82,6 +82,13 @@ def add(subparsers: Subparsers) -> None:
         "name on the hub; --size then says how many positions it gets",
     )
     parser.add_argument(
+        "--input",
+        choices=("positions", "text"),
+        default="positions",
+        help="what --encoder gets: our vectors of positions, or snapshots in plain words through its own tokeniser; "
+        "then it is not trained, and slow (default positions)",
+    )
+    parser.add_argument(
         "--base",
         type=Path,
         metavar="DIR",
@@ -111,14 +118,15 @@ def run(args: argparse.Namespace) -> int:
 def _train_settings(args: argparse.Namespace) -> TrainSettings:
     import os
 
-    from models.encoder import SIZES
+    from models.encoder import SIZES, EncoderSize
+    from models.text import SIZE
     from models.training import TrainSettings
 
     return TrainSettings(
         epochs=args.epochs,
         budget_s=args.budget,
         seed=args.seed,
-        size=SIZES[args.size or _SIZE],
+        size=EncoderSize(sequence=SIZE) if args.input == "text" else SIZES[args.size or _SIZE],
         threads=args.threads or len(os.sched_getaffinity(0)),
     )
 
@@ -140,12 +148,20 @@ def _begin(args: argparse.Namespace) -> _Begin:
     from models.device import training_device
     from models.encoder import SIZES
     from models.pretrained import load_body
+    from models.text import load_text_body
     from schemas.errors import ConfigError
 
     if args.base and args.encoder:
         raise ConfigError("--base goes on with the encoder that it has: omit --encoder, or train without --base")
+    body = None
+    if args.input == "text":
+        if not args.encoder:
+            raise ConfigError("--input text is for an encoder that reads: name one (--encoder NAME)")
+        body = load_text_body(args.encoder)
+    elif args.encoder:
+        body = load_body(args.encoder, SIZES[args.size or _SIZE].sequence)
     return _Begin(
-        body=load_body(args.encoder, SIZES[args.size or _SIZE].sequence) if args.encoder else None,
+        body=body,
         base=load_base(args.base, SIZES[args.size] if args.size else None) if args.base else None,
         device=training_device(args.device, lambda text: print(f"pulsegraph train: {text}", file=sys.stderr)),
         date=datetime.now(UTC).date().isoformat(),

@@ -106,6 +106,7 @@ def test_nothing_is_known_of_the_time_behind_the_end(tmp_path: Path, monkeypatch
         (["--base", "./nowhere"], "pulsegraph.json cannot be read (No such file or directory)"),
         (["--base", "./a", "--encoder", "./b"], "omit --encoder, or train without --base"),
         (["--threads", "0"], "threads"),
+        (["--input", "text"], "name one (--encoder NAME)"),
         (["--encoder", "./nowhere"], "--encoder ./nowhere: there is no such folder"),
         (["--until", "2017-01-02", "--customers", "2"], "nothing to learn from"),
     ],
