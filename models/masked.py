@@ -92,4 +92,5 @@ class MaskedEvents(nn.Module):
         at = torch.from_numpy((row * states.shape[1] + column)[masked.at]).to(states.device)
         logits = self.out(self.layer(states.flatten(0, 1)[at])).float().log_softmax(-1)  # (M, targets)
         owner, word = (torch.from_numpy(each).to(states.device) for each in (masked.owner, masked.words - _FIRST))
-        return -self.weight * logits[owner, word].mean()
+        loss: Tensor = -self.weight * logits[owner, word].mean()
+        return loss

@@ -203,8 +203,12 @@ _OF_POSITIONS: Final = ("kind", "rank", "age_days", "gap_days", "hour", "year", 
 
 def concatenated(parts: Sequence[Sequences]) -> Sequences:
     """All of them, one after the other; at least one."""
-    every = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Sequences)}
-    return Sequences(**{name: None if found[0] is None else np.concatenate(found) for name, found in every.items()})
+    names = [field.name for field in fields(Sequences) if field.name != "tokens"]
+    tokens = [part.tokens for part in parts if part.tokens is not None]
+    return Sequences(
+        tokens=np.concatenate(tokens) if tokens else None,
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names},
+    )
 
 
 Reader = Callable[[Sequence[Snapshot], Vocabulary, SequenceSize], Sequences]
