@@ -119,7 +119,7 @@ class CustomerView(msgspec.Struct, frozen=True, kw_only=True):
     refused: str | None = None
     """Newest dead letter of the customer, where no event is kept."""
     sequence: str = ""
-    """What an encoder may see as of ``as_of_ms``, see :func:`models.readable.readable`; empty where that is not known."""
+    """What an encoder may see as of ``as_of_ms``, see :func:`models.readable.readable`; empty where it is not known."""
 
 
 class InEdgesView(msgspec.Struct, frozen=True, kw_only=True):
