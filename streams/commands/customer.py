@@ -137,8 +137,6 @@ def _features(view: CustomerView, everything: bool) -> Iterator[str]:
 
 
 def _timeline(view: CustomerView, everything: bool) -> Iterator[str]:
-    from streams.inspect.lookup import kind_of
-
     yield ""
     hidden = 0 if everything else max(0, len(view.sessions) - _SESSIONS_SHOWN)
     if view.history:
@@ -148,8 +146,7 @@ def _timeline(view: CustomerView, everything: bool) -> Iterator[str]:
     yield f"timeline: {len(view.sessions)} sessions and messages" + (f", the last {_SESSIONS_SHOWN}" if hidden else "")
     for session in view.sessions[hidden:]:
         mark = " (open)" if session.is_open else ""
-        text = " ".join([_titled(word, kind_of(word), view.titles) for word in session.text.split()])
-        yield f"  {moment(session.start_ms)}{mark}  {text}"
+        yield f"  {moment(session.start_ms)}{mark}  {session.text}"
 
 
 def _titled(shown: str, name: str, titles: Mapping[str, str]) -> str:

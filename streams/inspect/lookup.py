@@ -115,7 +115,7 @@ class CustomerView(msgspec.Struct, frozen=True, kw_only=True):
     """Whether ``as_of_ms`` lies before the customer's last event. State cannot be wound back: what is not known as of
     then is left out, as features, counts, and edges that were touched since."""
     titles: dict[str, str] = {}
-    """``kind:id`` -> title in the catalog, of what is named here."""
+    """``kind:id`` -> title in the catalog, of what is named here beside the timeline."""
     refused: str | None = None
     """Newest dead letter of the customer, where no event is kept."""
     sequence: str = ""
@@ -180,10 +180,11 @@ def customer(
     known = Customer.decode(context, record, lambda kind: _pieces(reader, place, customer_id, kind))
     if known.is_tombstone:
         raise ConfigError(f"customer {customer_id!r} was erased at {moment(known.erased_ms)} UTC: nothing is kept")
-    names = read_names(reader, prefix)
+    titles = _titles(reader, prefix)
+    names = {hashed: _with_title(word, titles) for hashed, word in read_names(reader, prefix).items()}
     view = _customer_view(known, context, names, as_of_ms, _predictions(found, customer_id))
     refused = _refused(reader, prefix, key) if not known.view().events else None
-    return msgspec.structs.replace(view, titles=_titles(reader, prefix, view), refused=refused)
+    return msgspec.structs.replace(view, titles=_named(titles, view), refused=refused)
 
 
 def _refused(reader: TopicReader, prefix: str, key: bytes) -> str | None:
@@ -202,8 +203,8 @@ def _refused(reader: TopicReader, prefix: str, key: bytes) -> str | None:
     )
 
 
-def _titles(reader: TopicReader, prefix: str, view: CustomerView) -> dict[str, str]:
-    """Titles of what a view names, from the catalog as it is now."""
+def _titles(reader: TopicReader, prefix: str) -> dict[str, str]:
+    """``kind:id`` -> title, from the catalog as it is now."""
     topic = prefix + "catalog"
     ends = reader.ends([(topic, partition) for partition in range(reader.partitions(topic))])
     titles: dict[str, str] = {}
@@ -216,13 +217,23 @@ def _titles(reader: TopicReader, prefix: str, view: CustomerView) -> dict[str, s
             titles.pop(name, None)
             if entry is not None and entry.title:
                 titles[name] = entry.title
+    return titles
+
+
+def _with_title(word: str, titles: Mapping[str, str]) -> str:
+    """A word of a timeline, with the title of the entity that it names."""
+    field, _, identity = word.partition(":")
+    title = titles.get(f"{_FIELDS[field]}:{identity}") if field in _FIELDS else None
+    return f"{word} ({title})" if title else word
+
+
+def _named(titles: Mapping[str, str], view: CustomerView) -> dict[str, str]:
+    """Those of what a view names beside its timeline."""
     named = {
         f"{edge_type.partition('>')[2]}:{edge.entity_id}" for edge_type in view.edges for edge in view.edges[edge_type]
     }
     named |= {f"campaign:{entry.campaign_id}" for entry in view.pending}
     named |= {f"campaign:{campaign_id}" for _, _, campaign_id in view.sends}
-    for session in view.sessions:
-        named |= {kind_of(word) for word in session.text.split()}
     for prediction in view.predictions.values():
         if isinstance(prediction, NextBestAction):
             named |= {f"campaign:{one.campaign_id}" for one in (prediction.chosen, *prediction.alternatives)}
@@ -230,17 +241,6 @@ def _titles(reader: TopicReader, prefix: str, view: CustomerView) -> dict[str, s
         elif isinstance(prediction, RedemptionPrediction):
             named.add(f"campaign:{prediction.campaign_id}")
     return {name: title for name, title in titles.items() if name in named}
-
-
-def kind_of(word: str) -> str:
-    """``kind:id`` of the entity that a word of a timeline names; the word itself where it names none.
-
-    Example:
-        >>> kind_of("camp:18"), kind_of("evt:purchase")
-        ('campaign:18', 'evt:purchase')
-    """
-    field, colon, identity = word.partition(":")
-    return f"{_FIELDS[field]}:{identity}" if colon and field in _FIELDS else word
 
 
 def entity(reader: TopicReader, prefix: str, name: str, config: CoreConfig, as_of_ms: int | None = None) -> EntityView:

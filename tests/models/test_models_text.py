@@ -6,7 +6,6 @@ import functools
 import itertools
 import shutil
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,8 +15,7 @@ from hypothesis import given, settings
 from support import model_worlds as worlds
 from support.examples import examples
 from support.sequences import WORDS, snapshots
-from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
-from tokenizers import models as token_models
+from support.text_encoder import save_text_encoder, tokenizer
 
 from models import saved_model, training
 from models.encoder import EncoderSize
@@ -33,36 +31,9 @@ from schemas.words import hash_of
 NAMES = {hash_of(word): word for word in (*WORDS, *worlds.vocabulary().names)}
 
 
-def tokenizer() -> Tokenizer:
-    made = Tokenizer(token_models.BPE(unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel()
-    made.decoder = decoders.ByteLevel()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator(
-        ["purchase coffee", "item view", "session"] * 9,
-        trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
-    )
-    made.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return made
-
-
-def save(folder: Path, **said: Any) -> Path:
-    from transformers import BertConfig, BertModel
-
-    sizes = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        BertModel(BertConfig(**sizes | {"intermediate_size": 16} | said)).save_pretrained(folder)
-    tokenizer().save(str(folder / "tokenizer.json"))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("text"))
+    return save_text_encoder(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +87,7 @@ def test_a_customer_is_read_alone_as_among_others(model: Model) -> None:
 
 
 def test_a_model_that_reads_is_trained_saved_and_loaded_without_the_folder(tmp_path: Path) -> None:
-    folder = save(tmp_path / "text")
+    folder = save_text_encoder(tmp_path / "text")
     ticks = itertools.count()
     body = load_text_body(str(folder))
     trained = training.train(
@@ -160,7 +131,7 @@ def test_further_losses_have_nothing_to_train(folder: Path) -> None:
 
 
 def test_what_cannot_be_read_with_is_refused(tmp_path: Path) -> None:
-    folder = save(tmp_path / "few", vocab_size=100)
+    folder = save_text_encoder(tmp_path / "few", vocab_size=100)
     with pytest.raises(ConfigError, match="more tokens than the encoder: get both from one place"):
         load_text_body(str(folder))
     (folder / "tokenizer.json").write_text("{")

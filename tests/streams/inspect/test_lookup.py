@@ -240,14 +240,19 @@ def test_a_customer(reader: TopicReader, prefix: str) -> None:
     assert view.features["purchases_28d"] == pytest.approx(3, rel=0.2)
     assert view.features["sends_total"] == 1
     assert [session.start_ms for session in view.sessions] == [START_MS + days * DAY_MS for days in (0, 1, 2, 3)]
-    assert view.sessions[0].text.startswith("[session, saturday, 0:00, the first] purchase coffee, item i0, ")
+    assert view.sessions[0].text.startswith(
+        "[session, saturday, 0:00, the first] purchase coffee, item i0 (dark beans), "
+    )
     assert view.sessions[1].text == (
         "[session, sunday, 2:00, 1 to 2 days after the one before] purchase coffee, item i1, price 2 to 4 "
         "[end of session]"
     )
     assert view.sessions[3].text == "send campaign c18, offer o5, channel mail"  # a message between sessions
     assert view.sequence.startswith("customer\n  as of 2017-07-04 00:00 UTC, a tuesday for the customer; ")
-    assert "\nrecent\n  3 days ago: [session, saturday, 0:00, the first] purchase coffee, item i0, " in view.sequence
+    assert (
+        "\nrecent\n  3 days ago: [session, saturday, 0:00, the first] purchase coffee, item i0 (dark beans), "
+        in view.sequence
+    )
     assert "\n  purchase item i1: weight 0.95, once, last 46 hours ago\n" in view.sequence, "ages of edges are coarse"
     assert [session.is_open for session in view.sessions] == [False] * 4
     assert [(entry.start_s * 1000, entry.value, entry.sessions) for entry in view.history] == [
@@ -411,7 +416,7 @@ def test_the_commands(broker: Any, prefix: str, capsys: pytest.CaptureFixture[st
         "price 2 to 4 [end of session]",
         "purchase>item: 3",
         "i0 (dark beans)",
-        "evt:purchase cat:coffee item:i0 (dark beans) price:p3",
+        "purchase coffee, item i0 (dark beans), price 2 to 4",
         "redemption of campaign c18, as of 2017-07-04",
         "25.0% likely to stay away for 28 days",
         "because last bought 30 days ago  [RECENCY_HIGH] (+0.40)",
