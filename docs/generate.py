@@ -176,6 +176,7 @@ _STRUCTS: Final[tuple[type[msgspec.Struct], ...]] = (
     events.Profile,
     catalog.CatalogEntry,
     embeddings.CustomerEmbedding,
+    embeddings.EntityEmbedding,
     predictions.ChurnPrediction,
     predictions.RedemptionPrediction,
     predictions.NextBestAction,

@@ -1,7 +1,7 @@
-"""The campaign side of a (customer, campaign) pair, built from catalog text and attributes only.
+"""The campaign side of a (customer, campaign) pair, built from the catalog only.
 
 A campaign made a minute ago has no history, but it has offers, items, a category, a template, a channel, a title and a
-price. :class:`Candidates` turns a set of campaigns into word ids for the candidate tower, and into sparse tables that
+price. :class:`Candidates` turns a set of campaigns into words for the candidate tower, and into sparse tables that
 give the *cross features* of a whole batch of customers against all of them with a few array operations.
 
 What a send itself adds to the customer's graph must not be an input, because at decision time there was no send yet:
@@ -16,8 +16,8 @@ from typing import Final
 
 import numpy as np
 
+from models.entities import Lexicon, word_of
 from models.snapshot_columns import Edges
-from models.tokenizer import Vocabulary
 from models.wide import Floats, Ints
 from schemas.catalog import CatalogEntry
 from schemas.snapshot import Candidate, Snapshot
@@ -46,8 +46,9 @@ CROSS: Final[dict[str, str]] = {
 CROSS_NAMES: Final = tuple(CROSS)
 CROSS_SIZE: Final = len(CROSS_NAMES)
 
-MAX_WORDS: Final = 48
+MAX_WORDS: Final = 24
 TOP_CATEGORIES: Final = 12
+MOST_OFFERS: Final = 4
 DAY_MS: Final = 86_400_000
 
 
@@ -96,12 +97,13 @@ class Candidates:
     Args:
         campaigns: the campaigns, in the order of the score's columns.
         catalog: ``kind:id`` -> entry, for the items and offers that the campaigns name and for other campaigns.
-        vocabulary: of the model that will score them.
+        lexicon: of the model that will score them, and of the same catalog.
     """
 
     def __init__(
-        self, campaigns: Sequence[CatalogEntry], catalog: Mapping[str, CatalogEntry], vocabulary: Vocabulary
+        self, campaigns: Sequence[CatalogEntry], catalog: Mapping[str, CatalogEntry], lexicon: Lexicon
     ) -> None:
+        self.lexicon = lexicon
         self.campaigns = tuple(campaigns)
         self.column: dict[str, int] = {entry.id: i for i, entry in enumerate(self.campaigns)}
         items = [_items(entry, catalog) for entry in self.campaigns]
@@ -125,10 +127,10 @@ class Candidates:
             dtype=np.float32,
         ).reshape(-1, 4)
         self.words: Ints = np.zeros((len(self.campaigns), MAX_WORDS), dtype=np.int64)
-        """Rows of each campaign's words, 0 after the last: (C, MAX_WORDS)."""
+        """Places of each campaign's words in the lexicon, 0 after the last: (C, MAX_WORDS)."""
         for row, (entry, shares, price) in enumerate(zip(self.campaigns, categories, prices, strict=True)):
-            ids = _words(entry, shares, price, vocabulary)[:MAX_WORDS]
-            self.words[row, : len(ids)] = ids
+            words = _words(entry, shares, price)[:MAX_WORDS]
+            self.words[row, : len(words)] = lexicon.rows(b"".join(map(hash_of, words)))
 
     def __len__(self) -> int:
         return len(self.campaigns)
@@ -223,13 +225,17 @@ def _alike(one: CatalogEntry, other: CatalogEntry) -> bool:
     return same_template or (one.category is not None and one.category == other.category)
 
 
-def _words(entry: CatalogEntry, shares: Mapping[str, float], price: float | None, vocabulary: Vocabulary) -> list[int]:
-    named_words = [f"camp:{entry.id}", f"tmpl:{entry.template_id}", f"chan:{entry.channel}", f"cat:{entry.category}"]
+def _words(entry: CatalogEntry, shares: Mapping[str, float], price: float | None) -> list[str]:
+    """The campaign, which has title and attributes with it, and what it is made of."""
+    found = [word_of("campaign", entry.id)]
+    for kind, entity_id in (
+        ("template", entry.template_id),
+        ("channel", entry.channel),
+        ("category", entry.category),
+    ):
+        if entity_id is not None:
+            found.append(word_of(kind, entity_id))
     top = sorted(shares, key=lambda category: (-shares[category], category))[:TOP_CATEGORIES]
-    named_words += [f"cat:{category}" for category in top if category != entry.category]
-    named_words += [f"offer:{offer}" for offer in entry.offers[:4]]
-    if price is not None:
-        named_words.append(price_word(price))
-    rows = [found for word in named_words if (found := vocabulary.row(word)) is not None]
-    texts = [entry.title or "", *(v for v in (entry.attributes or {}).values() if isinstance(v, str))]
-    return rows + [row for text in texts[:8] for row in vocabulary.text(text)]
+    found += [word_of("category", category) for category in top if category != entry.category]
+    found += [word_of("offer", offer) for offer in entry.offers[:MOST_OFFERS]]
+    return found if price is None else [*found, price_word(price)]

@@ -12,6 +12,7 @@ import torch
 
 from models import saved_model
 from models.encoder import EncoderSize
+from models.entities import BUCKETS
 from models.model import Model
 from models.sequence import SequenceSize
 from schemas.errors import ConfigError
@@ -67,7 +68,8 @@ def take_over(model: Model, base: Base) -> int:
         module.load_state_dict(fitting, strict=False)
     names = [name for name in model.vocabulary.names if old.vocabulary.row(name) is not None]
     into, of = ([known.row(name) for name in names] for known in (model.vocabulary, old.vocabulary))
-    model.encoder.words().weight[into] = old.encoder.words().weight[of]
+    words, old_words = model.encoder.words().weight, old.encoder.words().weight
+    words[into], words[-BUCKETS:] = old_words[of], old_words[-BUCKETS:]
     return len(names)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.entities import BUCKETS, Lexicon
 from models.sequence import (
     AMOUNTS,
     KINDS,
@@ -29,8 +30,8 @@ from models.sequence import (
     ranges,
     sequences_of,
 )
-from models.tokenizer import PAD_ID, Vocabulary
-from models.wide import CLIP, COLUMNS, LOGGED, Floats
+from models.tokenizer import PAD_ID, UNK_ID
+from models.wide import CLIP, COLUMNS, LOGGED, Floats, Ints
 from schemas.errors import ConfigError
 from schemas.snapshot import Snapshot
 
@@ -46,6 +47,8 @@ _WAVES: Final = 4
 _MIDDLE: Final = 128
 _AMOUNT_SCALE: Final = 1 / 3
 _NO_CHANCE: Final = 1e-5
+_FORGOTTEN: Final = 0.1
+"""Share of the words that a step of training does not know, so that what strangers are made of is learned, too."""
 
 
 class EncoderSize(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,10 +100,10 @@ def default_config(size: EncoderSize | None = None) -> PretrainedConfig:
 
 
 class InputLayer(nn.Module):
-    """Vectors of positions.
+    """Vectors of positions, and of words.
 
     Args:
-        vocabulary: rows of words.
+        vocabulary: rows of words; those of buckets come behind them.
         hidden: width of embeddings, and of what is summed here.
         size: most positions of each kind.
         width: of the vectors that the body takes; as ``hidden`` where absent.
@@ -115,7 +118,7 @@ class InputLayer(nn.Module):
     def __init__(self, vocabulary: int, hidden: int, size: SequenceSize, width: int | None = None) -> None:
         super().__init__()
         self.project: nn.Module = nn.Identity() if width in (None, hidden) else nn.Linear(hidden, int(width or 0))
-        self.words = nn.Embedding(vocabulary, hidden, padding_idx=PAD_ID)
+        self.words = nn.Embedding(vocabulary + BUCKETS, hidden, padding_idx=PAD_ID)
         self.kinds = nn.Embedding(len(KINDS), hidden)
         most = size.sections
         self.ranks = nn.Embedding(sum(most), hidden)
@@ -129,6 +132,8 @@ class InputLayer(nn.Module):
             nn.init.normal_(table.weight, std=deviation)
         with torch.no_grad():
             self.words.weight[PAD_ID] = 0.0
+            self.words.weight[vocabulary:] /= 3  # what strangers have in common is said by [UNK]
+        self._frozen: tuple[Lexicon, Tensor] | None = None
         self.register_buffer("mean", torch.zeros(COLUMNS))
         self.register_buffer("deviation", torch.ones(COLUMNS))
         self.register_buffer("turns", 2 * math.pi / torch.tensor(PERIODS_DAYS), persistent=False)
@@ -172,12 +177,13 @@ class InputLayer(nn.Module):
             return torch.from_numpy(values).to(device)
 
         kind = on(batch.kind.astype(np.int64))
+        table, places = self._table(batch)
         words = nn.functional.embedding_bag(
-            on(batch.words.astype(np.int64)),
-            self.words.weight,
+            on(places),
+            table,
             on(np.cumsum(batch.counts) - batch.counts),
             mode="sum",
-            per_sample_weights=on(batch.weights).to(self.words.weight.dtype),
+            per_sample_weights=on(batch.weights).to(table.dtype),
         )
         vectors = (
             words
@@ -189,6 +195,52 @@ class InputLayer(nn.Module):
         first = on(np.cumsum(batch.lengths) - batch.lengths)
         found: Tensor = self.project(vectors.index_add(0, first, self._numbers(on(batch.numbers), hidden_numbers)))
         return found
+
+    def vectors(self, lexicon: Lexicon, places: Ints, forgotten: Tensor | None = None) -> Tensor:
+        """What words stand for, (N, H).
+
+        Args:
+            places: of the words in the lexicon, (N,).
+            forgotten: (N,) of bool, words that count as not known, where they have a bucket.
+        """
+        weight = self.words.weight
+
+        def on(values: Ints) -> Tensor:
+            return torch.from_numpy(values).to(weight.device)
+
+        own, bucket, counts = on(lexicon.own[places]), on(lexicon.bucket[places]), lexicon.counts[places]
+        if forgotten is not None:
+            own = torch.where(forgotten & (bucket != PAD_ID), UNK_ID, own)
+        bucket = torch.where(own == UNK_ID, bucket, PAD_ID)
+        text = nn.functional.embedding_bag(
+            on(lexicon.text[ranges(lexicon.begin[places], counts)]),
+            weight,
+            on(np.cumsum(counts) - counts),
+            mode="sum",
+            per_sample_weights=on(np.repeat(counts, counts)).to(weight.dtype).rsqrt(),
+        )
+        name = nn.functional.embedding(own, weight, padding_idx=PAD_ID)
+        name = name + nn.functional.embedding(bucket, weight, padding_idx=PAD_ID)
+        found: Tensor = torch.where(on(counts)[:, None] > 0, (name + text) / 2, name)
+        return found
+
+    @torch.no_grad()
+    def freeze(self, lexicon: Lexicon) -> Tensor:
+        """Vectors of all places, (R, H), which from now on are looked up: the weights must not change any more."""
+        if self._frozen is None or self._frozen[0] is not lexicon:
+            self._frozen = lexicon, self.vectors(lexicon, np.arange(len(lexicon))).detach()
+        return self._frozen[1]
+
+    def _table(self, batch: Sequences) -> tuple[Tensor, Ints]:
+        """Vectors, and which of them each word of a batch has."""
+        places = batch.words.astype(np.int64)
+        if batch.lexicon is None:
+            return self.words.weight, places
+        if self._frozen is not None and self._frozen[0] is batch.lexicon:
+            return self._frozen[1], places
+        different, at = np.unique(places, return_inverse=True)
+        forgotten = torch.rand(len(different)).to(self.mean.device) < _FORGOTTEN if self.training else None
+        return self.vectors(batch.lexicon, different, forgotten), at
 
     def _times(self, age: Tensor, gap: Tensor, hour: Tensor, year: Tensor) -> Tensor:
         """(T,) each → (T, _TIMES)."""
@@ -247,9 +299,9 @@ class CustomerEncoder(nn.Module):
         self.input = InputLayer(vocabulary, self.hidden, size, width_of(config))
         self.body: Any = body_of(config)
 
-    def read(self, snapshots: Sequence[Snapshot], vocabulary: Vocabulary) -> Sequences:
+    def read(self, snapshots: Sequence[Snapshot], lexicon: Lexicon) -> Sequences:
         """What the encoder is shown of snapshots."""
-        return sequences_of(snapshots, vocabulary, self.size)
+        return sequences_of(snapshots, lexicon, self.size)
 
     def states(self, batch: Sequences, hidden_numbers: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, P, H) and their mask (B, P); arguments as in :meth:`InputLayer.forward`."""

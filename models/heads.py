@@ -34,11 +34,11 @@ class Head(nn.Module):
         return logit * self.scale + self.shift
 
     @abstractmethod
-    def trial(self, embedding: Tensor, words: nn.Embedding) -> Tensor:
+    def trial(self, embedding: Tensor, table: Tensor) -> Tensor:
         """Logits (B, ·) of customers (B, H) of whom nothing else is known: how far rounding moves them is tried.
 
         Args:
-            words: the encoder's table.
+            table: the encoder's vectors of words, (R, H).
         """
 
 
@@ -77,7 +77,7 @@ class CustomerHead(Head):
             parts = torch.lerp(parts, self.trees.contributions(columns), share)
         return self.calibrated(wide + self.gate * self.deep(embedding).squeeze(-1)), parts
 
-    def trial(self, embedding: Tensor, words: nn.Embedding) -> Tensor:
+    def trial(self, embedding: Tensor, table: Tensor) -> Tensor:
         logits, _ = self(embedding, torch.full((len(embedding), COLUMNS), float("nan"), device=embedding.device))
         out: Tensor = logits[:, None]
         return out

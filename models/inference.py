@@ -6,11 +6,13 @@ vectors of positions, sums in blocks of its own choice.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from models import precision, saved_model
@@ -22,10 +24,12 @@ from models.task import Encoded, Moment, Scorer, Task
 from models.tasks import TASKS
 from models.tasks.churn import ChurnTask
 from models.tasks.redemption import RedemptionScorer, RedemptionTask
-from models.tokenizer import UNK_ID
+from models.wide import Floats
+from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError
 from schemas.predictions import Prediction
 from schemas.snapshot import Snapshot
+from schemas.words import hash_of
 
 _Scorer = TypeVar("_Scorer", bound=Scorer)
 
@@ -81,6 +85,8 @@ class Predictor:
         )
         """Sequences to embeddings."""
         self.dtype = self.embed.dtype
+        self._known: object = None
+        model.table()
 
     @classmethod
     def load(
@@ -103,15 +109,42 @@ class Predictor:
         model, card = saved_model.load(directory, tasks)
         return cls(model, card.model_version, device=device, threads=threads, half=half)
 
+    def know(self, catalog: Mapping[str, CatalogEntry], version: object = None) -> None:
+        """From now on, entities are what this catalog says.
+
+        Args:
+            catalog: ``kind:id`` -> entry.
+            version: anything that changes when the catalog does; nothing is done where it is that of before.
+        """
+        if version is None or version != self._known:
+            self._known = version
+            self.model.know(catalog)
+            self.model.table()
+
+    @property
+    def named(self) -> Sequence[str]:
+        """Words with a row of their own."""
+        return self.model.vocabulary.names
+
+    def entities(self, words: Sequence[str]) -> Floats:
+        """Vectors of entities, named by :func:`models.entities.word_of`, scaled to length √H: (N, H)."""
+        places = torch.from_numpy(self.model.lexicon.rows(b"".join(map(hash_of, words)))).to(self.device)
+        with torch.inference_mode():
+            found = self.model.table()[places]
+            found = torch.nn.functional.normalize(found, dim=-1) * math.sqrt(found.shape[1])
+            vectors: Floats = found.cpu().numpy()
+        return vectors
+
     def encode(self, snapshots: Sequence[Snapshot]) -> Encoded:
-        """Embed customers.
+        """Embed customers; entities are as :meth:`know` was told.
 
         Raises:
             InvalidField: as in :func:`models.snapshot_columns.check`.
         """
         for snapshot in snapshots:
             check(snapshot)
-        batch = self.model.encoder.read(snapshots, self.model.vocabulary)
+        lexicon = self.model.lexicon
+        batch = self.model.encoder.read(snapshots, lexicon)
         with torch.inference_mode():
             embedding = self.embed(batch)
         return Encoded(
@@ -119,7 +152,7 @@ class Predictor:
             embeddings=embedding.cpu().numpy(),
             columns=batch.numbers,
             words=len(batch.words),
-            unknown_words=int((batch.words == UNK_ID).sum()),
+            unknown_words=int((~lexicon.known(batch.words.astype(np.int64))).sum()),
         )
 
     def predictions(self, encoded: Encoded, moment: Moment) -> Iterator[tuple[Task, Prediction]]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
-from torch import nn
+from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from models.encoder import CustomerEncoder
+from models.entities import Lexicon
 from models.metrics import Score
 from models.sequence import SequenceSize
 from models.text import TextEncoder, reads_text
 from models.tokenizer import Vocabulary
+from schemas.catalog import CatalogEntry
 
 if TYPE_CHECKING:
     from models.task import Task
@@ -119,5 +121,15 @@ class Model(nn.Module):
         self.tasks = tuple(tasks)
         self.heads = nn.ModuleDict({task.name: task.head(self.encoder.hidden) for task in self.tasks})
         self.vocabulary = vocabulary
+        self.lexicon = Lexicon(vocabulary)
+        """What words mean, see :meth:`know`."""
         self.horizon_days = horizon_days
         self.report = report or TrainingReport()
+
+    def know(self, catalog: Mapping[str, CatalogEntry]) -> None:
+        """From now on, entities are what this catalog says: ``kind:id`` -> entry."""
+        self.lexicon = Lexicon(self.vocabulary, catalog, self.lexicon)
+
+    def table(self) -> Tensor:
+        """Vectors of all places in the lexicon, (R, H), of weights that are not trained any more."""
+        return self.encoder.input.freeze(self.lexicon)

@@ -110,7 +110,7 @@ def _trial(model: Model) -> Sequences:
         year=random.random(total, dtype=np.float32),
         amounts=random.random((total, len(AMOUNTS)), dtype=np.float32),
         counts=np.full(total, TRIAL_WORDS),
-        words=random.integers(1, max(2, encoder.words().num_embeddings), total * TRIAL_WORDS).astype(np.uint16),
+        words=random.integers(1, encoder.words().num_embeddings, total * TRIAL_WORDS).astype(np.uint32),
         weights=np.full(total * TRIAL_WORDS, TRIAL_WORDS**-0.5, dtype=np.float32),
     )
 
@@ -144,7 +144,7 @@ def _seconds(embedder: Embedder, trial: Sequences, clock: Callable[[], float]) -
 def _logits(model: Model, embedding: Tensor) -> Tensor:
     """Of every task, for customers of whom nothing else is known: (B, ·)."""
     with torch.inference_mode():
-        return torch.cat([head.trial(embedding, model.encoder.words()) for head in _heads(model)], dim=1)
+        return torch.cat([head.trial(embedding, model.encoder.words().weight) for head in _heads(model)], dim=1)
 
 
 def _heads(model: Model) -> list[Head]:

@@ -45,7 +45,7 @@ from models.trees import Forest
 from schemas import features
 from schemas.errors import ConfigError, ModelRefused
 
-FORMAT_VERSION: Final = 4
+FORMAT_VERSION: Final = 5
 CARD_FILE: Final = "pulsegraph.json"
 CONFIG_FILE: Final = "config.json"
 ENCODER_FILE: Final = "model.safetensors"

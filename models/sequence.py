@@ -23,6 +23,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from models.entities import Lexicon
 from models.snapshot_columns import SESSION_DTYPE, Edges, features_of
 from models.tokenizer import Vocabulary
 from models.wide import Doubles, Floats, Ints, columns
@@ -30,7 +31,7 @@ from schemas.graph import EDGE_TYPES
 from schemas.snapshot import SESSION, Snapshot
 from schemas.words import HASH_BYTES
 
-Rows = npt.NDArray[np.uint16]
+Rows = npt.NDArray[np.uint32]
 Small = npt.NDArray[np.uint8]
 
 SECTIONS: Final = ("customer", "recent", "history", "graph")
@@ -129,11 +130,13 @@ class Sequences:
     counts: Ints
     """(T,): words of each position."""
     words: Rows
-    """(W,): rows of the vocabulary."""
+    """(W,): places in the lexicon."""
     weights: Floats
     """(W,): what each word counts for in its position."""
     tokens: npt.NDArray[np.object_] | None = None
     """(B,) lists of ids, of a text encoder's tokens; None where none reads these."""
+    lexicon: Lexicon | None = None
+    """What words stand for; where there is none, each for the row of the vocabulary that its number says."""
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -150,6 +153,7 @@ class Sequences:
             words=self.words[words],
             weights=self.weights[words],
             tokens=None if self.tokens is None else self.tokens[rows],
+            lexicon=self.lexicon,
             **{name: getattr(self, name)[positions] for name in _OF_POSITIONS},
         )
 
@@ -176,6 +180,7 @@ class Sequences:
             words=self.words[said],
             weights=self.weights[said],
             tokens=self.tokens,
+            lexicon=self.lexicon,
             **changed,
         )
 
@@ -202,32 +207,33 @@ _OF_POSITIONS: Final = ("kind", "rank", "age_days", "gap_days", "hour", "year", 
 
 
 def concatenated(parts: Sequence[Sequences]) -> Sequences:
-    """All of them, one after the other; at least one."""
-    names = [field.name for field in fields(Sequences) if field.name != "tokens"]
+    """All of them, one after the other; at least one, and all of one lexicon."""
+    names = [field.name for field in fields(Sequences) if field.name not in ("tokens", "lexicon")]
     tokens = [part.tokens for part in parts if part.tokens is not None]
     return Sequences(
         tokens=np.concatenate(tokens) if tokens else None,
+        lexicon=parts[0].lexicon,
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names},
     )
 
 
-Reader = Callable[[Sequence[Snapshot], Vocabulary, SequenceSize], Sequences]
+Reader = Callable[[Sequence[Snapshot], Lexicon | Vocabulary, SequenceSize], Sequences]
 """As :func:`sequences_of`."""
 
 
-def sequences_of(snapshots: Sequence[Snapshot], vocabulary: Vocabulary, size: SequenceSize) -> Sequences:
+def sequences_of(snapshots: Sequence[Snapshot], known: Lexicon | Vocabulary, size: SequenceSize) -> Sequences:
     """The sequences of a batch.
 
     Args:
         snapshots: which :func:`models.snapshot_columns.check` takes.
-        vocabulary: whose rows stand for words; a word it lacks is ``[UNK]``.
+        known: whose places stand for words; a word that a vocabulary lacks is ``[UNK]``, of a lexicon it is a bucket.
     """
     as_of_s = np.array([snapshot.as_of_ms for snapshot in snapshots], dtype=np.float64) / 1000
     parts = [
-        _customer(snapshots, vocabulary),
-        _recent(snapshots, as_of_s, size.recent, vocabulary),
-        _history(snapshots, as_of_s, size.history, vocabulary),
-        _graph(snapshots, size.graph, vocabulary),
+        _customer(snapshots, known),
+        _recent(snapshots, as_of_s, size.recent, known),
+        _history(snapshots, as_of_s, size.history, known),
+        _graph(snapshots, size.graph, known),
     ]
     owner = np.concatenate([part.owner for part in parts])
     section = np.repeat(np.arange(len(parts)), [len(part.owner) for part in parts])
@@ -248,8 +254,9 @@ def sequences_of(snapshots: Sequence[Snapshot], vocabulary: Vocabulary, size: Se
         year=(days % YEAR_DAYS / YEAR_DAYS if size.whole_year else np.full(len(days), UNKNOWN)).astype(np.float32),
         amounts=np.concatenate([part.amounts for part in parts])[order],
         counts=counts[order],
-        words=np.concatenate([part.words for part in parts])[words].astype(np.uint16),
+        words=np.concatenate([part.words for part in parts])[words].astype(np.uint32),
         weights=np.concatenate([part.weights for part in parts])[words].astype(np.float32),
+        lexicon=known if isinstance(known, Lexicon) else None,
     )
     shown = (found.age_days <= size.span_days) | (found.kind == CUSTOMER)
     return found if shown.all() else found.only(shown, np.ones(len(found.words), dtype=np.bool_))
@@ -272,7 +279,7 @@ class _Part:
     weights: Doubles
 
 
-def _customer(snapshots: Sequence[Snapshot], vocabulary: Vocabulary) -> _Part:
+def _customer(snapshots: Sequence[Snapshot], known: Lexicon | Vocabulary) -> _Part:
     count = len(snapshots)
     nothing = np.zeros(count, dtype=np.int64)
     counts = np.array([len(snapshot.attributes) // HASH_BYTES for snapshot in snapshots], dtype=np.int64)
@@ -285,12 +292,12 @@ def _customer(snapshots: Sequence[Snapshot], vocabulary: Vocabulary) -> _Part:
         hour=np.full(count, UNKNOWN),
         amounts=_amounts(count),
         counts=counts,
-        words=vocabulary.rows(b"".join([snapshot.attributes for snapshot in snapshots])).astype(np.int64),
+        words=known.rows(b"".join([snapshot.attributes for snapshot in snapshots])).astype(np.int64),
         weights=np.repeat(1 / np.sqrt(np.maximum(counts, 1)), counts),
     )
 
 
-def _recent(snapshots: Sequence[Snapshot], as_of_s: Doubles, most: int, vocabulary: Vocabulary) -> _Part:
+def _recent(snapshots: Sequence[Snapshot], as_of_s: Doubles, most: int, known: Lexicon | Vocabulary) -> _Part:
     entries = np.array([len(s.recent.lengths) for s in snapshots], dtype=np.int64)
     ends = np.cumsum(entries)
     length = np.frombuffer(b"".join([s.recent.lengths for s in snapshots]), dtype=np.uint8).astype(np.int64)
@@ -300,7 +307,7 @@ def _recent(snapshots: Sequence[Snapshot], as_of_s: Doubles, most: int, vocabula
     owner = np.repeat(np.arange(len(snapshots)), kept)
     first_word = np.cumsum(length) - length
     counts = length[pick]
-    flat = vocabulary.rows(b"".join([s.recent.words for s in snapshots])).astype(np.int64)
+    flat = known.rows(b"".join([s.recent.words for s in snapshots])).astype(np.int64)
     return _Part(
         owner=owner,
         rank=ends[owner] - 1 - pick,
@@ -316,7 +323,7 @@ def _recent(snapshots: Sequence[Snapshot], as_of_s: Doubles, most: int, vocabula
     )
 
 
-def _history(snapshots: Sequence[Snapshot], as_of_s: Doubles, most: int, vocabulary: Vocabulary) -> _Part:
+def _history(snapshots: Sequence[Snapshot], as_of_s: Doubles, most: int, known: Lexicon | Vocabulary) -> _Part:
     entries = np.array([len(s.history) // SESSION.size for s in snapshots], dtype=np.int64)
     ends = np.cumsum(entries)
     flat = np.frombuffer(b"".join([s.history for s in snapshots]), dtype=SESSION_DTYPE)
@@ -327,7 +334,7 @@ def _history(snapshots: Sequence[Snapshot], as_of_s: Doubles, most: int, vocabul
     gaps = _gaps(start_s, start_s + 60.0 * flat["minutes"], entries)[pick]
     found = flat[pick]
     names = np.concatenate([found["categories"], found["items"], found["channel"][:, None]], axis=1)  # (T, 6)
-    rows = vocabulary.rows(names.astype("<u4").tobytes()).astype(np.int64).reshape(names.shape)
+    rows = known.rows(names.astype("<u4").tobytes()).astype(np.int64).reshape(names.shape)
     named = names > 0
     counts = named.sum(1)
     return _Part(
@@ -354,7 +361,7 @@ def _history(snapshots: Sequence[Snapshot], as_of_s: Doubles, most: int, vocabul
     )
 
 
-def _graph(snapshots: Sequence[Snapshot], most: int, vocabulary: Vocabulary) -> _Part:
+def _graph(snapshots: Sequence[Snapshot], most: int, known: Lexicon | Vocabulary) -> _Part:
     edges = Edges(snapshots)
     group = edges.customer * len(EDGE_TYPES) + edges.type
     order = np.lexsort((edges.words, -edges.weight, group))
@@ -387,7 +394,7 @@ def _graph(snapshots: Sequence[Snapshot], most: int, vocabulary: Vocabulary) -> 
     norm = np.sqrt(summed(weighted**2))
     ages = summed(weighted * age_s[rest]) / np.maximum(summed(weighted), 1e-12)
     youngest = np.argsort(inverse, kind="stable")
-    rows = vocabulary.rows(edges.words[order].astype("<u4").tobytes()).astype(np.int64)
+    rows = known.rows(edges.words[order].astype("<u4").tobytes()).astype(np.int64)
     singles = int(alone.sum())
     owner = np.concatenate([customer[alone], bag_owner])
     return _Part(

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.entities import Lexicon
 from models.heads import Head
 from models.outcomes import Rows, Split
-from models.tokenizer import Vocabulary
 from models.wide import Floats, Ints
 from schemas import ids
 from schemas.catalog import CatalogEntry
@@ -69,7 +69,7 @@ class Evidence:
     outcomes: Sequence[Outcome]
     rows: Rows
     catalog: Mapping[str, CatalogEntry]
-    vocabulary: Vocabulary
+    lexicon: Lexicon
 
 
 class Task(ABC):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 from tokenizers import models as token_models
 
@@ -124,8 +125,10 @@ class Vocabulary:
         # Backwards, so that of two words with one hash the first has it; `build` makes no such two.
         rows = range(len(self.names) - 1, len(SPECIALS) - 1, -1)
         known = {int.from_bytes(hash_of(self.names[row]), "little"): row for row in rows}
-        self._hashes = np.array(sorted(known), dtype=np.uint32)
-        self._row_of = np.array([known[hashed] for hashed in sorted(known)], dtype=np.uint16)
+        self.hashes = np.array(sorted(known), dtype=np.uint32)
+        """Of all words but the special ones, sorted."""
+        self.row_of = np.array([known[hashed] for hashed in sorted(known)], dtype=np.uint16)
+        """Their rows."""
 
     @classmethod
     def load(cls, directory: str | Path) -> Vocabulary:
@@ -182,9 +185,13 @@ class Vocabulary:
         Args:
             hashes: uint32 little-endian each, as in :class:`schemas.snapshot.Recent`.
         """
-        wanted = np.frombuffer(hashes, dtype="<u4")
-        place = np.minimum(np.searchsorted(self._hashes, wanted), len(self._hashes) - 1)
-        return np.where(self._hashes[place] == wanted, self._row_of[place], np.uint16(UNK_ID)).astype(np.uint16)
+        return self.find(np.frombuffer(hashes, dtype="<u4"))[0]
+
+    def find(self, wanted: npt.NDArray[np.uint32]) -> tuple[Ints, npt.NDArray[np.bool_]]:
+        """The same of hashes as numbers, and which of them have a row."""
+        place = np.minimum(np.searchsorted(self.hashes, wanted), len(self.hashes) - 1)
+        known = self.hashes[place] == wanted
+        return np.where(known, self.row_of[place], np.uint16(UNK_ID)).astype(np.uint16), known
 
 
 def _check(vocabulary: Mapping[str, int], names: tuple[str, ...]) -> None:

@@ -22,6 +22,7 @@ from models.coles import Contrast
 from models.continued import CONTINUED_RATE, Base, take_over
 from models.device import compiled, threads, worth_compiling
 from models.encoder import EncoderSize, default_config
+from models.entities import Lexicon
 from models.future import futures
 from models.masked import MaskedEvents
 from models.model import DataRead, Model, TrainingReport
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 Progress = Callable[[float, str], None]
 Clock = Callable[[], float]
 
-RECIPE: Final = 6
+RECIPE: Final = 7
 """Goes up when equal logs and settings give a better model than before, so that a cached one is made again."""
 
 
@@ -96,7 +97,7 @@ def train(
 
     Args:
         found: outcomes in any order whose horizon has ended (:func:`models.outcomes.matured`).
-        catalog: ``kind:id`` -> entry, for the campaigns that the outcomes name and for their items and offers.
+        catalog: ``kind:id`` -> entry, for what it says of entities, and the campaigns that the outcomes name.
         vocabulary: the words that get a row of their own.
         clock: seconds that only go forward, e.g. ``time.monotonic``.
         progress: called with the fraction done (0 to 1) and what is being done.
@@ -125,8 +126,9 @@ def train(
     config = _config(settings, body, base)
     if reads_text(config) and (settings.masked or settings.coles):
         raise ConfigError("a text encoder is not trained: leave masked and coles at 0, or train without --input text")
-    rows = outcomes.read(by_question, vocabulary, size, text_reader(config) if reads_text(config) else sequences_of)
-    evidence = {name: Evidence(by_question[name], rows[name], catalog, vocabulary) for name in by_question}
+    lexicon = Lexicon(vocabulary, catalog)
+    rows = outcomes.read(by_question, lexicon, size, text_reader(config) if reads_text(config) else sequences_of)
+    evidence = {name: Evidence(by_question[name], rows[name], catalog, lexicon) for name in by_question}
     everything = {task: task.lesson(evidence[task.question]) for task in tasks}
     lessons = {task: lesson for task, lesson in everything.items() if lesson.missing is None}
     left_out = {task.name: lesson.missing for task, lesson in everything.items() if lesson.missing is not None}

@@ -23,7 +23,7 @@ class CatalogEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     id: Id
     """Its id; the record key is ``kind:id``."""
     title: Text | None = None
-    """Name for people; the model reads a campaign's."""
+    """Name for people; the model reads its first words."""
     category: Word | None = None
     """Category."""
     price: Money | None = None
@@ -47,7 +47,7 @@ class CatalogEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     items: Annotated[list[Id], Meta(max_length=10_000)] = []
     """Items of an offer or campaign."""
     attributes: Properties | None = None
-    """Anything known; the model reads the texts of a campaign's."""
+    """Anything known; the model reads the first words of its texts, where title and category leave room."""
 
     @property
     def key(self) -> str:

@@ -47,6 +47,17 @@ _HOUR_MS: Final = 3_600_000
 _EPOCH_WEEKDAY: Final = 3  # 1970-01-01 was a Thursday
 
 
+#: Kind of entity -> what its words begin with.
+FIELDS: Final = {
+    "item": "item",
+    "category": "cat",
+    "campaign": "camp",
+    "template": "tmpl",
+    "offer": "offer",
+    "channel": "chan",
+    "page": "page",
+}
+
 HASH_BYTES: Final = 4
 _EMPTY: Final = blake2b(digest_size=HASH_BYTES)
 NOTHING: Final = bytes(HASH_BYTES)
@@ -60,6 +71,7 @@ _REMEMBERED: Final = 200_000
 """Words of one field; some 50 MB."""
 _TYPED: Final = 50_000
 _NO_FIELD: Final = ""
+_PAGE: Final = f"{FIELDS['page']}:"
 _words: Final = re.compile(r"\w+").findall
 
 
@@ -145,12 +157,12 @@ class Words:
         self.plain = FieldWords(_NO_FIELD, self._new)
         """Markers and whole words."""
         self.event = FieldWords("evt:", self._new)
-        self.item = FieldWords("item:", self._new)
-        self.category = FieldWords("cat:", self._new)
-        self.campaign = FieldWords("camp:", self._new)
-        self.template = FieldWords("tmpl:", self._new)
-        self.offer = FieldWords("offer:", self._new)
-        self.channel = FieldWords("chan:", self._new)
+        self.item = self._of_kind("item")
+        self.category = self._of_kind("category")
+        self.campaign = self._of_kind("campaign")
+        self.template = self._of_kind("template")
+        self.offer = self._of_kind("offer")
+        self.channel = self._of_kind("channel")
         self.attribute = FieldWords("attr:", self._new)
         self.of_kind = {
             "item": self.item,
@@ -164,9 +176,12 @@ class Words:
         self._typed: dict[str, tuple[bytes, set[int]]] = {}
         self._texts: dict[str, list[str]] = {}
 
+    def _of_kind(self, kind: str) -> FieldWords:
+        return FieldWords(f"{FIELDS[kind]}:", self._new)
+
     def page(self, page: str, customer_id: str) -> bytes:
         """Of a page that a customer looked at."""
-        return self._said("page:" + page, customer_id)
+        return self._said(_PAGE + page, customer_id)
 
     def text(self, text: str, customer_id: str | None = None) -> bytes:
         """Hashes of a free text's words, see :func:`words_of`.

@@ -9,8 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import snapshot, words
+from schemas.catalog import KINDS
+from schemas.graph import EDGE_TYPES
 from schemas.snapshot import HOUR_MS, age_code, age_hours
 from schemas.words import (
+    FIELDS,
     FIXED,
     GAP_MARKERS,
     HASH_BYTES,
@@ -105,6 +108,13 @@ def test_every_kind_of_entity_has_a_field_of_its_own() -> None:
     hashed = {kind: field["1"] for kind, field in found.of_kind.items()}
     assert len(set(hashed.values())) == len(hashed)
     assert sorted(found.take_new()) == ["camp:1", "cat:1", "chan:1", "item:1", "offer:1", "tmpl:1"]
+
+
+def test_what_the_catalog_and_edges_name_has_a_field() -> None:
+    assert set(KINDS) <= FIELDS.keys()
+    assert {edge_type.partition(">")[2] for edge_type in EDGE_TYPES} == FIELDS.keys()
+    assert len(set(FIELDS.values())) == len(FIELDS)
+    assert all(f"{FIELDS[kind]}:" == field.prefix for kind, field in Words().of_kind.items())
 
 
 def test_what_is_taken_is_not_changed_by_what_comes_after() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from models.model import Model
 from models.sequence import Sequences, concatenated, sequences_of
 from models.training import TrainSettings
 from models.wide import Floats
+from schemas.catalog import CatalogEntry
 from schemas.snapshot import Snapshot
 from streams.core.config import CoreConfig
 from streams.offline.ingest import replay_checkpoints
@@ -91,9 +92,10 @@ def run(options: Options, say: Say) -> Findings:
 def _run(options: Options, say: Say) -> Findings:
     folder = options.folder / "encode"
     folder.mkdir(parents=True, exist_ok=True)
-    snapshots = _record(options, folder / "model", say)
+    catalog = load_source("complete-journey").catalog()
+    snapshots = _record(options, catalog, folder / "model", say)
     batches = [snapshots[at : at + BATCH] for at in range(0, len(snapshots), BATCH)]
-    model, size = _opened(folder), EncoderSize()
+    model, size = _known(folder, catalog), EncoderSize()
     lengths = np.concatenate([_sequences(model, batch).lengths for batch in batches])
     kinds = Counter(s.kind for s in snapshots)
     say(
@@ -107,14 +109,14 @@ def _run(options: Options, say: Say) -> Findings:
     flops = sum(flops_of(int(length), size) for length in sampled) / len(sampled)
 
     plain = {
-        LONGEST: Plain(folder / "model", _opened(folder), longest=True),
-        MAXIMUM: Plain(folder / "model", _opened(folder), longest=False),
+        LONGEST: Plain(folder / "model", _known(folder, catalog), longest=True),
+        MAXIMUM: Plain(folder / "model", _known(folder, catalog), longest=False),
     }
     ours = {
-        SORTED: _predictor(folder, half=False, compiled=False),
-        SORTED_HALF: _predictor(folder, half=True, compiled=False),
-        EXACT: _predictor(folder, half=False),
-        ROUNDED: _predictor(folder, half=True),
+        SORTED: _predictor(folder, catalog, half=False, compiled=False),
+        SORTED_HALF: _predictor(folder, catalog, half=True, compiled=False),
+        EXACT: _predictor(folder, catalog, half=False),
+        ROUNDED: _predictor(folder, catalog, half=True),
     }
     ways: dict[str, Callable[[Sequence[Snapshot]], Floats]] = dict(plain)
     for name, predictor in ours.items():
@@ -126,7 +128,7 @@ def _run(options: Options, say: Say) -> Findings:
         name: lambda way=way: _rate(way, sample)  # type: ignore[misc]
         for name, way in ways.items()
     }
-    served = _predictor(folder)
+    served = _predictor(folder, catalog)
     contenders[SERVED] = lambda: _rate(lambda batch: served.churn(served.encode(batch)).probability, batches)
     contenders[BUILDING] = lambda: _rate(lambda batch: _sequences(model, batch).numbers, sample)
     built = [_sequences(model, batch) for batch in sample]
@@ -173,7 +175,7 @@ def _run(options: Options, say: Say) -> Findings:
     )
 
 
-def _record(options: Options, directory: Path, say: Say) -> list[Snapshot]:
+def _record(options: Options, catalog: Mapping[str, CatalogEntry], directory: Path, say: Say) -> list[Snapshot]:
     """Snapshots in the order in which a worker would publish them; a model trained on their events is left behind."""
     say("reading Complete Journey")
     source, config = load_source("complete-journey"), CoreConfig()
@@ -186,7 +188,7 @@ def _record(options: Options, directory: Path, say: Say) -> list[Snapshot]:
     say(f"training on {len(events):,} events")
     train_on_events(
         events,
-        source.catalog(),
+        catalog,
         directory,
         config=config,
         until_ms=source.until_ms,
@@ -220,12 +222,23 @@ def _churn(model: Model) -> CustomerHead:
     return head
 
 
-def _predictor(folder: Path, *, half: bool | None = None, compiled: bool = True) -> Predictor:
-    return Predictor(_opened(folder), "bench", device="cpu", threads=1, half=half, compiled=compiled)
+def _known(folder: Path, catalog: Mapping[str, CatalogEntry]) -> Model:
+    model = _opened(folder)
+    model.know(catalog)
+    model.table()
+    return model
+
+
+def _predictor(
+    folder: Path, catalog: Mapping[str, CatalogEntry], *, half: bool | None = None, compiled: bool = True
+) -> Predictor:
+    found = Predictor(_opened(folder), "bench", device="cpu", threads=1, half=half, compiled=compiled)
+    found.know(catalog)
+    return found
 
 
 def _sequences(model: Model, snapshots: Sequence[Snapshot]) -> Sequences:
-    return sequences_of(snapshots, model.vocabulary, model.encoder.size)
+    return sequences_of(snapshots, model.lexicon, model.encoder.size)
 
 
 @torch.inference_mode()

@@ -57,11 +57,11 @@ def run(options: EvaluationOptions, say: Say, spans: CalibrationSpans = SPANS) -
     curves: list[Curve] = []
     for kind in KINDS:
         rows = _live(found, spans) if kind == "event" else _questions(found, spans, kind)
-        name = (found.name, "calibration", kind, spans.model_until_ms, spans.end_ms)
+        name = ("calibration", kind, spans.model_until_ms, spans.end_ms)
         say(f"{kind}: {len(rows.labels):,} rows, {rows.labels.mean():.1%} positive")
         logits = {
-            "served model": trained.answers(directory, rows.snapshots, name, options.folder, say).churn_logits,
-            "random encoder": trained.answers(random, rows.snapshots, name, options.folder, say).churn_logits,
+            "served model": trained.answers(directory, found, rows.snapshots, name, options.folder, say).churn_logits,
+            "random encoder": trained.answers(random, found, rows.snapshots, name, options.folder, say).churn_logits,
         }
         results += _figures(rows, "served model", logits["served model"].astype(np.float64), "ours", options)
         results += _figures(rows, "random encoder", logits["random encoder"].astype(np.float64), "control", options)

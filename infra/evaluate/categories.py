@@ -76,7 +76,7 @@ def run(options: EvaluationOptions, say: Say, spans: CategorySpans = SPANS) -> E
     random = trained.randomised(directory, 0, options.folder)
 
     def embedded(where: Path) -> tuple[trained.Floats, trained.Floats]:
-        seen, judged = trained.embeddings(where, found.name, asked, options.folder, say)
+        seen, judged = trained.embeddings(where, found, asked, options.folder, say)
         return seen[learned], judged
 
     fresh = trained.not_fitted_on(asked["train"].snapshots)[learned]

@@ -86,8 +86,8 @@ def run(options: EvaluationOptions, say: Say, spans: ChurnSpans = SPANS) -> Eval
     random = trained.randomised(directories[0], 0, options.folder)
 
     def asked_of(rows: _Rows, directory: Path, *, masked: bool = False) -> trained.Answers:
-        name = (found.name, rows.name, int(rows.as_of_ms[0]), int(rows.as_of_ms[-1]))
-        return trained.answers(directory, rows.snapshots, name, options.folder, say, masked=masked)
+        name = (rows.name, int(rows.as_of_ms[0]), int(rows.as_of_ms[-1]))
+        return trained.answers(directory, found, rows.snapshots, name, options.folder, say, masked=masked)
 
     results: list[Estimate] = []
     targets: list[Goal] = []

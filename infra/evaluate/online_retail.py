@@ -81,7 +81,7 @@ def run(options: EvaluationOptions, say: Say, spans: RetailSpans = SPANS) -> Eva
     random = trained.randomised(directory, 0, options.folder)
 
     def embedded(where: Path) -> tuple[trained.Floats, trained.Floats]:
-        seen, judged = trained.embeddings(where, found.name, asked, options.folder, say)
+        seen, judged = trained.embeddings(where, found, asked, options.folder, say)
         return seen, judged
 
     embeddings = {"ours": embedded(directory), "random": embedded(random)}

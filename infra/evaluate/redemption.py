@@ -171,6 +171,7 @@ def _served(
     def make(fresh: Path) -> None:
         say(f"scoring {len(sends.snapshots):,} sends with {version}")
         predictor = Predictor.load(directory, device="cpu", threads=1)
+        predictor.know(catalog)
         ids = sorted(set(sends.campaigns))
         campaigns = predictor.redemption.campaigns(catalog, ids)
         column = {name: place for place, name in enumerate(ids)}

@@ -78,8 +78,8 @@ def run(options: EvaluationOptions, say: Say, spans: TextSpans = SPANS) -> Evalu
     names = titled(names_of(directory), found.catalog())
     given: dict[str, npt.NDArray[np.float32]] = {
         TEXT: read(where, rows.snapshots, names, name, options.folder, say),
-        OURS: trained.answers(directory, rows.snapshots, name, options.folder, say).embeddings,
-        RANDOM: trained.answers(random, rows.snapshots, name, options.folder, say).embeddings,
+        OURS: trained.answers(directory, found, rows.snapshots, name, options.folder, say).embeddings,
+        RANDOM: trained.answers(random, found, rows.snapshots, name, options.folder, say).embeddings,
         FLOOR: columns(features_of(rows.snapshots)),
     }
     end_ms = rows.as_of_ms + churn.HORIZON_DAYS * DAY_MS

@@ -128,12 +128,20 @@ class Answers:
 
 
 def answers(
-    directory: Path, snapshots: Sequence[Snapshot], rows: object, folder: Path, say: Say, *, masked: bool = False
+    directory: Path,
+    replay: Replay,
+    snapshots: Sequence[Snapshot],
+    rows: object,
+    folder: Path,
+    say: Say,
+    *,
+    masked: bool = False,
 ) -> Answers:
     """What the model in a directory says.
 
     Args:
-        rows: names the snapshots in keys, e.g. the replay's name and a selection.
+        replay: that the snapshots are of.
+        rows: names the snapshots in keys, e.g. how they were selected.
         masked: the numeric features are unknown to the model, so that embeddings hold what sequences alone say.
     """
     version = saved_model.read_card(directory).model_version
@@ -141,6 +149,7 @@ def answers(
     def make(fresh: Path) -> None:
         say(f"encoding {len(snapshots):,} snapshots with {version}{', features masked' if masked else ''}")
         predictor = Predictor.load(directory, device="cpu", threads=1)
+        predictor.know(replay.catalog())
         parts: list[tuple[Floats, Floats]] = []
         for begin in range(0, len(snapshots), _BATCH):
             batch = list(snapshots[begin : begin + _BATCH])
@@ -156,7 +165,7 @@ def answers(
 
     key: dict[str, Any] = {
         "model": version,
-        "rows": rows,
+        "rows": (replay.name, rows),
         "count": len(snapshots),
         "masked": masked,
         "code": code_of("models", "schemas", "infra/evaluate/trained.py"),
@@ -165,16 +174,16 @@ def answers(
         return Answers(stored["embeddings"], stored["churn_logits"])
 
 
-def embeddings(directory: Path, replay: str, asked: Mapping[str, Asked], folder: Path, say: Say) -> list[Floats]:
+def embeddings(directory: Path, replay: Replay, asked: Mapping[str, Asked], folder: Path, say: Say) -> list[Floats]:
     """Embeddings of every group of rows, in their order.
 
     Args:
-        replay: name of the replay that the rows are of.
+        replay: that the rows are of.
         asked: by the group's name.
     """
     return [
         answers(
-            directory, rows.snapshots, (replay, name, int(rows.as_of_ms[0]), int(rows.as_of_ms[-1])), folder, say
+            directory, replay, rows.snapshots, (name, int(rows.as_of_ms[0]), int(rows.as_of_ms[-1])), folder, say
         ).embeddings
         for name, rows in asked.items()
     ]

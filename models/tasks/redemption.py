@@ -73,10 +73,13 @@ class RedemptionHead(Head):
         self.candidate = nn.Sequential(nn.Linear(hidden, DEEP), nn.GELU(), nn.Linear(DEEP, TOWER))
         start_at_zero(self.candidate[-1])
 
-    def tower(self, words: Tensor, table: nn.Embedding) -> Tensor:
-        """Word ids (C, W), 0 for none → candidate vectors (C, TOWER). The words' own vectors are not trained here."""
+    def tower(self, words: Tensor, table: Tensor) -> Tensor:
+        """Words (C, W) as places in a table (R, H), 0 for none → candidate vectors (C, TOWER).
+
+        The table is not trained here.
+        """
         mask = (words > 0).float()[:, :, None]  # (C, W, 1)
-        vectors = nn.functional.embedding(words, table.weight.detach()).float()  # (C, W, H)
+        vectors = nn.functional.embedding(words, table.detach()).float()  # (C, W, H)
         mean = (vectors * mask).sum(1) / mask.sum(1).clamp(min=1)
         normal = nn.functional.normalize(mean, dim=-1) * math.sqrt(mean.shape[-1])
         out: Tensor = self.candidate(normal)
@@ -114,12 +117,12 @@ class RedemptionHead(Head):
         out: Tensor = (customer[:, None, :] * vectors).sum(-1)
         return out
 
-    def trial(self, embedding: Tensor, words: nn.Embedding) -> Tensor:
+    def trial(self, embedding: Tensor, table: Tensor) -> Tensor:
         device = embedding.device
-        ids = np.random.default_rng(1).integers(1, max(words.num_embeddings, 2), (_TRIED, MAX_WORDS))
+        ids = np.random.default_rng(1).integers(1, len(table), (_TRIED, MAX_WORDS))
         columns = torch.full((len(embedding), COLUMNS), float("nan"), device=device)
         cross = torch.full((len(embedding), _TRIED, CROSS_SIZE), float("nan"), device=device)
-        logits: Tensor = self(embedding, columns, cross, self.tower(torch.from_numpy(ids).to(device), words))[0]
+        logits: Tensor = self(embedding, columns, cross, self.tower(torch.from_numpy(ids).to(device), table))[0]
         return logits
 
 
@@ -150,7 +153,7 @@ class RedemptionLesson(ProbabilityLesson):
         for candidate in sent:
             if candidate is not None and candidate.campaign_id not in campaigns:
                 campaigns[candidate.campaign_id] = named(candidate, evidence.catalog)
-        self.candidates = Candidates(list(campaigns.values()), evidence.catalog, evidence.vocabulary)
+        self.candidates = Candidates(list(campaigns.values()), evidence.catalog, evidence.lexicon)
         self.campaign: Ints = np.array(
             [self.candidates.column[candidate.campaign_id] if candidate else -1 for candidate in sent], dtype=np.int64
         )
@@ -168,10 +171,9 @@ class RedemptionLesson(ProbabilityLesson):
         return self.campaign[chosen] if across else super().groups(chosen)
 
     def layer_of(self, model: Model) -> nn.Module:
-        table = model.encoder.words()
-        self._table = table
+        self._encoder = model.encoder
         # Thrown away after the encoder's training: the deep part has to know the campaign.
-        return nn.Linear(model.encoder.hidden, 1).to(table.weight.device)
+        return nn.Linear(model.encoder.hidden, 1).to(model.encoder.words().weight.device)
 
     def learned(self, generator: np.random.Generator) -> tuple[Ints, Ints]:
         return some(self.split.fit, DEEP_ROWS, generator), self.split.stop
@@ -179,6 +181,9 @@ class RedemptionLesson(ProbabilityLesson):
     def deepen(self, fit: Stage, stop: Stage, generator: np.random.Generator) -> None:
         """Fit the towers to what the wide part leaves; keep the weights that are best on ``stop``, if any is better."""
         head = self._redemption
+        lexicon = self.candidates.lexicon
+        with torch.no_grad():  # the encoder is trained by now
+            self._table = self._encoder.input.vectors(lexicon, np.arange(len(lexicon)))
         optimiser = torch.optim.AdamW(head.deep_weights(), lr=DEEP_RATE, weight_decay=0.05)
         device = head.gate.device
         wide, labels = (torch.from_numpy(array).float().to(device) for array in (fit.wide, fit.labels))
@@ -287,15 +292,15 @@ class RedemptionScorer(Scorer):
         """Campaigns ready to be scored.
 
         Args:
-            catalog: ``kind:id`` -> entry.
+            catalog: ``kind:id`` -> entry; what the model was not told to know has an id and no text.
             ids: campaigns in the order of the score's columns; one that the catalog lacks is a KeyError.
             version: anything hashable that changes when the catalog does; results are kept per version and ids.
         """
         key = (version, tuple(ids))
         found = self._cached.get(key) if version is not None else None
-        if found is None:
+        if found is None or found.candidates.lexicon is not self._model.lexicon:
             entries = [catalog[f"campaign:{name}"] for name in ids]
-            found = self._ready(Candidates(entries, catalog, self._model.vocabulary))
+            found = self._ready(Candidates(entries, catalog, self._model.lexicon))
             if version is not None:
                 if len(self._cached) >= CACHED:
                     del self._cached[next(iter(self._cached))]
@@ -305,9 +310,9 @@ class RedemptionScorer(Scorer):
         return found
 
     def _ready(self, candidates: Candidates) -> Campaigns:
-        table = self._model.encoder.words()
+        table = self._model.table()
         with torch.inference_mode():
-            words = torch.from_numpy(candidates.words).to(table.weight.device)
+            words = torch.from_numpy(candidates.words).to(table.device)
             return Campaigns(candidates, self._head.tower(words, table))
 
     def __call__(self, encoded: Encoded, campaigns: Campaigns) -> RedemptionAnswers:

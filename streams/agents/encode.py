@@ -25,6 +25,7 @@ from streams.runtime.context import RoleContext
 from streams.runtime.runner import Batch, Commit
 from streams.serving.catalog import CatalogFollower
 from streams.serving.embeddings import EmbeddingFeed
+from streams.serving.entity_embeddings import EntityFeed
 from streams.serving.predict import Predictions
 from streams.serving.records import Predict, Predicted
 from streams.serving.refusals import CatalogRefusals
@@ -44,6 +45,7 @@ class EncodeRole:
     Args:
         check: raises InvalidField for a snapshot the model cannot read.
         healthy: raises what has broken beside the model; asked every tick.
+        entities: says which entities' embeddings are to be sent; absent: none are.
         queue_bound: fetching pauses while this many snapshots wait.
     """
 
@@ -60,6 +62,7 @@ class EncodeRole:
         metrics: Metrics,
         clocks: Clocks,
         healthy: Callable[[], None] = lambda: None,
+        entities: EntityFeed | None = None,
         queue_bound: int = 20_000,
     ) -> None:
         self._predict = predict
@@ -70,6 +73,9 @@ class EncodeRole:
         self._monotonic_ms = clocks.monotonic_ms
         self._wall_ms = clocks.wall_ms
         self._healthy = healthy
+        self._entities = entities
+        self._publishing: asyncio.Task[None] | None = None
+        self._assigned = False
         self._queue_bound = queue_bound
         self._pausing = False
         self._committer: Commit | None = None
@@ -87,9 +93,17 @@ class EncodeRole:
 
     async def on_assigned(self, partitions: set[int]) -> None:
         self._next, self._committed = {}, {}
+        self._assigned = True
+        if self._entities is not None:
+            self._entities.hold(partitions)
 
     async def on_revoked(self, partitions: set[int]) -> None:
         await self._join()
+        self._assigned = False
+        if self._publishing is not None:
+            # Before the next owner sends: nothing of here may come behind it.
+            publishing, self._publishing = self._publishing, None
+            await publishing
         await self._commit(force=True)
         self._batcher.forget(partitions)
         self._next = {}
@@ -120,12 +134,14 @@ class EncodeRole:
     async def idle(self) -> None:
         self._healthy()
         await self._pump()
+        await self._publish()
         await self._commit()
 
     async def stop(self) -> None:
         self._pausing = True
-        if self._encoding is not None:
-            await asyncio.wait([self._encoding], timeout=10.0)
+        running = [task for task in (self._encoding, self._publishing) if task is not None]
+        if running:
+            await asyncio.wait(running, timeout=10.0)
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, value: bytes) -> Snapshot:
@@ -148,6 +164,24 @@ class EncodeRole:
             await self._join()
         if self._batcher.ready(self._monotonic_ms()):
             self._encoding = asyncio.create_task(self._encode())
+
+    async def _publish(self) -> None:
+        """Some of the entities' embeddings that are due, between two batches; raises what the last ones raised."""
+        if self._entities is None or not self._assigned:
+            return
+        if self._publishing is not None:
+            if not self._publishing.done():
+                return
+            publishing, self._publishing = self._publishing, None
+            await publishing
+        if self._entities.due:
+            self._publishing = asyncio.create_task(self._publish_some(self._entities))
+
+    async def _publish_some(self, entities: EntityFeed) -> None:
+        records = await asyncio.get_running_loop().run_in_executor(self._thread, entities)
+        self._outbox.send_all(records)
+        self._metrics.published(records)
+        await self._outbox.delivered(self._outbox.mark(), _DELIVERY_TIMEOUT_S)
 
     async def _join(self) -> None:
         """Wait for the batch in work; what it raised is raised here."""
@@ -242,7 +276,10 @@ def build(context: RoleContext) -> EncodeRole:
     outbox = context.outbox()
     # An outbox of its own: what the catalog refuses is sent by the follower's thread.
     refusals = CatalogRefusals(context.outbox(), context.metrics, context.clocks.wall_ms)
-    catalog = CatalogFollower(context.client, context.prefix + "catalog", refusals.tell, refusals.delivered)
+    entities = EntityFeed(predictor, lambda: catalog.current, mine.embedding_margin, settings.kafka.partitions)
+    catalog = CatalogFollower(
+        context.client, context.prefix + "catalog", refusals.tell, refusals.delivered, entities.tell
+    )
     catalog.start()
     context.closing.callback(catalog.stop)
     return EncodeRole(
@@ -255,6 +292,7 @@ def build(context: RoleContext) -> EncodeRole:
             settings.core.channel_aliases,
         ),
         healthy=catalog.check,
+        entities=entities,
         check=check,
         batcher=MicroBatcher(mine.batch_size, mine.batch_age_ms, mine.coalesce),
         outbox=outbox,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -61,6 +61,8 @@ class CatalogFollower:
         refused: called with each record that is no catalog entry; the record is then ignored.
         delivered: returns when everything that ``refused`` made of it is safe; raises where it is not. Where None,
             nothing is committed, and every start tells of all.
+        shown: told after each change which names it was about, and the time in ms of their newest records; by the
+            follower's thread.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class CatalogFollower:
         topic: str,
         refused: Callable[[int, int, bytes | None, bytes | None, Exception], None],
         delivered: Callable[[], None] | None = None,
+        shown: Callable[[Mapping[str, int]], None] = lambda changed: None,
     ) -> None:
         self.current: tuple[dict[str, CatalogEntry], int] = {}, 0
         """Entries and version, replaced together: readers are on other threads."""
@@ -77,6 +80,8 @@ class CatalogFollower:
         self._topic = topic
         self._refused = refused
         self._delivered = delivered
+        self._shown = shown
+        self._changed_ms: dict[str, int] = {}
         self._changed: dict[str, CatalogEntry | None] = {}
         self._shown_s = -_EVERY_S
         self._reported: dict[int, int] = {}
@@ -163,7 +168,8 @@ class CatalogFollower:
             entries, version = self.current
             merged = entries | self._changed
             self.current = {key: entry for key, entry in merged.items() if entry is not None}, version + 1
-            self._changed, self._shown_s = {}, time.monotonic()
+            self._shown(self._changed_ms)
+            self._changed, self._changed_ms, self._shown_s = {}, {}, time.monotonic()
         if self._new and self._delivered is not None:
             self._delivered()
             self._commit([TopicPartition(self._topic, partition, offset) for partition, offset in self._new.items()])
@@ -189,7 +195,7 @@ class CatalogFollower:
         key, value = message.key(), message.value()
         try:
             name, entry = read_entry(key, value)
-            self._changed[name] = entry
+            self._changed[name], self._changed_ms[name] = entry, message.timestamp()[1]
         except UNREADABLE as error:
             partition, offset = message.partition(), message.offset()
             if offset >= self._reported.get(partition, 0):

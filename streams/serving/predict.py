@@ -64,8 +64,9 @@ class Predictions:
     def __call__(self, snapshots: list[Snapshot], erased: Sequence[str] = ()) -> Predicted:
         """Records of a batch; first what takes the embeddings of ``erased`` customers away."""
         published = [self._embeddings.forget(customer_id) for customer_id in erased] if self._embeddings else []
-        encoded = self._predictor.encode(snapshots)
         entries, version = self._catalog.current
+        self._predictor.know(entries, version)
+        encoded = self._predictor.encode(snapshots)
         moment = Moment(entries, version, self._wall_ms())
         for task, prediction in self._predictor.predictions(encoded, moment):
             published.append(prediction_record(task.topic, prediction))

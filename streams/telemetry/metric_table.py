@@ -108,7 +108,7 @@ class MetricTable:
         "From the Kafka record timestamp of the newest event to the prediction, wall clock.",
         buckets=_FRESHNESS,
     )
-    predictions_total = counter("predictions", "Predictions emitted.", "topic")
+    predictions_total = counter("predictions", "Predictions and embeddings emitted.", "topic")
     words_total = counter("words", "Words of timelines that the encoder was shown.")
     unknown_words_total = counter("words", "Of these, words that the model's vocabulary lacks.")
     live_auc_ratio = gauge("0 to 1", "AUC of emitted predictions whose outcome is known.", "head", "kind")

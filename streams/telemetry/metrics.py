@@ -109,8 +109,12 @@ class Metrics(MetricTable):
         self.unknown_words_total.inc(unknown_words)
         for age_ms in fresh_ms:
             self.freshness_seconds.observe(max(0.0, age_ms) / 1000)
-        for prediction in published:
-            self.predictions_total.labels(topic=prediction.topic).inc()
+        self.published(published)
+
+    def published(self, records: Iterable[HasTopic]) -> None:
+        """Records for others were sent: predictions, embeddings; only their topics (logical names) are read."""
+        for record in records:
+            self.predictions_total.labels(topic=record.topic).inc()
 
     def ingest_checkpoint(
         self,

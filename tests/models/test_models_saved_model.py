@@ -271,7 +271,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "a tokeniser of another size": (other_tokenizer, "does not fit"),
     "a tokeniser that lacks a fixed word": (tokenizer_without_a_fixed_word, r"lacks \[LATE\]"),
     "a card of the format before": (
-        lambda d: resealed(d, format_version=2), "has format 2, this program reads 4; train",
+        lambda d: resealed(d, format_version=4), "has format 4, this program reads 5; train",
     ),
     "a card of a format long ago": (lambda d: resealed(d, format_version=1), "format 1"),
 }  # fmt: skip

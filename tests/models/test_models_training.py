@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from support import model_worlds as worlds
+from support.snapshots import hashes
 
 from models import metrics, outcomes, saved_model, training
 from models.encoder import EncoderSize, default_config
+from models.entities import Lexicon
 from models.future import futures
 from models.inference import Predictor
 from models.model import Model
@@ -27,6 +29,7 @@ from models.tuning import Lessons, Trainer
 from schemas.errors import ConfigError
 from schemas.snapshot import Label, Outcome
 
+LEXICON = Lexicon(worlds.vocabulary(), worlds.catalog())
 SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=32, sequence=SequenceSize(recent=12, history=6, graph=8))
 
 
@@ -44,8 +47,8 @@ def run(found: list[Outcome], **settings):
 
 def asked_of(found: list[Outcome], question: str, size: SequenceSize = SMALL.sequence) -> Evidence:
     sorted_outcomes = outcomes.by_question(found, [question])
-    rows = outcomes.read(sorted_outcomes, worlds.vocabulary(), size)
-    return Evidence(sorted_outcomes[question], rows[question], worlds.catalog(), worlds.vocabulary())
+    rows = outcomes.read(sorted_outcomes, LEXICON, size)
+    return Evidence(sorted_outcomes[question], rows[question], worlds.catalog(), LEXICON)
 
 
 def labelled(outcome: Outcome, label: int, **changes: Any) -> Outcome:
@@ -165,9 +168,9 @@ def test_outcomes_are_read_in_the_words_of_the_model() -> None:
     strange = worlds.snapshot(items=[1, worlds.ITEMS], kind="horizon")
     size = SequenceSize(recent=9, history=0, graph=0)
     asked = asked_of([worlds.outcome("o", strange, 1)], "churn", size)
-    names = [worlds.vocabulary().names[row] for row in asked.rows.sequences.words]
-    newest = [word if word != "item:40" else "[UNK]" for word in worlds.sold(worlds.ITEMS)]
-    assert names == [*newest, *worlds.sold(1)], "the newest event first"
+    newest_first = hashes(*worlds.sold(worlds.ITEMS), *worlds.sold(1))
+    assert np.array_equal(asked.rows.sequences.words, LEXICON.rows(newest_first))
+    assert asked.rows.sequences.lexicon is LEXICON
     assert ChurnTask().lesson(asked).labels.tolist() == [1]
 
 

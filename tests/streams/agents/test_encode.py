@@ -65,17 +65,18 @@ def _predictions() -> Predictions:
 class Encoding:
     """The role with an outbox and metrics of its own, given all snapshots at once and asked until nothing waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, entities: Any = None) -> None:
         self.metrics, self.outbox = Metrics(), Outbox()
         self._batcher = MicroBatcher(2, 0, coalesce=False)
         told: Any = self.outbox
-        self._role = EncodeRole(
+        self.role = EncodeRole(
             predict=_predictions(),
             check=check,
             batcher=self._batcher,
             outbox=told,
             metrics=self.metrics,
             clocks=Clocks(monotonic_ms=lambda: 0, wall_ms=lambda: worlds.START_MS),
+            entities=entities,
         )
 
     def take(self, *values: bytes) -> None:
@@ -85,12 +86,12 @@ class Encoding:
         ]
 
         async def encode() -> None:
-            await self._role.process(Batch("session-snapshots", 0, records))
+            await self.role.process(Batch("session-snapshots", 0, records))
             while self._batcher.floor(0) is not None:
-                await self._role.idle()
+                await self.role.idle()
                 await asyncio.sleep(0.001)
-            await self._role.on_revoked({0})
-            await self._role.stop()
+            await self.role.on_revoked({0})
+            await self.role.stop()
 
         asyncio.run(encode())
 
@@ -186,3 +187,70 @@ def test_what_waits_of_an_erased_customer_is_dropped_and_what_comes_late_brings_
     assert erasures.bring_back(before)
     assert not erasures.bring_back(after)
     assert not erasures.bring_back(worlds.snapshot(2))
+
+
+class Entities:
+    """Has so many parts to send, and says for whom it was asked."""
+
+    def __init__(self, parts: int, fails: bool = False) -> None:
+        self.parts, self.fails = parts, fails
+        self.held: list[set[int]] = []
+
+    @property
+    def due(self) -> bool:
+        return self.parts > 0
+
+    def hold(self, partitions: set[int]) -> None:
+        self.held.append(partitions)
+
+    def __call__(self) -> list[OutputRecord]:
+        if self.fails:
+            raise RuntimeError("no vectors")
+        self.parts -= 1
+        return [OutputRecord("embeddings.entity", b"item:%d" % self.parts, b"{}")]
+
+
+def test_entities_are_sent_between_batches_while_partitions_are_held() -> None:
+    entities = Entities(3)
+    encoding = Encoding(entities)
+    role = encoding.role
+
+    async def live() -> None:
+        for _ in range(5):
+            await role.idle()
+            await asyncio.sleep(0.01)
+        assert encoding.outbox.topics == [], "nothing was assigned"
+        await role.on_assigned({0, 2})
+        await role.idle()
+        await role.on_revoked({0, 2})
+        assert encoding.outbox.topics == ["embeddings.entity"], "what was begun is sent before the partition goes"
+        await role.idle()
+        await asyncio.sleep(0.05)
+        assert len(encoding.outbox.topics) == 1
+        await role.on_assigned({2})
+        while entities.due:
+            await role.idle()
+            await asyncio.sleep(0.001)
+        await role.on_revoked({2})
+        await role.stop()
+
+    asyncio.run(live())
+    assert entities.held == [{0, 2}, {2}]
+    assert encoding.metrics.value(Metrics.predictions_total, topic="embeddings.entity") == 3
+    assert [record.key for record in encoding.outbox.records] == [b"item:2", b"item:1", b"item:0"]
+
+
+def test_a_tower_that_fails_ends_the_role() -> None:
+    role = Encoding(Entities(1, fails=True)).role
+
+    async def live() -> None:
+        await role.on_assigned({0})
+        try:
+            for _ in range(200):
+                await role.idle()
+                await asyncio.sleep(0.005)
+        finally:
+            await role.stop()
+
+    with pytest.raises(RuntimeError, match="no vectors"):
+        asyncio.run(live())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -167,3 +167,21 @@ def test_changes_are_shown_together(catalog: Catalog) -> None:
         assert follower.current[1] - before <= 5, "what rests on the catalog would be made anew 29 times"
     finally:
         follower.stop()
+
+
+def test_who_follows_is_told_of_nulls_too_and_of_when(catalog: Catalog) -> None:
+    catalog.put(b"item:1", entry("1", "tea"))
+    catalog.put(b"item:2", None)
+    catalog.put(b"item:3", b"{")
+    told: list[tuple[dict[str, int], bool]] = []
+
+    def shown(changed: Mapping[str, int]) -> None:
+        told.append((dict(changed), "item:1" in follower.current[0]))
+
+    follower = CatalogFollower(catalog.client, catalog.topic, lambda *refused: None, shown=shown)
+    follower.start()
+    follower.stop()
+    ((changed, seen),) = told
+    assert changed.keys() == {"item:1", "item:2"}
+    assert all(abs(at_ms - 1000 * time.time()) < 600_000 for at_ms in changed.values())
+    assert seen, "what was told can be read"
