@@ -26,26 +26,27 @@ def is_opt_out(body: Said) -> bool:
 def opt_out_at(
     body: Said, ts_ms: int, record_ts_ms: int, clock: EventClock, config: CoreConfig, source_index: int, consent_ms: int
 ) -> Said:
-    """An opt-out at a time that can be true: no clock keeps it from counting.
+    """An opt-out that happened nobody knows when, at a time that can be true; any other as it is.
 
-    A function of the topic's log, unless neither the event nor its record has such a time: then it is put behind the
-    consent that is known.
+    It is the time of its record, or what its topic has come to where that is ahead (as in a replay of old events): a
+    function of the topic's log. Where the record has no time either, it is put behind the consent that is known.
 
     Args:
         ts_ms: when it says that it was, :data:`schemas.codec.NO_TIME_MS` where that is not known.
-        record_ts_ms: Kafka timestamp of its record, which counts instead where it is not ahead, too.
+        record_ts_ms: Kafka timestamp of its record.
         clock: of its topic.
         source_index: the topic. On ``profiles``, what comes behind an earlier record counts.
         consent_ms: time of the profile that the customer's consent comes from; 0 where there is none.
     """
+    if ts_ms != NO_TIME_MS:
+        return body
     reached_ms = clock.latest_ms
     latest_ms = MAX_EVENT_TS_MS if reached_ms == NOT_OBSERVED_MS else reached_ms + config.ahead_ms
-    if ts_ms == NO_TIME_MS or ts_ms > latest_ms:
-        is_true = MIN_EVENT_TS_MS <= record_ts_ms <= latest_ms
-        ts_ms = record_ts_ms if is_true else max(reached_ms, MIN_EVENT_TS_MS)
-        if source_index == PROFILES or not is_true:
-            ts_ms = max(ts_ms, consent_ms + 1)
-    return body if ts_ms == body.event_ts_ms else replace(body, event_ts_ms=ts_ms)
+    has_time = MIN_EVENT_TS_MS <= record_ts_ms <= MAX_EVENT_TS_MS
+    at_ms = record_ts_ms if has_time and record_ts_ms <= latest_ms else max(reached_ms, MIN_EVENT_TS_MS)
+    if source_index == PROFILES or not has_time:
+        at_ms = max(at_ms, consent_ms + 1)
+    return replace(body, event_ts_ms=at_ms)
 
 
 def is_ahead(ts_ms: int, reached_ms: int, config: CoreConfig) -> bool:

@@ -36,7 +36,7 @@ from streams.core.durable import NO_OFFSET, IngestCheckpoint, PartitionMeta, Pie
 from streams.core.entity_edges import drawn_edges, erased_edges
 from streams.core.entries import Home, observe, read_entries
 from streams.core.event import Event, event_name, uid_of
-from streams.core.event_clock import EventClock
+from streams.core.event_clock import NOT_OBSERVED_MS, EventClock
 from streams.core.graph import edges_of, known_entities
 from streams.core.labels import Pending, Resolved
 from streams.core.lateness import check_not_too_late, erased_until_ms, is_ahead, is_opt_out, opt_out_at, withdraws
@@ -326,15 +326,15 @@ class IngestPartition:
         config, watermark, counts, late = self.config, self.watermark, self.counts, False
         if body is not None:
             clock, withdraws = watermark.clocks[source_index], is_opt_out(body)
-            if withdraws:
+            if ts_ms == NO_TIME_MS:
                 said_ms = 0 if customer is None else customer.view().consent_ms
                 body = opt_out_at(body, ts_ms, record.timestamp, clock, config, source_index, said_ms)
                 ts_ms = body.event_ts_ms
             reached_ms = clock.newest_ms
             if ts_ms < reached_ms or ts_ms < watermark.value_ms:
                 late = ts_ms < watermark.late_before_ms(source_index)
-            if withdraws:
-                pass  # counts at any time
+            if withdraws:  # counts at any time
+                counts["ahead"] += NOT_OBSERVED_MS < reached_ms < ts_ms - config.ahead_ms
             elif ts_ms > reached_ms + config.ahead_ms:
                 counts["ahead"] += is_ahead(ts_ms, reached_ms, config)
             elif ts_ms < reached_ms - config.ids_kept_ms:
