@@ -105,13 +105,14 @@ def _event(source_index: int, draw: Any) -> dict[str, Any]:
         return {
             "event": draw(st.sampled_from(["send", "open", "click", "unsubscribe"])),
             "campaign_id": draw(st.sampled_from(["x", "y"])),
-            "channel": "email",
+            "channel": draw(st.sampled_from(["email", "email", "Email ", "mail", ""])),
             "offer_id": "o",
         }
     if source_index == REDEMPTIONS:
         return {"offer_id": "o", "campaign_id": draw(st.sampled_from(["x", "y", "z"]))}
     zone = draw(st.sampled_from([None, "Europe/Berlin", "Asia/Kolkata", "America/St_Johns", "Mars/Olympus"]))
-    consent = {"consent": {"email": {"marketing": draw(st.booleans())}}}
+    granted = draw(st.sampled_from([True, False, "false"]))
+    consent = draw(st.sampled_from([{"consent": {"E-Mail": {"marketing": granted}}}, {"consent": None}, {}]))
     return consent if zone is None else consent | {"timezone": zone}
 
 
