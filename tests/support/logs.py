@@ -113,7 +113,8 @@ def _event(source_index: int, draw: Any) -> dict[str, Any]:
     zone = draw(st.sampled_from([None, "Europe/Berlin", "Asia/Kolkata", "America/St_Johns", "Mars/Olympus"]))
     granted = draw(st.sampled_from([True, False, "false"]))
     consent = draw(st.sampled_from([{"consent": {"E-Mail": {"marketing": granted}}}, {"consent": None}, {}]))
-    return consent if zone is None else consent | {"timezone": zone}
+    said: dict[str, Any] = consent if zone is None else consent | {"timezone": zone}
+    return said
 
 
 @st.composite
