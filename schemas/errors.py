@@ -19,7 +19,6 @@
     └── Stop                  the worker stops with the message; nothing is committed past it
         ├── ConfigError           a setting or an argument
         ├── TopicMismatch         the broker's topics are not what the contract says
-        ├── TopicUnfit            most of a source topic is refused: the topic is wrong, and not the event
         ├── StateCorrupt          the local store cannot be trusted
         ├── DiskFailed            the local store cannot be written or read: full, read-only or broken disk
         └── ModelRefused          a model directory that is broken or does not fit the tokeniser
@@ -106,10 +105,6 @@ class ConfigError(Stop):
 
 class TopicMismatch(Stop):
     """The broker's topics differ from the contract; the message names the command to run."""
-
-
-class TopicUnfit(Stop):
-    """Most records of a source topic are refused; the message names the topic, the share and the commonest reason."""
 
 
 class StateCorrupt(Stop):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from infra.bench.graph_core import GraphCheckpoint, GraphPartition, JobGraph
@@ -142,6 +142,10 @@ class Stopwatch:
     def is_caught_up(self, topic: str, partition: int) -> bool:
         assert self._committer is not None
         return self._committer.is_caught_up(topic, partition)
+
+    async def pause(self, topic: str, partitions: Collection[int]) -> None:
+        assert self._committer is not None
+        await self._committer.pause(topic, partitions)
 
     def reached(self, topic: str, partition: int, event_ms: int) -> None:
         assert self._committer is not None

@@ -59,6 +59,14 @@ ROWS: Final[dict[str, list[Panel]]] = {
         ("Records behind", "short", [(_BEHIND, "{{role}}")]),
         ("Dead letters", "cps", [(_rate("pulsegraph_dead_letters_total", "topic, reason"), "{{topic}} {{reason}}")]),
         (
+            "Producers and topics that are refused",
+            "percentunit",
+            [
+                ("max by (topic, source, reason) (pulsegraph_refused_source_ratio)", "{{topic}} {{source}} {{reason}}"),
+                ("max by (topic) (pulsegraph_topic_paused_flag)", "{{topic}} paused"),
+            ],
+        ),
+        (
             "Records missed",
             "short",
             [("sum by (role, topic) (increase(pulsegraph_missed_records_total[1h]))", "{{role}} {{topic}}")],

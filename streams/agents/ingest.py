@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Final
 
 from schemas import codec
+from schemas.codec import Headers
 from schemas.deadletter import Refused
-from schemas.errors import TooLate, TopicUnfit
+from schemas.errors import TooLate
 from schemas.events import SOURCE_INDEX, SOURCES
 from schemas.graph import GraphEdge, GraphEdges
 from schemas.predictions import prediction_record
@@ -32,8 +34,11 @@ from streams.state.contract import KeyValue
 from streams.stateful.resources import Resources, resources
 from streams.stateful.role import StatefulRole
 
+logger: Final = logging.getLogger(__name__)
+
 _MOST_OWED_MS: Final = 1_000  # of a sweep, after a checkpoint that took long
 _MOST_EDGES: Final = 1_000  # of one record: some 100 KB, at most 600 KB with the longest names
+_MOST_SOURCE: Final = 128
 _offset: Final = attrgetter("offset")
 
 
@@ -62,6 +67,19 @@ def outputs_of(checkpoint: IngestCheckpoint, words: Words, partitions: int) -> I
         yield OutputRecord("session-snapshots", snapshot.customer_id.encode(), encode(snapshot))
     for erasure in checkpoint.erasures:
         yield OutputRecord("erasures", erasure.customer_id.encode(), codec.json_encode(erasure))
+
+
+def source_of(headers: Headers, name: str) -> str:
+    """Who sent a record, by its header of this name; empty where it names nobody.
+
+    Example:
+        >>> source_of([("ce_source", b"web")], "ce_source"), source_of([], "ce_source")
+        ('web', '')
+    """
+    for header, value in headers:
+        if header == name and value:
+            return value[:_MOST_SOURCE].decode("utf-8", "replace")
+    return ""
 
 
 def _edge_records(edges: Sequence[GraphEdge], partitions: int) -> Iterator[OutputRecord]:
@@ -97,6 +115,7 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
         cache_bytes: int,
         idle_ms: int,
         refusals: RefusalLimit,
+        source_header: str = "ce_source",
     ) -> None:
         super().__init__(given)
         self._config = config
@@ -104,6 +123,11 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
         self._cache_bytes = cache_bytes
         self._idle_ms = idle_ms
         self._refusals = refusals
+        self._source_header = source_header
+        self._told: dict[str, set[str]] = {}
+        """Topic -> its sources that were told to be refused."""
+        self._paused: set[str] = set()
+        """Topics that are read no more: all who write there are refused."""
         self._counted: dict[int, dict[str, int]] = {}
         self._swept_ms: dict[int, int] = {}
         """Up to when a partition's sweep has done what its pace asks for."""
@@ -119,7 +143,17 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
             self._committer.reached(SWEEPS, partition, NOT_OBSERVED_MS)  # few, and first
             for topic in SOURCES:
                 self._tell_reached(topic, held.core)
+        for topic in self._paused:
+            await self._committer.pause(topic, partitions)
         return starts
+
+    async def process(self, batch: Batch) -> None:
+        paused = set(self._paused)
+        if batch.topic not in paused:
+            await super().process(batch)
+        if batch.topic in paused or self._paused != paused:
+            # What is on its way is dropped: the next to read of the topic is told by the state.
+            await self._committer.pause(batch.topic, self.held.keys())
 
     def _tell_reached(self, topic: str, core: IngestPartition) -> None:
         """So that no topic is read ahead of the others: its events would wait in tails until event time has come."""
@@ -150,17 +184,40 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
         self._tell_reached(batch.topic, core)
         unfit = [record for record in refused if record.reason != TooLate.reason]  # lateness says nothing of the topic
         places = [bisect_left(records, record.offset, key=_offset) - first for record in unfit]
-        try:
-            self._refusals.observe(batch.topic, len(records) - first, zip(places, unfit, strict=True))
-        except TopicUnfit:
-            # Nothing of this batch is written or committed, but why it was refused is there to be looked at. The next
-            # worker sends the same dead letters, with the same ids.
-            self._outbox.send_all(refused)
-            raise
+        sources = [source_of(record.headers, self._source_header) for record in records[first:]]
+        is_unfit = self._refusals.observe(batch.topic, sources, zip(places, unfit, strict=True))
+        if unfit or batch.topic in self._told:
+            self._tell_refused(batch.topic)
+        if is_unfit and batch.topic not in self._paused:
+            self._paused.add(batch.topic)
+            self._metrics.paused(batch.topic)
+            logger.error(
+                "%s is read no more: everything that writes there is refused. Its records wait, and event time with "
+                "them; the other topics go on. See `pulsegraph dead-letters list --topic %s`, correct whoever writes "
+                "there, then start the worker again; PULSEGRAPH_INGEST_REFUSED_SHARE=1 lets it go on with what is good",
+                batch.topic, batch.topic,
+            )  # fmt: skip
         return refused
 
+    def _tell_refused(self, topic: str) -> None:
+        found = self._refusals.refused(topic)
+        self._metrics.refused_sources(topic, [(entry.source, entry.reasons) for entry in found])
+        names = {entry.source for entry in found}
+        for entry in found:
+            if entry.source not in self._told.get(topic, ()):
+                reason = next(iter(entry.reasons))
+                logger.error(
+                    "%.0f%% of the newest records of %s in %s were refused, most as %s. What is good is taken in as "
+                    "before. See `pulsegraph dead-letters list --topic %s --reason %s`",
+                    100 * sum(entry.reasons.values()), entry.source or "all that name no source", topic, reason,
+                    topic, reason,
+                )  # fmt: skip
+        self._told = {**self._told, topic: names} if names else {t: n for t, n in self._told.items() if t != topic}
+
     def checkpoint(self, partition: int, core: IngestPartition, now_ms: int) -> IngestCheckpoint:
-        behind = [topic for topic in SOURCES if not self._committer.is_caught_up(topic, partition)]
+        behind = [
+            topic for topic in SOURCES if topic in self._paused or not self._committer.is_caught_up(topic, partition)
+        ]
         for topic in behind:
             core.watermark.observed(SOURCE_INDEX[topic], now_ms)
         if (sweep := core.sweep) is None or behind:
@@ -192,4 +249,5 @@ def build(context: RoleContext) -> IngestRole:
         cache_bytes=mine.cache_bytes,
         idle_ms=mine.idle_ms,
         refusals=RefusalLimit(mine.refused_share, mine.refused_min),
+        source_header=mine.source_header,
     )

@@ -1,82 +1,116 @@
-"""How much of a topic is refused: a bad event is its own affair, a bad topic is everybody's.
+"""How much of a topic is refused, and of whom: a bad event is its own affair, a bad producer is its topic's.
 
-Where most of what comes is refused, the topic is wrong (another schema, another topic's data, a broken producer), and
-going on would drop it in the dead-letter topic record by record. The verdict rests on counts alone, so the same records
-give the same verdict at any speed and in any batches.
+Where most of what a source sends is refused, the source is wrong (another schema, another topic's data, a clock).
+Others may write to the same topic, so it is told and the good ones are taken in as before. Where it is all that
+writes there, or all of them are wrong, going on would drop the topic in the dead-letter topic record by record. The
+verdict rests on counts alone, so the same records give the same verdict at any speed and in any batches.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from schemas.deadletter import Refused
-from schemas.errors import TopicUnfit
+
+#: Sources of a topic that are remembered, the latest ones.
+MOST_SOURCES: Final = 256
 
 
-class _Bad(NamedTuple):
-    number: int
-    """Place among all records of the topic that this worker took in."""
-    reason: str
+class SourceRefused(NamedTuple):
+    """A source most of whose newest records were refused."""
+
+    topic: str
+    source: str
+    """Empty for all that names none."""
+    reasons: Mapping[str, float]
+    """Reason -> share of the source's newest records that were refused for it."""
+
+
+class _Source:
+    """The newest records of one source."""
+
+    __slots__ = ("bad", "seen")
+
+    def __init__(self) -> None:
+        self.seen = 0
+        self.bad: deque[tuple[int, str]] = deque()
+        """(place among its records from 1, reason), oldest first."""
+
+    def slide(self, window: int) -> None:
+        bad, gone = self.bad, self.seen - window
+        while bad and bad[0][0] <= gone:
+            bad.popleft()
 
 
 class RefusalLimit:
-    """A sliding window over the newest records of each topic.
+    """A sliding window over the newest records of each source of each topic.
 
     Args:
         share: more refused records than this share of the window are too many; 1 allows everything.
-        window: length in records. Fewer than that never reach the limit.
+        window: length in records. A source that sent fewer is never refused.
 
     Example:
         >>> limit = RefusalLimit(0.5, 100)
-        >>> limit.observe("clickstream", 1_000, [])
-        >>> limit.share("clickstream")
-        0.0
+        >>> limit.observe("clickstream", ["shop"] * 1_000, [])
+        False
+        >>> limit.refused("clickstream")
+        []
     """
 
     def __init__(self, share: float, window: int) -> None:
         self._allowed = share * window
         self._window = window
-        self._seen: Counter[str] = Counter()
-        self._bad: dict[str, deque[_Bad]] = {}
+        self._sources: dict[str, OrderedDict[str, _Source]] = {}
 
-    def share(self, topic: str) -> float:
-        """Refused share of the window as it stands, 0 to 1."""
-        self._slide(topic, self._seen[topic])
-        return len(self._bad.get(topic, ())) / min(self._window, max(1, self._seen[topic]))
-
-    def observe(self, topic: str, records: int, refused: Iterable[tuple[int, Refused]]) -> None:
+    def observe(self, topic: str, sources: Sequence[str], refused: Iterable[tuple[int, Refused]]) -> bool:
         """Take note of a batch.
 
         Args:
-            records: how many came.
+            sources: of each record, in order.
             refused: (place in the batch, refused record) of those refused, in order.
 
-        Raises:
-            TopicUnfit: somewhere in the batch the window held too many.
+        Returns:
+            Whether somewhere in the batch every source that is known of the topic was refused.
         """
-        before = self._seen[topic]
-        self._seen[topic] = before + records
-        for place, refusal in refused:
-            number = before + place
-            self._bad.setdefault(topic, deque()).append(_Bad(number, refusal.reason))
-            self._slide(topic, number + 1)
-            if number + 1 >= self._window and len(self._bad[topic]) > self._allowed:
-                self._refuse(topic)
+        known = self._sources.setdefault(topic, OrderedDict())
+        reasons = {place: refusal.reason for place, refusal in refused}
+        if not reasons:  # nothing becomes worse
+            for name, count in Counter(sources).items():
+                self._source(known, name).seen += count
+            return False
+        unfit = False
+        for place, name in enumerate(sources):
+            source = self._source(known, name)
+            source.seen += 1
+            if place in reasons:
+                source.bad.append((source.seen, reasons[place]))
+                unfit = unfit or (self._is_over(source) and all(map(self._is_over, known.values())))
+        return unfit
 
-    def _slide(self, topic: str, end: int) -> None:
-        bad = self._bad.get(topic)
-        while bad and bad[0].number < end - self._window:
-            bad.popleft()
+    def refused(self, topic: str) -> list[SourceRefused]:
+        """The sources of a topic that are refused as it stands."""
+        found = []
+        for name, source in self._sources.get(topic, {}).items():
+            if self._is_over(source):
+                counts = Counter(reason for _, reason in source.bad)
+                reasons = {reason: count / self._window for reason, count in counts.most_common()}
+                found.append(SourceRefused(topic, name, reasons))
+        return found
 
-    def _refuse(self, topic: str) -> None:
-        bad = self._bad[topic]
-        ((reason, count),) = Counter(entry.reason for entry in bad).most_common(1)
-        raise TopicUnfit(
-            f"{len(bad):,} of the last {self._window:,} records of {topic} were refused "
-            f"({len(bad) / self._window:.0%}), {count:,} of them as {reason}: the topic is wrong, and not the event. "
-            f"Nothing of them is committed. See `pulsegraph dead-letters list --topic {topic} --reason {reason}`, "
-            "correct whoever writes there, then start the worker again; PULSEGRAPH_INGEST_REFUSED_SHARE=1 lets it go "
-            "on with what is good"
-        )
+    def _is_over(self, source: _Source) -> bool:
+        if source.seen < self._window or len(source.bad) <= self._allowed:
+            return False
+        source.slide(self._window)
+        return len(source.bad) > self._allowed
+
+    def _source(self, known: OrderedDict[str, _Source], name: str) -> _Source:
+        source = known.get(name)
+        if source is None:
+            source = known[name] = _Source()
+            if len(known) > MOST_SOURCES:
+                known.popitem(last=False)
+        else:
+            known.move_to_end(name)
+        return source

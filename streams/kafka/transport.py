@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Final, Protocol, cast
 
 import aiokafka
@@ -194,6 +194,15 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             self._places = ReadPlaces(token)
         return self._places
 
+    async def pause_within(self, partitions: Collection[TP]) -> None:
+        """Fetch no more of those among these that are held."""
+        await self.call_thread(self._pause_within, partitions)
+
+    async def _pause_within(self, partitions: Collection[TP]) -> None:
+        consumer = self._ensure_consumer()
+        held = ensure_TPset(consumer.assignment())
+        consumer.pause(*(driver.ensure_aiokafka_TP(partition) for partition in partitions if partition in held))
+
     async def keepalive(self) -> None:
         """Count as having polled, so that a pause between fetches does not cost the membership."""
         await self.call_thread(self._keepalive_poll)
@@ -297,6 +306,10 @@ class BatchConsumer(driver.Consumer):
         # A thread that crashed answers no more.
         outcome = await self.wait(self._thread.commit_within(self._generation, offsets))
         return bool(outcome.result)
+
+    async def pause_within(self, partitions: Collection[TP]) -> None:
+        """Fetch no more of these until the next assignment."""
+        await self._thread.pause_within(partitions)
 
     def is_caught_up(self, partition: TP) -> bool:
         """Whether the broker said within the last :data:`CURRENT_S` that nothing lies behind what was handled."""

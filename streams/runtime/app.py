@@ -10,7 +10,7 @@ import signal
 import ssl
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final, cast
 
 import faust
@@ -61,6 +61,10 @@ class Committer:
 
     def is_caught_up(self, topic: str, partition: int) -> bool:
         return self._app.batch_consumer.is_caught_up(TP(self._app.topic_prefix + topic, partition))
+
+    async def pause(self, topic: str, partitions: Collection[int]) -> None:
+        name = self._app.topic_prefix + topic
+        await self._app.batch_consumer.pause_within({TP(name, partition) for partition in partitions})
 
     def reached(self, topic: str, partition: int, event_ms: int) -> None:
         self._app.batch_consumer.reached(TP(self._app.topic_prefix + topic, partition), event_ms)

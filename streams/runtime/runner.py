@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Final, NamedTuple, Protocol
 
 from faust.types import TP
@@ -44,6 +44,9 @@ class Commit(Protocol):
 
     def is_caught_up(self, topic: str, partition: int) -> bool:
         """Whether the role has had every record there is; False where that is not known."""
+
+    async def pause(self, topic: str, partitions: Collection[int]) -> None:
+        """Read no more of a topic until the next rebalance; a batch of it may already be on its way."""
 
     def reached(self, topic: str, partition: int, event_ms: int) -> None:
         """Event time has come so far there. Of topics of which that is known, those furthest behind are read first.

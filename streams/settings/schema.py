@@ -94,9 +94,11 @@ class IngestSettings(msgspec.Struct, frozen=True, kw_only=True):
     idle_ms: _Millis = 30_000
     """A topic that was read to its end and then is quiet for so long stops holding event time back; 0 is never."""
     refused_share: Annotated[float, Meta(ge=0, le=1)] = 0.5
-    """The worker stops when more than this share of a source topic's newest records was refused; 1 is never."""
+    """A source of a topic counts as refused when more than this share of its newest records was; 1 is never."""
     refused_min: _Count = 1_000
-    """How many of a source topic's newest records that share is taken over; none is taken before that many came."""
+    """How many of a source's newest records that share is taken over; none is taken before that many came."""
+    source_header: str = "ce_source"
+    """The record header that names who sent it; records without one are of one source, the topic."""
 
 
 class EncodeSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -42,6 +42,15 @@ class MetricTable:
         "outcome",
     )
     dead_letters_total = counter("records", "Records refused, by the error's reason.", "topic", "reason")
+    refused_source_ratio = gauge(
+        "0 to 1",
+        "Share of a source's newest records that was refused, by reason: of sources of which too much is refused, see "
+        "ingest.refused_share. Where records name no source the label is empty.",
+        "topic",
+        "source",
+        "reason",
+    )
+    topic_paused_flag = gauge("0 or 1", "Whether a topic is read no more: all who write there are refused.", "topic")
     batches_total = counter("batches", "Batches handed to a role.", "role")
     batch_records = histogram("records", "Records in one batch.", "role", buckets=SIZES)
     checkpoint_seconds = histogram("seconds", "From a checkpoint's beginning to its committed offsets.", "role")

@@ -59,6 +59,7 @@ class Metrics(MetricTable):
         for metric in METRICS.values():
             vars(self)[metric.name] = metric.build(self.registry)
         self._entities: dict[int, tuple[Entities, dict[str, int]]] = {}
+        self._refused: dict[str, set[tuple[str, str]]] = {}
         self._size_due_s: dict[tuple[str, int], float] = {}
 
     def value(self, metric: Metric[Counter] | Metric[Gauge], **labels: str) -> float:
@@ -78,6 +79,19 @@ class Metrics(MetricTable):
     def dead_letter(self, topic: str, reason: str) -> None:
         """A record was refused; ``topic`` is the logical name."""
         self.dead_letters_total.labels(topic=topic, reason=reason).inc()
+
+    def refused_sources(self, topic: str, sources: Iterable[tuple[str, Mapping[str, float]]]) -> None:
+        """Those of a topic (logical name) of which too much is refused now, with the share by reason."""
+        found = {(source, reason): share for source, shares in sources for reason, share in shares.items()}
+        for source, reason in self._refused.get(topic, set()) - found.keys():
+            self.refused_source_ratio.remove_by_labels({"topic": topic, "source": source, "reason": reason})
+        for (source, reason), share in found.items():
+            self.refused_source_ratio.labels(topic=topic, source=source, reason=reason).set(share)
+        self._refused[topic] = set(found)
+
+    def paused(self, topic: str) -> None:
+        """A topic (logical name) is read no more."""
+        self.topic_paused_flag.labels(topic=topic).set(1)
 
     def encode_queue(self, waiting: int, coalesced: int) -> None:
         """Snapshots that wait for the model now, and how many were replaced by newer ones since the last call."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +30,7 @@ class Group:
         self.offsets: dict[tuple[str, int], int] = {}
         self.expelled = False
         self.read_to_end = True
+        self.paused: set[tuple[str, int]] = set()
         self.reached_ms: dict[tuple[str, int], int] = {}
 
     async def commit(self, offsets: Mapping[tuple[str, int], int]) -> bool:
@@ -39,6 +40,9 @@ class Group:
 
     def is_caught_up(self, topic: str, partition: int) -> bool:
         return self.read_to_end
+
+    async def pause(self, topic: str, partitions: Collection[int]) -> None:
+        self.paused |= {(topic, partition) for partition in partitions}
 
     def reached(self, topic: str, partition: int, event_ms: int) -> None:
         self.reached_ms[topic, partition] = event_ms
