@@ -291,10 +291,10 @@ def _header_ms(text: str) -> int:
         raise errors.InvalidField(f"header ce_time: {error}") from None
 
 
-def source_of(headers: Headers) -> str:
-    """Who sent a record, as its ``ce_source`` says; ``unknown`` where it does not."""
+def source_of(headers: Headers, name: str = "ce_source") -> str:
+    """Who sent a record, as the header of this name says; ``unknown`` where it does not."""
     try:
-        return header_text(headers, "ce_source", _MAX_SOURCE) or "unknown"
+        return header_text(headers, name, _MAX_SOURCE) or "unknown"
     except errors.InvalidField:
         return "unknown"
 

@@ -176,6 +176,11 @@ class Words:
         self._typed: dict[str, tuple[bytes, set[int]]] = {}
         self._texts: dict[str, list[str]] = {}
 
+    def __len__(self) -> int:
+        """Words, typed words and texts that are remembered."""
+        fields = (self.plain, self.event, self.attribute, *self.of_kind.values())
+        return sum(map(len, fields)) + len(self._typed) + len(self._texts)
+
     def _of_kind(self, kind: str) -> FieldWords:
         return FieldWords(f"{FIELDS[kind]}:", self._new)
 

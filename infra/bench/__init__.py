@@ -11,6 +11,8 @@ from typing import Final
 
 #: In the order of ``make bench``.
 NAMES: Final = ("delivery", "state", "written", "ingest", "encode", "end-to-end", "memory", "scale", "growth")
+#: Those that take hours, and are no part of ``bench all``.
+LONG: Final = ("soak",)
 
 
 def module_of(name: str) -> str:

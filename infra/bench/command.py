@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from infra.bench import NAMES, module_of
+from infra.bench import LONG, NAMES, module_of
 from streams.commands import Subparsers, above_zero, make_folder, new_parser, whole
 
 
@@ -19,9 +19,10 @@ def add(subparsers: Subparsers) -> None:
         "Each bench runs its contenders in turns and prints a table of medians, minima and maxima, and whether the "
         "targets were met; --json adds one line of JSON. Run it on an otherwise idle machine. Needs Java 17 and Maven "
         "for Apache Kafka and Kafka Streams; Quix Streams gets its own environment under .cache/bench.",
-        "  pulsegraph bench delivery\n  pulsegraph bench all --json\n  pulsegraph bench state --scale 0.05 --rounds 1",
+        "  pulsegraph bench delivery\n  pulsegraph bench soak --json --scale 0.04\n"
+        "  pulsegraph bench all --json\n  pulsegraph bench state --scale 0.05 --rounds 1",
     )
-    parser.add_argument("name", choices=(*NAMES, "all"), help="which bench")
+    parser.add_argument("name", choices=(*NAMES, *LONG, "all"), help="which bench")
     parser.add_argument(
         "--rounds", type=whole(1, 1_000), default=3, metavar="N", help="runs of every contender (default 3)"
     )

@@ -76,7 +76,14 @@ ROWS: Final[dict[str, list[Panel]]] = {
         ("Predictions out", "cps", [(_rate("pulsegraph_predictions_total", "topic"), "{{topic}}")]),
     ],
     "Is it right? By kind of snapshot, on known outcomes": [
-        ("AUC", "percentunit", [("pulsegraph_live_auc_ratio", "{{head}} {{kind}}")]),
+        (
+            "AUC",
+            "percentunit",
+            [
+                ("pulsegraph_live_auc_ratio", "{{head}} {{kind}}"),
+                ("pulsegraph_model_auc_low_ratio", "{{head}} {{kind}} in training, at least"),
+            ],
+        ),
         (
             "Predicted and observed",
             "percentunit",
@@ -146,6 +153,7 @@ ROWS: Final[dict[str, list[Panel]]] = {
                 (_rate("pulsegraph_cache_evictions_total"), "evicted/s"),
             ],
         ),
+        ("What memory holds", "short", [("sum by (of) (pulsegraph_held_items)", "{{of}}")]),
         ("Memory for customers", "bytes", [("sum(pulsegraph_cache_bytes)", "estimated")]),
         (
             "Found in memory",

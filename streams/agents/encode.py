@@ -16,9 +16,10 @@ from schemas import codec
 from schemas.codec import Headers
 from schemas.deadletter import refuse
 from schemas.errors import DeadLetter, InvalidField, Malformed
-from schemas.snapshot import ERASED_MS, SNAPSHOT_VERSION, Snapshot
+from schemas.snapshot import ERASED_MS, LIVE_KINDS, SNAPSHOT_VERSION, Snapshot
 from streams.core.batching import MicroBatcher, Waiting
 from streams.core.erased import Erasures
+from streams.core.judge import SCORED
 from streams.kafka.outbox import Outbox
 from streams.runtime.clocks import Clocks
 from streams.runtime.context import RoleContext
@@ -273,28 +274,40 @@ def build(context: RoleContext) -> EncodeRole:
     )
     context.check_horizon(predictor.horizon_days)
     logger.info("model %s on %s: %s", predictor.version, predictor.device, predictor.embed.name)
-    outbox = context.outbox()
+    for head, kind in SCORED:
+        if (trained := predictor.model.report.heads.get(head)) is not None:
+            reached = trained.live if kind in LIVE_KINDS else trained.model
+            context.metrics.model_reached(head, kind, reached.auc_low)
+    outbox = context.outbox(EncodeRole.name)
     # An outbox of its own: what the catalog refuses is sent by the follower's thread.
-    refusals = CatalogRefusals(context.outbox(), context.metrics, context.clocks.wall_ms)
+    refusals = CatalogRefusals(context.outbox("catalog"), context.metrics, context.clocks.wall_ms)
     entities = EntityFeed(predictor, lambda: catalog.current, mine.embedding_margin, settings.kafka.partitions)
     catalog = CatalogFollower(
         context.client, context.prefix + "catalog", refusals.tell, refusals.delivered, entities.tell
     )
     catalog.start()
     context.closing.callback(catalog.stop)
+    batcher = MicroBatcher(mine.batch_size, mine.batch_age_ms, mine.coalesce)
+    feed = EmbeddingFeed(mine.embedding_margin)
+    for of, items in (
+        ("encode queue", batcher.__len__),
+        ("encode offsets open", batcher.open),
+        ("embeddings sent", feed.__len__),
+    ):
+        context.metrics.holds(of, items)
     return EncodeRole(
         predict=Predictions(
             predictor,
             catalog,
             settings.decide,
             context.clocks.wall_ms,
-            EmbeddingFeed(mine.embedding_margin),
+            feed,
             settings.core.channel_aliases,
         ),
         healthy=catalog.check,
         entities=entities,
         check=check,
-        batcher=MicroBatcher(mine.batch_size, mine.batch_age_ms, mine.coalesce),
+        batcher=batcher,
         outbox=outbox,
         metrics=context.metrics,
         clocks=context.clocks,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Final
 
 from schemas import codec
-from schemas.codec import Headers
 from schemas.deadletter import Refused
 from schemas.errors import TooLate
 from schemas.events import SOURCE_INDEX, SOURCES
@@ -38,7 +37,6 @@ logger: Final = logging.getLogger(__name__)
 
 _MOST_OWED_MS: Final = 1_000  # of a sweep, after a checkpoint that took long
 _MOST_EDGES: Final = 1_000  # of one record: some 100 KB, at most 600 KB with the longest names
-_MOST_SOURCE: Final = 128
 _offset: Final = attrgetter("offset")
 
 
@@ -67,19 +65,6 @@ def outputs_of(checkpoint: IngestCheckpoint, words: Words, partitions: int) -> I
         yield OutputRecord("session-snapshots", snapshot.customer_id.encode(), encode(snapshot))
     for erasure in checkpoint.erasures:
         yield OutputRecord("erasures", erasure.customer_id.encode(), codec.json_encode(erasure))
-
-
-def source_of(headers: Headers, name: str) -> str:
-    """Who sent a record, by its header of this name; empty where it names nobody.
-
-    Example:
-        >>> source_of([("ce_source", b"web")], "ce_source"), source_of([], "ce_source")
-        ('web', '')
-    """
-    for header, value in headers:
-        if header == name and value:
-            return value[:_MOST_SOURCE].decode("utf-8", "replace")
-    return ""
 
 
 def _edge_records(edges: Sequence[GraphEdge], partitions: int) -> Iterator[OutputRecord]:
@@ -117,9 +102,9 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
         refusals: RefusalLimit,
         source_header: str = "ce_source",
     ) -> None:
+        self._words = Words()
         super().__init__(given)
         self._config = config
-        self._words = Words()
         self._cache_bytes = cache_bytes
         self._idle_ms = idle_ms
         self._refusals = refusals
@@ -175,6 +160,19 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
             home=self._home,
         )
 
+    def waiting(self) -> dict[str, Callable[[], int]]:
+        def total(of: Callable[[IngestPartition], int]) -> Callable[[], int]:
+            return lambda: sum(map(of, self.cores()))
+
+        return {
+            "cache": total(lambda core: len(core.cache)),
+            "changed customers": total(lambda core: core.changed),
+            "unsent outputs": total(lambda core: core.unsent),
+            "remembered erasures": total(lambda core: core.remembered_erasures),
+            "words": lambda: len(self._words),
+            "partitions of keys": lambda: partition_for.cache_info().currsize,
+        }
+
     def take(self, core: IngestPartition, batch: Batch) -> list[Refused]:
         records = batch.records
         if batch.topic == SWEEPS:
@@ -184,7 +182,7 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
         self._tell_reached(batch.topic, core)
         unfit = [record for record in refused if record.reason != TooLate.reason]  # lateness says nothing of the topic
         places = [bisect_left(records, record.offset, key=_offset) - first for record in unfit]
-        sources = [source_of(record.headers, self._source_header) for record in records[first:]]
+        sources = [codec.source_of(record.headers, self._source_header) for record in records[first:]]
         is_unfit = self._refusals.observe(batch.topic, sources, zip(places, unfit, strict=True))
         if unfit or batch.topic in self._told:
             self._tell_refused(batch.topic)
@@ -209,7 +207,7 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
                 logger.error(
                     "%.0f%% of the newest records of %s in %s were refused, most as %s. What is good is taken in as "
                     "before. See `pulsegraph dead-letters list --topic %s --reason %s`",
-                    100 * sum(entry.reasons.values()), entry.source or "all that name no source", topic, reason,
+                    100 * sum(entry.reasons.values()), entry.source, topic, reason,
                     topic, reason,
                 )  # fmt: skip
         self._told = {**self._told, topic: names} if names else {t: n for t, n in self._told.items() if t != topic}

@@ -64,6 +64,10 @@ class LearnRole:
         self._reported_ms = monotonic_ms()
         self._to_report: list[tuple[Head, str]] = []
 
+    def remembered(self) -> int:
+        """Predictions and outcomes, joined or waiting for the other; may be asked by any thread."""
+        return sum(len(known.judge) for known in list(self._known.values()))
+
     def bind(self, committer: Commit) -> None:
         """Nothing is ever committed."""
 
@@ -123,4 +127,6 @@ class LearnRole:
 
 def build(context: RoleContext) -> LearnRole:
     """See :meth:`streams.agents.registry.RoleEntry.build`."""
-    return LearnRole(config=context.settings.core, metrics=context.metrics, monotonic_ms=context.clocks.monotonic_ms)
+    role = LearnRole(config=context.settings.core, metrics=context.metrics, monotonic_ms=context.clocks.monotonic_ms)
+    context.metrics.holds("learn predictions and outcomes", role.remembered)
+    return role

@@ -52,6 +52,10 @@ class MicroBatcher:
     def __len__(self) -> int:
         return len(self._live) + len(self._labelled)
 
+    def open(self) -> int:
+        """Offsets that are not done: of what waits, and of what is being computed or delivered."""
+        return sum(map(len, list(self._open.values())))
+
     def add(self, snapshot: Snapshot, partition: int, offset: int, now_ms: int) -> None:
         """One more snapshot in topic order."""
         self._open.setdefault(partition, Counter())[offset] += 1

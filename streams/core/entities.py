@@ -8,7 +8,7 @@ bytes are the same.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple
@@ -21,6 +21,7 @@ from schemas.errors import Malformed
 from schemas.graph import ERASED, GRAPH_EDGES_VERSION, GraphEdge, GraphEdges
 from schemas.records import RawRecord
 from streams.core import stored
+from streams.core.cache import DECODED_PER_ENCODED
 from streams.core.config import DAY_MS
 from streams.core.decay import factor
 from streams.core.durable import Piece, RecordChange, Records
@@ -32,6 +33,7 @@ ERASED_DAYS: Final = 30
 """So long, by the time of an entity's edges, a late one of somebody who was erased is known for that."""
 DAYS_KEPT: Final = 90
 NEIGHBOURS_KEPT: Final = 64
+_OVERHEAD_BYTES: Final = 1_024
 
 
 class InEdges(msgspec.Struct, array_like=True):
@@ -182,17 +184,24 @@ class Entities:
     """State of one partition of entities between two cuts.
 
     Args:
-        cache_entities: most decoded entities kept.
+        cache_bytes: bound of decoded entities, by an estimate from their records. An entity grows for months, so
+            that a number of them bounds nothing.
     """
 
-    def __init__(self, partition: int, records: Records, meta: bytes | None, *, cache_entities: int = 50_000) -> None:
+    def __init__(self, partition: int, records: Records, meta: bytes | None, *, cache_bytes: int = 16 << 20) -> None:
         self.partition = partition
         self.counts: Counter[str] = Counter()
         self._records = records
         self._next_offset = _read_meta(meta)
-        self._cache: dict[str, Entity] = {}
-        self._cache_entities = cache_entities
+        self.budget_bytes = cache_bytes
+        self.used_bytes = 0
+        self._cache: OrderedDict[str, Entity] = OrderedDict()
+        self._cost: dict[str, int] = {}
         self._dirty: set[str] = set()
+
+    def __len__(self) -> int:
+        """Decoded entities in memory."""
+        return len(self._cache)
 
     @property
     def next_offsets(self) -> dict[str, int]:
@@ -226,15 +235,23 @@ class Entities:
     def checkpoint(self, now_ms: int) -> EntityCheckpoint:
         """End the checkpoint. Entities have no timers: ``now_ms`` is not used."""
         changes = [RecordChange(name, encode_entity(self._cache[name]), -1, -1) for name in sorted(self._dirty)]
+        for change in changes:
+            self._resize(change.identity, len(change.record or b""))
         self._dirty = set()
         meta = msgspec.msgpack.encode(self._next_offset)
         return EntityCheckpoint(changes, (), meta, self.next_offsets, dict(self.counts))
 
     def written(self) -> None:
-        excess = len(self._cache) - self._cache_entities
-        if excess > 0:
-            for name in [name for name in self._cache if name not in self._dirty][:excess]:
-                del self._cache[name]
+        excess_bytes, leaving = self.used_bytes - self.budget_bytes, list[str]()
+        for name in self._cache if excess_bytes > 0 else ():
+            if name not in self._dirty:
+                leaving.append(name)
+                excess_bytes -= self._cost[name]
+                if excess_bytes <= 0:
+                    break
+        for name in leaving:
+            del self._cache[name]
+            self.used_bytes -= self._cost.pop(name)
 
     def entity(self, name: str) -> Entity:
         """The entity ``kind:id`` as known now."""
@@ -243,8 +260,16 @@ class Entities:
 
     def _load(self, wanted: set[str]) -> None:
         missing = sorted(wanted - self._cache.keys())
+        for name in wanted & self._cache.keys():
+            self._cache.move_to_end(name)
         for name, record in zip(missing, self._records.load(missing) if missing else [], strict=True):
             self._cache[name] = decode_entity(record) if record is not None else Entity()
+            self._resize(name, len(record or b""))
+
+    def _resize(self, name: str, encoded_bytes: int) -> None:
+        cost = encoded_bytes * DECODED_PER_ENCODED + _OVERHEAD_BYTES
+        self.used_bytes += cost - self._cost.get(name, 0)
+        self._cost[name] = cost
 
     def _refuse(self, record: RawRecord, error: Exception) -> Refused:
         wrong = error if isinstance(error, Malformed) else Malformed(f"no graph edge: {error}")

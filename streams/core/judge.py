@@ -52,6 +52,10 @@ class Judge:
         """Event time of the newest outcome, of any head: they lie on one topic, in its order."""
         self._answers = LiveAnswers(active_ms=config.churn_active_ms, every_ms=config.horizon_every_ms, kept=kept)
 
+    def __len__(self) -> int:
+        """Predictions and outcomes that are remembered, joined or waiting for the other."""
+        return sum(len(score) + score.open for score in self.scores.values()) + self._answers.open
+
     def predicted(self, head: Head, said: ScoredPrediction) -> None:
         """A prediction of ``head``."""
         score = self.scores.get((head, said.snapshot_kind))

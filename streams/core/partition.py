@@ -125,6 +125,21 @@ class IngestPartition:
         return found | ({SWEEPS: self._sweeps.next_offset} if self._sweeps.next_offset else {})
 
     @property
+    def changed(self) -> int:
+        """Customers that the next checkpoint will write."""
+        return len(self._dirty)
+
+    @property
+    def unsent(self) -> int:
+        """Outputs and pieces that the next checkpoint will hand over."""
+        lists = (self._refreshed, self._pieces, self._awaiting_label, self._known_labels, self._edges, self._erasures)
+        return sum(len(found) for found in lists)
+
+    @property
+    def remembered_erasures(self) -> int:
+        return len(self._tombstones)
+
+    @property
     def sweep(self) -> Sweep | None:
         """The one that is under way."""
         return self._sweeps.waiting[0] if self._sweeps.waiting else None

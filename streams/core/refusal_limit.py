@@ -23,7 +23,7 @@ class SourceRefused(NamedTuple):
 
     topic: str
     source: str
-    """Empty for all that names none."""
+    """``unknown`` for all that name none."""
     reasons: Mapping[str, float]
     """Reason -> share of the source's newest records that were refused for it."""
 

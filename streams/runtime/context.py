@@ -50,10 +50,15 @@ class RoleContext:
                 "another model with `pulsegraph train`"
             )
 
-    def outbox(self) -> Outbox:
-        """A new one: an outbox belongs to one thread."""
+    def outbox(self, of: str) -> Outbox:
+        """A new one: an outbox belongs to one thread.
+
+        Args:
+            of: whose, for the metric of what waits in it.
+        """
         kafka = self.settings.kafka
         config = {**self.client, "compression.type": kafka.compression}
         outbox = Outbox(kafka.bootstrap, prefix=self.prefix, config=config)
         self.closing.callback(outbox.close)
+        self.metrics.holds(f"{of} outbox", lambda: outbox.unacknowledged)
         return outbox

@@ -43,6 +43,10 @@ class EmbeddingFeed:
                 found.append(_record(snapshot, vector, model_version))
         return found
 
+    def __len__(self) -> int:
+        """Customers that are remembered."""
+        return len(self._sent)
+
     def forget(self, customer_id: str) -> OutputRecord:
         """The customer was erased: what takes the embedding out of the topic."""
         self._sent.pop(customer_id, None)

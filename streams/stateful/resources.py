@@ -44,7 +44,7 @@ def resources(context: RoleContext, role: str) -> Resources:
     return Resources(
         client=context.client,
         prefix=context.prefix,
-        outbox=context.outbox(),
+        outbox=context.outbox(role),
         stores=RocksStores(settings.state_dir / role, context.memory),
         clocks=context.clocks,
         metrics=context.metrics,

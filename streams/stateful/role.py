@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final, Generic, TypeVar
 
@@ -65,6 +65,8 @@ class StatefulRole(ABC, Generic[CoreT, CheckpointT]):
             wall_ms=given.clocks.wall_ms,
             restoring=partial(given.metrics.restoring, self.name),
         )
+        for of, items in self.waiting().items():
+            given.metrics.holds(f"{self.name} {of}", items)
         self._standby: Standby | None = None
         self._flushing: asyncio.Task[None] | None = None
         self._checkpoint_ms = self._monotonic_ms()
@@ -96,6 +98,14 @@ class StatefulRole(ABC, Generic[CoreT, CheckpointT]):
     @abstractmethod
     def flushed(self, checkpoints: Mapping[int, CheckpointT], seconds: float) -> None:
         """Called after every checkpoint that is durable; metrics live here."""
+
+    def waiting(self) -> dict[str, Callable[[], int]]:
+        """Name of what is kept in memory -> how many there are now; asked by a thread, so by lengths alone."""
+        return {}
+
+    def cores(self) -> list[CoreT]:
+        """Of the partitions held now; may be asked by any thread."""
+        return [held.core for held in list(self.held.values())]
 
     # The runtime's side.
 

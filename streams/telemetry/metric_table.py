@@ -45,7 +45,7 @@ class MetricTable:
     refused_source_ratio = gauge(
         "0 to 1",
         "Share of a source's newest records that was refused, by reason: of sources of which too much is refused, see "
-        "ingest.refused_share. Where records name no source the label is empty.",
+        "ingest.refused_share. Records that name no source are `unknown`.",
         "topic",
         "source",
         "reason",
@@ -73,6 +73,12 @@ class MetricTable:
     cache_misses_total = core_counter("lookups", "Customers read from the store, or new.")
     cache_evictions_total = core_counter("customers", "Customers dropped from memory to stay within its bound.")
     state_bytes = partition_gauge("bytes", "Size of a partition's local store.")
+    held_items = gauge(
+        "items",
+        "What every cache, queue and waiting list of the process holds now: customers, entities, records, predictions "
+        "or words. See where memory goes with it.",
+        "of",
+    )
     snapshots_total = counter("snapshots", "Snapshots emitted.", "kind")
     snapshots_coalesced_total = counter("snapshots", "Snapshots dropped because a newer one came before a run.")
     swept_total = core_counter("customers", "Customers that a sweep looked at.")
@@ -121,6 +127,13 @@ class MetricTable:
     words_total = counter("words", "Words of timelines that the encoder was shown.")
     unknown_words_total = counter("words", "Of these, words that the model's vocabulary lacks.")
     live_auc_ratio = gauge("0 to 1", "AUC of emitted predictions whose outcome is known.", "head", "kind")
+    model_auc_low_ratio = gauge(
+        "0 to 1",
+        "AUC of the served model in training, on customers it had not seen: the lower end of the 95 % interval. Absent "
+        "where training could not say.",
+        "head",
+        "kind",
+    )
     live_auc_pairs = gauge(
         "predictions",
         "Predictions that this and the other live measures rest on: of many, the newest of an even sample.",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from streams.core.durable import IngestCheckpoint
 from streams.core.entities import Entities, EntityCheckpoint
@@ -56,6 +56,7 @@ class Metrics(MetricTable):
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)  # resident size, processor time, open files
         for metric in METRICS.values():
             vars(self)[metric.name] = metric.build(self.registry)
         self._entities: dict[int, tuple[Entities, dict[str, int]]] = {}
@@ -194,6 +195,11 @@ class Metrics(MetricTable):
             if value is not None:
                 gauge.labels(head=head, kind=kind).set(value)
 
+    def model_reached(self, head: str, kind: str, auc_low: float | None) -> None:
+        """What a head of the served model reached in training on snapshots as those of this kind."""
+        if auc_low is not None:
+            self.model_auc_low_ratio.labels(head=head, kind=kind).set(auc_low)
+
     def restoring(self, role: str, partition: int, done: int, total: int) -> None:
         """A partition's state is being read back; called from a thread of its own."""
         self.restore_progress_ratio.labels(role=role, partition=str(partition)).set(min(1.0, done / max(1, total)))
@@ -236,6 +242,10 @@ class Metrics(MetricTable):
         for topic in topics:
             for partition in range(partitions):
                 self.lag_records.remove_by_labels({"role": role, "topic": topic, "partition": str(partition)})
+
+    def holds(self, of: str, items: Callable[[], int]) -> None:
+        """A cache, queue or list of this name; ``items`` is asked at every scrape, from a thread, and adds up sizes."""
+        self.held_items.labels(of=of).set_function(items)
 
     def broker_heard(self, wall_s: float) -> None:
         """The broker answered at this time."""

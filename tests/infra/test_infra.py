@@ -142,6 +142,34 @@ def test_calibration_is_alerted_by_a_factor_and_a_number(
     assert eval(expression, {"float": float}, sums) is fires
 
 
+@pytest.mark.parametrize(
+    ("live", "reached", "pairs", "observed", "fires"),
+    [
+        (0.62, 0.60, 20_000, 0.1, False),  # a head that cannot do better is not degraded
+        (0.68, 0.81, 20_000, 0.1, True),
+        (0.68, 0.81, 600, 0.1, False),  # sixty that left: chance
+        (0.68, 0.81, 20_000, 0.001, False),
+        (0.68, 0.81, 20_000, 0.999, False),
+        (0.78, 0.81, 20_000, 0.1, False),
+    ],
+)
+def test_a_model_is_degraded_against_itself(
+    live: float, reached: float, pairs: int, observed: float, fires: bool
+) -> None:
+    """The rule's arithmetic, with the numbers in place."""
+    (rule,) = [rule for rule in _alerts() if rule["alert"] == "PulsegraphModelDegraded"]
+    expression = re.sub(r"(and )?on \([^)]*\)( group_left \(\))?", lambda found: found[1] or "", rule["expr"])
+    for name, value in (
+        ("max by (head, kind) (pulsegraph_model_auc_low_ratio)", reached),
+        ("pulsegraph_live_auc_ratio", live),
+        ("pulsegraph_live_auc_pairs", pairs),
+        ("pulsegraph_live_observed_ratio", observed),
+    ):
+        assert name in expression
+        expression = expression.replace(name, str(value))
+    assert eval(expression) is fires
+
+
 def test_containers_set_only_settings_that_exist() -> None:
     known = {field.env for field in fields()}
     for path in (ROOT / "docker-compose.yml", INFRA / "worker" / "Dockerfile"):

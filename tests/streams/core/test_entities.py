@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -30,11 +31,13 @@ from streams.state.memory import MemoryStore
 HALF_LIFE_MS = 28 * DAY_MS
 
 
-def edge(partition: int, offset: int, day: int, customer: str = "c", type: str = "purchase>item") -> GraphEdge:
+def edge(
+    partition: int, offset: int, day: int, customer: str = "c", type: str = "purchase>item", entity: str = "item:1"
+) -> GraphEdge:
     return GraphEdge(
         customer_id=customer,
         type=type,
-        entity="item:1",
+        entity=entity,
         event_ts_ms=START_MS + day * DAY_MS,
         source=("clickstream", partition, offset),
     )
@@ -143,3 +146,36 @@ def test_what_holds_no_edges_is_refused_and_the_next_one_taken(value: bytes | No
     assert said.encode() in dict(letter.headers)["dl_message"]
     assert entities.counts == {"applied": 1, "dead_lettered": 1}
     assert entities.next_offsets == {"graph-edges": 2}
+
+
+class Kept:
+    """Durable records of entities in a dict."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, bytes | None] = {}
+
+    def load(self, identities: Sequence[str]) -> list[bytes | None]:
+        return [self.records.get(identity) for identity in identities]
+
+
+def test_memory_is_bounded_by_bytes_and_changes_nothing() -> None:
+    """An entity grows for months: a number of them bounds nothing."""
+
+    def run(cache_bytes: int) -> tuple[dict[str, bytes | None], list[int]]:
+        kept, used = Kept(), list[int]()
+        entities = Entities(0, cast(Any, kept), None, cache_bytes=cache_bytes)
+        for day in range(60):
+            drawn = [
+                edge(0, day, day=day, customer=f"c{day * 7 % 50}", entity=f"item:{item}")
+                for item in range(day % 5, 200, 1 + day % 3)
+            ]
+            entities.take([batch(day, drawn)])
+            kept.records |= {change.identity: change.record for change in entities.checkpoint(0).changes}
+            entities.written()
+            used.append(entities.used_bytes)
+        return kept.records, used
+
+    whole, grew = run(1 << 40)
+    bounded, used = run(100_000)
+    assert bounded == whole
+    assert max(used) <= 100_000 < grew[-1]
