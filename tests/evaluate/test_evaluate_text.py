@@ -9,7 +9,7 @@ import pytest
 from support.text_encoder import save_text_encoder
 
 from infra.evaluate import text
-from infra.evaluate.replays import ReplayPlan
+from infra.evaluate.replays import ReplayPlan, replay
 from infra.evaluate.report import EvaluationOptions
 from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError
@@ -20,17 +20,28 @@ from streams.sources.source import SIMULATION_START_MS
 DAYS = tuple(SIMULATION_START_MS + day * DAY_MS for day in (70, 77, 84, 91))
 SPANS = text.TextSpans(
     plan=ReplayPlan(
-        data="simulation", seed=3, customers=90, sim_days=125, days_ms=DAYS, active_within_ms=28 * DAY_MS
+        data="simulation", seed=3, customers=60, sim_days=120, days_ms=DAYS, active_within_ms=28 * DAY_MS
     ),
     model_until_ms=SIMULATION_START_MS + 68 * DAY_MS,
     days=DAYS,
 )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("evaluation")
+
+
 @pytest.mark.slow
-def test_text_end_to_end(tmp_path: Path) -> None:
-    folder = save_text_encoder(tmp_path / "encoder")
-    options = EvaluationOptions(folder=tmp_path, epochs=1, rounds=20, encoder=str(folder), questions=100)
+def test_the_days_are_asked_about(folder: Path) -> None:
+    asked = replay(SPANS.plan, folder, lambda _text: None).asked
+    assert {snapshot.as_of_ms for snapshot in asked} == set(DAYS)
+
+
+@pytest.mark.slow
+def test_text_end_to_end(folder: Path) -> None:
+    encoder = save_text_encoder(folder / "encoder")
+    options = EvaluationOptions(folder=folder, epochs=1, rounds=20, encoder=str(encoder), questions=100)
     found = text.run(options, lambda _text: None, SPANS)
     rows = {(row.name, row.measure): row for row in found.results}
     for name in (text.TEXT, text.OURS, text.RANDOM, text.FLOOR):
