@@ -33,8 +33,8 @@ NAMES = {hash_of(word): word for word in (*WORDS, *worlds.vocabulary().names)}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory: Path = save_text_encoder(tmp_path_factory.mktemp("text"))
-    return directory
+    saved: Path = save_text_encoder(tmp_path_factory.mktemp("text"))
+    return saved
 
 
 @pytest.fixture(scope="module")
