@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from models.entities import Lexicon, word_of
+from models.entities import WordRows, word_of
 from models.snapshot_columns import Edges
 from models.wide import Floats, Ints
 from schemas.catalog import CatalogEntry
@@ -97,13 +97,13 @@ class Candidates:
     Args:
         campaigns: the campaigns, in the order of the score's columns.
         catalog: ``kind:id`` -> entry, for the items and offers that the campaigns name and for other campaigns.
-        lexicon: of the model that will score them, and of the same catalog.
+        word_rows: of the model that will score them, and of the same catalog.
     """
 
     def __init__(
-        self, campaigns: Sequence[CatalogEntry], catalog: Mapping[str, CatalogEntry], lexicon: Lexicon
+        self, campaigns: Sequence[CatalogEntry], catalog: Mapping[str, CatalogEntry], word_rows: WordRows
     ) -> None:
-        self.lexicon = lexicon
+        self.word_rows = word_rows
         self.campaigns = tuple(campaigns)
         self.column: dict[str, int] = {entry.id: i for i, entry in enumerate(self.campaigns)}
         items = [_items(entry, catalog) for entry in self.campaigns]
@@ -127,10 +127,10 @@ class Candidates:
             dtype=np.float32,
         ).reshape(-1, 4)
         self.words: Ints = np.zeros((len(self.campaigns), MAX_WORDS), dtype=np.int64)
-        """Places of each campaign's words in the lexicon, 0 after the last: (C, MAX_WORDS)."""
+        """Places of each campaign's words among its rows of words, 0 after the last: (C, MAX_WORDS)."""
         for row, (entry, shares, price) in enumerate(zip(self.campaigns, categories, prices, strict=True)):
             words = _words(entry, shares, price)[:MAX_WORDS]
-            self.words[row, : len(words)] = lexicon.rows(b"".join(map(hash_of, words)))
+            self.words[row, : len(words)] = word_rows.rows(b"".join(map(hash_of, words)))
 
     def __len__(self) -> int:
         return len(self.campaigns)

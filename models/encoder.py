@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.entities import BUCKETS, Lexicon
+from models.entities import BUCKETS, WordRows
 from models.sequence import (
     AMOUNTS,
     KINDS,
@@ -133,7 +133,7 @@ class InputLayer(nn.Module):
         with torch.no_grad():
             self.words.weight[PAD_ID] = 0.0
             self.words.weight[vocabulary:] /= 3  # what strangers have in common is said by [UNK]
-        self._frozen: tuple[Lexicon, Tensor] | None = None
+        self._frozen: tuple[WordRows, Tensor] | None = None
         self.register_buffer("mean", torch.zeros(COLUMNS))
         self.register_buffer("deviation", torch.ones(COLUMNS))
         self.register_buffer("turns", 2 * math.pi / torch.tensor(PERIODS_DAYS), persistent=False)
@@ -196,11 +196,11 @@ class InputLayer(nn.Module):
         found: Tensor = self.project(vectors.index_add(0, first, self._numbers(on(batch.numbers), hidden_numbers)))
         return found
 
-    def vectors(self, lexicon: Lexicon, places: Ints, forgotten: Tensor | None = None) -> Tensor:
+    def vectors(self, word_rows: WordRows, places: Ints, forgotten: Tensor | None = None) -> Tensor:
         """What words stand for, (N, H).
 
         Args:
-            places: of the words in the lexicon, (N,).
+            places: of the words, (N,).
             forgotten: (N,) of bool, words that count as not known, where they have a bucket.
         """
         weight = self.words.weight
@@ -208,12 +208,12 @@ class InputLayer(nn.Module):
         def on(values: Ints) -> Tensor:
             return torch.from_numpy(values).to(weight.device)
 
-        own, bucket, counts = on(lexicon.own[places]), on(lexicon.bucket[places]), lexicon.counts[places]
+        own, bucket, counts = on(word_rows.own[places]), on(word_rows.bucket[places]), word_rows.counts[places]
         if forgotten is not None:
             own = torch.where(forgotten & (bucket != PAD_ID), UNK_ID, own)
         bucket = torch.where(own == UNK_ID, bucket, PAD_ID)
         text = nn.functional.embedding_bag(
-            on(lexicon.text[ranges(lexicon.begin[places], counts)]),
+            on(word_rows.text[ranges(word_rows.begin[places], counts)]),
             weight,
             on(np.cumsum(counts) - counts),
             mode="sum",
@@ -225,22 +225,22 @@ class InputLayer(nn.Module):
         return found
 
     @torch.no_grad()
-    def freeze(self, lexicon: Lexicon) -> Tensor:
+    def freeze(self, word_rows: WordRows) -> Tensor:
         """Vectors of all places, (R, H), which from now on are looked up: the weights must not change any more."""
-        if self._frozen is None or self._frozen[0] is not lexicon:
-            self._frozen = lexicon, self.vectors(lexicon, np.arange(len(lexicon))).detach()
+        if self._frozen is None or self._frozen[0] is not word_rows:
+            self._frozen = word_rows, self.vectors(word_rows, np.arange(len(word_rows))).detach()
         return self._frozen[1]
 
     def _table(self, batch: Sequences) -> tuple[Tensor, Ints]:
         """Vectors, and which of them each word of a batch has."""
         places = batch.words.astype(np.int64)
-        if batch.lexicon is None:
+        if batch.word_rows is None:
             return self.words.weight, places
-        if self._frozen is not None and self._frozen[0] is batch.lexicon:
+        if self._frozen is not None and self._frozen[0] is batch.word_rows:
             return self._frozen[1], places
         different, at = np.unique(places, return_inverse=True)
         forgotten = torch.rand(len(different)).to(self.mean.device) < _FORGOTTEN if self.training else None
-        return self.vectors(batch.lexicon, different, forgotten), at
+        return self.vectors(batch.word_rows, different, forgotten), at
 
     def _times(self, age: Tensor, gap: Tensor, hour: Tensor, year: Tensor) -> Tensor:
         """(T,) each → (T, _TIMES)."""
@@ -299,9 +299,9 @@ class CustomerEncoder(nn.Module):
         self.input = InputLayer(vocabulary, self.hidden, size, width_of(config))
         self.body: Any = body_of(config)
 
-    def read(self, snapshots: Sequence[Snapshot], lexicon: Lexicon) -> Sequences:
+    def read(self, snapshots: Sequence[Snapshot], word_rows: WordRows) -> Sequences:
         """What the encoder is shown of snapshots."""
-        return sequences_of(snapshots, lexicon, self.size)
+        return sequences_of(snapshots, word_rows, self.size)
 
     def states(self, batch: Sequences, hidden_numbers: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, P, H) and their mask (B, P); arguments as in :meth:`InputLayer.forward`."""

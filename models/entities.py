@@ -7,7 +7,7 @@ The *tower* of entities is a sum of rows of one table, which the encoder learns 
     vector  the id; of an entity with a text the mean of both
 
 So an item of this minute is where items of its kind are, and two that nobody knows are not the same one. A
-:class:`Lexicon` says which rows these are, for one vocabulary and one state of the catalog. It holds no weights:
+:class:`WordRows` says which rows these are, for one vocabulary and one state of the catalog. It holds no weights:
 training sums rows as it goes, serving sums each word's once a catalog (:meth:`models.encoder.InputLayer.freeze`).
 
 Popularity is no part of it, see docs/design.md.
@@ -40,7 +40,7 @@ _GRAMMAR: Final = len(SPECIALS) + len(FIXED)
 Hashes = npt.NDArray[np.uint32]
 
 
-class _Told(NamedTuple):
+class _Said(NamedTuple):
     """What an entry says, in numbers."""
 
     entry: CatalogEntry
@@ -48,7 +48,7 @@ class _Told(NamedTuple):
     text: tuple[int, ...]
 
 
-class Lexicon:
+class WordRows:
     """Places of words, and the rows of the table that each stands for.
 
     Places run: those of the vocabulary, the buckets, entities that only the catalog knows. Equal vocabularies and
@@ -65,26 +65,26 @@ class Lexicon:
         text: those, of one place after the other.
 
     Example:
-        >>> known = Lexicon(Vocabulary(build({"cat:tea": 2})), {"item:1": item})  # doctest: +SKIP
+        >>> known = WordRows(Vocabulary(build({"cat:tea": 2})), {"item:1": item})  # doctest: +SKIP
         >>> known.rows(hash_of("cat:tea") + hash_of("item:1") + hash_of("item:2"))  # doctest: +SKIP
         array([64, 1089, 571])
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, catalog: Mapping[str, CatalogEntry] | None = None, before: Lexicon | None = None
+        self, vocabulary: Vocabulary, catalog: Mapping[str, CatalogEntry] | None = None, before: WordRows | None = None
     ) -> None:
         self.vocabulary = vocabulary
         size = len(vocabulary)
-        old = before._told if before is not None else {}
-        self._told: dict[str, _Told] = {}
+        old = before._said if before is not None else {}
+        self._said: dict[str, _Said] = {}
         for name, entry in (catalog or {}).items():
             known = old.get(name)
-            self._told[name] = known if known is not None and known.entry is entry else self._tell(entry)
+            self._said[name] = known if known is not None and known.entry is entry else self._say(entry)
         # Sorted, and of two entities with one hash the first: so no order of arrival is seen.
-        told = [self._told[name] for name in sorted(self._told)]
-        hashed = np.fromiter((one.hashed for one in told), dtype=np.uint32, count=len(told))
+        said = [self._said[name] for name in sorted(self._said)]
+        hashed = np.fromiter((one.hashed for one in said), dtype=np.uint32, count=len(said))
         kept = np.sort(np.unique(hashed, return_index=True)[1])
-        hashed, told = hashed[kept], [told[at] for at in kept.tolist()]
+        hashed, said = hashed[kept], [said[at] for at in kept.tolist()]
         known_place, is_known = vocabulary.find(hashed)
         place = known_place.astype(np.int64)
         fresh = hashed[~is_known]
@@ -104,9 +104,9 @@ class Lexicon:
         self.bucket[size : size + BUCKETS] = size + np.arange(BUCKETS)
         self.bucket[size + BUCKETS :] = size + fresh % BUCKETS
         self.counts: Ints = np.zeros(places, dtype=np.int64)
-        self.counts[place] = [len(one.text) for one in told]
+        self.counts[place] = [len(one.text) for one in said]
         self.text: Ints = np.fromiter(
-            chain.from_iterable(told[at].text for at in np.argsort(place).tolist()), dtype=np.int64
+            chain.from_iterable(said[at].text for at in np.argsort(place).tolist()), dtype=np.int64
         )
         self.begin: Ints = np.cumsum(self.counts) - self.counts
 
@@ -126,7 +126,7 @@ class Lexicon:
         """Which of them have a row of their own."""
         return places < len(self.vocabulary)
 
-    def _tell(self, entry: CatalogEntry) -> _Told:
+    def _say(self, entry: CatalogEntry) -> _Said:
         said = [f"cat:{entry.category}"] if entry.category else []
         attributes = [value for _, value in sorted((entry.attributes or {}).items()) if isinstance(value, str)]
         for text in (entry.title or "", *attributes):
@@ -134,7 +134,7 @@ class Lexicon:
             if len(said) >= 2 * MOST_TEXT:
                 break
         own = word_of(entry.kind, entry.id)
-        return _Told(
+        return _Said(
             entry,
             int.from_bytes(hash_of(own), "little"),
             tuple(map(self._row, list(dict.fromkeys(said))[:MOST_TEXT])),

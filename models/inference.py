@@ -128,7 +128,7 @@ class Predictor:
 
     def entities(self, words: Sequence[str]) -> Floats:
         """Vectors of entities, named by :func:`models.entities.word_of`, scaled to length √H: (N, H)."""
-        places = torch.from_numpy(self.model.lexicon.rows(b"".join(map(hash_of, words)))).to(self.device)
+        places = torch.from_numpy(self.model.word_rows.rows(b"".join(map(hash_of, words)))).to(self.device)
         with torch.inference_mode():
             found = self.model.table()[places]
             found = torch.nn.functional.normalize(found, dim=-1) * math.sqrt(found.shape[1])
@@ -143,8 +143,8 @@ class Predictor:
         """
         for snapshot in snapshots:
             check(snapshot)
-        lexicon = self.model.lexicon
-        batch = self.model.encoder.read(snapshots, lexicon)
+        word_rows = self.model.word_rows
+        batch = self.model.encoder.read(snapshots, word_rows)
         with torch.inference_mode():
             embedding = self.embed(batch)
         return Encoded(
@@ -152,7 +152,7 @@ class Predictor:
             embeddings=embedding.cpu().numpy(),
             columns=batch.numbers,
             words=len(batch.words),
-            unknown_words=int((~lexicon.known(batch.words.astype(np.int64))).sum()),
+            unknown_words=int((~word_rows.known(batch.words.astype(np.int64))).sum()),
         )
 
     def predictions(self, encoded: Encoded, moment: Moment) -> Iterator[tuple[Task, Prediction]]:

@@ -92,9 +92,9 @@ class MaskedEvents(nn.Module):
         at = torch.from_numpy((row * states.shape[1] + column)[masked.at]).to(states.device)
         logits = self.out(self.layer(states.flatten(0, 1)[at])).float().log_softmax(-1)  # (M, targets)
         target = masked.words - _FIRST
-        told = target < self.targets  # places behind the vocabulary are of no word that is told apart
-        if not told.any():
+        is_target = target < self.targets  # places behind the vocabulary are of no word of these
+        if not is_target.any():
             return states.new_zeros(())
-        owner, word = (torch.from_numpy(each[told]).to(states.device) for each in (masked.owner, target))
+        owner, word = (torch.from_numpy(each[is_target]).to(states.device) for each in (masked.owner, target))
         loss: Tensor = -self.weight * logits[owner, word].mean()
         return loss

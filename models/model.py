@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from models.encoder import CustomerEncoder
-from models.entities import Lexicon
+from models.entities import WordRows
 from models.metrics import Score
 from models.sequence import SequenceSize
 from models.text import TextEncoder, reads_text
@@ -121,15 +121,15 @@ class Model(nn.Module):
         self.tasks = tuple(tasks)
         self.heads = nn.ModuleDict({task.name: task.head(self.encoder.hidden) for task in self.tasks})
         self.vocabulary = vocabulary
-        self.lexicon = Lexicon(vocabulary)
+        self.word_rows = WordRows(vocabulary)
         """What words mean, see :meth:`know`."""
         self.horizon_days = horizon_days
         self.report = report or TrainingReport()
 
     def know(self, catalog: Mapping[str, CatalogEntry]) -> None:
         """From now on, entities are what this catalog says: ``kind:id`` -> entry."""
-        self.lexicon = Lexicon(self.vocabulary, catalog, self.lexicon)
+        self.word_rows = WordRows(self.vocabulary, catalog, self.word_rows)
 
     def table(self) -> Tensor:
-        """Vectors of all places in the lexicon, (R, H), of weights that are not trained any more."""
-        return self.encoder.input.freeze(self.lexicon)
+        """Vectors of all places of words, (R, H), of weights that are not trained any more."""
+        return self.encoder.input.freeze(self.word_rows)

@@ -11,7 +11,7 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from models.entities import Lexicon
+from models.entities import WordRows
 from models.sequence import Reader, Sequences, SequenceSize, concatenated, sequences_of
 from models.snapshot_columns import features_of
 from models.wide import Floats, Ints
@@ -89,19 +89,19 @@ def span_days(outcomes: Mapping[str, list[Outcome]]) -> int:
 
 
 def read(
-    outcomes: Mapping[str, list[Outcome]], lexicon: Lexicon, size: SequenceSize, reader: Reader = sequences_of
+    outcomes: Mapping[str, list[Outcome]], word_rows: WordRows, size: SequenceSize, reader: Reader = sequences_of
 ) -> dict[str, Rows]:
     """Put the outcomes of each question into arrays, in the order in which they come."""
     numbers: dict[str, int] = {}
-    return {question: _rows(found, lexicon, size, numbers, reader) for question, found in outcomes.items()}
+    return {question: _rows(found, word_rows, size, numbers, reader) for question, found in outcomes.items()}
 
 
 def _rows(
-    outcomes: list[Outcome], lexicon: Lexicon, size: SequenceSize, numbers: dict[str, int], reader: Reader
+    outcomes: list[Outcome], word_rows: WordRows, size: SequenceSize, numbers: dict[str, int], reader: Reader
 ) -> Rows:
-    parts = [reader([], lexicon, size)]
+    parts = [reader([], word_rows, size)]
     parts += [
-        reader([o.snapshot for o in outcomes[begin : begin + CHUNK]], lexicon, size)
+        reader([o.snapshot for o in outcomes[begin : begin + CHUNK]], word_rows, size)
         for begin in range(0, len(outcomes), CHUNK)
     ]
     customers = [o.snapshot.customer_id for o in outcomes]

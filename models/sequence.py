@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from models.entities import Lexicon
+from models.entities import WordRows
 from models.snapshot_columns import SESSION_DTYPE, Edges, features_of
 from models.tokenizer import Vocabulary
 from models.wide import Doubles, Floats, Ints, columns
@@ -130,12 +130,12 @@ class Sequences:
     counts: Ints
     """(T,): words of each position."""
     words: Rows
-    """(W,): places in the lexicon."""
+    """(W,): places of words, see :class:`models.entities.WordRows`."""
     weights: Floats
     """(W,): what each word counts for in its position."""
     tokens: npt.NDArray[np.object_] | None = None
     """(B,) lists of ids, of a text encoder's tokens; None where none reads these."""
-    lexicon: Lexicon | None = None
+    word_rows: WordRows | None = None
     """What words stand for; where there is none, each for the row of the vocabulary that its number says."""
 
     def __len__(self) -> int:
@@ -153,7 +153,7 @@ class Sequences:
             words=self.words[words],
             weights=self.weights[words],
             tokens=None if self.tokens is None else self.tokens[rows],
-            lexicon=self.lexicon,
+            word_rows=self.word_rows,
             **{name: getattr(self, name)[positions] for name in _OF_POSITIONS},
         )
 
@@ -180,7 +180,7 @@ class Sequences:
             words=self.words[said],
             weights=self.weights[said],
             tokens=self.tokens,
-            lexicon=self.lexicon,
+            word_rows=self.word_rows,
             **changed,
         )
 
@@ -207,26 +207,26 @@ _OF_POSITIONS: Final = ("kind", "rank", "age_days", "gap_days", "hour", "year", 
 
 
 def concatenated(parts: Sequence[Sequences]) -> Sequences:
-    """All of them, one after the other; at least one, and all of one lexicon."""
-    names = [field.name for field in fields(Sequences) if field.name not in ("tokens", "lexicon")]
+    """All of them, one after the other; at least one, and all of the same rows of words."""
+    names = [field.name for field in fields(Sequences) if field.name not in ("tokens", "word_rows")]
     tokens = [part.tokens for part in parts if part.tokens is not None]
     return Sequences(
         tokens=np.concatenate(tokens) if tokens else None,
-        lexicon=parts[0].lexicon,
+        word_rows=parts[0].word_rows,
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names},
     )
 
 
-Reader = Callable[[Sequence[Snapshot], Lexicon | Vocabulary, SequenceSize], Sequences]
+Reader = Callable[[Sequence[Snapshot], WordRows | Vocabulary, SequenceSize], Sequences]
 """As :func:`sequences_of`."""
 
 
-def sequences_of(snapshots: Sequence[Snapshot], known: Lexicon | Vocabulary, size: SequenceSize) -> Sequences:
+def sequences_of(snapshots: Sequence[Snapshot], known: WordRows | Vocabulary, size: SequenceSize) -> Sequences:
     """The sequences of a batch.
 
     Args:
         snapshots: which :func:`models.snapshot_columns.check` takes.
-        known: whose places stand for words; a word that a vocabulary lacks is ``[UNK]``, of a lexicon it is a bucket.
+        known: whose places stand for words; a word that a vocabulary lacks is ``[UNK]``, else it is a bucket.
     """
     as_of_s = np.array([snapshot.as_of_ms for snapshot in snapshots], dtype=np.float64) / 1000
     parts = [
@@ -256,7 +256,7 @@ def sequences_of(snapshots: Sequence[Snapshot], known: Lexicon | Vocabulary, siz
         counts=counts[order],
         words=np.concatenate([part.words for part in parts])[words].astype(np.uint32),
         weights=np.concatenate([part.weights for part in parts])[words].astype(np.float32),
-        lexicon=known if isinstance(known, Lexicon) else None,
+        word_rows=known if isinstance(known, WordRows) else None,
     )
     shown = (found.age_days <= size.span_days) | (found.kind == CUSTOMER)
     return found if shown.all() else found.only(shown, np.ones(len(found.words), dtype=np.bool_))
@@ -279,7 +279,7 @@ class _Part:
     weights: Doubles
 
 
-def _customer(snapshots: Sequence[Snapshot], known: Lexicon | Vocabulary) -> _Part:
+def _customer(snapshots: Sequence[Snapshot], known: WordRows | Vocabulary) -> _Part:
     count = len(snapshots)
     nothing = np.zeros(count, dtype=np.int64)
     counts = np.array([len(snapshot.attributes) // HASH_BYTES for snapshot in snapshots], dtype=np.int64)
@@ -297,7 +297,7 @@ def _customer(snapshots: Sequence[Snapshot], known: Lexicon | Vocabulary) -> _Pa
     )
 
 
-def _recent(snapshots: Sequence[Snapshot], as_of_s: Doubles, most: int, known: Lexicon | Vocabulary) -> _Part:
+def _recent(snapshots: Sequence[Snapshot], as_of_s: Doubles, most: int, known: WordRows | Vocabulary) -> _Part:
     entries = np.array([len(s.recent.lengths) for s in snapshots], dtype=np.int64)
     ends = np.cumsum(entries)
     length = np.frombuffer(b"".join([s.recent.lengths for s in snapshots]), dtype=np.uint8).astype(np.int64)
@@ -323,7 +323,7 @@ def _recent(snapshots: Sequence[Snapshot], as_of_s: Doubles, most: int, known: L
     )
 
 
-def _history(snapshots: Sequence[Snapshot], as_of_s: Doubles, most: int, known: Lexicon | Vocabulary) -> _Part:
+def _history(snapshots: Sequence[Snapshot], as_of_s: Doubles, most: int, known: WordRows | Vocabulary) -> _Part:
     entries = np.array([len(s.history) // SESSION.size for s in snapshots], dtype=np.int64)
     ends = np.cumsum(entries)
     flat = np.frombuffer(b"".join([s.history for s in snapshots]), dtype=SESSION_DTYPE)
@@ -361,7 +361,7 @@ def _history(snapshots: Sequence[Snapshot], as_of_s: Doubles, most: int, known: 
     )
 
 
-def _graph(snapshots: Sequence[Snapshot], most: int, known: Lexicon | Vocabulary) -> _Part:
+def _graph(snapshots: Sequence[Snapshot], most: int, known: WordRows | Vocabulary) -> _Part:
     edges = Edges(snapshots)
     group = edges.customer * len(EDGE_TYPES) + edges.type
     order = np.lexsort((edges.words, -edges.weight, group))

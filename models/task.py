@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.entities import Lexicon
+from models.entities import WordRows
 from models.heads import Head
 from models.outcomes import Rows, Split
 from models.wide import Floats, Ints
@@ -69,7 +69,7 @@ class Evidence:
     outcomes: Sequence[Outcome]
     rows: Rows
     catalog: Mapping[str, CatalogEntry]
-    lexicon: Lexicon
+    word_rows: WordRows
 
 
 class Task(ABC):

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from models.encoder import CustomerEncoder
-from models.entities import Lexicon
+from models.entities import WordRows
 from models.pretrained import PretrainedBody, load_pretrained, short_name
 from models.readable import Limits, Names, positions
 from models.sequence import Reader, Sequences, SequenceSize, sequences_of
@@ -128,8 +128,8 @@ class TextEncoder(CustomerEncoder):
         self.body.eval()
         return self
 
-    def read(self, snapshots: Sequence[Snapshot], lexicon: Lexicon) -> Sequences:
-        return self._read(snapshots, lexicon, self.size)
+    def read(self, snapshots: Sequence[Snapshot], word_rows: WordRows) -> Sequences:
+        return self._read(snapshots, word_rows, self.size)
 
     def states(self, batch: Sequences, hidden_numbers: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One state a customer, (B, 1, H), whatever is hidden or left out of the positions."""
@@ -158,9 +158,9 @@ def text_reader(config: PretrainedConfig) -> Reader:
         said = f"the config of the text encoder holds no tokeniser ({error}); train the model again"
         raise ConfigError(said) from error
 
-    def read(snapshots: Sequence[Snapshot], known: Lexicon | Vocabulary, size: SequenceSize) -> Sequences:
+    def read(snapshots: Sequence[Snapshot], known: WordRows | Vocabulary, size: SequenceSize) -> Sequences:
         tokens = np.empty(len(snapshots), dtype=np.object_)
-        vocabulary = known.vocabulary if isinstance(known, Lexicon) else known
+        vocabulary = known.vocabulary if isinstance(known, WordRows) else known
         tokens[:] = reader.ids(snapshots, vocabulary.by_hash, size)
         return replace(sequences_of(snapshots, known, size), tokens=tokens)
 

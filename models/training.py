@@ -22,7 +22,7 @@ from models.coles import Contrast
 from models.continued import CONTINUED_RATE, Base, take_over
 from models.device import compiled, threads, worth_compiling
 from models.encoder import EncoderSize, default_config
-from models.entities import Lexicon
+from models.entities import WordRows
 from models.future import futures
 from models.masked import MaskedEvents
 from models.model import DataRead, Model, TrainingReport
@@ -121,14 +121,14 @@ def train(
     progress(0.0, "reading outcomes")
     by_question = outcomes.by_question(found, dict.fromkeys(task.question for task in tasks))
     # Ages that are rare among these rows are not shown to the model later, either.
-    asked = base.model.encoder.size if base else settings.size.sequence
-    size = msgspec.structs.replace(asked, span_days=outcomes.span_days(by_question))
+    sections = base.model.encoder.size if base else settings.size.sequence
+    size = msgspec.structs.replace(sections, span_days=outcomes.span_days(by_question))
     config = _config(settings, body, base)
     if reads_text(config) and (settings.masked or settings.coles):
         raise ConfigError("a text encoder is not trained: leave masked and coles at 0, or train without --input text")
-    lexicon = Lexicon(vocabulary, catalog)
-    rows = outcomes.read(by_question, lexicon, size, text_reader(config) if reads_text(config) else sequences_of)
-    evidence = {name: Evidence(by_question[name], rows[name], catalog, lexicon) for name in by_question}
+    word_rows = WordRows(vocabulary, catalog)
+    rows = outcomes.read(by_question, word_rows, size, text_reader(config) if reads_text(config) else sequences_of)
+    evidence = {name: Evidence(by_question[name], rows[name], catalog, word_rows) for name in by_question}
     everything = {task: task.lesson(evidence[task.question]) for task in tasks}
     lessons = {task: lesson for task, lesson in everything.items() if lesson.missing is None}
     left_out = {task.name: lesson.missing for task, lesson in everything.items() if lesson.missing is not None}

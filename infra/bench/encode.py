@@ -238,7 +238,7 @@ def _predictor(
 
 
 def _sequences(model: Model, snapshots: Sequence[Snapshot]) -> Sequences:
-    return sequences_of(snapshots, model.lexicon, model.encoder.size)
+    return sequences_of(snapshots, model.word_rows, model.encoder.size)
 
 
 @torch.inference_mode()

@@ -153,7 +153,7 @@ class RedemptionLesson(ProbabilityLesson):
         for candidate in sent:
             if candidate is not None and candidate.campaign_id not in campaigns:
                 campaigns[candidate.campaign_id] = named(candidate, evidence.catalog)
-        self.candidates = Candidates(list(campaigns.values()), evidence.catalog, evidence.lexicon)
+        self.candidates = Candidates(list(campaigns.values()), evidence.catalog, evidence.word_rows)
         self.campaign: Ints = np.array(
             [self.candidates.column[candidate.campaign_id] if candidate else -1 for candidate in sent], dtype=np.int64
         )
@@ -181,9 +181,9 @@ class RedemptionLesson(ProbabilityLesson):
     def deepen(self, fit: Stage, stop: Stage, generator: np.random.Generator) -> None:
         """Fit the towers to what the wide part leaves; keep the weights that are best on ``stop``, if any is better."""
         head = self._redemption
-        lexicon = self.candidates.lexicon
+        word_rows = self.candidates.word_rows
         with torch.no_grad():  # the encoder is trained by now
-            self._table = self._encoder.input.vectors(lexicon, np.arange(len(lexicon)))
+            self._table = self._encoder.input.vectors(word_rows, np.arange(len(word_rows)))
         optimiser = torch.optim.AdamW(head.deep_weights(), lr=DEEP_RATE, weight_decay=0.05)
         device = head.gate.device
         wide, labels = (torch.from_numpy(array).float().to(device) for array in (fit.wide, fit.labels))
@@ -298,9 +298,9 @@ class RedemptionScorer(Scorer):
         """
         key = (version, tuple(ids))
         found = self._cached.get(key) if version is not None else None
-        if found is None or found.candidates.lexicon is not self._model.lexicon:
+        if found is None or found.candidates.word_rows is not self._model.word_rows:
             entries = [catalog[f"campaign:{name}"] for name in ids]
-            found = self._ready(Candidates(entries, catalog, self._model.lexicon))
+            found = self._ready(Candidates(entries, catalog, self._model.word_rows))
             if version is not None:
                 if len(self._cached) >= CACHED:
                     del self._cached[next(iter(self._cached))]

@@ -109,7 +109,7 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
         self._idle_ms = idle_ms
         self._refusals = refusals
         self._source_header = source_header
-        self._told: dict[str, set[str]] = {}
+        self._reported: dict[str, set[str]] = {}
         """Topic -> its sources that were told to be refused."""
         self._paused: set[str] = set()
         """Topics that are read no more: all who write there are refused."""
@@ -184,7 +184,7 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
         places = [bisect_left(records, record.offset, key=_offset) - first for record in unfit]
         sources = [codec.source_of(record.headers, self._source_header) for record in records[first:]]
         is_unfit = self._refusals.observe(batch.topic, sources, zip(places, unfit, strict=True))
-        if unfit or batch.topic in self._told:
+        if unfit or batch.topic in self._reported:
             self._tell_refused(batch.topic)
         if is_unfit and batch.topic not in self._paused:
             self._paused.add(batch.topic)
@@ -202,7 +202,7 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
         self._metrics.refused_sources(topic, [(entry.source, entry.reasons) for entry in found])
         names = {entry.source for entry in found}
         for entry in found:
-            if entry.source not in self._told.get(topic, ()):
+            if entry.source not in self._reported.get(topic, ()):
                 reason = next(iter(entry.reasons))
                 logger.error(
                     "%.0f%% of the newest records of %s in %s were refused, most as %s. What is good is taken in as "
@@ -210,7 +210,9 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
                     100 * sum(entry.reasons.values()), entry.source, topic, reason,
                     topic, reason,
                 )  # fmt: skip
-        self._told = {**self._told, topic: names} if names else {t: n for t, n in self._told.items() if t != topic}
+        self._reported = (
+            {**self._reported, topic: names} if names else {t: n for t, n in self._reported.items() if t != topic}
+        )
 
     def checkpoint(self, partition: int, core: IngestPartition, now_ms: int) -> IngestCheckpoint:
         behind = [

@@ -72,7 +72,7 @@ class EntityFeed:
         self._catalog = catalog
         self._margin = margin
         self._partitions = partitions
-        self._told: deque[Mapping[str, int]] = deque()
+        self._changed: deque[Mapping[str, int]] = deque()
         self._changed_ms: dict[str, int] = {}
         """Every name that the catalog has or had a record of."""
         self._learned = {
@@ -87,7 +87,7 @@ class EntityFeed:
 
     def tell(self, changed: Mapping[str, int]) -> None:
         """The catalog has new records of these names; of each the time in ms."""
-        self._told.append(changed)
+        self._changed.append(changed)
 
     def hold(self, partitions: set[int]) -> None:
         """These are this worker's; what it did not hold before is sent anew, as others may have sent since."""
@@ -101,7 +101,7 @@ class EntityFeed:
     @property
     def due(self) -> bool:
         """Whether there is anything to look at."""
-        return bool(self._told or self._waiting)
+        return bool(self._changed or self._waiting)
 
     def __call__(self) -> list[OutputRecord]:
         """Records of the next few hundred entities that are to be looked at."""
@@ -123,10 +123,10 @@ class EntityFeed:
 
     def _take_in(self) -> None:
         """What the catalog told of since."""
-        if not self._told:
+        if not self._changed:
             return
-        while self._told:
-            changed = self._told.popleft()
+        while self._changed:
+            changed = self._changed.popleft()
             known = {name: at_ms for name, at_ms in changed.items() if _split(name)[0] in KINDS}
             self._changed_ms |= known
             self._look_at(known)

@@ -17,7 +17,7 @@ from support import model_worlds as worlds
 
 from models import saved_model, training
 from models.encoder import EncoderSize, InputLayer, default_config
-from models.entities import BUCKETS, MOST_TEXT, Lexicon, word_of
+from models.entities import BUCKETS, MOST_TEXT, WordRows, word_of
 from models.inference import Predictor
 from models.model import Model
 from models.sequence import SequenceSize, sequences_of
@@ -46,26 +46,26 @@ def layer() -> InputLayer:
         return InputLayer(len(worlds.vocabulary()), 16, SMALL.sequence).eval()
 
 
-def said(lexicon: Lexicon, *words: str) -> np.ndarray:
+def said(word_rows: WordRows, *words: str) -> np.ndarray:
     """The vectors of words, (N, 16)."""
     with torch.no_grad():
-        found: np.ndarray = layer().vectors(lexicon, lexicon.rows(b"".join(map(hash_of, words)))).numpy()
+        found: np.ndarray = layer().vectors(word_rows, word_rows.rows(b"".join(map(hash_of, words)))).numpy()
     return found
 
 
 def test_a_word_with_a_row_means_its_row() -> None:
-    lexicon, names = Lexicon(worlds.vocabulary()), worlds.vocabulary().names[4:]
-    assert np.array_equal(said(lexicon, *names), layer().words.weight[4 : 4 + len(names)].detach().numpy())
-    assert lexicon.known(lexicon.rows(b"".join(map(hash_of, names)))).all()
+    word_rows, names = WordRows(worlds.vocabulary()), worlds.vocabulary().names[4:]
+    assert np.array_equal(said(word_rows, *names), layer().words.weight[4 : 4 + len(names)].detach().numpy())
+    assert word_rows.known(word_rows.rows(b"".join(map(hash_of, names)))).all()
 
 
 def test_strangers_are_not_one_and_the_same() -> None:
     words = [f"item:stranger-{number}" for number in range(200)]
-    lexicon = Lexicon(worlds.vocabulary())
-    found = said(lexicon, *words)
-    assert not lexicon.known(lexicon.rows(b"".join(map(hash_of, words)))).any()
+    word_rows = WordRows(worlds.vocabulary())
+    found = said(word_rows, *words)
+    assert not word_rows.known(word_rows.rows(b"".join(map(hash_of, words)))).any()
     assert len(np.unique(found, axis=0)) > 0.85 * len(words), "some share a bucket"
-    assert np.array_equal(found, said(Lexicon(worlds.vocabulary()), *words)), "the same at every start"
+    assert np.array_equal(found, said(WordRows(worlds.vocabulary()), *words)), "the same at every start"
 
 
 def test_what_the_catalog_says_is_added_to_the_id() -> None:
@@ -76,22 +76,24 @@ def test_what_the_catalog_says_is_added_to_the_id() -> None:
     rows = [worlds.vocabulary().row(word) for word in ("cat:coffee", "dark", "roast", "fish")]
     text = weight[torch.tensor(rows)].sum(0) / 2
     own = weight[torch.tensor(worlds.vocabulary().row("item:1"))]
-    assert np.allclose(said(Lexicon(worlds.vocabulary(), {entry.key: entry}), "item:1")[0], (own + text) / 2, atol=1e-6)
+    assert np.allclose(
+        said(WordRows(worlds.vocabulary(), {entry.key: entry}), "item:1")[0], (own + text) / 2, atol=1e-6
+    )
     stranger = msgspec.structs.replace(entry, id="stranger")
     bucket = len(worlds.vocabulary()) + int.from_bytes(hash_of("item:stranger"), "little") % BUCKETS
     expected = (weight[UNK_ID] + weight[bucket] + text) / 2
-    found = said(Lexicon(worlds.vocabulary(), {stranger.key: stranger}), "item:stranger")[0]
+    found = said(WordRows(worlds.vocabulary(), {stranger.key: stranger}), "item:stranger")[0]
     assert np.allclose(found, expected, atol=1e-6)
 
 
 @given(st.lists(CATALOGS, min_size=1, max_size=4), st.randoms())
 def test_no_history_and_no_order_is_seen(catalogs: list[dict[str, CatalogEntry]], random: Random) -> None:
-    kept: Lexicon | None = None
+    kept: WordRows | None = None
     for catalog in catalogs:
-        kept = Lexicon(worlds.vocabulary(), catalog, kept)
+        kept = WordRows(worlds.vocabulary(), catalog, kept)
     entries = list(catalogs[-1].items())
     random.shuffle(entries)
-    fresh = Lexicon(worlds.vocabulary(), {name: msgspec.structs.replace(entry) for name, entry in entries})
+    fresh = WordRows(worlds.vocabulary(), {name: msgspec.structs.replace(entry) for name, entry in entries})
     for name in ("own", "bucket", "counts", "text", "begin"):
         assert np.array_equal(getattr(kept, name), getattr(fresh, name)), name
     words = b"".join(hash_of(word_of(entry.kind, entry.id)) for entry in catalogs[-1].values())
@@ -101,38 +103,38 @@ def test_no_history_and_no_order_is_seen(catalogs: list[dict[str, CatalogEntry]]
 
 @given(CATALOGS)
 def test_every_place_is_sound(catalog: dict[str, CatalogEntry]) -> None:
-    lexicon = Lexicon(worlds.vocabulary(), catalog)
+    word_rows = WordRows(worlds.vocabulary(), catalog)
     most = len(worlds.vocabulary()) + BUCKETS
-    assert len(lexicon) == most + sum(
+    assert len(word_rows) == most + sum(
         worlds.vocabulary().row(word_of(entry.kind, entry.id)) is None for entry in catalog.values()
     )
-    for rows in (lexicon.own, lexicon.bucket, lexicon.text):
+    for rows in (word_rows.own, word_rows.bucket, word_rows.text):
         assert ((rows >= 0) & (rows < most)).all()
-    assert (lexicon.counts <= MOST_TEXT).all()
-    assert lexicon.counts.sum() == len(lexicon.text)
-    assert ((lexicon.bucket == PAD_ID) | (lexicon.bucket >= len(worlds.vocabulary()))).all()
-    assert (lexicon.bucket[lexicon.own == UNK_ID][1:] != PAD_ID).all(), "but [UNK] itself"
+    assert (word_rows.counts <= MOST_TEXT).all()
+    assert word_rows.counts.sum() == len(word_rows.text)
+    assert ((word_rows.bucket == PAD_ID) | (word_rows.bucket >= len(worlds.vocabulary()))).all()
+    assert (word_rows.bucket[word_rows.own == UNK_ID][1:] != PAD_ID).all(), "but [UNK] itself"
     grammar = [worlds.vocabulary().row(word) for word in FIXED]
-    assert (lexicon.bucket[grammar] == PAD_ID).all(), "it is never forgotten"
+    assert (word_rows.bucket[grammar] == PAD_ID).all(), "it is never forgotten"
 
 
 def test_looked_up_or_summed_one_by_one_or_together_they_are_the_same() -> None:
-    inputs, lexicon = layer(), Lexicon(worlds.vocabulary(), worlds.catalog())
-    table = inputs.freeze(lexicon)
-    everything = np.arange(len(lexicon))
+    inputs, word_rows = layer(), WordRows(worlds.vocabulary(), worlds.catalog())
+    table = inputs.freeze(word_rows)
+    everything = np.arange(len(word_rows))
     with torch.no_grad():
-        singly = torch.cat([inputs.vectors(lexicon, everything[at : at + 1]) for at in range(0, len(lexicon), 7)])
+        singly = torch.cat([inputs.vectors(word_rows, everything[at : at + 1]) for at in range(0, len(word_rows), 7)])
         assert torch.allclose(singly, table[::7], atol=1e-6)
         snapshots = [worlds.snapshot(n, items=[n, worlds.ITEMS + n, 3]) for n in range(5)]
-        batch = sequences_of(snapshots, lexicon, SMALL.sequence)
+        batch = sequences_of(snapshots, word_rows, SMALL.sequence)
         looked_up = inputs.flat(batch)
         summed = layer().flat(batch)
         assert torch.allclose(looked_up, summed, atol=1e-5)
-        one_by_one = torch.cat([inputs.flat(sequences_of([one], lexicon, SMALL.sequence)) for one in snapshots])
+        one_by_one = torch.cat([inputs.flat(sequences_of([one], word_rows, SMALL.sequence)) for one in snapshots])
         assert torch.allclose(looked_up, one_by_one, atol=1e-5)
-        other = Lexicon(worlds.vocabulary())
+        other = WordRows(worlds.vocabulary())
         assert not torch.allclose(inputs.flat(sequences_of(snapshots, other, SMALL.sequence)), looked_up), (
-            "a batch is read with the lexicon that it was written with"
+            "a batch is read with the word_rows that it was written with"
         )
 
 
@@ -169,18 +171,18 @@ def test_a_large_catalog_is_ready_at_once() -> None:
     with torch.random.fork_rng(devices=[]):
         inputs = InputLayer(len(vocabulary), 64, SMALL.sequence).eval()
     begin_s = time.process_time()
-    lexicon = Lexicon(vocabulary, catalog)
-    inputs.freeze(lexicon)
+    word_rows = WordRows(vocabulary, catalog)
+    inputs.freeze(word_rows)
     assert time.process_time() - begin_s < 2.0
     changed = catalog | {"item:5": msgspec.structs.replace(catalog["item:5"], title="another")}
     begin_s = time.process_time()
-    inputs.freeze(Lexicon(vocabulary, changed, lexicon))
+    inputs.freeze(WordRows(vocabulary, changed, word_rows))
     assert time.process_time() - begin_s < 0.6, "one entry is read, the others are known"
 
 
 def test_strangers_are_learned_from() -> None:
-    inputs, lexicon = layer().train(), Lexicon(worlds.vocabulary(), worlds.catalog())
-    batch = sequences_of([worlds.snapshot(n, items=list(range(40))) for n in range(4)], lexicon, SMALL.sequence)
+    inputs, word_rows = layer().train(), WordRows(worlds.vocabulary(), worlds.catalog())
+    batch = sequences_of([worlds.snapshot(n, items=list(range(40))) for n in range(4)], word_rows, SMALL.sequence)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         inputs.flat(batch).square().sum().backward()

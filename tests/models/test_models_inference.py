@@ -18,7 +18,7 @@ from models import candidates, training
 from models.candidates import CROSS_NAMES, Candidates
 from models.customer_task import CustomerAnswers
 from models.encoder import EncoderSize
-from models.entities import Lexicon
+from models.entities import WordRows
 from models.heads import CustomerHead, Head
 from models.inference import Predictor
 from models.model import Model
@@ -255,7 +255,7 @@ def test_reasons_of_any_bytes_are_sentences(predictor: Predictor, raw: bytes) ->
 def test_cross_features_match_a_plain_count() -> None:
     catalog = worlds.catalog()
     campaigns = [catalog["campaign:0"], catalog["campaign:fresh"], catalog["campaign:1"]]
-    made = Candidates(campaigns, catalog, Lexicon(worlds.vocabulary(), catalog))
+    made = Candidates(campaigns, catalog, WordRows(worlds.vocabulary(), catalog))
     someone = worlds.snapshot(items=[0, 0, 4, 1])
     more = edge_block(
         worlds.START_MS,
@@ -285,7 +285,7 @@ def test_cross_features_match_a_plain_count() -> None:
 
 def test_cross_features_decay_and_take_the_newest_edges() -> None:
     catalog = worlds.catalog()
-    made = Candidates([catalog["campaign:0"]], catalog, Lexicon(worlds.vocabulary(), catalog))
+    made = Candidates([catalog["campaign:0"]], catalog, WordRows(worlds.vocabulary(), catalog))
     someone = worlds.snapshot(items=[])
     month_ms = someone.edge_half_life_ms
     older = edge_block(worlds.START_MS - 2 * month_ms, {"purchase>item": {"0": 8.0, "4": 4.0}})
@@ -296,7 +296,7 @@ def test_cross_features_decay_and_take_the_newest_edges() -> None:
 
 def test_entities_of_other_kinds_with_equal_names_are_not_mixed_up() -> None:
     catalog = worlds.catalog()
-    made = Candidates([catalog["campaign:0"]], catalog, Lexicon(worlds.vocabulary(), catalog))
+    made = Candidates([catalog["campaign:0"]], catalog, WordRows(worlds.vocabulary(), catalog))
     named_alike = edge_block(
         worlds.START_MS, {"purchase>category": {"0": 1.0}, "redeemed>offer": {"0": 1.0}, "received>channel": {"0": 1.0}}
     )
@@ -308,7 +308,9 @@ def test_entities_of_other_kinds_with_equal_names_are_not_mixed_up() -> None:
 def test_a_campaign_that_the_catalog_lacks_is_made_from_the_send() -> None:
     entry = candidates.named(Candidate("gone", "offer-1", "t1", "push"), worlds.catalog())
     assert (entry.id, entry.template_id, entry.channel, entry.offers) == ("gone", "t1", "push", ["offer-1"])
-    made = Candidates([entry, CatalogEntry(kind="campaign", id="bare")], worlds.catalog(), Lexicon(worlds.vocabulary()))
+    made = Candidates(
+        [entry, CatalogEntry(kind="campaign", id="bare")], worlds.catalog(), WordRows(worlds.vocabulary())
+    )
     assert np.isnan(made.cross([worlds.snapshot()])[0, 1]).sum() == 2, "window and price are not known"
 
 

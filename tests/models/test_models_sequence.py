@@ -217,9 +217,9 @@ def test_a_batch_is_one_after_the_other(many: list[Snapshot], size: SequenceSize
 
 
 def assert_equal(one: Sequences, other: Sequences) -> None:
-    assert one.lexicon is other.lexicon
+    assert one.word_rows is other.word_rows
     for field in fields(Sequences):
-        if field.name == "lexicon":
+        if field.name == "word_rows":
             continue
         left, right = getattr(one, field.name), getattr(other, field.name)
         if left is None or right is None:

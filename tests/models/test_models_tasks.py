@@ -16,7 +16,7 @@ from support import model_worlds as worlds
 from models import metrics, outcomes, saved_model, training
 from models.customer_task import CustomerTask
 from models.encoder import EncoderSize, default_config
-from models.entities import Lexicon
+from models.entities import WordRows
 from models.inference import Predictor
 from models.model import Model
 from models.outcomes import STAGES
@@ -31,7 +31,7 @@ from schemas.snapshot import DAY_MS, Outcome, Snapshot, SnapshotKind
 from streams.core.decisions import DecisionPolicy
 from streams.serving.predict import Predictions
 
-LEXICON = Lexicon(worlds.vocabulary(), worlds.catalog())
+LEXICON = WordRows(worlds.vocabulary(), worlds.catalog())
 SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=32, sequence=SequenceSize(recent=12, history=6, graph=8))
 _EVERY_KIND: tuple[SnapshotKind, ...] = ("event", "horizon", "send", "sample", "refresh")
 

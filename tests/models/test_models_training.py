@@ -13,7 +13,7 @@ from support.snapshots import hashes
 
 from models import metrics, outcomes, saved_model, training
 from models.encoder import EncoderSize, default_config
-from models.entities import Lexicon
+from models.entities import WordRows
 from models.future import futures
 from models.inference import Predictor
 from models.model import Model
@@ -29,7 +29,7 @@ from models.tuning import Lessons, Trainer
 from schemas.errors import ConfigError
 from schemas.snapshot import Label, Outcome
 
-LEXICON = Lexicon(worlds.vocabulary(), worlds.catalog())
+LEXICON = WordRows(worlds.vocabulary(), worlds.catalog())
 SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=32, sequence=SequenceSize(recent=12, history=6, graph=8))
 
 
@@ -170,7 +170,7 @@ def test_outcomes_are_read_in_the_words_of_the_model() -> None:
     asked = asked_of([worlds.outcome("o", strange, 1)], "churn", size)
     newest_first = hashes(*worlds.sold(worlds.ITEMS), *worlds.sold(1))
     assert np.array_equal(asked.rows.sequences.words, LEXICON.rows(newest_first))
-    assert asked.rows.sequences.lexicon is LEXICON
+    assert asked.rows.sequences.word_rows is LEXICON
     assert ChurnTask().lesson(asked).labels.tolist() == [1]
 
 
