@@ -33,6 +33,11 @@ class Head(nn.Module):
     def calibrated(self, logit: Tensor) -> Tensor:
         return logit * self.scale + self.shift
 
+    @property
+    def forest_share(self) -> float:
+        """Of a boosted forest in the wide part."""
+        return 0.0
+
     @abstractmethod
     def trial(self, embedding: Tensor, table: Tensor) -> Tensor:
         """Logits (B, ·) of customers (B, H) of whom nothing else is known: how far rounding moves them is tried.
@@ -60,6 +65,10 @@ class CustomerHead(Head):
         self.register_buffer("share", torch.zeros(()))
         self.deep = nn.Linear(hidden, 1)
         start_at_zero(self.deep)
+
+    @property
+    def forest_share(self) -> float:
+        return float(self.share)
 
     @property
     def base(self) -> float:

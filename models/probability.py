@@ -146,7 +146,7 @@ class ProbabilityLesson(Lesson):
             wide=metrics.score(stage.labels, plain.apply(stage.wide, deep), customers, seed=seed),
             model=metrics.score(stage.labels, logits, customers, seed=seed),
             live=metrics.score(stage.labels[live], logits[live], customers[live], seed=seed),
-            trees=float(getattr(head, "share", 0.0)),
+            trees=head.forest_share,
             gate=found.gate,
             embedding_auc=metrics.auc(stage.labels, self._alone_logits(stage.embeddings)),
         )
