@@ -256,14 +256,20 @@ def _phrase(hint: Any) -> str:
 
 
 def _bounds(meta: Meta) -> Iterator[str]:
-    if meta.ge is not None:
-        yield f"from {meta.ge}" if meta.le is not None else f"of at least {meta.ge}"
-    if meta.gt is not None:
-        yield f"above {meta.gt}"
-    if meta.le is not None:
-        yield f"to {meta.le}" if meta.ge is not None else f"of at most {meta.le}"
+    # 0 and 0.0 are equal, and so are the types that they bound: Python keeps the one that was written first.
+    ge, gt, le = (None if bound is None else _written(bound) for bound in (meta.ge, meta.gt, meta.le))
+    if ge is not None:
+        yield f"from {ge}" if le is not None else f"of at least {ge}"
+    if gt is not None:
+        yield f"above {gt}"
+    if le is not None:
+        yield f"to {le}" if ge is not None else f"of at most {le}"
     if meta.pattern is not None:
         yield f"matching {meta.pattern}"
+
+
+def _written(bound: int | float) -> str:
+    return str(int(bound)) if bound == int(bound) else str(bound)
 
 
 @lru_cache(maxsize=32)
