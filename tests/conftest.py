@@ -18,15 +18,17 @@ import pytest
 from hypothesis import settings
 from support import brokers
 from support.brokers import Choice, HasBootstrap
-from support.examples import USUAL_EXAMPLES
+from support.examples import MOST_EXAMPLES
 
 from streams.brokers.apache import ApacheBroker, missing_tools
 from streams.brokers.embedded import EmbeddedBroker
 from streams.kafka import admin
 
 # Hypothesis allows an example 200 ms by the wall clock: on a busy machine any of them takes longer now and then.
-settings.register_profile("usual", settings(deadline=None))
-settings.register_profile("fast", settings(deadline=None, max_examples=USUAL_EXAMPLES // 10))
+settings.register_profile("thorough", settings(deadline=None, max_examples=MOST_EXAMPLES))
+# Half of them: so that the whole run ends within half an hour.
+settings.register_profile("usual", settings(deadline=None, max_examples=MOST_EXAMPLES // 2))
+settings.register_profile("fast", settings(deadline=None, max_examples=MOST_EXAMPLES // 10))
 settings.load_profile("usual")
 
 
