@@ -58,10 +58,16 @@ def lookalikes(known: dict[str, dict[str, Any]], customer_id: str, top: int) -> 
         raise SystemExit(f"{TOPIC} has no embedding of customer {customer_id}")
     model = known[customer_id]["model_version"]
     names = [name for name, record in known.items() if record["model_version"] == model]
-    vectors = np.array([known[name]["embedding"] for name in names])
+    return nearest(known, names, customer_id, top)
+
+
+def nearest(known: dict[str, dict[str, Any]], names: list[str], name: str, top: int) -> list[tuple[str, float]]:
+    """Of ``names``, which hold ``name``, those nearest to it, with their cosine."""
+    vectors = np.array([known[other]["embedding"] for other in names])
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    cosine = vectors @ vectors[names.index(customer_id)]
-    return [(names[at], float(cosine[at])) for at in np.argsort(-cosine) if names[at] != customer_id][:top]
+    cosine = vectors @ vectors[names.index(name)]
+    order = np.argsort(-cosine, kind="stable")
+    return [(names[at], float(cosine[at])) for at in order if names[at] != name][:top]
 
 
 if __name__ == "__main__":

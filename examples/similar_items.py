@@ -12,8 +12,7 @@ import argparse
 import sys
 from typing import Any
 
-import numpy as np
-from lookalikes import newest
+from lookalikes import nearest, newest
 
 TOPIC = "embeddings.entity"
 
@@ -39,11 +38,7 @@ def similar(known: dict[str, dict[str, Any]], entity: str, top: int) -> list[tup
         for name, record in known.items()
         if (record["model_version"], record["kind"]) == (asked["model_version"], asked["kind"])
     ]
-    vectors = np.array([known[name]["embedding"] for name in names])
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    cosine = vectors @ vectors[names.index(entity)]
-    nearest = [at for at in np.argsort(-cosine, kind="stable") if names[at] != entity][:top]
-    return [(names[at], known[names[at]]["title"] or "", float(cosine[at])) for at in nearest]
+    return [(name, known[name]["title"] or "", cosine) for name, cosine in nearest(known, names, entity, top)]
 
 
 if __name__ == "__main__":

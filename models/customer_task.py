@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from torch import nn
 
 from models import calibration, outcomes
 from models.heads import CustomerHead
@@ -78,6 +79,11 @@ class CustomerLesson(ProbabilityLesson):
         super().refit_wide(chosen)
         if self._customer_head.share:
             self._forest.load(refit_trees(*self._shown(chosen), self._forest.grown))
+
+    def layer_of(self, model: Model) -> nn.Module:
+        head = model.heads[self.name]
+        assert isinstance(head, CustomerHead)
+        return head.deep
 
     @property
     def _customer_head(self) -> CustomerHead:

@@ -82,8 +82,8 @@ class CustomerHead(Head):
         z = self.wide.standardise(columns)
         wide, parts = self.wide(z), z * self.wide.weight
         if share := float(self.share):
-            wide = torch.lerp(wide, self.trees(columns), share)
-            parts = torch.lerp(parts, self.trees.contributions(columns), share)
+            logits, of_trees = self.trees.explained(columns)
+            wide, parts = torch.lerp(wide, logits, share), torch.lerp(parts, of_trees, share)
         return self.calibrated(wide + self.gate * self.deep(embedding).squeeze(-1)), parts
 
     def trial(self, embedding: Tensor, table: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ Fitting, stopping, choosing the gate and reporting are done on different custome
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Final
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from models import calibration, metrics, outcomes
-from models.heads import CustomerHead, Head
+from models.heads import Head
 from models.model import HeadReport, Model
 from models.outcomes import Split
 from models.task import Embed, Evidence, Lesson
@@ -90,13 +91,11 @@ class ProbabilityLesson(Lesson):
         self.fitted = self.fitted.refitted(self.inputs(chosen), self.labels[chosen])
         self.head.wide.load(self.fitted)
 
+    @abstractmethod
     def layer_of(self, model: Model) -> nn.Module:
         """The linear layer that says what the embedding alone says."""
-        head = model.heads[self.name]
-        assert isinstance(head, CustomerHead)
-        return head.deep
 
-    def deepen(self, fit: Stage, stop: Stage, generator: np.random.Generator) -> None:
+    def deepen(self, embed: Embed, generator: np.random.Generator) -> None:
         """Fit what of the deep part was not trained with the encoder."""
 
     def deep(self, stage: Stage) -> Doubles:
@@ -129,8 +128,7 @@ class ProbabilityLesson(Lesson):
         rows, split, head = self.rows, self.split, self.head
         self.choose_wide()
         with torch.enable_grad():
-            fit_on, stop_at = self.learned(generator)
-            self.deepen(Stage(self, fit_on, embed), Stage(self, stop_at, embed), generator)
+            self.deepen(embed, generator)
         gate = Stage(self, split.gate, embed)
         found = calibration.choose(gate.labels, gate.wide, self.deep(gate), rows.customers[split.gate])
         plain = calibration.Calibration(0.0, *calibration.platt(gate.labels, gate.wide))
@@ -156,11 +154,6 @@ class ProbabilityLesson(Lesson):
             self._level(outcomes.newest(rows, labelled), embed)
         return report
 
-    def learned(self, generator: np.random.Generator) -> tuple[Ints, Ints]:
-        """Rows to fit the rest of the deep part on, and to stop at; none where all of it was trained already."""
-        none = np.zeros(0, dtype=np.int64)
-        return none, none
-
     def _level(self, chosen: Ints, embed: Embed) -> None:
         """Shift the logit so that the mean probability of these rows is their rate.
 
@@ -170,9 +163,11 @@ class ProbabilityLesson(Lesson):
         head, labels = self.head, self.labels[chosen]
         if not len(labels) or not 0 < labels.mean() < 1:
             return
-        logits = self.wide(chosen)
         if gate := float(head.gate):
-            logits = logits + gate * self.deep(Stage(self, chosen, embed))
+            stage = Stage(self, chosen, embed)
+            logits = stage.wide + gate * self.deep(stage)
+        else:  # no embedding is needed
+            logits = self.wide(chosen)
         head.shift.fill_(calibration.level(labels.astype(np.float64), float(head.scale) * logits))
 
     @torch.no_grad()
@@ -180,6 +175,11 @@ class ProbabilityLesson(Lesson):
         device = next(self.layer.parameters()).device
         found: Doubles = self.layer(torch.from_numpy(embeddings).to(device))[:, 0].double().cpu().numpy()
         return found
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """A copy, to come back to."""
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
 def some(rows: Ints, count: int, generator: np.random.Generator) -> Ints:

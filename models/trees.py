@@ -88,15 +88,15 @@ class Forest(nn.Module):
             node = self._step(columns, node)[0]
         return self.value.flatten()[node].sum(1)
 
-    def contributions(self, columns: Tensor) -> Tensor:
-        """What each column adds, (B, D); with :attr:`base` they sum to the logit."""
+    def explained(self, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits as :meth:`forward`, and what each column adds, (B, D); with :attr:`base` they sum to the logit."""
         out = torch.zeros_like(columns)
         value, node = self.value.flatten(), self._begin(columns)
         for _ in range(LEAVES - 1):
             after, split = self._step(columns, node)
             out.scatter_add_(1, split, value[after] - value[node])
             node = after
-        return out
+        return value[node].sum(1), out
 
     def _begin(self, columns: Tensor) -> Tensor:
         roots = torch.arange(TREES, device=columns.device) * NODES

@@ -23,7 +23,7 @@ from models.masked import SHARE, MaskedEvents, hide
 from models.model import EncoderCheck, Model
 from models.outcomes import Rows
 from models.pretrain import FutureHeads
-from models.probability import some
+from models.probability import some, weights_of
 from models.task import Lesson
 from models.wide import Floats, Ints
 from schemas.errors import ConfigError
@@ -143,7 +143,11 @@ class Trainer:
                     checks.append(self._check(epochs, checked, batch))
                     waited += 1
                     if checks[-1].loss < least:
-                        least, best, waited = checks[-1].loss, _weights(self.model.encoder, self.layers), 0
+                        least, best, waited = (
+                            checks[-1].loss,
+                            [weights_of(part) for part in (self.model.encoder, self.layers)],
+                            0,
+                        )
         if best is not None:
             self.model.encoder.load_state_dict(best[0])
             self.layers.load_state_dict(best[1])
@@ -202,7 +206,3 @@ class Trainer:
                 embedding = torch.from_numpy(embeddings[begin : begin + batch]).to(self.device)
                 loss += float(lessons.loss(embedding, pick)) * len(pick) / len(chosen)
         return EncoderCheck(epoch=round(epoch, 3), loss=loss, auc=alone)
-
-
-def _weights(*modules: nn.Module) -> list[dict[str, Tensor]]:
-    return [{name: value.detach().clone() for name, value in module.state_dict().items()} for module in modules]

@@ -20,9 +20,9 @@ from models.candidates import CROSS_NAMES, CROSS_SIZE, MAX_WORDS, Candidates, na
 from models.heads import Head, start_at_zero
 from models.metrics import log_loss
 from models.model import Model
-from models.probability import ProbabilityLesson, Stage, some
+from models.probability import ProbabilityLesson, Stage, some, weights_of
 from models.reasons import TOP, redemption_reasons
-from models.task import Encoded, Evidence, Moment, Scorer, Task, common, on_device, rounded
+from models.task import Embed, Encoded, Evidence, Moment, Scorer, Task, common, on_device, rounded
 from models.wide import COLUMN_FEATURE, COLUMNS, PLAIN, Doubles, Floats, Ints, by_feature, typical
 from schemas import features
 from schemas.catalog import CatalogEntry
@@ -175,11 +175,10 @@ class RedemptionLesson(ProbabilityLesson):
         # Thrown away after the encoder's training: the deep part has to know the campaign.
         return nn.Linear(model.encoder.hidden, 1).to(model.encoder.words().weight.device)
 
-    def learned(self, generator: np.random.Generator) -> tuple[Ints, Ints]:
-        return some(self.split.fit, DEEP_ROWS, generator), self.split.stop
-
-    def deepen(self, fit: Stage, stop: Stage, generator: np.random.Generator) -> None:
-        """Fit the towers to what the wide part leaves; keep the weights that are best on ``stop``, if any is better."""
+    def deepen(self, embed: Embed, generator: np.random.Generator) -> None:
+        """Fit the towers to what the wide part leaves; keep what is best on the rows to stop at, if any is better."""
+        fit = Stage(self, some(self.split.fit, DEEP_ROWS, generator), embed)
+        stop = Stage(self, self.split.stop, embed)
         head = self._redemption
         word_rows = self.candidates.word_rows
         with torch.no_grad():  # the encoder is trained by now
@@ -187,7 +186,7 @@ class RedemptionLesson(ProbabilityLesson):
         optimiser = torch.optim.AdamW(head.deep_weights(), lr=DEEP_RATE, weight_decay=0.05)
         device = head.gate.device
         wide, labels = (torch.from_numpy(array).float().to(device) for array in (fit.wide, fit.labels))
-        least, best = self._loss_at(stop), _weights(head)
+        least, best = self._loss_at(stop), weights_of(head)
         for epoch in range(DEEP_EPOCHS):
             head.train()
             for group in optimiser.param_groups:
@@ -203,7 +202,7 @@ class RedemptionLesson(ProbabilityLesson):
                 optimiser.step()
             loss_now = self._loss_at(stop)
             if loss_now < least:
-                least, best = loss_now, _weights(head)
+                least, best = loss_now, weights_of(head)
         head.load_state_dict(best)
         head.eval()
 
@@ -245,10 +244,6 @@ def _cross(found: Sequence[Outcome], candidates: Candidates, campaign: Ints) -> 
     return out
 
 
-def _weights(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}
-
-
 @dataclass(frozen=True)
 class Campaigns:
     """Candidates with their vectors; immutable, made by :meth:`RedemptionScorer.campaigns`."""
@@ -276,6 +271,8 @@ class RedemptionAnswers:
     """What each feature adds to the calibrated logit, (B, SIZE)."""
     cross: Floats
     """What each cross feature adds, (B, C, CROSS_SIZE), in the order of ``CROSS_NAMES``."""
+    values: Floats
+    """The cross features, raw, (B, C, CROSS_SIZE)."""
 
 
 class RedemptionScorer(Scorer):
@@ -325,22 +322,14 @@ class RedemptionScorer(Scorer):
             scaled = (torch.sigmoid(logits), own * self._head.scale, pair * self._head.scale)
         probability, customer, crossed = (part.cpu().numpy() for part in scaled)
         assert crossed.shape[-1] == len(CROSS_NAMES)
-        return RedemptionAnswers(probability=probability, customer=by_feature(customer), cross=crossed)
+        return RedemptionAnswers(probability=probability, customer=by_feature(customer), cross=crossed, values=cross)
 
     def reasons(
-        self,
-        snapshot: Snapshot,
-        answers: RedemptionAnswers,
-        row: int,
-        campaigns: Campaigns,
-        column: int,
-        top: int = TOP,
+        self, snapshot: Snapshot, answers: RedemptionAnswers, row: int, column: int, top: int = TOP
     ) -> list[Reason]:
         """Why this probability: the customer at ``row``, the campaign at ``column``."""
-        values = campaigns.candidates.cross([snapshot])[0, column]
-        return redemption_reasons(
-            snapshot, answers.customer[row], answers.cross[row, column], values, self._typical, top
-        )
+        parts = answers.customer[row], answers.cross[row, column], answers.values[row, column]
+        return redemption_reasons(snapshot, *parts, self._typical, top)
 
     def predictions(self, encoded: Encoded, moment: Moment) -> Iterator[RedemptionPrediction]:
         for sent, rows in _rounds(encoded.snapshots, moment.catalog):
@@ -359,7 +348,6 @@ class RedemptionScorer(Scorer):
         entries = {**moment.catalog, **strange} if strange else moment.catalog
         campaigns = self.campaigns(entries, names, None if strange else moment.catalog_version)
         answers = self(encoded, campaigns)
-        cross = campaigns.candidates.cross(encoded.snapshots)
         for row in rows:
             snapshot, candidate = encoded.snapshots[row], encoded.snapshots[row].candidate
             assert candidate is not None
@@ -372,9 +360,7 @@ class RedemptionScorer(Scorer):
                 offer_id=candidate.offer_id,
                 channel=candidate.channel,
                 probability=rounded(answers.probability[row, place]),
-                reason_codes=redemption_reasons(
-                    snapshot, answers.customer[row], answers.cross[row, place], cross[row, place], self._typical
-                ),
+                reason_codes=self.reasons(snapshot, answers, row, place),
             )
 
 

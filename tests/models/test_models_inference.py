@@ -183,7 +183,7 @@ def test_any_edges_give_a_probability(predictor: Predictor, blocks: list[EdgeBlo
     with np.errstate(all="ignore"):
         found = predictor.redemption(predictor.encode([wild]), campaigns)
         assert np.isfinite(found.probability).all()
-        assert all(reason.text for reason in predictor.redemption.reasons(wild, found, 0, campaigns, 0, top=12))
+        assert all(reason.text for reason in predictor.redemption.reasons(wild, found, 0, 0, top=12))
 
 
 def test_an_unknown_device_is_refused(predictor: Predictor) -> None:
@@ -209,7 +209,7 @@ def test_a_campaign_made_a_minute_ago_is_scored_by_what_it_offers(predictor: Pre
     assert found.probability[1, 1] > found.probability[0, 1] + 0.1, "soap is for the other"
     assert found.cross.shape == (2, 2, len(CROSS_NAMES))
     assert found.customer.shape == (2, features.SIZE)
-    reasons = predictor.redemption.reasons(drinker, found, 0, campaigns, 0)
+    reasons = predictor.redemption.reasons(drinker, found, 0, 0)
     assert any(reason.code in {"ITEMS_YES", "CATEGORIES_YES"} and reason.weight > 0 for reason in reasons)
 
 

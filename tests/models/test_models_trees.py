@@ -47,7 +47,8 @@ def test_any_row_gets_what_lightgbm_gives(grown: tuple[Forest, lightgbm.Booster]
     columns = np.array(said, dtype=np.float32)
     logits = trees(torch.from_numpy(columns)).double().numpy()
     assert logits == pytest.approx(found.predict(columns, raw_score=True), abs=1e-4)
-    parts = trees.contributions(torch.from_numpy(columns))
+    same, parts = trees.explained(torch.from_numpy(columns))
+    assert np.array_equal(same.double().numpy(), logits)
     assert parts.shape == columns.shape
     assert parts.double().sum(1).numpy() + trees.base == pytest.approx(logits, abs=1e-4)
     assert not parts[:, 3].any(), "a column that splits nothing adds nothing"
@@ -66,7 +67,7 @@ def test_a_new_forest_says_nothing() -> None:
     trees, columns = Forest(COLUMNS), torch.randn(3, COLUMNS)
     assert (trees.grown, trees.base) == (0, 0.0)
     assert not trees(columns).any()
-    assert not trees.contributions(columns).any()
+    assert not trees.explained(columns)[1].any()
     assert trees(columns[:0]).shape == (0,)
 
 
