@@ -88,6 +88,7 @@ def left_by(client: Mapping[str, Any], prefix: str, partitions: int, folder: Pat
             found: dict[str, dict[str, Any]] = {}
             for _, message in _records(reader, prefix + topic, partitions):
                 prediction = msgspec.json.decode(message.value())
+                found.pop(prediction["prediction_id"], None)  # in the order of their last publication
                 found[prediction["prediction_id"]] = prediction
             left.predictions[topic] = found
     return left
@@ -248,16 +249,16 @@ def all_taken(left: Left) -> Check:
 
 
 def same_predictions(expected: dict[str, dict[str, Any]], found: dict[str, dict[str, Any]], erased: set[str]) -> Check:
-    """Labelled ones are the same set; each customer's last event one is the same; all agree within the tolerance.
+    """Labelled ones are the same set; each customer's live one in force is the same; all agree within the tolerance.
 
     Live ones in between may be missing on either side: the encoder scores the newest snapshot of who waits.
     """
     wrong = [f"{key}: in one run only" for key in sorted(_labelled(expected) ^ _labelled(found))]
-    newest, others = _newest(expected, erased), _newest(found, erased)
+    in_force, others = _in_force(expected, erased), _in_force(found, erased)
     wrong += [
-        f"{customer}: the last live prediction is another"
-        for customer in sorted(newest.keys() | others.keys())
-        if newest.get(customer) != others.get(customer)
+        f"{customer}: another live prediction is in force, {_said(one)} and {_said(other)}"
+        for customer in sorted(in_force.keys() | others.keys())
+        if _id(one := in_force.get(customer)) != _id(other := others.get(customer))
     ]
     both = expected.keys() & found.keys()
     for key in sorted(both):
@@ -278,10 +279,23 @@ def _labelled(predictions: dict[str, dict[str, Any]]) -> set[str]:
     return {key for key, record in predictions.items() if record.get("snapshot_kind") in _LABELLED}
 
 
-def _newest(predictions: dict[str, dict[str, Any]], erased: set[str]) -> dict[str, str]:
-    """Customer -> its last live prediction, in order of publication."""
-    return {
-        record["customer_id"]: key
-        for key, record in predictions.items()
-        if record.get("snapshot_kind", "event") == "event" and record["customer_id"] not in erased
-    }
+def _in_force(predictions: dict[str, dict[str, Any]], erased: set[str]) -> dict[str, dict[str, Any]]:
+    """Customer -> its live prediction that holds, as docs/predictions.md has it: of equal times the last one."""
+    found: dict[str, dict[str, Any]] = {}
+    for record in predictions.values():
+        customer_id = record["customer_id"]
+        if record.get("snapshot_kind", "event") != "event" or customer_id in erased:
+            continue
+        if customer_id not in found or record["as_of_ms"] >= found[customer_id]["as_of_ms"]:
+            found[customer_id] = record
+    return found
+
+
+def _id(prediction: dict[str, Any] | None) -> str | None:
+    return None if prediction is None else str(prediction["prediction_id"])
+
+
+def _said(prediction: dict[str, Any] | None) -> str:
+    if prediction is None:
+        return "none"
+    return f"as of {prediction['as_of_ms']} by {prediction['model_version']} on {prediction['source']}"

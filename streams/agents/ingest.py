@@ -40,16 +40,23 @@ _MOST_EDGES: Final = 1_000  # of one record: some 100 KB, at most 600 KB with th
 _offset: Final = attrgetter("offset")
 
 
+def revocations_of(checkpoint: IngestCheckpoint) -> list[OutputRecord]:
+    """What has to be there before anything else leaves: until then somebody may act on what was decided before.
+
+    What is decided on the checkpoint's own snapshots must not come before them either: of decisions of one instant
+    the last one holds.
+    """
+    return [prediction_record("predictions.next-best-action", revoked) for revoked in checkpoint.revocations]
+
+
 def outputs_of(checkpoint: IngestCheckpoint, words: Words, partitions: int) -> Iterator[OutputRecord]:
-    """What leaves with a checkpoint.
+    """What leaves with a checkpoint, but for :func:`revocations_of`.
 
     Args:
         words: has the new ones; where several partitions share it, one checkpoint may carry another's.
         partitions: of every topic.
     """
     encode = codec.msgpack_encode
-    for revoked in checkpoint.revocations:  # first: until it is there, somebody may act on what was decided before
-        yield prediction_record("predictions.next-best-action", revoked)
     for word in words.take_new():
         hashed = hash_of(word).hex()
         yield OutputRecord("words", hashed.encode(), codec.json_encode(Word(hash=hashed, word=word)))
@@ -229,6 +236,9 @@ class IngestRole(StatefulRole[IngestPartition, IngestCheckpoint]):
             since_ms += steps * 1000 // sweep.per_s
         self._swept_ms[partition] = since_ms
         return core.checkpoint(now_ms)
+
+    def first_outputs(self, checkpoint: IngestCheckpoint) -> list[OutputRecord]:
+        return revocations_of(checkpoint)
 
     def outputs(self, checkpoint: IngestCheckpoint) -> Iterator[OutputRecord]:
         return outputs_of(checkpoint, self._words, self._given.partitions)

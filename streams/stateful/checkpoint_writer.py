@@ -1,5 +1,6 @@
 """Making checkpoints durable, in the one order in which a crash loses nothing and tells nothing twice.
 
+0. what must not come behind any other output (revocations of decisions) delivered,
 1. outputs (snapshots, outcomes, edges, dead letters) and changelog records delivered,
 2. the meta record delivered, which makes the checkpoint count (not sent together with the others: a producer that gives
    up on one record may still deliver the next),
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Generic, TypeVar
 
 from schemas.records import OutputRecord
@@ -46,6 +47,7 @@ class CheckpointWriter(Generic[CheckpointT]):
         role: its name, for people.
         held: partitions that are open now; looked at, never changed.
         outputs: what leaves with a checkpoint.
+        first: what is there before any of that leaves: records of several topics overtake each other.
         lost: called with each partition that turns out to be somebody else's; it is not held any more afterwards.
     """
 
@@ -58,6 +60,7 @@ class CheckpointWriter(Generic[CheckpointT]):
         clocks: Clocks,
         *,
         outputs: Callable[[CheckpointT], Iterable[OutputRecord]],
+        first: Callable[[CheckpointT], Sequence[OutputRecord]],
         lost: Callable[[int], None],
     ) -> None:
         self._role = role
@@ -66,6 +69,7 @@ class CheckpointWriter(Generic[CheckpointT]):
         self._committer = committer
         self._clocks = clocks
         self._outputs = outputs
+        self._first = first
         self._lost = lost
         self._durable: dict[int, Mapping[str, int]] = {}
         self._written_ms: dict[int, int] = {}
@@ -87,6 +91,10 @@ class CheckpointWriter(Generic[CheckpointT]):
         news = {partition: made for partition, made in checkpoints.items() if self._is_news(partition, made)}
         if not news or await self._was_away(news):
             return {}
+        # 0.
+        if first := [output for checkpoint in news.values() for output in self._first(checkpoint)]:
+            self._outbox.send_all(first)
+            await self._delivered()
         # 1.
         sent: dict[int, int] = {}
         for partition, checkpoint in news.items():

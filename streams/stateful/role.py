@@ -91,6 +91,10 @@ class StatefulRole(ABC, Generic[CoreT, CheckpointT]):
     def outputs(self, checkpoint: CheckpointT) -> Iterable[OutputRecord]:
         """What leaves with a checkpoint."""
 
+    def first_outputs(self, checkpoint: CheckpointT) -> Sequence[OutputRecord]:
+        """What is delivered before any of :meth:`outputs` leaves."""
+        return ()
+
     @abstractmethod
     def due_ms(self, record: bytes) -> int:
         """When a stored record is to be woken; -1 for never."""
@@ -113,7 +117,14 @@ class StatefulRole(ABC, Generic[CoreT, CheckpointT]):
         given = self._given
         self._committer = committer
         self._writer = CheckpointWriter(
-            self.name, self.held, given.outbox, committer, given.clocks, outputs=self.outputs, lost=self._lose
+            self.name,
+            self.held,
+            given.outbox,
+            committer,
+            given.clocks,
+            outputs=self.outputs,
+            first=self.first_outputs,
+            lost=self._lose,
         )
         if given.standby:
             # Now and not with the first assignment: a worker beyond the number of partitions gets none, and waits.

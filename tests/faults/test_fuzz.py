@@ -26,7 +26,7 @@ from schemas.events import SOURCES
 from schemas.records import LogRecord
 from schemas.snapshot import Outcome, Snapshot
 from schemas.words import Words
-from streams.agents.ingest import outputs_of
+from streams.agents.ingest import outputs_of, revocations_of
 from streams.brokers.processes import free_port
 from streams.core.config import CoreConfig
 from streams.core.context import Context
@@ -108,7 +108,7 @@ class Fuzzed:
 
     def checkpoint(self) -> IngestCheckpoint:
         done = self.ingest.checkpoint(0)
-        for output in outputs_of(done, self.words, partitions=4):
+        for output in [*revocations_of(done), *outputs_of(done, self.words, partitions=4)]:
             assert isinstance(output.value, bytes) or output.topic == "session-snapshots", "a null only for an erasure"
             self.outputs += 1
         self.store.write(local_batch(done, -1))
