@@ -60,7 +60,7 @@ def futures(outcomes: Sequence[Outcome], others: Sequence[Outcome], vocabulary: 
         outcomes: one row each.
         others: more outcomes of the same customers, whatever their horizon: only their snapshots count.
     """
-    events, until_s = _events([o.snapshot for o in outcomes] + [o.snapshot for o in others], vocabulary)
+    events, until_s = _events([o.snapshot for o in (*outcomes, *others) if o.snapshot is not None], vocabulary)
     return {field: _future(outcomes, events, until_s, field, vocabulary) for field in FIELDS}
 
 
@@ -101,7 +101,7 @@ def _future(
     counts, columns = np.zeros(len(outcomes), dtype=np.int64), [np.zeros(0, dtype=np.int64)]
     known = np.zeros(len(outcomes), dtype=np.bool_)
     for row, outcome in enumerate(outcomes):
-        name, from_s = outcome.snapshot.customer_id, outcome.snapshot.as_of_ms // 1000
+        name, from_s = outcome.customer_id, outcome.as_of_ms // 1000
         silent = outcome.head == "churn" and outcome.label == 1 and outcome.due_ms // 1000 >= from_s + window_s
         known[row] = silent or until_s[name] >= from_s + window_s
         times, words = events[name]

@@ -10,13 +10,14 @@ from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from models.entities import WordRows
 from models.sequence import Reader, Sequences, SequenceSize, concatenated, sequences_of
 from models.snapshot_columns import features_of
 from models.wide import Floats, Ints
 from schemas import features
-from schemas.snapshot import Outcome
+from schemas.snapshot import Label, Outcome
 
 CHUNK: Final = 2048
 STAGES: Final = ("fit", "stop", "gate", "report")
@@ -64,13 +65,22 @@ def matured(outcomes: Iterable[Outcome], until_ms: int) -> list[Outcome]:
 
 
 def by_question(outcomes: Iterable[Outcome], questions: Iterable[str]) -> dict[str, list[Outcome]]:
-    """Outcomes of each of the ``questions`` by time; the others are left out."""
+    """Outcomes of each of the ``questions`` by time; the others are left out.
+
+    Labels that came by themselves, of an order or a response, join those of the outcome that has their snapshot.
+    """
     found: dict[str, list[Outcome]] = {question: [] for question in questions}
+    beside: dict[str, dict[str, Label]] = {}
     for outcome in outcomes:
-        if outcome.head in found:
+        if outcome.snapshot is None:
+            beside.setdefault(outcome.question_id, {}).update(outcome.labels)
+        elif outcome.head in found:
             found[outcome.head].append(outcome)
-    for of_question in found.values():
-        of_question.sort(key=lambda o: (o.snapshot.as_of_ms, o.outcome_id))
+    for question, of_question in found.items():
+        of_question.sort(key=lambda o: (o.as_of_ms, o.outcome_id))
+        found[question] = [
+            replace(o, labels=o.labels | more) if (more := beside.get(o.question_id)) else o for o in of_question
+        ]
     return found
 
 
@@ -81,7 +91,7 @@ def span_days(outcomes: Mapping[str, list[Outcome]]) -> int:
     the same calibration, left the embedding +0.002 of the +0.009 AUC that it has over a random encoder's.
     """
     first = features.INDEX["days_since_first"]
-    snapshots = [outcome.snapshot for of_question in outcomes.values() for outcome in of_question]
+    snapshots = [outcome.seen for of_question in outcomes.values() for outcome in of_question]
     parts = [snapshots[begin : begin + CHUNK] for begin in range(0, len(snapshots), CHUNK)]
     days = np.concatenate([np.zeros(0), *(features_of(part)[:, first] for part in parts)])
     days = days[np.isfinite(days)]
@@ -101,16 +111,16 @@ def _rows(
 ) -> Rows:
     parts = [reader([], word_rows, size)]
     parts += [
-        reader([o.snapshot for o in outcomes[begin : begin + CHUNK]], word_rows, size)
+        reader([o.seen for o in outcomes[begin : begin + CHUNK]], word_rows, size)
         for begin in range(0, len(outcomes), CHUNK)
     ]
-    customers = [o.snapshot.customer_id for o in outcomes]
+    customers = [o.customer_id for o in outcomes]
     return Rows(
         sequences=concatenated(parts),
         customers=np.array([numbers.setdefault(name, len(numbers)) for name in customers], dtype=np.int64),
         stage=np.array([stage_of(name) for name in customers], dtype=np.int64),
-        live=np.array([o.snapshot.kind == "sample" for o in outcomes], dtype=np.bool_),
-        as_of_ms=np.array([o.snapshot.as_of_ms for o in outcomes], dtype=np.int64),
+        live=np.array([o.seen.kind == "sample" for o in outcomes], dtype=np.bool_),
+        as_of_ms=np.array([o.as_of_ms for o in outcomes], dtype=np.int64),
     )
 
 

@@ -21,10 +21,11 @@ from schemas.graph import EDGE_INDEX
 from schemas.words import HASH_BYTES
 
 SNAPSHOT_VERSION: Final = 3
-OUTCOME_VERSION: Final = 2
+OUTCOME_VERSION: Final = 3
 
-Head = Literal["churn", "redemption"]
-"""What is asked of a snapshot; tasks are learned from the outcomes of one."""
+Head = Literal["churn", "redemption", "order", "response"]
+"""What is asked of a snapshot: weekly and after samples ``churn`` and ``order``, of sends ``redemption`` and
+``response``."""
 SnapshotKind = Literal["event", "horizon", "send", "sample", "refresh"]
 ERASED_MS: Final = "erased_ms"
 """Header of a null on ``session-snapshots``: event time of the erasure."""
@@ -181,21 +182,33 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fa
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
-    """A past snapshot and what became of it: one record a head that asked."""
+    """What became of a customer after a snapshot: one record a head that asked.
+
+    Labels by name; those of things that did not happen are absent:
+
+    - ``churn``: ``churn``, 1 where no activity came within the horizon, and ``after_ms``, when one came;
+    - ``order``: ``order``, 1 where something was bought within its horizon, ``order_after_ms``, ``order_items`` (ids of
+      what was bought until that session ended, sorted) and ``order_value``; ``active_after_ms``, the first activity;
+    - ``redemption``: ``redemption``, 1 where the offer was used in its window, and ``after_ms``;
+    - ``response``: ``response``, 1 where the message was opened or clicked, ``open_after_ms``, ``click_after_ms``.
+
+    What ends in ``after_ms`` counts from ``as_of_ms``.
+    """
 
     version: int = OUTCOME_VERSION
     question_id: str
     """Of the snapshot, and of every prediction that was made of it."""
     head: Head
     labels: dict[str, Label]
-    """By name; under the head's own: churn: 1 where no activity came within the horizon. redemption: 1 where the offer
-    was used in its window. Beside it ``after_ms``: how long after ``as_of_ms`` the customer came back or redeemed,
-    absent where that did not happen."""
     due_ms: int
     """End of the horizon or window."""
     resolved_ms: int
     """Event time at which the labels became known."""
-    snapshot: Snapshot
+    customer_id: str
+    as_of_ms: int
+    """Of the snapshot."""
+    snapshot: Snapshot | None
+    """None for ``order`` and ``response``: the outcome of ``churn`` or ``redemption`` of the question has it."""
 
     @property
     def outcome_id(self) -> str:
@@ -206,6 +219,12 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fal
     def label(self) -> int:
         """0 or 1: the head's own label."""
         return int(self.labels[self.head])  # type: ignore[arg-type]
+
+    @property
+    def seen(self) -> Snapshot:
+        """The snapshot, of an outcome that has it."""
+        assert self.snapshot is not None, f"an outcome of {self.head} carries no snapshot"
+        return self.snapshot
 
 
 def age_code(age_ms: int) -> int:

@@ -117,12 +117,12 @@ def _questions(found: Replay, spans: CalibrationSpans, kind: SnapshotKind) -> _K
     chosen = [
         outcome
         for outcome in found.outcomes
-        if outcome.snapshot.kind == kind
-        and outcome.head == "churn"
-        and outcome.snapshot.as_of_ms >= spans.model_until_ms
+        if outcome.head == "churn"
+        and outcome.seen.kind == kind
+        and outcome.as_of_ms >= spans.model_until_ms
         and outcome.due_ms <= spans.end_ms
     ]
-    snapshots = [outcome.snapshot for outcome in chosen]
+    snapshots = [outcome.seen for outcome in chosen]
     return _Kind(
         kind,
         snapshots,

@@ -198,12 +198,13 @@ def _horizons(found: Replay, spans: ChurnSpans) -> _Rows:
     chosen = [
         outcome
         for outcome in found.outcomes
-        if outcome.snapshot.kind == "horizon"
-        and outcome.snapshot.as_of_ms >= spans.test_days[0]
+        if outcome.head == "churn"
+        and outcome.seen.kind == "horizon"
+        and outcome.as_of_ms >= spans.test_days[0]
         and outcome.due_ms <= spans.end_ms
     ]
-    chosen.sort(key=lambda outcome: (outcome.snapshot.as_of_ms, outcome.snapshot.customer_id))
-    snapshots = [outcome.snapshot for outcome in chosen]
+    chosen.sort(key=lambda outcome: (outcome.as_of_ms, outcome.customer_id))
+    snapshots = [outcome.seen for outcome in chosen]
     return _Rows(
         "horizon questions",
         snapshots,

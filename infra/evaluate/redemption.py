@@ -63,9 +63,9 @@ def run(options: EvaluationOptions, say: Say, spans: RedemptionSpans = SPANS) ->
     """Judge the model on campaigns that began after it was trained."""
     found = replay(spans.plan, options.folder, say)
     catalog = found.catalog()
-    outcomes = [outcome for outcome in found.outcomes if outcome.head == "redemption" and outcome.snapshot.candidate]
-    train = _sends(found, [outcome for outcome in outcomes if outcome.snapshot.as_of_ms < spans.split_ms])
-    test = _sends(found, [outcome for outcome in outcomes if outcome.snapshot.as_of_ms >= spans.split_ms])
+    outcomes = [outcome for outcome in found.outcomes if outcome.head == "redemption" and outcome.seen.candidate]
+    train = _sends(found, [outcome for outcome in outcomes if outcome.as_of_ms < spans.split_ms])
+    test = _sends(found, [outcome for outcome in outcomes if outcome.as_of_ms >= spans.split_ms])
     say(f"{len(train.labels):,} sends to train on, {len(test.labels):,} to test on, {test.labels.mean():.1%} redeemed")
     history = _History(found.purchases, catalog)
     columns, judged = history.columns(train), history.columns(test)
@@ -150,8 +150,8 @@ def run(options: EvaluationOptions, say: Say, spans: RedemptionSpans = SPANS) ->
 
 
 def _sends(found: Replay, outcomes: Sequence[Outcome]) -> _Sends:
-    ordered = sorted(outcomes, key=lambda outcome: (outcome.snapshot.as_of_ms, outcome.outcome_id))
-    snapshots = [outcome.snapshot for outcome in ordered]
+    ordered = sorted(outcomes, key=lambda outcome: (outcome.as_of_ms, outcome.outcome_id))
+    snapshots = [outcome.seen for outcome in ordered]
     return _Sends(
         snapshots,
         [snapshot.candidate.campaign_id if snapshot.candidate else "" for snapshot in snapshots],

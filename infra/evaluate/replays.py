@@ -126,7 +126,7 @@ def replay(plan: ReplayPlan, folder: Path, say: Any) -> Replay:
         for done in _checkpoints(events, plan, config, source.until_ms):
             found.add(done)
         say(f"{len(found.outcomes):,} outcomes, {len(found.asked):,} on days, {len(found.live):,} live")
-        _write(fresh / "outcomes.zst", found.outcomes, lambda o: (o.snapshot.customer_id, o.snapshot.as_of_ms))
+        _write(fresh / "outcomes.zst", found.outcomes, lambda o: (o.customer_id, o.as_of_ms))
         _write(fresh / "asked.zst", found.asked, lambda s: (s.customer_id, s.as_of_ms))
         _write(fresh / "live.zst", found.live, lambda s: (s.customer_id, s.as_of_ms))
 

@@ -53,7 +53,7 @@ class ModelPlan(msgspec.Struct, frozen=True, kw_only=True):
             return matured(replay.outcomes, self.until_ms)
         churn = [outcome for outcome in replay.outcomes if outcome.head == "churn"]
         sent = [outcome for outcome in replay.outcomes if outcome.head == "redemption"]
-        return matured(churn, self.until_ms) + [o for o in sent if o.snapshot.as_of_ms < self.sends_before_ms]
+        return matured(churn, self.until_ms) + [o for o in sent if o.as_of_ms < self.sends_before_ms]
 
     def early(self, replay: Replay) -> list[Outcome]:
         """What was known by then of questions whose horizon had not ended."""

@@ -146,8 +146,8 @@ class RedemptionLesson(ProbabilityLesson):
     """
 
     def __init__(self, evidence: Evidence) -> None:
-        rows, sent = evidence.rows, [outcome.snapshot.candidate for outcome in evidence.outcomes]
-        said = [outcome.label if outcome.snapshot.candidate else np.nan for outcome in evidence.outcomes]
+        rows, sent = evidence.rows, [outcome.seen.candidate for outcome in evidence.outcomes]
+        said = [outcome.label if outcome.seen.candidate else np.nan for outcome in evidence.outcomes]
         labels = np.array(said, dtype=np.float32)
         campaigns: dict[str, CatalogEntry] = {}
         for candidate in sent:
@@ -239,7 +239,7 @@ def _cross(found: Sequence[Outcome], candidates: Candidates, campaign: Ints) -> 
     out = np.full((len(found), CROSS_SIZE), np.nan, dtype=np.float32)
     for begin in range(0, len(found), CROSSED):
         own = begin + np.flatnonzero(campaign[begin : begin + CROSSED] >= 0)
-        crossed = candidates.cross([found[row].snapshot for row in own.tolist()])
+        crossed = candidates.cross([found[row].seen for row in own.tolist()])
         out[own] = crossed[np.arange(len(own)), campaign[own]]
     return out
 

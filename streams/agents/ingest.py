@@ -62,7 +62,7 @@ def outputs_of(checkpoint: IngestCheckpoint, words: Words, partitions: int) -> I
         yield OutputRecord("words", hashed.encode(), codec.json_encode(Word(hash=hashed, word=word)))
     yield from _edge_records(checkpoint.edges, partitions)
     for outcome in checkpoint.outcomes:
-        yield OutputRecord("outcomes", outcome.snapshot.customer_id.encode(), encode(outcome))
+        yield OutputRecord("outcomes", outcome.customer_id.encode(), encode(outcome))
     for snapshot in checkpoint.awaiting_label:
         yield OutputRecord("session-snapshots", snapshot.customer_id.encode(), encode(snapshot))
     for erasure in checkpoint.erasures:  # before the live snapshots, which hold what came after it

@@ -57,6 +57,11 @@ def basket_of(body: Clickstream) -> Basket:
     return Basket(tuple(line for line in items if _is_bought(line)), returned)
 
 
+def items_of(body: Clickstream) -> tuple[str, ...]:
+    """Ids of the products that are taken."""
+    return tuple(product.item_id for product in basket_of(body).taken if product.item_id is not None)
+
+
 def amount_of(body: Clickstream, gives_back: bool | None = None) -> float | None:
     """What a purchase is worth, or what giving back takes off, below 0; None where a return does not say how much.
 

@@ -77,12 +77,18 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Clickstream events that count as being active: churn is their absence."""
     churn_horizon_ms: int = 28 * DAY_MS
     """Churn is no activity for this long."""
+    order_horizon_ms: int = 56 * DAY_MS
+    """How far ahead the next order is looked for; at least as far as churn."""
     churn_active_ms: int = 28 * DAY_MS
     """A customer gets churn labels only while the last activity is at most this old."""
     horizon_every_ms: int = 7 * DAY_MS
     """Time between two horizon snapshots of an active customer; customers are spread over the days."""
     redemption_window_ms: int = 30 * DAY_MS
     """How long after a send an offer may be redeemed, where the send does not say."""
+    response_window_ms: int = 7 * DAY_MS
+    """How long after a send an open or a click counts as a response."""
+    machine_open_ms: int = 5_000
+    """An open or a click so soon after the send, or after its delivery, is a mail scanner's and no response."""
     sample_share: Annotated[float, Meta(ge=0, le=1)] = 0.02
     """Share of the events of active customers after which a ``sample`` snapshot is taken, to be labelled like a weekly
     one: what a live prediction sees in the middle of a session is learned and judged, too."""

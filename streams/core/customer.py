@@ -26,14 +26,16 @@ from streams.core.context import Context
 from streams.core.event import Event, StoredEvent, restore, store
 from streams.core.fold import fire_due, fold, next_due_ms
 from streams.core.graph import Edges, MergedEdges
-from streams.core.labels import Awaiting, Resolved
+from streams.core.labels import CARRIERS, Awaiting, Resolved
 from streams.core.pace import Pace
 from streams.core.snapshots import snapshot_of
 from streams.core.state import Effect, Folded
 
-RECORD_VERSION: Final = 5
-#: Read, and written as the newest: it had one time for consent and for the rest of a profile.
-_BEFORE: Final = 4
+RECORD_VERSION: Final = 6
+_BEFORE: Final = 5
+"""Read, and written as the newest: it waited for no orders and no responses."""
+_ONE_TIME: Final = 4
+"""The same; it had one time for consent and for the rest of a profile."""
 #: So much of the tail is in the record: what a person does inside the lateness bound, a large basket included.
 _NEWEST_EVENTS: Final = 64
 _NEWEST_BYTES: Final = 16 << 10
@@ -199,9 +201,9 @@ def read_record(record: bytes) -> CustomerRecord:
         written_as="stored state",
         newer=": run the newer release",
         older=": no release reads it any more, so replay the events under another PULSEGRAPH_KAFKA_PREFIX",
-        also=(_BEFORE,),
+        also=(_BEFORE, _ONE_TIME),
     )
-    if known.version == _BEFORE:
+    if known.version == _ONE_TIME:
         known.settled.profile_ms = known.settled.consent_ms
     return known
 
@@ -373,7 +375,8 @@ class Customer:
     def _piece_names(self, older: list[Event]) -> dict[bytes, None]:
         """In order: those of the older tail events, then those of pending labels, then those of merges."""
         names = dict.fromkeys([_event_piece(event) for event in older])
-        names.update(dict.fromkeys([snapshot_piece(label.question_id) for label in self.settled.pending]))
+        questions = [label.question_id for label in self.settled.pending if label.head in CARRIERS]
+        names.update(dict.fromkeys([snapshot_piece(question) for question in questions]))
         if self.settled.graph.merges:
             names[EDGES] = None
         if self.settled.timeline.history.merges:
@@ -455,8 +458,10 @@ class Customer:
         for effect in effects:
             if isinstance(effect, Awaiting):
                 self._awaiting[effect.pending.question_id] = effect.snapshot
+            elif isinstance(effect, Resolved) and effect.pending.head not in CARRIERS:
+                found.append(effect.outcome(self.context.customer_id, None))
             elif isinstance(effect, Resolved) and effect.pending.question_id in self._awaiting:
-                found.append(effect.outcome(self._awaiting[effect.pending.question_id]))
+                found.append(effect.outcome(self.context.customer_id, self._awaiting[effect.pending.question_id]))
             else:
                 found.append(effect)
         return found

@@ -19,14 +19,14 @@ from schemas.events import SOURCES, CampaignSend, Clickstream, Profile, Redempti
 from schemas.names import OPT_OUTS
 from schemas.snapshot import Snapshot
 from streams.core import counters, labels
-from streams.core.baskets import is_return
+from streams.core.baskets import is_return, items_of
 from streams.core.config import DAY_MS, CoreConfig
 from streams.core.context import Context
 from streams.core.decay import factor, forward_weight
 from streams.core.event import Event, consent_of
 from streams.core.graph import edges_of, touch
 from streams.core.history import local_hour
-from streams.core.labels import Awaiting, Pending
+from streams.core.labels import Awaiting, Bought, Pending
 from streams.core.money import rate_of
 from streams.core.sales import count_sale
 from streams.core.snapshots import snapshot_of
@@ -94,7 +94,7 @@ def _sample(state: Folded, ts_ms: int, context: Context, effects: list[Effect]) 
     config = context.config
     if not state.activity_ms or ts_ms - state.activity_ms > config.churn_active_ms:
         return
-    if len(state.pending) >= config.pending_limit // 2:
+    if sum(known.head == "churn" for known in state.pending) >= config.pending_limit // 2:
         return  # the rest is for weekly ones and sends, which do not come by the thousand
     snapshot = snapshot_of(state, "sample", ts_ms, context)
     effects.append(snapshot)
@@ -131,8 +131,11 @@ def fire_due(state: Folded, now_ms: int, context: Context, effects: list[Effect]
             return
         if state.timeline.ends_ms(config.session_gap_ms) == due_ms:
             state.timeline.close(context)
-        elif (expired := labels.pop_due(state.pending, due_ms)) is not None:
-            effects.append(expired)
+            if state.bought:
+                effects += labels.ordered(state.pending, state.bought, due_ms, config)
+                state.bought = []
+        elif expired := labels.pop_due(state.pending, due_ms, state.bought, config):
+            effects += expired
         else:
             _horizon(state, due_ms, context, effects)
 
@@ -177,6 +180,12 @@ def _clickstream(state: Folded, ts_ms: int, body: Clickstream, context: Context,
         counters.add(counts, "views" if name == "item_view" else "carts", ts_ms, float(lines))
     if state.activity_ms != at_ms and name in config.activity_events:
         _activity(state, at_ms, ts_ms, context, effects)
+    if name == "purchase" and labels.is_followed(state.pending):
+        line = Bought(at_ms, value, items_of(body))
+        if at_ms < ts_ms:
+            effects += labels.ordered(state.pending, [line], ts_ms, config)
+        else:
+            labels.buy(state.bought, line)
     _count_hour(state, local_ms, body.channel or "site")
 
 
@@ -191,7 +200,7 @@ def _activity(state: Folded, active_ms: int, now_ms: int, context: Context, effe
                 state.gap_sum_days = state.gap_sum_days * left + (active_ms - last_ms) / DAY_MS
         state.activity_ms = active_ms
     if state.pending:
-        effects += labels.active(state.pending, active_ms, now_ms, context.config.churn_horizon_ms)
+        effects += labels.active(state.pending, active_ms, now_ms, context.config)
     if not state.next_horizon_ms:
         state.next_horizon_ms = first_horizon_ms(context.customer_id, now_ms, context.config.horizon_every_ms)
 
@@ -205,7 +214,11 @@ def _campaign_send(state: Folded, ts_ms: int, body: CampaignSend, context: Conte
         state.sends_total += 1
         state.last_send_ms = max(state.last_send_ms, at_ms)
         _log_send(state, at_ms, body, config)
+    elif name == "delivered":
+        labels.answered_send(state.pending, body, ts_ms, config)
     elif name in ("open", "click"):
+        if (known := labels.answered_send(state.pending, body, ts_ms, config)) is not None:
+            effects.append(known)
         counters.add(state.counters, "opens" if name == "open" else "clicks", ts_ms, 1.0)
         _count_hour(state, context.local_ms(at_ms, state.timezone), body.channel or "")
     elif name in OPT_OUTS:
@@ -248,12 +261,18 @@ def _await_redemption(state: Folded, ts_ms: int, body: CampaignSend, context: Co
     due_ms = body.window_end_ms or ts_ms + context.config.redemption_window_ms
     if due_ms > ts_ms:
         label = Pending.of("redemption", snapshot, due_ms, body)
-        _add_pending(state, label, snapshot, context, effects)
+        if not _add_pending(state, label, snapshot, context, effects):
+            return  # nobody would have the snapshot
+        response = Pending.of("response", snapshot, ts_ms + context.config.response_window_ms, body)
+        if (dropped := labels.add(state.pending, response, context.config.pending_limit)) is not None:
+            effects.append(dropped)
 
 
-def _add_pending(state: Folded, label: Pending, snapshot: Snapshot, context: Context, effects: list[Effect]) -> None:
+def _add_pending(state: Folded, label: Pending, snapshot: Snapshot, context: Context, effects: list[Effect]) -> bool:
+    """Whether there was room for it."""
     dropped = labels.add(state.pending, label, context.config.pending_limit)
     effects.append(Awaiting(label, snapshot) if dropped is None else dropped)
+    return dropped is None
 
 
 def _redemption(state: Folded, ts_ms: int, body: Redemption, context: Context, effects: list[Effect]) -> None:

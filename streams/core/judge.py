@@ -70,8 +70,10 @@ class Judge:
 
     def answered(self, outcome: Outcome) -> None:
         """An outcome: of a question, and of what was said live before it."""
-        snapshot = outcome.snapshot
         self.newest_ms = max(self.newest_ms, outcome.resolved_ms)
+        snapshot = outcome.snapshot
+        if snapshot is None:  # nothing that is judged yet
+            return
         score = self.scores.get((outcome.head, snapshot.kind))
         if score is None:
             return

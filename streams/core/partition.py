@@ -283,7 +283,7 @@ class IngestPartition:
         ]
         read = iter(self._records.load_pieces(wanted) if wanted else ())
         return [
-            known if isinstance(known, Outcome) else known[1].outcome(read_snapshot(next(read)))
+            known if isinstance(known, Outcome) else known[1].outcome(known[0], read_snapshot(next(read)))
             for known in self._known_labels
         ]
 

@@ -7,7 +7,7 @@ import msgspec
 from schemas.snapshot import Outcome, Snapshot
 from streams.core.counters import Counter
 from streams.core.graph import Graph
-from streams.core.labels import Awaiting, Pending, Resolved
+from streams.core.labels import Awaiting, Bought, Pending, Resolved
 from streams.core.orders import Orders
 from streams.core.timeline import Timeline
 
@@ -59,6 +59,9 @@ class Folded(msgspec.Struct, array_like=True, gc=False):
     profile_ms: int = 0
     """Time of the profile that ``timezone`` and ``attributes`` come from."""
 
+    bought: list[Bought] = []
+    """In the open session, where an order is waited for."""
+
     def copy(self) -> Folded:
         """Independent copy: containers are copied, the immutable values in them are shared."""
         twin: Folded = msgspec.structs.replace(self)
@@ -71,6 +74,7 @@ class Folded(msgspec.Struct, array_like=True, gc=False):
         twin.sends = self.sends.copy()
         twin.pending = self.pending.copy()
         twin.applied = self.applied.copy()
+        twin.bought = self.bought.copy()
         twin.recent = self.recent.copy()
         twin.late = self.late.copy()
         return twin

@@ -224,7 +224,9 @@ def _recorded(reader: TopicReader, prefix: str, prediction: Mapping[str, Any]) -
                 snapshot = _snapshot(value) if topic == "session-snapshots" else _outcome(value).snapshot
             except msgspec.DecodeError:  # of a release with other fields
                 continue
-            if (snapshot.version, snapshot.question_id) == (SNAPSHOT_VERSION, prediction["question_id"]):
+            if snapshot is None or snapshot.version != SNAPSHOT_VERSION:
+                continue
+            if snapshot.question_id == prediction["question_id"]:
                 return msgpack_encode(snapshot)
     return None
 

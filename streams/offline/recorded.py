@@ -66,7 +66,8 @@ def read_recorded(reader: TopicReader, prefix: str, progress: Callable[[float, s
             continue
         partition = message.partition() or 0
         known_ms[partition] = max(known_ms.get(partition, 0), outcome.resolved_ms)
-        if (outcome.version, outcome.snapshot.version) != (OUTCOME_VERSION, SNAPSHOT_VERSION):
+        seen_as = outcome.snapshot
+        if outcome.version != OUTCOME_VERSION or (seen_as is not None and seen_as.version != SNAPSHOT_VERSION):
             found.foreign += 1
         elif outcome.outcome_id in seen:
             found.repeated += 1
@@ -77,7 +78,7 @@ def read_recorded(reader: TopicReader, prefix: str, progress: Callable[[float, s
                 progress(share, f"reading outcomes: {len(seen):,}")
     erased_ms = _erasures(reader, prefix)  # after the outcomes, so that who was erased meanwhile is left out, too
     for partition, outcomes in by_partition.items():
-        kept = [o for o in outcomes if not is_of_before(o.snapshot, erased_ms.get(o.snapshot.customer_id))]
+        kept = [o for o in outcomes if not _is_of_before(o, erased_ms.get(o.customer_id))]
         ended = matured(kept, known_ms[partition])
         found.erased += len(outcomes) - len(kept)
         found.early += [o for o in kept if o.due_ms > known_ms[partition]]
@@ -93,6 +94,13 @@ def read_recorded(reader: TopicReader, prefix: str, progress: Callable[[float, s
         else:
             found.catalog[name] = entry
     return found
+
+
+def _is_of_before(outcome: Outcome, erased_ms: int | None) -> bool:
+    """Whether it speaks of who was erased; one without its snapshot says nothing once that one is left out."""
+    if outcome.snapshot is None:
+        return erased_ms is not None and outcome.as_of_ms <= erased_ms
+    return is_of_before(outcome.snapshot, erased_ms)
 
 
 def _erasures(reader: TopicReader, prefix: str) -> dict[str, int]:

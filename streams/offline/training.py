@@ -68,7 +68,8 @@ def counted(found: Iterable[Outcome]) -> Counter[bytes]:
     """How often each word occurs in the timelines of outcomes."""
     counts = Counter[bytes]()
     for outcome in found:
-        counts.update(split(outcome.snapshot.recent.words + outcome.snapshot.attributes))
+        if (snapshot := outcome.snapshot) is not None:
+            counts.update(split(snapshot.recent.words + snapshot.attributes))
     return counts
 
 

@@ -104,7 +104,7 @@ def test_the_card_says_what_was_done(tmp_path: Path) -> None:
     assert (report.date, report.device, report.seed, report.base) == ("2026-11-27", "cpu", 0, "")
     assert report.data.source == "a made-up world"
     found = worlds.outcomes(300)
-    times = [outcome.snapshot.as_of_ms for outcome in found]
+    times = [outcome.as_of_ms for outcome in found]
     assert (report.data.outcomes, report.data.from_ms, report.data.until_ms) == (300, min(times), max(times))
     assert report.settings["size.sequence.recent"] == 12
     assert report.settings["learning_rate"] == training.TrainSettings().learning_rate

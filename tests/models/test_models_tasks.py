@@ -52,7 +52,7 @@ class Stay(CustomerTask):
     kinds: ClassVar[frozenset[SnapshotKind]] = frozenset({"event"})
 
     def label(self, outcome: Outcome) -> int | None:
-        return 1 - outcome.label if outcome.snapshot.as_of_ms < worlds.START_MS + 45 * DAY_MS else None
+        return 1 - outcome.label if outcome.as_of_ms < worlds.START_MS + 45 * DAY_MS else None
 
     def record(
         self, snapshot: Snapshot, probability: float, reasons: list[Reason], horizon_days: int, fields: dict[str, Any]
@@ -92,7 +92,7 @@ def lesson_of(task: Task, found: list[Outcome]) -> Any:
 
 def crowd() -> list[Snapshot]:
     """Customers of every kind of snapshot, one of whom nothing is known."""
-    found = [outcome.snapshot for outcome in worlds.outcomes(40, seed=3)]
+    found = [outcome.seen for outcome in worlds.outcomes(40, seed=3)]
     kinds = itertools.cycle(kind for kind in _EVERY_KIND if kind != "send")
     found = [s if s.candidate else msgspec.structs.replace(s, kind=next(kinds)) for s in found]
     nobody = worlds.snapshot(9999, items=[])
@@ -186,7 +186,7 @@ def test_a_task_of_a_file_of_its_own_is_published(model: Model) -> None:
     catalog = SimpleNamespace(current=(worlds.catalog(), 1))
     predict = Predictions(predictor, catalog, DecisionPolicy(), lambda: worlds.START_MS)
     later = [outcome for outcome in worlds.outcomes(400, seed=9) if outcome.head == "churn"]
-    snapshots = [msgspec.structs.replace(outcome.snapshot, kind="event") for outcome in later]
+    snapshots = [msgspec.structs.replace(outcome.seen, kind="event") for outcome in later]
     records = [record for record in predict(snapshots).records if record.topic == Stay.topic]
     assert [record.key for record in records] == [snapshot.customer_id.encode() for snapshot in snapshots]
     said = [msgspec.json.decode(record.value or b"", type=StayPrediction) for record in records]

@@ -67,12 +67,12 @@ def test_training_beats_chance_and_says_how_far_it_is() -> None:
     later = worlds.outcomes(600, seed=9)
     predictor = Predictor(model, "test", half=False)
     churn = [outcome for outcome in later if outcome.head == "churn"]
-    found = predictor.encode([outcome.snapshot for outcome in churn])
+    found = predictor.encode([outcome.seen for outcome in churn])
     labels = np.array([float(outcome.label) for outcome in churn])
     assert (metrics.auc(labels, predictor.churn(found).logits.astype(float)) or 0) > 0.75
     assert metrics.calibration_error(labels, predictor.churn(found).probability.astype(float)) < 0.08
     sent = [outcome for outcome in later if outcome.head == "redemption"]
-    snapshots = [outcome.snapshot for outcome in sent]
+    snapshots = [outcome.seen for outcome in sent]
     campaigns = predictor.redemption.campaigns(worlds.catalog(), ["0", "1", "2", "3"])
     scores = predictor.redemption(predictor.encode(snapshots), campaigns).probability
     pick = [int(s.candidate.campaign_id) for s in snapshots if s.candidate]
@@ -144,7 +144,7 @@ def test_a_head_is_left_out_where_all_or_one_label_is_held_out(label: int | None
 
     def moved(outcome: Outcome, number: int) -> Outcome:
         names = held if label is None or outcome.label == label else others
-        snapshot = msgspec.structs.replace(outcome.snapshot, customer_id=names[number % 3])
+        snapshot = msgspec.structs.replace(outcome.seen, customer_id=names[number % 3])
         return msgspec.structs.replace(outcome, snapshot=snapshot)
 
     churn = [outcome for outcome in found if outcome.head == "churn"]
@@ -239,12 +239,12 @@ def test_the_encoder_sees_no_row_of_a_later_stage() -> None:
     found = worlds.outcomes(400)
 
     def of_later(outcome: Outcome) -> bool:
-        return stage_of(outcome.snapshot.customer_id) in (GATE, REPORT)
+        return stage_of(outcome.customer_id) in (GATE, REPORT)
 
     def otherwise(outcome: Outcome) -> Outcome:
         other = labelled(outcome, 1 - outcome.label)
         told = worlds.vector(events_total=1e6, orders_7d=-5.0)
-        return msgspec.structs.replace(other, snapshot=msgspec.structs.replace(other.snapshot, features=told))
+        return msgspec.structs.replace(other, snapshot=msgspec.structs.replace(other.seen, features=told))
 
     # Churn alone, as redemptions are split by campaign where there are enough of them.
     found = [outcome for outcome in found if outcome.head == "churn"]
@@ -258,7 +258,7 @@ def test_the_encoder_sees_no_row_of_a_later_stage() -> None:
 
 
 def test_without_customers_to_stop_at_the_last_weights_stay() -> None:
-    found = [o for o in worlds.outcomes(400) if stage_of(o.snapshot.customer_id) != STOP]
+    found = [o for o in worlds.outcomes(400) if stage_of(o.customer_id) != STOP]
     model, _ = run(found, epochs=2)
     assert (model.report.epochs, model.report.checks) == (2, [])
 

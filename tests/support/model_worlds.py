@@ -171,5 +171,7 @@ def outcome(name: str, made: Snapshot, label: int, *, due_ms: int | None = None,
         labels=labels,
         due_ms=due_ms,
         resolved_ms=due_ms if resolved_ms < 0 else resolved_ms,
+        customer_id=made.customer_id,
+        as_of_ms=made.as_of_ms,
         snapshot=msgspec.structs.replace(made, question_id=name),
     )

@@ -59,6 +59,8 @@ class Log:
             labels={head: label},
             due_ms=due * DAY_MS,
             resolved_ms=(due if resolved is None else resolved) * DAY_MS,
+            customer_id=seen.customer_id,
+            as_of_ms=seen.as_of_ms,
             snapshot=msgspec.structs.replace(seen, question_id=name),
         )
         self.records.setdefault(("outcomes", partition), []).append(codec.msgpack_encode(outcome))

@@ -77,7 +77,7 @@ def test_what_is_learned_from_is_what_a_later_look_at_the_same_questions_finds()
 
     now, later = looked(until_ms), looked(after_ms)
     young_ms = until_ms - 7 * DAY_MS
-    assert {o.label for o in now if o.head == "churn" and o.snapshot.as_of_ms > young_ms} == {0}, "the censored ones"
+    assert {o.label for o in now if o.head == "churn" and o.as_of_ms > young_ms} == {0}, "the censored ones"
     assert told(matured(now, until_ms)) == told(matured(later, until_ms))
     assert {o.label for o in matured(now, until_ms) if o.head == "churn"} == {0, 1}
 
@@ -135,7 +135,7 @@ def _spoken(events: list[SourceEvent]) -> dict[bytes, str]:
 
 
 def _said_in(found: list[Outcome]) -> set[bytes]:
-    columns = [outcome.snapshot.recent.words for outcome in found]
+    columns = [outcome.seen.recent.words for outcome in found]
     return {word for column in columns for word in split(column)}
 
 
@@ -159,12 +159,12 @@ def test_learns_from_what_a_deployment_recorded(
     written: dict[int, list[Outcome]] = {0: [], 1: []}
     for checkpoint in replay_checkpoints(source.history(until_ms), CoreConfig(), until_ms=until_ms):
         for outcome in checkpoint.outcomes:
-            key = outcome.snapshot.customer_id.encode()
+            key = outcome.customer_id.encode()
             for _ in range(2 if sent % 10 == 0 else 1):  # delivered at least once
                 outbox.send("outcomes", key, codec.msgpack_encode(outcome), partition=partition_for(key, 2))
             written[partition_for(key, 2)].append(outcome)
             sent += 1
-    gone = written[0][0].snapshot.customer_id
+    gone = written[0][0].customer_id
     receipt = Erasure(receipt_id="r", customer_id=gone, erased_ms=until_ms, source=("profiles", 0, 1))
     outbox.send("erasures", gone.encode(), codec.json_encode(receipt))
     outbox.send("outcomes", b"c", b"of another release", partition=0)
@@ -183,9 +183,9 @@ def test_learns_from_what_a_deployment_recorded(
     argv = ["train", "--from-topics", "--out", str(out), "--epochs", "1"]
     assert cli.main([*argv, "--bootstrap", broker.bootstrap, "--prefix", prefix]) == 0
     said = capsys.readouterr()
-    kept = [o for found in written.values() for o in found if o.snapshot.customer_id != gone]
+    kept = [o for found in written.values() for o in found if o.customer_id != gone]
     known_ms = {partition: max(o.resolved_ms for o in found) for partition, found in written.items()}
-    ended = [o for o in kept if o.due_ms <= known_ms[partition_for(o.snapshot.customer_id.encode(), 2)]]
+    ended = [o for o in kept if o.due_ms <= known_ms[partition_for(o.customer_id.encode(), 2)]]
     assert 0 < len(ended) < len(kept) < sent
     assert (
         f"left out: {(sent + 9) // 10} repeated, 1 of another version, {sent - len(kept)} of erased customers, "

@@ -127,7 +127,9 @@ def test_where_there_are_too_many_an_even_sample_of_them_is_judged(replayed: Rep
 def test_a_horizon_and_a_sample_are_judged_by_their_own_outcomes(replayed: Replayed) -> None:
     scores = judged(replayed, None).scores
     for kind in ("horizon", "sample"):
-        ended = [one for one in replayed.outcomes if one.snapshot.kind == kind and one.due_ms <= UNTIL_MS]
+        ended = [
+            one for one in replayed.outcomes if one.head == "churn" and one.seen.kind == kind and one.due_ms <= UNTIL_MS
+        ]
         assert sorted(label for _, label in scores["churn", kind].pairs) == sorted(one.label for one in ended)
 
 
@@ -138,7 +140,7 @@ def test_outcomes_of_a_warm_up_join_nothing(replayed: Replayed) -> None:
     for since_ms in (0, middle_ms):
         judge = Judge(CONFIG, window=None, kept=1_000_000)
         for outcome in replayed.outcomes:
-            if outcome.snapshot.as_of_ms >= since_ms:
+            if outcome.as_of_ms >= since_ms:
                 judge.answered(outcome)
         for snapshot in replayed.snapshots:
             if snapshot.as_of_ms >= middle_ms:
@@ -236,6 +238,8 @@ def test_an_outcome_of_another_release_judges_its_own_question_alone() -> None:
                 labels=labels,  # type: ignore[arg-type]
                 due_ms=START_MS + 1 + H,
                 resolved_ms=START_MS + 1 + H,
+                customer_id=snapshot.customer_id,
+                as_of_ms=snapshot.as_of_ms,
                 snapshot=snapshot,
             )
         )

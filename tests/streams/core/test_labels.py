@@ -3,90 +3,29 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.lives import CONFIG, Life
 from support.logs import START_MS
 
-from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, REDEMPTIONS, CampaignSend, Redemption, type_by_source
+from schemas.events import CLICKSTREAM, REDEMPTIONS, CampaignSend, Clickstream, Redemption
 from schemas.ids import event_uid, prediction_id
-from schemas.snapshot import Outcome, Snapshot
-from schemas.words import Words
 from streams.core import labels
 from streams.core.config import DAY_MS, HOUR_MS, CoreConfig
-from streams.core.context import Context
 from streams.core.event import Event
-from streams.core.fold import fire_due, fold, next_due_ms
-from streams.core.labels import Awaiting, Pending, Resolved
-from streams.core.state import Effect, Folded
-
-CONFIG: Final = CoreConfig(
-    horizon_every_ms=DAY_MS,
-    churn_horizon_ms=3 * DAY_MS,
-    churn_active_ms=3 * DAY_MS,
-    redemption_window_ms=2 * DAY_MS,
-    sample_share=0.0,
-)
-TYPES: Final = tuple(type_by_source.values())
-
-
-class Life:
-    """One customer's events in order of event time; collects what they make known."""
-
-    def __init__(self, config: CoreConfig = CONFIG) -> None:
-        self.context = Context(config, Words(), 0, "c1")
-        self.state = Folded()
-        self.effects: list[Effect] = []
-        self._offset = 0
-
-    def event(self, source_index: int, ts_ms: int, **said: Any) -> None:
-        body = msgspec.convert({"event_ts_ms": ts_ms} | said, TYPES[source_index])
-        event = Event(ts_ms, source_index, f"e{self._offset}", self._offset, self._offset, ts_ms, body)
-        self._offset += 1
-        fold(self.state, event, self.context, self.effects)
-
-    def purchase(self, ts_ms: int) -> None:
-        self.event(CLICKSTREAM, ts_ms, event="purchase", item_id="i")
-
-    def view(self, ts_ms: int) -> None:
-        self.event(CLICKSTREAM, ts_ms, event="item_view", item_id="i")
-
-    def send(self, ts_ms: int, campaign_id: str = "x", **said: Any) -> None:
-        self.event(CAMPAIGN_SENDS, ts_ms, event="send", campaign_id=campaign_id, **said)
-
-    def redeem(self, ts_ms: int, offer_id: str = "o", **said: Any) -> None:
-        self.event(REDEMPTIONS, ts_ms, offer_id=offer_id, **said)
-
-    def until(self, now_ms: int) -> None:
-        fire_due(self.state, now_ms, self.context, self.effects)
-
-    def outcomes(self, head: str) -> list[Outcome]:
-        asked = {effect.pending.question_id: effect.snapshot for effect in self.effects if isinstance(effect, Awaiting)}
-        return [
-            effect.outcome(asked[effect.pending.question_id])
-            for effect in self.effects
-            if isinstance(effect, Resolved) and effect.pending.head == head
-        ]
-
-    def awaiting_label(self, kind: str) -> list[Snapshot]:
-        return [effect for effect in self.effects if isinstance(effect, Snapshot) and effect.kind == kind]
-
-    def redemption_labels(self) -> list[tuple[str, int]]:
-        """(send id, label), in the order in which they became known."""
-        found = []
-        for one in self.outcomes("redemption"):
-            assert one.snapshot.candidate is not None
-            found.append((one.snapshot.candidate.template_id or "", one.label))
-        return found
+from streams.core.fold import fold, next_due_ms
+from streams.core.labels import Pending, Resolved
 
 
 def horizon_after(ts_ms: int, config: CoreConfig = CONFIG) -> int:
     life = Life(config)
     life.purchase(ts_ms)
-    return life.state.next_horizon_ms
+    next_ms: int = life.state.next_horizon_ms
+    return next_ms
 
 
 def test_no_activity_within_the_horizon_is_churn_at_its_end() -> None:
@@ -162,8 +101,8 @@ def test_outcomes_are_joined_with_predictions_by_question() -> None:
     life.send(START_MS + 1, campaign_id="y")
     life.until(START_MS + 30 * DAY_MS)
     outcomes = life.outcomes("churn") + life.outcomes("redemption")
-    assert {outcome.snapshot.kind for outcome in outcomes} == {"horizon", "send", "sample"}
-    assert all(outcome.question_id == outcome.snapshot.question_id for outcome in outcomes)
+    assert {outcome.seen.kind for outcome in outcomes} == {"horizon", "send", "sample"}
+    assert all(outcome.question_id == outcome.seen.question_id for outcome in outcomes)
     assert len({outcome.question_id for outcome in outcomes}) == len(outcomes)
 
 
@@ -180,11 +119,9 @@ def test_a_sample_asks_what_comes_after_its_event(back_after_ms: int | None, lab
     if back_after_ms is not None:
         life.purchase(START_MS + back_after_ms)
     life.until(START_MS + 30 * DAY_MS)
-    outcomes = [
-        one for one in life.outcomes("churn") if one.snapshot.kind == "sample" and one.snapshot.as_of_ms == START_MS
-    ]
+    outcomes = [one for one in life.outcomes("churn") if one.seen.kind == "sample" and one.as_of_ms == START_MS]
     assert [one.labels for one in outcomes] == 2 * [{"churn": label} | ({} if label else {"after_ms": back_after_ms})]
-    assert [one.snapshot.event_ts_ms for one in outcomes] == 2 * [START_MS]
+    assert [one.seen.event_ts_ms for one in outcomes] == 2 * [START_MS]
 
 
 def test_samples_are_an_even_share_that_depends_on_customer_and_event_alone() -> None:
@@ -192,7 +129,7 @@ def test_samples_are_an_even_share_that_depends_on_customer_and_event_alone() ->
     for share in (0.1, 0.3):
         life = Life(msgspec.structs.replace(CONFIG, sample_share=share, pending_limit=10**6))
         for at in range(2_000):
-            body = msgspec.convert({"event_ts_ms": START_MS + at, "event": "purchase"}, TYPES[CLICKSTREAM])
+            body = msgspec.convert({"event_ts_ms": START_MS + at, "event": "purchase"}, Clickstream)
             event = Event(START_MS + at, CLICKSTREAM, f"e{at}", event_uid(CLICKSTREAM, f"e{at}"), at, START_MS, body)
             fold(life.state, event, life.context, life.effects)
         drawn.append({snapshot.as_of_ms for snapshot in life.awaiting_label("sample")})
@@ -325,7 +262,7 @@ def test_beyond_the_limit_a_label_is_dropped() -> None:
     life.view(START_MS)
     for at in range(5):
         life.send(START_MS + 1 + at, template_id=f"t{at}", send_id=f"s{at}", offer_id="o")
-        assert len(life.state.pending) <= 3
+        assert all(sum(one.head == head for one in life.state.pending) <= 3 for head in ("redemption", "response"))
     life.until(START_MS + 10 * DAY_MS)
     assert life.redemption_labels() == [("t0", 0), ("t1", 0), ("t2", 0)]
     assert len(life.awaiting_label("send")) == 5
@@ -357,21 +294,27 @@ def test_silence_resolves_each_label_once(dues: list[tuple[str, int]]) -> None:
     waiting = [pending(head, due_ms) for head, due_ms in dues]
     resolved: list[Pending] = []
     for now_ms in range(21):
-        while (known := labels.pop_due(waiting, now_ms)) is not None:
-            assert known.pending.due_ms == known.resolved_ms == now_ms
-            assert known.label == (known.pending.head == "churn")
-            resolved.append(known.pending)
+        while known := labels.pop_due(waiting, now_ms, [], CONFIG):
+            (found,) = known
+            assert isinstance(found, Resolved)
+            assert found.pending.due_ms == found.resolved_ms == now_ms
+            assert found.labels[found.pending.head] == (found.pending.head == "churn")
+            resolved.append(found.pending)
         assert all(entry.due_ms > now_ms for entry in waiting)
-    assert sorted((one.head, one.due_ms) for one in resolved) == sorted(dues)
+    assert sorted((one.head, one.due_ms) for one in resolved if one.head != "order") == sorted(dues)
 
 
 def test_activity_says_nothing_of_redemptions_and_redemptions_nothing_of_churn() -> None:
     waiting = [pending("churn", 5), pending("redemption", 5)]
-    assert [known.pending.head for known in labels.active(waiting, 3, 3, horizon_ms=5)] == ["churn"]
+    config = msgspec.structs.replace(CONFIG, churn_horizon_ms=5, order_horizon_ms=5, pending_limit=1)
+    (known,) = labels.active(waiting, 3, 3, config)
+    assert isinstance(known, Resolved) and known.pending.head == "churn"
+    assert [entry.head for entry in waiting] == ["redemption", "order"]
+    del waiting[1]
     waiting.append(pending("churn", 6))
     answered = labels.redeemed(waiting, Redemption(event_ts_ms=START_MS, offer_id="o", campaign_id="x"), 4)
     assert answered is not None
-    assert (answered.pending.head, answered.label, answered.resolved_ms) == ("redemption", 1, 4)
+    assert (answered.pending.head, answered.labels["redemption"], answered.resolved_ms) == ("redemption", 1, 4)
     assert [entry.head for entry in waiting] == ["churn"]
     assert labels.redeemed(waiting, Redemption(event_ts_ms=START_MS, offer_id="o", campaign_id="x"), 4) is None
 
@@ -388,11 +331,11 @@ def test_churn_labels_say_what_happened(gaps: list[int]) -> None:
         now_ms += gap_ms
         life.purchase(now_ms)
         purchases.append(now_ms)
-    life.until(now_ms + 50 * DAY_MS)
+    life.until(now_ms + 70 * DAY_MS)
     outcomes = life.outcomes("churn")
     assert len(outcomes) == len(life.awaiting_label("horizon")) > 0
     for outcome in outcomes:
-        as_of_ms = outcome.snapshot.as_of_ms
+        as_of_ms = outcome.as_of_ms
         came_back = [at for at in purchases if as_of_ms <= at < outcome.due_ms]
         assert outcome.label == (0 if came_back else 1)
         assert outcome.resolved_ms == min([*came_back, outcome.due_ms])

@@ -292,6 +292,8 @@ class Published:
             labels={head: label},
             due_ms=10,
             resolved_ms=10,
+            customer_id="c",
+            as_of_ms=0,
             snapshot=plain_snapshot(kind=kind),
         )
         self.put("outcomes", codec.msgpack_encode(outcome))

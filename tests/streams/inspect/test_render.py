@@ -158,6 +158,8 @@ def test_snapshots_and_outcomes_are_read_from_their_topics() -> None:
         labels={"redemption": 1, "after_ms": 7},
         due_ms=START_MS + DAY_MS,
         resolved_ms=START_MS + 7,
+        customer_id=snapshot.customer_id,
+        as_of_ms=snapshot.as_of_ms,
         snapshot=snapshot,
     )
     assert value_of("session-snapshots", b"c1", codec.msgpack_encode(snapshot)) == plain(snapshot)

@@ -97,6 +97,8 @@ def _checkpoint(**counts: int) -> IngestCheckpoint:
                 labels={"churn": 1, "redemption": 0},
                 due_ms=0,
                 resolved_ms=0,
+                customer_id="c",
+                as_of_ms=0,
                 snapshot=plain_snapshot(),
             )
         ],
