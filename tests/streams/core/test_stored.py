@@ -52,7 +52,7 @@ UNREADABLE: Final[dict[Callable[[bytes], Any], str]] = {
 VERSIONED: Final[dict[Callable[[bytes], Any], tuple[bytes, str]]] = {
     read_customer: (
         Customer(CONTEXT).encode().record,
-        "stored state has version 7, this worker knows 5: run the newer release",
+        "stored state has version 7, this worker knows 6: run the newer release",
     ),
     decode_entity: (encode_entity(Entity()), "stored entity has version 7, this worker knows 2"),
     PartitionMeta.decode: (PartitionMeta().encode(), "the store has version 7, this worker knows 3"),
@@ -85,7 +85,7 @@ def test_a_record_of_an_older_version_is_refused_by_its_version_whatever_its_fie
     with pytest.raises(StateCorrupt) as refused:
         read_customer(raw)
     assert str(refused.value) == (
-        "stored state has version 1, this worker knows 5: no release reads it any more, so replay the events under "
+        "stored state has version 1, this worker knows 6: no release reads it any more, so replay the events under "
         "another PULSEGRAPH_KAFKA_PREFIX"
     )
 
