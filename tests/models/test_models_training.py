@@ -144,8 +144,9 @@ def test_a_head_is_left_out_where_all_or_one_label_is_held_out(label: int | None
 
     def moved(outcome: Outcome, number: int) -> Outcome:
         names = held if label is None or outcome.label == label else others
-        snapshot = msgspec.structs.replace(outcome.seen, customer_id=names[number % 3])
-        return msgspec.structs.replace(outcome, snapshot=snapshot)
+        name = names[number % 3]
+        snapshot = msgspec.structs.replace(outcome.seen, customer_id=name)
+        return msgspec.structs.replace(outcome, customer_id=name, snapshot=snapshot)
 
     churn = [outcome for outcome in found if outcome.head == "churn"]
     few = [moved(o, n) for n, o in enumerate([o for o in found if o.head == "redemption"][:12])]

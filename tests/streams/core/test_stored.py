@@ -90,7 +90,8 @@ def test_a_record_of_an_older_version_is_refused_by_its_version_whatever_its_fie
     )
 
 
-def test_a_customer_of_the_version_before_is_read_and_written_as_the_newest() -> None:
+@pytest.mark.parametrize(("version", "lacks"), [(5, 1), (4, 2)])
+def test_a_customer_of_a_version_before_is_read_and_written_as_the_newest(version: int, lacks: int) -> None:
     worker = Worker()
     body = {"event_ts_ms": START_MS, "event_id": "p", "consent": {"email": {"marketing": True}}, "attributes": {"a": 1}}
     worker.take(PROFILES, log_of([Sent(PROFILES, "c1", START_MS, body)], until_ms=START_MS + DAY_MS)[PROFILES])
@@ -99,7 +100,7 @@ def test_a_customer_of_the_version_before_is_read_and_written_as_the_newest() ->
     known.advance(START_MS + DAY_MS, observed=False)
     written = msgspec.msgpack.decode(known.encode().record)
     assert written[0] == RECORD_VERSION
-    before = [RECORD_VERSION - 1, *written[1:-1], written[-1][:-1]]
+    before = [version, *written[1:-1], written[-1][:-lacks]]
     read = Customer.decode(known.context, msgspec.msgpack.encode(before))
     assert read.settled.profile_ms == START_MS
     assert read.encode().record == known.encode().record
