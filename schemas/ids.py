@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Final
 
@@ -72,3 +72,17 @@ def revocation_id(customer_id: str, source: tuple[str, int, int]) -> str:
 
 def receipt_id(customer_id: str, erased_ms: int) -> str:
     return _digest("erasure", customer_id, erased_ms)
+
+
+def audience_id(name: str, like: str, seed: Sequence[str], size: int, model_version: str, read: Sequence[int]) -> str:
+    """Id of a list of customers.
+
+    Args:
+        seed: sorted.
+        read: offset up to which each partition of the embeddings was read.
+    """
+    return _digest("audience", name, like, len(seed), *seed, size, model_version, *read)
+
+
+def member_id(audience_id: str, customer_id: str) -> str:
+    return _digest("member", audience_id, customer_id)

@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from schemas import catalog, embeddings, events, graph, predictions, snapshot, sweep, words
+from schemas import audiences, catalog, embeddings, events, graph, predictions, snapshot, sweep, words
 
 DAY_MS: Final = 86_400_000
 
@@ -152,6 +152,7 @@ TOPICS: Final[dict[str, Topic]] = {
             cleanup="compact,delete",
             days=400,
         ),
+        _topic("audiences", audiences.AudienceMember, "lists of look-alikes, a record a member"),
         _topic("erasures", predictions.Erasure, "receipts of erased customers", days=400),
         _topic("dead-letter", None, "refused records as they came", key="as it came", format="bytes", days=90),
         _topic("ingest-changelog", None, "customer state", format="msgpack", cleanup="compact"),

@@ -15,6 +15,7 @@ from typing import Final, NoReturn, Protocol, cast
 from schemas.errors import PulsegraphError
 from streams.commands import (
     Subparsers,
+    audience,
     broker,
     customer,
     dead_letters,
@@ -63,6 +64,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     dead_letters,
     customer,
     entity,
+    audience,
     state,
     sweep,
     skip_snapshots,
