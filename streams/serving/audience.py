@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.neighbours import SeedIndex
+from models.neighbours import SeedIndex, Whitened
 from schemas import ids
 from schemas.audiences import AudienceMember
 from schemas.errors import ConfigError
@@ -72,9 +72,9 @@ def find_audience(known: KnownEmbeddings, seed: Seed, size: int, model_version: 
             f"only {candidates:,} customers outside the seed have an embedding of model {version}: give --size "
             f"{candidates} or less" + _mixed(known, version)
         )
-    index = SeedIndex(there.vectors[is_seed], there.vectors.mean(axis=0))
+    space = Whitened(there.vectors)
     rows = np.flatnonzero(~is_seed)
-    scores = index.scores(there.vectors[rows])
+    scores = SeedIndex(space(there.vectors[is_seed])).scores(space(there.vectors[rows]))
     best = rows[np.argsort(-scores, kind="stable")[:size]]  # rows are in the order of ids
     score_of = dict(zip(rows.tolist(), scores.tolist(), strict=True))
     members = [

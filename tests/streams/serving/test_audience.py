@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.examples import examples
 
 from models import neighbours
-from models.neighbours import SeedIndex, directions
+from models.neighbours import SeedIndex, Whitened
 from schemas.codec import json_encode
 from schemas.embeddings import CustomerEmbedding
 from schemas.errors import ConfigError, DeadLetter
@@ -76,7 +76,7 @@ def test_members_are_the_best_of_all_who_are_not_the_seed(data):
     size = data.draw(st.integers(1, count - len(seed)))
     found = find_audience(known, Seed(seed, "file:x"), size)
     there = known.of_model("m1")
-    unit = directions(there.vectors, there.vectors.mean(axis=0)).astype(np.float64)
+    unit = Whitened(there.vectors)(there.vectors).astype(np.float64)
     is_seed = np.isin(there.customers, seed)
     cosines = np.sort(unit @ unit[is_seed].T, axis=1)[:, -neighbours.NEAREST :].mean(axis=1)
     wanted = sorted(cosines[~is_seed], reverse=True)
@@ -95,13 +95,29 @@ def test_customers_who_are_equal_are_in_the_order_of_their_ids() -> None:
     assert [member.customer_id for member in found.members] == ["a", "b", "c", "other"]
 
 
+@settings(max_examples=examples(100), deadline=None)
+@given(st.integers(1, 80), st.integers(1, 12), st.integers(0, 99))
+def test_every_direction_counts_alike(count, width, seed):
+    generator = np.random.default_rng(seed)
+    scales = 10.0 ** generator.uniform(-1, 1, width)
+    known = (generator.normal(size=(count, width)) * scales + 5).astype(np.float32)
+    space = Whitened(known)
+    unit = space(known)
+    assert unit.shape == (count, space.width) and 1 <= space.width <= max(1, min(width, count // 10))
+    length = np.linalg.norm(unit, axis=1)
+    assert ((abs(length - 1) < 1e-3) | (length < 1e-3)).all()
+    if count >= 10 * width:
+        other = generator.normal(size=(width, width)) + 5 * np.eye(width)  # another basis of the same embeddings
+        turned = (known @ other).astype(np.float32)
+        np.testing.assert_allclose(Whitened(turned)(turned) @ Whitened(turned)(turned).T, unit @ unit.T, atol=0.02)
+
+
 def test_a_large_seed_is_searched_by_a_graph_that_finds_nearly_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = np.random.default_rng(2)
-    seeds, others = (generator.normal(size=(n, 16)).astype(np.float32) for n in (2_000, 500))
-    origin = np.zeros(16, dtype=np.float32)
-    exact = SeedIndex(seeds, origin).scores(others)
+    vectors = np.random.default_rng(2).normal(size=(2_500, 16)).astype(np.float32)
+    seeds, others = np.split(Whitened(vectors)(vectors), [2_000])
+    exact = SeedIndex(seeds).scores(others)
     monkeypatch.setattr(neighbours, "EXACT", 1_000)
-    found = SeedIndex(seeds, origin).scores(others)
+    found = SeedIndex(seeds).scores(others)
     assert np.abs(found - exact).max() < 0.05 and np.abs(found - exact).mean() < 1e-3
 
 
