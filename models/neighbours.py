@@ -1,8 +1,7 @@
 """Who is most like some given customers: mean cosine with the nearest of them, where every direction counts alike.
 
-A few directions hold most of the variance of embeddings, much of it how often and how lately a customer comes. Whitened,
-a taste that moves one other direction weighs as much: of customers who like one category, neighbours of a seed then
-hold four times as many (docs/log.md).
+A few directions hold most of the variance of embeddings, much of it how often and how lately a customer comes.
+Whitened, what moves one other direction, such as a taste, weighs as much (docs/log.md has what that gives).
 """
 
 from __future__ import annotations

@@ -11,7 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from streams.commands import MOST_CUSTOMERS, Subparsers, above_zero, add_settings_options, new_parser, settings_from, whole
+from streams.commands import (
+    MOST_CUSTOMERS,
+    Subparsers,
+    above_zero,
+    add_settings_options,
+    new_parser,
+    settings_from,
+    whole,
+)
 
 if TYPE_CHECKING:
     from schemas.audiences import AudienceMember
@@ -28,8 +36,9 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "audience",
         "find the customers who are most like some others",
-        "Reads the embeddings, compares everybody with the nearest customers of the seed, and writes those who are most "
-        "alike as CSV: customer_id, score, rank. The seed is not among them. Embeddings of one model are compared. An "
+        "Reads the embeddings, compares everybody with the nearest customers of the seed, and writes those who are "
+        "most alike as CSV: customer_id, score, rank. The seed is not among them. Embeddings of one model are "
+        "compared. An "
         "audience is no permission to send: ask the decision in force.",
         "  pulsegraph audience --like vip.csv --size 500 --out audience.csv\n"
         "  pulsegraph audience --campaign 26 --size 500 --publish spring\n"
@@ -196,9 +205,8 @@ def _publish(members: list[AudienceMember], client: ClientConfig, prefix: str) -
         partitions = reader.partitions(prefix + AUDIENCES)
     producer = OrderedProducer(str(client["bootstrap.servers"]), config=client)
     for member in members:
-        record = member_record(member)
-        assert record.key is not None
-        producer.send(prefix + AUDIENCES, record.key, record.value, partition_for(record.key, partitions), record.headers)
+        key, record = member.customer_id.encode(), member_record(member)
+        producer.send(prefix + AUDIENCES, key, record.value, partition_for(key, partitions), record.headers)
     producer.deliver()
     _say(f"{len(members):,} members of {members[0].name} were written to {prefix}{AUDIENCES}, {members[0].audience_id}")
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from streams.commands import Subparsers, add_settings_options, day_ms, new_parser, settings_from
 from streams.inspect.moments import moment
+from streams.inspect.titles import titled
 from streams.settings import zones
 
 if TYPE_CHECKING:
-    from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPrediction, Suppressed
     from streams.inspect.lookup import CustomerView
 
 _EDGES_SHOWN = 5
 _SESSIONS_SHOWN = 12
-_SUPPRESSED_SHOWN = 4
 
 
 def add(subparsers: Subparsers) -> None:
@@ -149,11 +148,6 @@ def _timeline(view: CustomerView, everything: bool) -> Iterator[str]:
         yield f"  {moment(session.start_ms)}{mark}  {session.text}"
 
 
-def _titled(shown: str, name: str, titles: Mapping[str, str]) -> str:
-    """With the title that the catalog has for it."""
-    return f"{shown} ({titles[name]})" if name in titles else shown
-
-
 def _edges(view: CustomerView, everything: bool) -> Iterator[str]:
     yield ""
     yield f"graph: {sum(map(len, view.edges.values()))} edges, weights as of {moment(view.as_of_ms)}"
@@ -162,7 +156,7 @@ def _edges(view: CustomerView, everything: bool) -> Iterator[str]:
         more = f", the {len(shown)} heaviest" if len(shown) < len(found) else ""
         yield f"  {edge_type}: {len(found)}{more}"
         for edge in shown:
-            named = _titled(edge.entity_id, f"{edge_type.partition('>')[2]}:{edge.entity_id}", view.titles)
+            named = titled(edge.entity_id, f"{edge_type.partition('>')[2]}:{edge.entity_id}", view.titles)
             yield f"    {edge.weight:>9.3f}  {named}  ({edge.count}x, last {moment(edge.last_ms)})"
 
 
@@ -175,37 +169,16 @@ def _pending(view: CustomerView) -> Iterator[str]:
 
 
 def _predictions(view: CustomerView) -> Iterator[str]:
+    from streams.inspect.prediction_text import reasons, sentence, suppressed
+
     yield ""
     yield "last predictions" if view.predictions else "last predictions: none on the topics"
     for topic, prediction in view.predictions.items():
         yield f"  {topic}, as of {moment(prediction.as_of_ms)}, model {prediction.model_version}"
-        yield f"    {_said(prediction, view)}"
-        for reason in prediction.reason_codes:
-            weight = f" ({reason.weight:+.2f})" if reason.weight else ""
-            yield f"    because {reason.text}  [{reason.code}]{weight}"
-        yield from _suppressed(getattr(prediction, "suppressed_by", []), view)
+        yield f"    {sentence(prediction, view.titles)}"
+        for line in (*reasons(prediction), *suppressed(prediction, view.titles)):
+            yield f"    {line}"
 
 
 def _campaign(campaign_id: str | None, view: CustomerView) -> str:
-    return _titled(str(campaign_id), f"campaign:{campaign_id}", view.titles)
-
-
-def _said(prediction: ChurnPrediction | RedemptionPrediction | NextBestAction, view: CustomerView) -> str:
-    from schemas.predictions import ChurnPrediction, RedemptionPrediction
-
-    if isinstance(prediction, ChurnPrediction):
-        return f"{prediction.probability:.1%} likely to stay away for {prediction.horizon_days} days"
-    if isinstance(prediction, RedemptionPrediction):
-        named = _campaign(prediction.campaign_id, view)
-        return f"{prediction.probability:.1%} likely to use the offer of campaign {named}"
-    chosen = prediction.chosen
-    campaign = _campaign(chosen.campaign_id, view)
-    what = "do nothing" if chosen.action == "none" else f"send campaign {campaign} by {chosen.channel}"
-    return f"{what}: value {chosen.value:.3f}, chosen with probability {prediction.propensity:.3f}"
-
-
-def _suppressed(found: list[Suppressed], view: CustomerView) -> Iterator[str]:
-    for refused in found[:_SUPPRESSED_SHOWN]:
-        yield f"    not {_campaign(refused.campaign_id, view)}: {refused.detail}  [{refused.by}]"
-    if len(found) > _SUPPRESSED_SHOWN:
-        yield f"    and {len(found) - _SUPPRESSED_SHOWN} more campaigns that are not allowed"
+    return titled(str(campaign_id), f"campaign:{campaign_id}", view.titles)

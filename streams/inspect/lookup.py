@@ -14,27 +14,27 @@ from confluent_kafka import Message
 
 from models.readable import event_text, readable
 from schemas.catalog import CatalogEntry
-from schemas.deadletter import TOPIC as DEAD_LETTERS
 from schemas.errors import ConfigError, StateCorrupt
 from schemas.graph import EDGE_TYPES
 from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPrediction
 from schemas.snapshot import Head, Session, sessions
-from schemas.words import SESSION, SESSION_END, Words, hash_of
+from schemas.words import SESSION, SESSION_END, hash_of
 from streams.core import counters, entities, graph
 from streams.core.config import DAY_MS, CoreConfig
 from streams.core.context import Context
-from streams.core.customer import EDGES, HISTORY, Customer
+from streams.core.customer import Customer
 from streams.core.graph import Neighbour
 from streams.core.labels import Pending
 from streams.core.snapshots import in_holdout, snapshot_of
 from streams.core.state import Folded
-from streams.inspect.moments import moment
+from streams.inspect.catalog_now import read_catalog
 from streams.inspect.names import read_names
 from streams.inspect.render import feature_values
+from streams.inspect.stored_customer import newest_refusal, read_customer
+from streams.inspect.titles import titles_of
 from streams.kafka.partitioning import partition_for
 from streams.kafka.reader import TopicReader
 from streams.serving.catalog import UNREADABLE, read_entry
-from streams.settings.zones import INSTALLED
 from streams.state import keys
 
 PREDICTION_TOPICS: Final = {
@@ -159,65 +159,13 @@ def customer(
     """
     key = customer_id.encode()
     found = _newest(reader, prefix, key, dict.fromkeys(PREDICTION_TOPICS, key), as_of_ms)
-    changelog = f"{prefix}ingest-changelog"
-    partition = partition_for(key, reader.partitions(changelog))
-    meta = reader.newest(changelog, partition, keys.META, reader.ends([(changelog, partition)])[changelog, partition])
-    # As of the newest checkpoint that is finished: behind it a record may be there whose pieces are not yet.
-    stop = int(meta.offset() or 0) if meta is not None else 0
-    message = reader.newest(changelog, partition, keys.record(customer_id), stop)
-    record = message.value() if message is not None else None
-    if record is None:
-        if message is None and (refused := _refused(reader, prefix, key)) is not None:
-            raise ConfigError(f"nothing is kept of customer {customer_id!r}: what came was refused; {refused}")
-        gone = "was erased, or its state was deleted" if message is not None else "has never sent an event"
-        raise ConfigError(
-            f"nothing is known about customer {customer_id!r} in {prefix}ingest-changelog[{partition}]: the customer "
-            f"{gone}, or no ingest worker has run yet. Ids are case-sensitive; `pulsegraph tail clickstream "
-            "--from-beginning` shows some"
-        )
-    context = Context(config, Words(), partition, customer_id, INSTALLED)
-    place = (changelog, partition, stop)
-    known = Customer.decode(context, record, lambda kind: _pieces(reader, place, customer_id, kind))
-    if known.is_tombstone:
-        raise ConfigError(f"customer {customer_id!r} was erased at {moment(known.erased_ms)} UTC: nothing is kept")
-    titles = _titles(reader, prefix)
+    stored = read_customer(reader, prefix, customer_id, config)
+    known, context = stored.customer, stored.context
+    titles = titles_of(read_catalog(reader, prefix))
     names = {hashed: _with_title(word, titles) for hashed, word in read_names(reader, prefix).items()}
     view = _customer_view(known, context, names, as_of_ms, _predictions(found, customer_id))
-    refused = _refused(reader, prefix, key) if not known.view().events else None
+    refused = newest_refusal(reader, prefix, key) if not known.view().events else None
     return msgspec.structs.replace(view, titles=_named(titles, view), refused=refused)
-
-
-def _refused(reader: TopicReader, prefix: str, key: bytes) -> str | None:
-    """What the newest dead letter of a key says, and where to look; None where there is none."""
-    topic = prefix + DEAD_LETTERS
-    partition = partition_for(key, reader.partitions(topic))
-    message = reader.newest(topic, partition, key, reader.ends([(topic, partition)])[topic, partition])
-    if message is None:
-        return None
-    pairs = dict(message.headers() or ())
-    headers = {name: raw.decode("utf-8", "replace") for name, raw in pairs.items() if isinstance(raw, bytes)}
-    name, reason = headers.get("dl_id", "?"), headers.get("dl_reason", "?")
-    return (
-        f"the newest dead letter is {name} ({reason}: {headers.get('dl_message', '')}): "
-        f"`pulsegraph dead-letters show {name}`"
-    )
-
-
-def _titles(reader: TopicReader, prefix: str) -> dict[str, str]:
-    """``kind:id`` -> title, from the catalog as it is now."""
-    topic = prefix + "catalog"
-    ends = reader.ends([(topic, partition) for partition in range(reader.partitions(topic))])
-    titles: dict[str, str] = {}
-    for place, end in ends.items():
-        for message in reader.range(*place, 0, end):
-            try:
-                name, entry = read_entry(message.key(), message.value())
-            except UNREADABLE:
-                continue
-            titles.pop(name, None)
-            if entry is not None and entry.title:
-                titles[name] = entry.title
-    return titles
 
 
 def _with_title(word: str, titles: Mapping[str, str]) -> str:
@@ -282,24 +230,6 @@ def entity(reader: TopicReader, prefix: str, name: str, config: CoreConfig, as_o
         for edge_type, edges in sorted(known.edges.items())
     ]
     return EntityView(entity=name, partition=partition, as_of_ms=when_ms, catalog=_catalog_entry(found), edges=views)
-
-
-def _pieces(reader: TopicReader, place: tuple[str, int, int], customer_id: str, kind: bytes) -> list[bytes]:
-    """A customer's pieces of a kind. For those of a tail all of the partition is read: few have any.
-
-    Args:
-        place: topic, partition, and offset at which to stop.
-    """
-    changelog, partition, end = place
-    if kind in (EDGES, HISTORY):
-        message = reader.newest(changelog, partition, keys.piece(customer_id, kind), end)
-        return [message.value() or b""] if message is not None else []
-    start, stop = keys.pieces(customer_id, kind)
-    newest: dict[bytes, bytes | None] = {}
-    for message in reader.range(changelog, partition, 0, end):
-        if start <= (key := message.key() or b"") < stop:
-            newest[key] = message.value()
-    return [value for _, value in sorted(newest.items()) if value is not None]
 
 
 def _customer_view(

@@ -71,7 +71,7 @@ def seed_of_lines(lines: Iterable[str]) -> SeedFile:
         >>> seed_of_lines(["name;customer_id", 'Ann;"7"', "", "Bob;8", "Ann;7"])
         SeedFile(customers=['7', '8'], repeated=1, blank=1)
     """
-    rows = [line for line in lines]
+    rows = list(lines)
     first = next((line for line in rows if line.strip()), "")
     column, delimiter, has_header = _column(first)
     found: dict[str, None] = {}

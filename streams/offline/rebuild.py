@@ -70,19 +70,37 @@ def rebuild(
         log: the four source topics' partition, each topic in offset order, from its beginning to ``applied``.
         home: the partition that a key belongs to; absent, every record is where it belongs.
     """
-    partition = snapshot.source[1]
-    context = Context(config, Words(), partition, snapshot.customer_id, INSTALLED)
-    customer = Customer(context)
-    for event in _events(snapshot, log, config, customer, home):
-        if customer.knows(event.uid) or is_sampled_out(customer.pace, event.body, event.uid, event.ingest_ms, config):
-            continue
-        if event.body.event_ts_ms > customer.erased_ms and event.ts_ms <= snapshot.as_of_ms:
-            customer.insert(event)
+    customer = customer_of_log(snapshot.customer_id, snapshot.source[1], snapshot.as_of_ms, log, config, home)
     return customer.snapshot_as(snapshot)
 
 
+def customer_of_log(
+    customer_id: str,
+    partition: int,
+    as_of_ms: int,
+    log: Iterable[SourceLogRecord],
+    config: CoreConfig,
+    home: Home | None = None,
+) -> Customer:
+    """A customer whose events up to ``as_of_ms`` are those of a log; nothing of them is settled.
+
+    Args:
+        log: as in :func:`rebuild`.
+        home: as in :func:`rebuild`.
+    """
+    customer = Customer(Context(config, Words(), partition, customer_id, INSTALLED))
+    for event in _events(customer_id, partition, as_of_ms, log, config, customer, home):
+        if customer.knows(event.uid) or is_sampled_out(customer.pace, event.body, event.uid, event.ingest_ms, config):
+            continue
+        if event.body.event_ts_ms > customer.erased_ms and event.ts_ms <= as_of_ms:
+            customer.insert(event)
+    return customer
+
+
 def _events(
-    snapshot: Snapshot,
+    customer_id: str,
+    partition: int,
+    as_of_ms: int,
     log: Iterable[SourceLogRecord],
     config: CoreConfig,
     customer: Customer,
@@ -90,8 +108,7 @@ def _events(
 ) -> Iterator[Event]:
     """The customer's events, late ones where their topic had come; an erasure is passed to ``customer`` on the way."""
     clocks = [EventClock(config.watermark_keys) for _ in SOURCES]
-    key = snapshot.customer_id.encode()
-    partition = snapshot.source[1]
+    key = customer_id.encode()
     for record in log:
         source_index = record.source_index
         clock = clocks[source_index]
@@ -99,12 +116,12 @@ def _events(
         ((entry,), _) = read_entries(source_index, partition, [record], config, home)
         is_theirs = isinstance(entry, DecodedEvent) and record.key == key
         said_ms = customer.view().consent_ms if is_theirs else 0
-        body = _admitted(entry, record, clock, config, said_ms) if is_theirs else None
+        body = admitted(entry, record, clock, config, said_ms) if is_theirs else None
         observe(clock, record, entry)
         if not isinstance(entry, DecodedEvent) or not is_theirs:
             continue
         if entry.body is None:
-            if entry.event_ts_ms <= snapshot.as_of_ms:
+            if entry.event_ts_ms <= as_of_ms:
                 customer.erase(erased_until_ms(entry.event_ts_ms, reached_ms, config))
         elif body is not None:
             ts_ms = body.event_ts_ms
@@ -114,7 +131,7 @@ def _events(
             yield Event(placed_ms, source_index, event_id, uid, record.offset, record.timestamp, body)
 
 
-def _admitted(
+def admitted(
     entry: object, record: SourceLogRecord, clock: EventClock, config: CoreConfig, said_ms: int
 ) -> Said | None:
     """What ingest takes of a record, before its topic's clock hears of it; None of what it refuses."""

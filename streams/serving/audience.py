@@ -149,7 +149,12 @@ def _mixed(known: KnownEmbeddings, version: str) -> str:
 
 
 def _nobody(
-    known: KnownEmbeddings, seed: Seed, erased: Sequence[str], unknown: Sequence[str], others: Sequence[str], version: str
+    known: KnownEmbeddings,
+    seed: Seed,
+    erased: Sequence[str],
+    unknown: Sequence[str],
+    others: Sequence[str],
+    version: str,
 ) -> str:
     said = [
         f"{what}: {names_of(found)}"

@@ -143,7 +143,7 @@ def test_what_cannot_be_found_says_what_to_do() -> None:
     with pytest.raises(ConfigError, match="nobody has an embedding yet: run workers with the role encode"):
         find_audience(KnownEmbeddings(), Seed(["c000"], "file:x"), 1)
     known = everybody(5)
-    with pytest.raises(ConfigError, match="only 4 customers outside the seed .* give --size 4 or less$"):
+    with pytest.raises(ConfigError, match=r"only 4 customers outside the seed .* give --size 4 or less$"):
         find_audience(known, Seed(["c000"], "file:x"), 5)
     known.read(b"c001", None, 5)
     with pytest.raises(ConfigError, match=r"nobody of the seed .* erased: c001; without an embedding: C000.*case"):
@@ -190,7 +190,8 @@ ids = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_s
 @given(st.lists(ids, min_size=1, max_size=12), st.booleans(), st.sampled_from(["\n", "\r\n"]), st.data())
 def test_ids_are_read_back_however_csv_quotes_them(names, header, ending, data):
     out = io.StringIO()
-    rows = csv.writer(out, quoting=data.draw(st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL])), lineterminator=ending)
+    quoting = data.draw(st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]))
+    rows = csv.writer(out, quoting=quoting, lineterminator=ending)
     if header:
         rows.writerow(["customer_id", "score"])
     blank = 0

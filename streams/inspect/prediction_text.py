@@ -1,0 +1,90 @@
+"""A prediction for people: what it says in one sentence, why, and what was not allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from schemas.codec import json_encode
+from schemas.predictions import (
+    ChurnPrediction,
+    NextBestAction,
+    Prediction,
+    RankedAction,
+    Reason,
+    RedemptionPrediction,
+    Suppressed,
+)
+from streams.inspect.moments import moment
+from streams.inspect.titles import titled
+
+_SUPPRESSED_SHOWN: Final = 4
+_RANKED_SHOWN: Final = 5
+_COMMON: Final = frozenset(Prediction.__struct_fields__) | {"reason_codes", "suppressed_by"}
+
+
+def sentence(prediction: Prediction, titles: Mapping[str, str]) -> str:
+    """What a prediction says.
+
+    Args:
+        titles: ``kind:id`` -> title in the catalog.
+    """
+    match prediction:
+        case ChurnPrediction():
+            return f"{prediction.probability:.1%} likely to stay away for {prediction.horizon_days} days"
+        case RedemptionPrediction():
+            named = _campaign(prediction.campaign_id, titles)
+            return f"{prediction.probability:.1%} likely to use the offer of campaign {named}"
+        case NextBestAction():
+            return f"{_action(prediction.chosen, titles)}, chosen with probability {prediction.propensity:.3f}"
+        case _:
+            return _fields(prediction)
+
+
+def reasons(prediction: Prediction) -> Iterator[str]:
+    """Why, most telling first."""
+    codes: list[Reason] = getattr(prediction, "reason_codes", [])
+    for reason in codes:
+        weight = f" ({reason.weight:+.2f})" if reason.weight else ""
+        yield f"because {reason.text}  [{reason.code}]{weight}"
+
+
+def suppressed(prediction: Prediction, titles: Mapping[str, str]) -> Iterator[str]:
+    """Campaigns that were not allowed, the first few."""
+    found: list[Suppressed] = getattr(prediction, "suppressed_by", [])
+    for refused in found[:_SUPPRESSED_SHOWN]:
+        yield f"not {_campaign(refused.campaign_id, titles)}: {refused.detail}  [{refused.by}]"
+    if len(found) > _SUPPRESSED_SHOWN:
+        yield f"and {len(found) - _SUPPRESSED_SHOWN} more campaigns that are not allowed"
+
+
+def block(topic: str, prediction: Prediction, titles: Mapping[str, str]) -> Iterator[str]:
+    """All that a prediction says, line by line."""
+    yield f"{topic.removeprefix('predictions.')}, {prediction.snapshot_kind} as of {moment(prediction.as_of_ms)} UTC"
+    yield f"  {sentence(prediction, titles)}"
+    for line in (*reasons(prediction), *_ranked(prediction, titles), *suppressed(prediction, titles)):
+        yield f"  {line}"
+    yield f"  valid until {moment(prediction.valid_until_ms)} UTC; id {prediction.prediction_id}"
+
+
+def _ranked(prediction: Prediction, titles: Mapping[str, str]) -> Iterator[str]:
+    if isinstance(prediction, NextBestAction):
+        for action in prediction.alternatives[:_RANKED_SHOWN]:
+            yield f"else {_action(action, titles)}"
+
+
+def _action(action: RankedAction, titles: Mapping[str, str]) -> str:
+    if action.action == "none":
+        return f"do nothing: value {action.value:.3f}"
+    what = f"send campaign {_campaign(action.campaign_id, titles)} by {action.channel}"
+    return f"{what}: value {action.value:.3f}, {action.probability:.1%} likely to be used"
+
+
+def _campaign(campaign_id: str | None, titles: Mapping[str, str]) -> str:
+    return titled(str(campaign_id), f"campaign:{campaign_id}", titles)
+
+
+def _fields(prediction: Prediction) -> str:
+    """What a record of any other kind has beside the fields that all have."""
+    said = {name: getattr(prediction, name) for name in prediction.__struct_fields__ if name not in _COMMON}
+    return ", ".join(f"{name} {json_encode(value).decode()}" for name, value in said.items() if value is not None)
