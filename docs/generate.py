@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # infra is in the checkout a
 
 from infra.bench import report, sizing
 from infra.evaluate import report as evaluation
-from schemas import catalog, embeddings, events, features, limits, predictions, topics
+from schemas import audiences, catalog, embeddings, events, features, limits, predictions, topics
 from schemas.graph import EDGE_TYPES
 from streams.settings import reader as configuration
 from streams.settings import schema as settings
@@ -176,6 +176,7 @@ _STRUCTS: Final[tuple[type[msgspec.Struct], ...]] = (
     events.Profile,
     catalog.CatalogEntry,
     embeddings.CustomerEmbedding,
+    audiences.AudienceMember,
     embeddings.EntityEmbedding,
     predictions.ChurnPrediction,
     predictions.RedemptionPrediction,

@@ -64,6 +64,13 @@ class Bootstrap:
         """``name`` less ``other``, paired."""
         return _interval(self.values[name] - self.values[other], self.drawn[name] - self.drawn[other])
 
+    def ratio(self, name: str, other: str) -> Interval:
+        """``name`` by ``other``, paired."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            drawn = self.drawn[name] / self.drawn[other]
+            value = float(np.divide(self.values[name], self.values[other]))
+        return _interval(value, drawn)
+
 
 def _interval(value: float, drawn: Doubles) -> Interval:
     known = drawn[np.isfinite(drawn)]

@@ -27,7 +27,7 @@ from streams.inspect.stored_customer import read_customer
 from streams.kafka.partitioning import partition_for
 from streams.kafka.reader import TopicReader
 from streams.offline.rebuild import SourceLogRecord, customer_of_log
-from streams.offline.what_if import RefusedLine, add_events, asked_at
+from streams.offline.what_if import RefusedLine, add_events, snapshots_at
 from streams.serving.predict import Predictions
 
 _COMPACTED: Final = "profiles"
@@ -99,13 +99,13 @@ def ask_customer(
                 "before it"
             )
         customer = _customer_then(reader, prefix, customer_id, config, as_of_ms, kept_from)
-    asked_ms = max(customer.view().last_ms, found.watermark_ms) if as_of_ms is None else as_of_ms
+    until_ms = max(customer.view().last_ms, found.watermark_ms) if as_of_ms is None else as_of_ms
     added = add_events(customer, lines)
-    asked_ms = max(asked_ms, customer.view().last_ms)
-    snapshots = asked_at(customer, asked_ms, added.events)
+    until_ms = max(until_ms, customer.view().last_ms)
+    snapshots = snapshots_at(customer, until_ms, added.events)
     if not snapshots:
         since = "".join(f"; {topic} is kept from {moment(from_ms)} on" for topic, from_ms in kept_from.items())
-        raise ConfigError(f"no event of customer {customer_id!r} up to {moment(asked_ms)} UTC is known{since}")
+        raise ConfigError(f"no event of customer {customer_id!r} up to {moment(until_ms)} UTC is known{since}")
     return Question(snapshots, len(added.events), added.refused, kept_from)
 
 

@@ -70,7 +70,7 @@ def add_events(customer: Customer, lines: Iterable[bytes]) -> Added:
     return added
 
 
-def asked_at(customer: Customer, as_of_ms: int, added: Iterable[Event] = ()) -> list[Snapshot]:
+def snapshots_at(customer: Customer, as_of_ms: int, added: Iterable[Event] = ()) -> list[Snapshot]:
     """The snapshots that predictions of a time are made from; the last one is of the customer at that time.
 
     Where the newest event is of that very time, it is the ``event`` snapshot that ingest emits behind it, else the

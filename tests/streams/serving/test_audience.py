@@ -53,7 +53,7 @@ def test_the_newest_record_of_a_customer_holds(said):
         if record is None:
             known.read(name.encode(), None, at)
         else:
-            told(known, name, *record, sent_ms=at)
+            told(known, name, record[0], record[1], sent_ms=at)
     assert known.erased == {name for name, (record, _) in newest.items() if record is None}
     assert known.unreadable == 0 and len(known) == len(newest) - len(known.erased)
     for model in ("m1", "m2"):
