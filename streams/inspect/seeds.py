@@ -19,6 +19,7 @@ from streams.serving.audience import Seed
 
 _HEADER: Final = frozenset({"customer_id", "customerid", "customer", "id"})
 _DELIMITERS: Final = (",", ";", "\t")
+_MACHINE_MS: Final = 5_000
 _outcome: Final = codec.decoder(Outcome)
 
 
@@ -32,11 +33,15 @@ class SeedFile(NamedTuple):
     """Lines without an id."""
 
 
-class _Redeemed(msgspec.Struct):
+class _Step(msgspec.Struct):
+    """What is read of an event about a campaign, whichever topic it is on."""
+
     campaign_id: str | None = None
+    event: str = ""
+    event_ts_ms: int = 0
 
 
-_redeemed: Final = msgspec.json.Decoder(_Redeemed).decode
+_step: Final = msgspec.json.Decoder(_Step).decode
 
 
 def read_seed_file(path: Path) -> SeedFile:
@@ -109,26 +114,57 @@ def campaign_seed(reader: TopicReader, prefix: str, campaign_id: str) -> Seed:
         ConfigError: nobody did.
         TopicMismatch, Retry: as :class:`TopicReader`.
     """
-    found: set[str] = set()
-    sent: set[str] = set()
-    for message in _records(reader, prefix + "redemptions"):
-        try:
-            if _redeemed(message.value() or b"{}").campaign_id == campaign_id:
-                found.add(decode_key(message.key()))
-        except (msgspec.DecodeError, DeadLetter):
-            continue  # what ingest refuses, too
-    responded: dict[str, str] = {}
+    found = redeemed(_pairs(reader, prefix + "redemptions"), campaign_id)
+    found |= responded(_pairs(reader, prefix + "campaign-sends"), campaign_id)
     for outcome in _outcomes(reader, prefix):
-        snapshot = outcome.snapshot
-        if snapshot.candidate is not None and snapshot.candidate.campaign_id == campaign_id and outcome.label:
-            found.add(snapshot.customer_id)
-    found.update(customer for question, customer in responded.items() if question in sent)
+        if outcome.head == "redemption" and outcome.label:
+            candidate = outcome.snapshot.candidate
+            if candidate is not None and candidate.campaign_id == campaign_id:
+                found.add(outcome.snapshot.customer_id)
     if not found:
         raise ConfigError(
-            f"nobody has answered campaign {campaign_id!r}, as far as redemptions (kept 30 days) and outcomes (400 "
-            f"days) say: is it the id? `pulsegraph entity campaign:{campaign_id}` shows what is known of it"
+            f"nobody has answered campaign {campaign_id!r}, as far as sends and redemptions (kept 30 days) and "
+            f"outcomes (400 days) say: is it the id? `pulsegraph entity campaign:{campaign_id}` shows what is known"
         )
     return Seed(sorted(found), f"campaign:{campaign_id}")
+
+
+Pair = tuple[bytes | None, bytes | None]
+"""Key and value of a record."""
+
+
+def redeemed(records: Iterable[Pair], campaign_id: str) -> set[str]:
+    """Customers whose redemption names a campaign."""
+    return {customer_id for customer_id, _ in _steps(records, campaign_id)}
+
+
+def responded(records: Iterable[Pair], campaign_id: str) -> set[str]:
+    """Customers who opened or clicked a campaign; an open within 5 s of the message is a machine's, and counts as none.
+
+    Args:
+        records: of ``campaign-sends``, each customer's in the order of their partition.
+    """
+    found: set[str] = set()
+    arrived_ms: dict[str, int] = {}
+    for customer_id, step in _steps(records, campaign_id):
+        if step.event in ("send", "delivered"):
+            arrived_ms[customer_id] = max(step.event_ts_ms, arrived_ms.get(customer_id, 0))
+        elif step.event == "click" or (
+            step.event == "open" and step.event_ts_ms - arrived_ms.get(customer_id, -_MACHINE_MS - 1) > _MACHINE_MS
+        ):
+            found.add(customer_id)
+    return found
+
+
+def _steps(records: Iterable[Pair], campaign_id: str) -> Iterator[tuple[str, _Step]]:
+    """What is about a campaign, with its customer; what ingest refuses is left out."""
+    for key, value in records:
+        try:
+            step = _step(value or b"{}")
+            if step.campaign_id == campaign_id:
+                yield decode_key(key), step
+        except (msgspec.DecodeError, UnicodeDecodeError, DeadLetter):
+            continue
 
 
 def _outcomes(reader: TopicReader, prefix: str) -> Iterator[Outcome]:
@@ -137,6 +173,10 @@ def _outcomes(reader: TopicReader, prefix: str) -> Iterator[Outcome]:
             yield _outcome(message.value() or b"")
         except msgspec.DecodeError:  # of a release with other fields
             continue
+
+
+def _pairs(reader: TopicReader, topic: str) -> Iterator[Pair]:
+    return ((message.key(), message.value()) for message in _records(reader, topic))
 
 
 def _records(reader: TopicReader, topic: str) -> Iterator[Message]:

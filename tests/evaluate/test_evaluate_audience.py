@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import msgspec
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from infra.evaluate import audience
-from infra.evaluate.audience import BOUGHT, CHANCE, OURS, RFV, hand_made_vectors, planted, spans_of
+from infra.evaluate.audience import BOUGHT, CHANCE, OURS, RFV, AudienceSpans, hand_made_vectors, planted, spans_of
 from infra.evaluate.prototypes import shared_scores
 from infra.evaluate.purchases import read_purchases
 from infra.evaluate.report import EvaluationOptions
@@ -44,7 +45,7 @@ def test_precision_is_that_of_what_the_vectors_know() -> None:
 
 def test_segments_are_planted_by_the_truth() -> None:
     truths = Simulator(1, 400, START, 2).truth()
-    found = planted(truths)
+    found = planted(truths, 10)
     assert set(found) == {"taste", "pace", "hour", "price"} and len(found["taste"]) > 6
     for rows in found["taste"].values():
         assert len(rows) >= 10
@@ -81,16 +82,11 @@ def test_scores_that_follow_the_embedding_can_be_shared() -> None:
 
 
 @pytest.mark.slow
-def test_the_evaluation_end_to_end(tmp_path) -> None:
+def test_the_evaluation_end_to_end(tmp_path: Path) -> None:
     pytest.importorskip("lightgbm")
-    spans = with_prototypes(spans_of(120, 60), prototypes=(10,))
+    spans = AudienceSpans(plan=spans_of(80, 40).plan, prototypes=(10,), least=3)
     found = audience.run(EvaluationOptions(folder=tmp_path, epochs=1, rounds=20), lambda _text: None, spans)
     assert {row.measure for row in found.results} == {"precision", "lift", "AUC"}
     assert [target.floor is not None for target in found.targets] == [True, True]
     for row in found.results:
-        assert np.isfinite(row.value) and row.rows > 60, row
-
-
-def with_prototypes(spans: audience.AudienceSpans, prototypes: tuple[int, ...]) -> audience.AudienceSpans:
-    """Of a smaller size."""
-    return audience.AudienceSpans(plan=msgspec.structs.replace(spans.plan, seed=3), prototypes=prototypes)
+        assert np.isfinite(row.value) and row.rows > 40, row

@@ -10,7 +10,7 @@ from support.examples import examples
 from support.logs import CONFIG, START_MS, Sent, log_of, sent_events
 
 from schemas import codec
-from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, SOURCES
+from schemas.events import CLICKSTREAM, PROFILES, SOURCES, CampaignSend
 from schemas.snapshot import Snapshot
 from streams.core.config import DAY_MS
 from streams.core.customer import Customer
@@ -51,7 +51,8 @@ def test_added_events_count_as_those_of_the_log(events, data):
     # Ids and offsets, too: the lines are taken for the next records of their topics.
     assert len(added.events) + len({one.line for one in added.refused}) == len(events) - cut
     assert {one.reason for one in added.refused} <= {"duplicate"}
-    sends = [event for event in added.events if event.source_index == CAMPAIGN_SENDS and event.body.event == "send"]
+    bodies = [event.body for event in added.events]
+    sends = [body for body in bodies if isinstance(body, CampaignSend) and body.event == "send"]
     found = snapshots_at(customer, as_of_ms, added.events)
     assert [snapshot.kind for snapshot in found][-1:] == ["event" if as_of_ms == whole.view().last_ms else "refresh"]
     assert seen(found[-1:]) == seen(snapshots_at(whole, as_of_ms))

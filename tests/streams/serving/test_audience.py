@@ -17,7 +17,7 @@ from schemas.codec import json_encode
 from schemas.embeddings import CustomerEmbedding
 from schemas.errors import ConfigError, DeadLetter
 from streams.commands.audience import write
-from streams.inspect.seeds import SeedFile, read_seed_file, seed_of_lines
+from streams.inspect.seeds import SeedFile, read_seed_file, redeemed, responded, seed_of_lines
 from streams.serving.audience import Seed, find_audience, member_records, names_of
 from streams.serving.known_embeddings import KnownEmbeddings
 
@@ -237,3 +237,25 @@ def test_a_file_that_is_none_says_so(content: bytes, match: str, tmp_path) -> No
 
 def test_many_names_are_told_shortly() -> None:
     assert names_of(list("abcdefgh")) == "a, b, c, d, e and 3 more"
+
+
+def test_a_machine_that_opens_a_message_is_nobody() -> None:
+    def step(customer: str, event: str, at_ms: int, campaign: str = "26") -> tuple[bytes, bytes]:
+        return customer.encode(), json_encode({"campaign_id": campaign, "event": event, "event_ts_ms": at_ms})
+
+    records = [
+        *(step(name, "send", 1_000) for name in "abcde"),
+        *(step(name, "delivered", 3_000) for name in "abcde"),
+        step("a", "open", 8_000),
+        step("b", "open", 8_001),
+        step("c", "open", 3_010),
+        step("c", "click", 3_020),
+        step("d", "bounce", 9_000),
+        step("e", "open", 90_000, campaign="27"),
+        step("f", "open", 5),  # its send is not kept any more
+        (None, step("g", "click", 5)[1]),
+        (b"h", b"{"),
+        (b"i", None),
+    ]
+    assert responded(records, "26") == {"b", "c", "f"}
+    assert redeemed([step("a", "", 5), step("b", "", 5, campaign="27"), (b"c", b'{"offer_id": "o"}')], "26") == {"a"}
