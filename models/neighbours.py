@@ -71,11 +71,7 @@ class SeedIndex:
     def __init__(self, seeds: Floats, nearest: int = NEAREST) -> None:
         count, width = seeds.shape
         self._nearest = min(nearest, count)
-        if count <= EXACT:
-            self._index = faiss.IndexFlatIP(width)
-        else:
-            self._index = faiss.IndexHNSWFlat(width, _LINKS, faiss.METRIC_INNER_PRODUCT)
-            self._index.hnsw.efSearch = _SEARCHED
+        self._index: faiss.Index = faiss.IndexFlatIP(width) if count <= EXACT else _graph(width)
         self._index.add(seeds)
 
     def scores(self, vectors: Floats) -> Floats:
@@ -86,3 +82,9 @@ class SeedIndex:
             found[begin : begin + _BLOCK] = cosines.mean(axis=1)
         clipped: Floats = np.clip(found, -1.0, 1.0)
         return clipped
+
+
+def _graph(width: int) -> faiss.Index:
+    graph = faiss.IndexHNSWFlat(width, _LINKS, faiss.METRIC_INNER_PRODUCT)
+    graph.hnsw.efSearch = _SEARCHED
+    return graph

@@ -33,6 +33,7 @@ def shared_scores(embeddings: Floats, scores: Doubles, prototypes: int, seed: in
         max_points_per_centroid=max(256, len(points)),
     )
     means.train(points)
+    assert means.centroids is not None
     everybody = faiss.IndexFlatL2(points.shape[1])
     everybody.add(points)
     _, chosen = everybody.search(means.centroids, 1)

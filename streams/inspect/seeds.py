@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -116,17 +116,36 @@ def campaign_seed(reader: TopicReader, prefix: str, campaign_id: str) -> Seed:
     """
     found = redeemed(_pairs(reader, prefix + "redemptions"), campaign_id)
     found |= responded(_pairs(reader, prefix + "campaign-sends"), campaign_id)
-    for outcome in _outcomes(reader, prefix):
-        if outcome.head == "redemption" and outcome.label:
-            candidate = outcome.snapshot.candidate
-            if candidate is not None and candidate.campaign_id == campaign_id:
-                found.add(outcome.snapshot.customer_id)
+    found |= labelled(lambda: _outcomes(reader, prefix), campaign_id)
     if not found:
         raise ConfigError(
             f"nobody has answered campaign {campaign_id!r}, as far as sends and redemptions (kept 30 days) and "
             f"outcomes (400 days) say: is it the id? `pulsegraph entity campaign:{campaign_id}` shows what is known"
         )
     return Seed(sorted(found), f"campaign:{campaign_id}")
+
+
+def labelled(outcomes: Callable[[], Iterable[Outcome]], campaign_id: str) -> set[str]:
+    """Customers of whom outcomes say that they used the offer of a campaign, opened it or clicked it.
+
+    Args:
+        outcomes: gives all of them, each time that it is called: a response may be known before its send's campaign is.
+    """
+    found: set[str] = set()
+    sent: set[str] = set()
+    for outcome in outcomes():
+        candidate = None if outcome.snapshot is None else outcome.snapshot.candidate
+        if outcome.head == "redemption" and candidate is not None and candidate.campaign_id == campaign_id:
+            sent.add(outcome.question_id)
+            if outcome.label:
+                found.add(outcome.customer_id)
+    if sent:
+        found.update(
+            outcome.customer_id
+            for outcome in outcomes()
+            if outcome.head == "response" and outcome.question_id in sent and outcome.label
+        )
+    return found
 
 
 Pair = tuple[bytes | None, bytes | None]

@@ -10,14 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.examples import examples
+from support.snapshots import plain_snapshot
 
 from models import neighbours
 from models.neighbours import SeedIndex, Whitened
 from schemas.codec import json_encode
 from schemas.embeddings import CustomerEmbedding
 from schemas.errors import ConfigError, DeadLetter
+from schemas.snapshot import Candidate, Outcome
 from streams.commands.audience import write
-from streams.inspect.seeds import SeedFile, read_seed_file, redeemed, responded, seed_of_lines
+from streams.inspect.seeds import SeedFile, labelled, read_seed_file, redeemed, responded, seed_of_lines
 from streams.serving.audience import Seed, find_audience, member_records, names_of
 from streams.serving.known_embeddings import KnownEmbeddings
 
@@ -259,3 +261,26 @@ def test_a_machine_that_opens_a_message_is_nobody() -> None:
     ]
     assert responded(records, "26") == {"b", "c", "f"}
     assert redeemed([step("a", "", 5), step("b", "", 5, campaign="27"), (b"c", b'{"offer_id": "o"}')], "26") == {"a"}
+
+
+def test_outcomes_name_who_answered_whatever_comes_first() -> None:
+    def about(customer: str, campaign: str, redemption: int, response: int) -> list[Outcome]:
+        snapshot = plain_snapshot(
+            customer_id=customer, question_id=f"{customer}-{campaign}", kind="send", candidate=Candidate(campaign)
+        )
+        shared = {
+            "question_id": snapshot.question_id, "customer_id": customer, "as_of_ms": 1, "due_ms": 9, "resolved_ms": 8
+        }  # fmt: skip
+        return [
+            Outcome(head="response", labels={"response": response}, snapshot=None, **shared),
+            Outcome(head="redemption", labels={"redemption": redemption}, snapshot=snapshot, **shared),
+        ]
+
+    outcomes = [
+        *about("a", "26", 1, 0),
+        *about("b", "26", 0, 1),
+        *about("c", "26", 0, 0),
+        *about("d", "27", 1, 1),
+    ]
+    assert labelled(lambda: outcomes, "26") == labelled(lambda: outcomes[::-1], "26") == {"a", "b"}
+    assert labelled(lambda: outcomes, "28") == set()
