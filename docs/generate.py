@@ -179,6 +179,7 @@ _STRUCTS: Final[tuple[type[msgspec.Struct], ...]] = (
     audiences.AudienceMember,
     embeddings.EntityEmbedding,
     predictions.ChurnPrediction,
+    predictions.BehaviourPrediction,
     predictions.RedemptionPrediction,
     predictions.NextBestAction,
     predictions.RankedAction,

@@ -2,7 +2,7 @@
 
 Each has a *wide* part on columns, exact in its reasons, and a *deep* part from the embedding, scaled by a ``gate`` that
 is chosen on held-out data, so that it can help but not hurt. The sum is calibrated (Platt, 1999):
-``probability = sigmoid(scale * logit + shift)``.
+``probability = sigmoid(scale * logit + shift)``. Heads that say when something happens are in :mod:`models.hazards`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,30 @@ from models.trees import Forest
 from models.wide import COLUMNS, Wide
 
 
-class Head(nn.Module):
-    """A wide part, and the buffers every head has: the gate of its deep part and Platt's two numbers."""
+class TaskHead(nn.Module):
+    """What every task's head is to those who know no task."""
+
+    @property
+    @abstractmethod
+    def calibration(self) -> dict[str, float]:
+        """Gates, scales and shifts by name, for people: a model's card says them."""
+
+    @property
+    def forest_share(self) -> float:
+        """Of a boosted forest in the wide part."""
+        return 0.0
+
+    @abstractmethod
+    def trial(self, embedding: Tensor, table: Tensor) -> Tensor:
+        """Logits (B, ·) of customers (B, H) of whom nothing else is known: how far rounding moves them is tried.
+
+        Args:
+            table: the encoder's vectors of words, (R, H).
+        """
+
+
+class Head(TaskHead):
+    """Of one probability: a wide part, the gate of the deep part, and Platt's two numbers."""
 
     gate: Tensor
     scale: Tensor
@@ -34,17 +56,8 @@ class Head(nn.Module):
         return logit * self.scale + self.shift
 
     @property
-    def forest_share(self) -> float:
-        """Of a boosted forest in the wide part."""
-        return 0.0
-
-    @abstractmethod
-    def trial(self, embedding: Tensor, table: Tensor) -> Tensor:
-        """Logits (B, ·) of customers (B, H) of whom nothing else is known: how far rounding moves them is tried.
-
-        Args:
-            table: the encoder's vectors of words, (R, H).
-        """
+    def calibration(self) -> dict[str, float]:
+        return {part: float(getattr(self, part)) for part in ("gate", "scale", "shift")}
 
 
 class CustomerHead(Head):

@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 
 from models.encoder import CustomerEncoder
 from models.entities import WordRows
+from models.heads import TaskHead
 from models.metrics import Score
 from models.sequence import SequenceSize
 from models.text import TextEncoder, reads_text
@@ -41,6 +42,11 @@ class HeadReport(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the deep part that is used, 0 where it did not help."""
     embedding_auc: float | None
     """Of a linear layer on the embedding alone: how much of the label the embedding carries."""
+    others: dict[str, Score] = {}
+    """What else the head says, by name, where it says more than one probability; ``wide``, ``model`` and ``live`` are
+    of the one that its task names first."""
+    measures: dict[str, float] = {}
+    """What is no probability, by name with its unit."""
 
 
 class EncoderCheck(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,3 +139,8 @@ class Model(nn.Module):
     def table(self) -> Tensor:
         """Vectors of all places of words, (R, H), of weights that are not trained any more."""
         return self.encoder.input.freeze(self.word_rows)
+
+
+def task_heads(model: Model) -> dict[str, TaskHead]:
+    """A model's heads, by task."""
+    return {name: head for name, head in model.heads.items() if isinstance(head, TaskHead)}

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from models.embedding import Embedder, NativeEmbedder, TorchEmbedder
 from models.encoder import CustomerEncoder
-from models.heads import Head
-from models.model import Model
+from models.model import Model, task_heads
 from models.native import Unavailable
 from models.sequence import AMOUNTS, SECTION_OF_KIND, UNKNOWN, Sequences
 from models.text import TextEncoder
@@ -144,8 +143,6 @@ def _seconds(embedder: Embedder, trial: Sequences, clock: Callable[[], float]) -
 def _logits(model: Model, embedding: Tensor) -> Tensor:
     """Of every task, for customers of whom nothing else is known: (B, ·)."""
     with torch.inference_mode():
-        return torch.cat([head.trial(embedding, model.encoder.words().weight) for head in _heads(model)], dim=1)
-
-
-def _heads(model: Model) -> list[Head]:
-    return [head for head in model.heads.values() if isinstance(head, Head)]
+        return torch.cat(
+            [head.trial(embedding, model.encoder.words().weight) for head in task_heads(model).values()], dim=1
+        )

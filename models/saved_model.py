@@ -36,7 +36,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from models.candidates import CROSS_NAMES
-from models.model import Model, TrainingReport
+from models.model import Model, TrainingReport, task_heads
 from models.sequence import SequenceSize
 from models.task import Task
 from models.tasks import TASKS
@@ -73,7 +73,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     tasks: tuple[str, ...]
     """Those that it has learned."""
     calibration: dict[str, dict[str, float]]
-    """Task → gate, scale and shift; for people, the heads hold them as tensors."""
+    """Task → gates, scales and shifts; for people, the heads hold them as tensors."""
     report: TrainingReport = TrainingReport()
 
 
@@ -123,10 +123,7 @@ def _write(model: Model, directory: Path) -> Card:
         sequence=model.encoder.size,
         horizon_days=model.horizon_days,
         tasks=tuple(model.heads),
-        calibration={
-            name: {part: float(getattr(head, part)) for part in ("gate", "scale", "shift")}
-            for name, head in model.heads.items()
-        },
+        calibration={name: head.calibration for name, head in task_heads(model).items()},
         report=model.report,
     )
     contents[CARD_FILE] = msgspec.json.format(msgspec.json.encode(card), indent=2)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from models.entities import WordRows
-from models.heads import Head
+from models.heads import TaskHead
 from models.outcomes import Rows, Split
 from models.wide import Floats, Ints
 from schemas import ids
@@ -83,9 +83,12 @@ class Task(ABC):
     """Of its records, one of :data:`schemas.topics.TOPICS`."""
     kinds: ClassVar[frozenset[SnapshotKind]]
     """Snapshots it is asked of when serving: each gets one record."""
+    sent_when_moved: ClassVar[bool] = False
+    """Whether a record about what holds now is published only where it says something new, see
+    :class:`streams.serving.news.News`."""
 
     @abstractmethod
-    def head(self, hidden: int) -> Head:
+    def head(self, hidden: int) -> TaskHead:
         """An untrained head on embeddings of this width."""
 
     @abstractmethod

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from functools import cache
+from types import UnionType
+from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -65,6 +67,37 @@ class ChurnPrediction(Prediction, frozen=True, kw_only=True, omit_defaults=True)
     """Event time of the customer's newest activity, to about a second; missing where there was none."""
     reason_codes: list[Reason] = []
     """Why, most telling first."""
+
+
+class BehaviourPrediction(Prediction, frozen=True, kw_only=True, omit_defaults=True):
+    """When the customer buys next, and whether the customer stays; all of it from the same curves, so it agrees."""
+
+    churn_14d: Probability
+    """Probability of no activity within 14 days."""
+    churn_28d: Probability
+    """No activity within 28 days; never more than in 14."""
+    churn_56d: Probability
+    """No activity within 56 days; never more than in 28."""
+    repeat_purchase_7d: Probability | None = None
+    """Probability of another purchase within 7 days; this and the next two are missing for who has never bought."""
+    repeat_purchase_14d: Probability | None = None
+    """A purchase within 14 days; never less than in 7."""
+    repeat_purchase_28d: Probability | None = None
+    """A purchase within 28 days; never less than in 14."""
+    first_purchase_14d: Probability | None = None
+    """Activation: probability of the first purchase within 14 days, for who has never bought. Missing for everybody
+    else, and where the model has seen too few first purchases."""
+    next_order_days: float | None = None
+    """Days after ``as_of_ms`` by which the next order has come with probability 0.5; missing: beyond 56 days, or the
+    model says nothing of orders of who has never bought."""
+    next_order_from_days: float | None = None
+    """The same with probability 0.1: four of five next orders come from then on and by ``next_order_to_days``."""
+    next_order_to_days: float | None = None
+    """The same with probability 0.9."""
+    last_activity_ms: int | None = None
+    """Event time of the customer's newest activity, to about a second; missing where there was none."""
+    reason_codes: list[Reason] = []
+    """Why orders come soon, or do not, most telling first; a positive weight means sooner."""
 
 
 class RedemptionPrediction(Prediction, frozen=True, kw_only=True, omit_defaults=True):
@@ -144,6 +177,28 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The record that requested it."""
     kept_days: dict[str, int] = {}
     """Topic -> days for which records of before the erasure stay there, as `pulsegraph topics create` makes topics."""
+
+
+@cache
+def probability_fields(record: type[msgspec.Struct]) -> tuple[str, ...]:
+    """Names of the fields of a record, of its own and not of what it holds, that are probabilities.
+
+    Example:
+        >>> probability_fields(ChurnPrediction)
+        ('probability',)
+    """
+    hints = get_type_hints(record, include_extras=True)
+
+    def is_one(hint: object) -> bool:
+        return hint == Probability or (get_origin(hint) in (Union, UnionType) and Probability in get_args(hint))
+
+    return tuple(field.name for field in msgspec.structs.fields(record) if is_one(hints[field.name]))
+
+
+def probabilities(prediction: Prediction) -> dict[str, float]:
+    """What a record says, by field; without what it leaves open."""
+    said = {name: getattr(prediction, name) for name in probability_fields(type(prediction))}
+    return {name: probability for name, probability in said.items() if probability is not None}
 
 
 def prediction_record(topic: str, prediction: Prediction) -> OutputRecord:

@@ -18,6 +18,8 @@ DAY_MS: Final = 86_400_000
 SOURCE_DAYS: Final = 30
 #: What was predicted is kept until its outcome is known, with time to spare: 28 days for churn, 30 for offers.
 _UNTIL_OUTCOME_DAYS: Final = 45
+#: The same where it is about 56 days.
+_UNTIL_LATE_OUTCOME_DAYS: Final = 75
 
 Cleanup = Literal["delete", "compact", "compact,delete"]
 
@@ -130,6 +132,12 @@ TOPICS: Final[dict[str, Topic]] = {
         _topic("graph-edges", graph.GraphEdges, "edges for the entity side", key="none", format="msgpack", days=1),
         _topic("outcomes", snapshot.Outcome, "past snapshots with their labels", format="msgpack", days=400),
         _topic("predictions.churn", predictions.ChurnPrediction, "churn risk", days=_UNTIL_OUTCOME_DAYS),
+        _topic(
+            "predictions.behaviour",
+            predictions.BehaviourPrediction,
+            "when the next order comes, who stays",
+            days=_UNTIL_LATE_OUTCOME_DAYS,
+        ),
         _topic(
             "predictions.redemption",
             predictions.RedemptionPrediction,

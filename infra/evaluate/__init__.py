@@ -10,7 +10,16 @@ from __future__ import annotations
 from typing import Final
 
 #: In the order of ``make evaluate``.
-NAMES: Final = ("churn", "calibration", "categories", "redemption", "online-retail", "next-basket", "audience")
+NAMES: Final = (
+    "churn",
+    "behaviour",
+    "calibration",
+    "categories",
+    "redemption",
+    "online-retail",
+    "next-basket",
+    "audience",
+)
 ASKED_FOR: Final = ("text",)
 """Only where they are named: what they need is not in the lock."""
 

@@ -202,6 +202,13 @@ class Activity:
         )
         return found
 
+    def next_days(self, customer: Ints, as_of_ms: Ints) -> Doubles:
+        """Days until each customer buys at ``as_of_ms`` or after it, (N,); infinite where nobody does."""
+        base = customer * self._SPAN
+        at = np.searchsorted(self._keys, base + as_of_ms)
+        found = np.append(self._keys, np.iinfo(np.int64).max)[at]
+        return np.where(found < base + self._SPAN, (found - base - as_of_ms) / DAY_MS, np.inf)
+
     def active(self, days_ms: Sequence[int], within_days: int | None) -> tuple[Ints, Ints]:
         """(customer, as of) of everybody who bought in the last days before each time; None: ever."""
         everybody = np.arange(self.customers)

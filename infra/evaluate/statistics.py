@@ -130,6 +130,23 @@ def mean(values: npt.ArrayLike) -> Measure:
     return lambda weights: float(weights @ each / weights.sum())
 
 
+def median(values: npt.ArrayLike) -> Measure:
+    """Weighted median of one number a row, the lower one of two.
+
+    Example:
+        >>> median([3.0, 1.0, 2.0, 9.0])(np.ones(4))
+        2.0
+    """
+    each = np.asarray(values, dtype=np.float64)
+    order = np.argsort(each, kind="stable")
+
+    def measure(weights: Doubles) -> float:
+        below = np.cumsum(weights[order])
+        return float(each[order][np.searchsorted(below, below[-1] / 2)])
+
+    return measure
+
+
 def sigmoid(logits: npt.ArrayLike) -> Doubles:
     out: Doubles = 1 / (1 + np.exp(-np.clip(np.asarray(logits, dtype=np.float64), -40, 40)))
     return out

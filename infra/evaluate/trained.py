@@ -19,11 +19,14 @@ import torch
 from infra.evaluate.asked import Asked
 from infra.evaluate.cache import code_of, kept, versions_of
 from infra.evaluate.replays import Replay
+from infra.evaluate.statistics import Doubles
 from models import saved_model
 from models.encoder import SIZES
 from models.inference import Predictor
 from models.outcomes import FIT, matured, stage_of
+from models.tasks.behaviour import BehaviourScorer, BehaviourTask
 from models.training import TrainSettings
+from schemas.errors import Stop
 from schemas.features import SIZE
 from schemas.snapshot import Outcome, Snapshot
 from streams.core.config import CoreConfig
@@ -172,6 +175,47 @@ def answers(
     }
     with np.load(kept(folder, "answers", key, make) / "answers.npz") as stored:
         return Answers(stored["embeddings"], stored["churn_logits"])
+
+
+def curves(
+    directory: Path, replay: Replay, snapshots: Sequence[Snapshot], rows: object, folder: Path, say: Say
+) -> dict[str, Doubles]:
+    """What the model in a directory says of when events come: event → :func:`models.survival.survival`, (N, BINS + 1).
+
+    Args:
+        rows: as in :func:`answers`.
+
+    Raises:
+        Stop: the model has not learned behaviour.
+    """
+    card = saved_model.read_card(directory)
+    version = card.model_version
+    if BehaviourTask.name not in card.tasks:
+        raise Stop(
+            f"{version} has not learned behaviour: {card.report.left_out.get(BehaviourTask.name, 'no outcomes')}"
+        )
+
+    def make(fresh: Path) -> None:
+        say(f"encoding {len(snapshots):,} snapshots with {version}")
+        predictor = Predictor.load(directory, device="cpu", threads=1)
+        predictor.know(replay.catalog())
+        scorer = predictor.scorers[BehaviourTask.name]
+        assert isinstance(scorer, BehaviourScorer)
+        parts = [
+            scorer(predictor.encode(snapshots[begin : begin + _BATCH])).curves
+            for begin in range(0, len(snapshots), _BATCH)
+        ]
+        whole = {event: np.concatenate([part[event] for part in parts]) for event in parts[0]}
+        np.savez(fresh / "curves.npz", allow_pickle=False, **whole)
+
+    key: dict[str, Any] = {
+        "model": version,
+        "rows": (replay.name, rows),
+        "count": len(snapshots),
+        "code": code_of("models", "schemas", "infra/evaluate/trained.py"),
+    }
+    with np.load(kept(folder, "curves", key, make) / "curves.npz") as stored:
+        return {event: stored[event] for event in stored.files}
 
 
 def embeddings(directory: Path, replay: Replay, asked: Mapping[str, Asked], folder: Path, say: Say) -> list[Floats]:

@@ -10,16 +10,22 @@ from typing import Any, Final
 import msgspec
 
 from infra.faults.stream import Expected, Wire
+from models.tasks import TASKS
 from schemas.events import SOURCES
+from schemas.predictions import probability_fields
 from schemas.snapshot import Outcome, Snapshot
 from streams.core.config import CoreConfig
 from streams.inspect import dump
 from streams.inspect.lookup import PREDICTION_TOPICS
 from streams.kafka.reader import TopicReader
+from streams.settings.schema import EncodeSettings
 
 TOLERANCE: Final = 1e-3
 _SHOWN: Final = 5
 _LABELLED: Final = ("horizon", "send", "sample")
+_PROBABILITIES: Final = sorted({name for record in PREDICTION_TOPICS.values() for name in probability_fields(record)})
+#: Topics on which only what has moved is sent; workers of this harness have the default margin.
+_MARGINS: Final = {task.topic: EncodeSettings().prediction_margin for task in TASKS if task.sent_when_moved}
 
 _snapshot: Final = msgspec.msgpack.Decoder(Snapshot).decode
 _outcome: Final = msgspec.msgpack.Decoder(Outcome).decode
@@ -134,7 +140,9 @@ def compare(undisturbed: Left, disturbed: Left) -> dict[str, Check]:
         "all_taken": all_taken(disturbed),
     }
     for topic in undisturbed.predictions:
-        checks[topic] = same_predictions(undisturbed.predictions[topic], disturbed.predictions[topic], erased)
+        checks[topic] = same_predictions(
+            undisturbed.predictions[topic], disturbed.predictions[topic], erased, _MARGINS.get(topic)
+        )
     return checks
 
 
@@ -248,43 +256,61 @@ def all_taken(left: Left) -> Check:
     return same(left.sources.ends, found)
 
 
-def same_predictions(expected: dict[str, dict[str, Any]], found: dict[str, dict[str, Any]], erased: set[str]) -> Check:
+def same_predictions(
+    expected: dict[str, dict[str, Any]], found: dict[str, dict[str, Any]], erased: set[str], margin: float | None = None
+) -> Check:
     """Labelled ones are the same set; each customer's live one in force is the same; all agree within the tolerance.
 
     Live ones in between may be missing on either side: the encoder scores the newest snapshot of who waits.
+
+    Args:
+        margin: of a topic on which only what has moved is sent. What is in force may be another record then, which is
+            within the margin of what the newest would say; so two runs are within twice as much of each other.
     """
     wrong = [f"{key}: in one run only" for key in sorted(_labelled(expected) ^ _labelled(found))]
-    in_force, others = _in_force(expected, erased), _in_force(found, erased)
-    wrong += [
-        f"{customer}: another live prediction is in force, {_said(one)} and {_said(other)}"
-        for customer in sorted(in_force.keys() | others.keys())
-        if _id(one := in_force.get(customer)) != _id(other := others.get(customer))
-    ]
+    kinds = ("event",) if margin is None else ("event", *_LABELLED)
+    in_force, others = _in_force(expected, erased, kinds), _in_force(found, erased, kinds)
+    for customer in sorted(in_force.keys() | others.keys()):
+        one, other = in_force.get(customer), others.get(customer)
+        if _id(one) == _id(other):
+            continue
+        if one is None or other is None or margin is None:
+            wrong.append(f"{customer}: another live prediction is in force, {_said(one)} and {_said(other)}")
+        elif (worst := _apart(one, other)) > 2 * margin + TOLERANCE:
+            wrong.append(f"{customer}: what is in force is {worst:.4f} apart, {_said(one)} and {_said(other)}")
     both = expected.keys() & found.keys()
-    for key in sorted(both):
-        worst = abs(_number(expected[key]) - _number(found[key]))
-        if worst > TOLERANCE:
-            wrong.append(f"{key}: {_number(expected[key])} and {_number(found[key])}")
+    wrong += [
+        f"{key}: {_numbers(expected[key])} and {_numbers(found[key])}"
+        for key in sorted(both)
+        if _apart(expected[key], found[key]) > TOLERANCE
+    ]
     return Check(compared=len(both), different=len(wrong), examples=wrong[:_SHOWN])
 
 
-def _number(prediction: dict[str, Any]) -> float:
-    number = prediction.get("probability")
-    if number is None:
-        number = prediction["propensity"]
-    return float(number)
+def _apart(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """How far the probabilities of two records are apart at most; infinitely where one says what the other does not."""
+    said, others = _numbers(one), _numbers(other)
+    if said.keys() != others.keys():
+        return float("inf")
+    return max((abs(said[name] - others[name]) for name in said), default=0.0)
+
+
+def _numbers(prediction: dict[str, Any]) -> dict[str, float]:
+    return {name: float(prediction[name]) for name in _PROBABILITIES if name in prediction}
 
 
 def _labelled(predictions: dict[str, dict[str, Any]]) -> set[str]:
     return {key for key, record in predictions.items() if record.get("snapshot_kind") in _LABELLED}
 
 
-def _in_force(predictions: dict[str, dict[str, Any]], erased: set[str]) -> dict[str, dict[str, Any]]:
-    """Customer -> its live prediction that holds, as docs/predictions.md has it: of equal times the last one."""
+def _in_force(
+    predictions: dict[str, dict[str, Any]], erased: set[str], kinds: tuple[str, ...]
+) -> dict[str, dict[str, Any]]:
+    """Customer -> its prediction of these kinds that holds, as docs/predictions.md says: of equal times the last."""
     found: dict[str, dict[str, Any]] = {}
     for record in predictions.values():
         customer_id = record["customer_id"]
-        if record.get("snapshot_kind", "event") != "event" or customer_id in erased:
+        if record.get("snapshot_kind", "event") not in kinds or customer_id in erased:
             continue
         if customer_id not in found or record["as_of_ms"] >= found[customer_id]["as_of_ms"]:
             found[customer_id] = record

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from models.task import Task
+from models.tasks.behaviour import BehaviourTask
 from models.tasks.churn import ChurnTask
 from models.tasks.redemption import RedemptionTask
 
-TASKS: Final[tuple[Task, ...]] = (ChurnTask(), RedemptionTask())
+TASKS: Final[tuple[Task, ...]] = (ChurnTask(), RedemptionTask(), BehaviourTask())

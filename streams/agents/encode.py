@@ -27,6 +27,7 @@ from streams.runtime.runner import Batch, Commit
 from streams.serving.catalog import CatalogFollower
 from streams.serving.embeddings import EmbeddingFeed
 from streams.serving.entity_embeddings import EntityFeed
+from streams.serving.news import News
 from streams.serving.predict import Predictions
 from streams.serving.records import Predict, Predicted
 from streams.serving.refusals import CatalogRefusals
@@ -47,6 +48,7 @@ class EncodeRole:
         check: raises InvalidField for a snapshot the model cannot read.
         healthy: raises what has broken beside the model; asked every tick.
         entities: says which entities' embeddings are to be sent; absent: none are.
+        hand_over: called when partitions were taken away, once nothing of them is in work.
         queue_bound: fetching pauses while this many snapshots wait.
     """
 
@@ -64,6 +66,7 @@ class EncodeRole:
         clocks: Clocks,
         healthy: Callable[[], None] = lambda: None,
         entities: EntityFeed | None = None,
+        hand_over: Callable[[], None] = lambda: None,
         queue_bound: int = 20_000,
     ) -> None:
         self._predict = predict
@@ -75,6 +78,7 @@ class EncodeRole:
         self._wall_ms = clocks.wall_ms
         self._healthy = healthy
         self._entities = entities
+        self._hand_over = hand_over
         self._publishing: asyncio.Task[None] | None = None
         self._assigned = False
         self._queue_bound = queue_bound
@@ -107,6 +111,7 @@ class EncodeRole:
             await publishing
         await self._commit(force=True)
         self._batcher.forget(partitions)
+        self._hand_over()
         self._next = {}
 
     async def process(self, batch: Batch) -> None:
@@ -288,22 +293,20 @@ def build(context: RoleContext) -> EncodeRole:
     catalog.start()
     context.closing.callback(catalog.stop)
     batcher = MicroBatcher(mine.batch_size, mine.batch_age_ms, mine.coalesce)
-    feed = EmbeddingFeed(mine.embedding_margin)
+    feed, news = EmbeddingFeed(mine.embedding_margin), News(mine.prediction_margin)
     for of, items in (
         ("encode queue", batcher.__len__),
         ("encode offsets open", batcher.open),
         ("embeddings sent", feed.__len__),
+        ("predictions sent", news.__len__),
     ):
         context.metrics.holds(of, items)
+    predictions = Predictions(
+        predictor, catalog, settings.decide, context.clocks.wall_ms, feed, settings.core.channel_aliases, news
+    )
     return EncodeRole(
-        predict=Predictions(
-            predictor,
-            catalog,
-            settings.decide,
-            context.clocks.wall_ms,
-            feed,
-            settings.core.channel_aliases,
-        ),
+        predict=predictions,
+        hand_over=predictions.hand_over,
         healthy=catalog.check,
         entities=entities,
         check=check,

@@ -23,7 +23,12 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--customer", metavar="ID", help="the prediction's customer: searches one partition only")
     parser.add_argument(
         "--topic",
-        choices=("predictions.churn", "predictions.redemption", "predictions.next-best-action"),
+        choices=(
+            "predictions.churn",
+            "predictions.behaviour",
+            "predictions.redemption",
+            "predictions.next-best-action",
+        ),
         help="where it was published (default: search all)",
     )
     parser.add_argument("--json", action="store_true", help="print one line of JSON")

@@ -12,7 +12,7 @@ import msgspec
 from confluent_kafka import OFFSET_BEGINNING, KafkaException, TopicPartition
 
 from schemas import codec
-from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPrediction
+from schemas.predictions import BehaviourPrediction, ChurnPrediction, NextBestAction, RedemptionPrediction
 from schemas.snapshot import LIVE_KINDS, Head, Outcome
 from streams.core.config import CoreConfig
 from streams.core.judge import Judge, ScoredPrediction
@@ -22,9 +22,10 @@ from streams.kafka.clients import Consumer
 from streams.kafka.offsets import available
 
 CHURN: Final = "predictions.churn"
+BEHAVIOUR: Final = "predictions.behaviour"
 REDEMPTION: Final = "predictions.redemption"
 ACTIONS: Final = "predictions.next-best-action"
-TOPICS: Final = (CHURN, REDEMPTION, ACTIONS, "outcomes", "dead-letter")
+TOPICS: Final = (CHURN, BEHAVIOUR, REDEMPTION, ACTIONS, "outcomes", "dead-letter")
 
 _RISERS: Final = 200
 _LATENCIES: Final = 20_000
@@ -74,6 +75,7 @@ class Collector:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="collector", daemon=True)
         self._churn = msgspec.json.Decoder(ChurnPrediction).decode
+        self._behaviour = msgspec.json.Decoder(BehaviourPrediction).decode
         self._redemption = msgspec.json.Decoder(RedemptionPrediction).decode
         self._action = msgspec.json.Decoder(NextBestAction).decode
         self._outcome = codec.decoder(Outcome)
@@ -129,6 +131,8 @@ class Collector:
             self.judge.answered(self._outcome(value))
         elif topic == CHURN:
             self._take_churn(self._churn(value), message)
+        elif topic == BEHAVIOUR:
+            self._count(topic, self._behaviour(value).prediction_id)
         elif topic == REDEMPTION:
             redemption = self._redemption(value)
             if self._count(topic, redemption.prediction_id):

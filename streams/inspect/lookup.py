@@ -16,7 +16,7 @@ from models.readable import event_text, readable
 from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError, StateCorrupt
 from schemas.graph import EDGE_TYPES
-from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPrediction
+from schemas.predictions import BehaviourPrediction, ChurnPrediction, NextBestAction, Prediction, RedemptionPrediction
 from schemas.snapshot import Head, Session, sessions
 from schemas.words import SESSION, SESSION_END, hash_of
 from streams.core import counters, entities, graph
@@ -39,6 +39,7 @@ from streams.state import keys
 
 PREDICTION_TOPICS: Final = {
     "predictions.churn": ChurnPrediction,
+    "predictions.behaviour": BehaviourPrediction,
     "predictions.redemption": RedemptionPrediction,
     "predictions.next-best-action": NextBestAction,
 }
@@ -109,7 +110,7 @@ class CustomerView(msgspec.Struct, frozen=True, kw_only=True):
     pending: list[PendingView]
     history: list[Session]
     """Sessions that have ended, in brief: about a year."""
-    predictions: dict[str, ChurnPrediction | RedemptionPrediction | NextBestAction]
+    predictions: dict[str, Prediction]
     """Topic -> record that holds for the newest event time that is not after ``as_of_ms``."""
     of_later: bool = False
     """Whether ``as_of_ms`` lies before the customer's last event. State cannot be wound back: what is not known as of

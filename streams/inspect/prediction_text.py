@@ -7,6 +7,7 @@ from typing import Final
 
 from schemas.codec import json_encode
 from schemas.predictions import (
+    BehaviourPrediction,
     ChurnPrediction,
     NextBestAction,
     Prediction,
@@ -32,6 +33,8 @@ def sentence(prediction: Prediction, titles: Mapping[str, str]) -> str:
     match prediction:
         case ChurnPrediction():
             return f"{prediction.probability:.1%} likely to stay away for {prediction.horizon_days} days"
+        case BehaviourPrediction():
+            return _behaviour(prediction)
         case RedemptionPrediction():
             named = _campaign(prediction.campaign_id, titles)
             return f"{prediction.probability:.1%} likely to use the offer of campaign {named}"
@@ -39,6 +42,27 @@ def sentence(prediction: Prediction, titles: Mapping[str, str]) -> str:
             return f"{_action(prediction.chosen, titles)}, chosen with probability {prediction.propensity:.3f}"
         case _:
             return _fields(prediction)
+
+
+def _behaviour(prediction: BehaviourPrediction) -> str:
+    """Example: ``71.2% likely to buy again within 7 days, ... next order in 2.1 days (80 %: 0.4 to 9.8)``."""
+    buys = [
+        f"{probability:.1%} likely to buy {what} days"
+        for what, probability in (
+            ("again within 7", prediction.repeat_purchase_7d),
+            ("again within 28", prediction.repeat_purchase_28d),
+            ("for the first time within 14", prediction.first_purchase_14d),
+        )
+        if probability is not None
+    ]
+    parts = [*buys, f"{prediction.churn_28d:.1%} likely to stay away for 28"]
+    if buys:
+        middle, low, high = (
+            "beyond 56" if days is None else f"{days:g}"
+            for days in (prediction.next_order_days, prediction.next_order_from_days, prediction.next_order_to_days)
+        )
+        parts.append(f"next order in {middle} days (80 %: {low} to {high})")
+    return ", ".join(parts)
 
 
 def reasons(prediction: Prediction) -> Iterator[str]:

@@ -52,6 +52,10 @@ class EmbeddingFeed:
         self._sent.pop(customer_id, None)
         return OutputRecord(CUSTOMER_EMBEDDINGS, customer_id.encode(), None)
 
+    def clear(self) -> None:
+        """Another worker may have sent something since: everybody is sent again."""
+        self._sent.clear()
+
     def _moved(self, customer_id: str, vector: Floats) -> bool:
         sent = self._sent.pop(customer_id, None)
         if sent is not None and 1 - float(sent @ vector) / len(vector) <= self._margin:

@@ -17,6 +17,7 @@ from streams.core.config import DAY_MS, CoreConfig
 from streams.core.decisions import DecisionPolicy, Scored, active_campaigns, decide, offers_over
 from streams.core.reasons import decision_reasons
 from streams.serving.embeddings import EmbeddingFeed
+from streams.serving.news import News
 from streams.serving.records import Predicted
 
 _ACTION_VALID_MS: Final = DAY_MS
@@ -42,6 +43,7 @@ class Predictions:
 
     Args:
         embeddings: says whose embedding is published; absent: nobody's.
+        news: says which records are new, of the tasks that want that; absent: all.
         aliases: of channels, see ``channel_aliases`` in :mod:`streams.core.config`; absent: the defaults.
     """
 
@@ -53,27 +55,42 @@ class Predictions:
         wall_ms: Callable[[], int],
         embeddings: EmbeddingFeed | None = None,
         aliases: Mapping[str, str] | None = None,
+        news: News | None = None,
     ) -> None:
         self._predictor = predictor
         self._catalog = catalog
         self._policy = policy
         self._wall_ms = wall_ms
         self._embeddings = embeddings
+        self._news = news
         self._aliases = CoreConfig().channel_aliases if aliases is None else aliases
 
     def __call__(self, snapshots: list[Snapshot], erased: Sequence[str] = ()) -> Predicted:
         """Records of a batch; first what takes the embeddings of ``erased`` customers away."""
         published = [self._embeddings.forget(customer_id) for customer_id in erased] if self._embeddings else []
+        if self._news is not None:
+            for customer_id in erased:
+                for name in self._predictor.scorers:
+                    self._news.forget(name, customer_id)
         entries, version = self._catalog.current
         self._predictor.know(entries, version)
         encoded = self._predictor.encode(snapshots)
         moment = Moment(entries, version, self._wall_ms())
         for task, prediction in self._predictor.predictions(encoded, moment):
-            published.append(prediction_record(task.topic, prediction))
+            spoken = [prediction]
+            if self._news is not None and task.sent_when_moved:
+                spoken = self._news(task.name, prediction)
+            published += [prediction_record(task.topic, one) for one in spoken]
         published += self._actions(encoded, moment)
         if self._embeddings is not None:
             published += self._embeddings(snapshots, encoded.embeddings, self._predictor.version)
         return Predicted(published, encoded.words, encoded.unknown_words)
+
+    def hand_over(self) -> None:
+        """Partitions go to other workers, who may say something else before they come back: forget what was sent."""
+        for hints in (self._embeddings, self._news):
+            if hints is not None:
+                hints.clear()
 
     def _actions(self, encoded: Encoded, moment: Moment) -> Iterator[OutputRecord]:
         snapshots, entries = encoded.snapshots, moment.catalog

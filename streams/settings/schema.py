@@ -116,6 +116,9 @@ class EncodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Snapshots that may wait; beyond it fetching pauses."""
     embedding_margin: _Distance = 0.02
     """An embedding is published again when its cosine distance from what was published last is above this."""
+    prediction_margin: _Distance = 0.02
+    """A record of ``predictions.behaviour`` about what holds now is published when one of its probabilities is further
+    than this from what was published last, or when half of that one's validity is over."""
     coalesce: bool = True
     """Score only the newest snapshot of a customer that waits more than once."""
 

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from infra.evaluate import NAMES, cache, calibration, churn, journey, module_of, trained
+from infra.evaluate import NAMES, behaviour, cache, calibration, churn, journey, module_of, trained
 from infra.evaluate.asked import asked_rows
 from infra.evaluate.floors import FEATURES, Activity, hand_made, visits_of
 from infra.evaluate.page import page
@@ -110,6 +110,30 @@ def report(folder: Path, found: Replay) -> EvaluationReport:
     )
     options = EvaluationOptions(folder=folder, epochs=1, rounds=20)
     return report_of("churn", churn.run(options, quiet, spans), command="a test", date="2026-11-27", seconds=1.0)
+
+
+@pytest.mark.slow
+def test_behaviour_end_to_end(folder: Path, found: Replay) -> None:
+    pytest.importorskip("lightgbm")
+    spans = behaviour.BehaviourSpans(
+        plan=PLAN,
+        model_until_ms=START + 80 * DAY_MS,
+        train_from_ms=START + 20 * DAY_MS,
+        test_days=TEST_DAYS,
+        end_ms=START + 125 * DAY_MS,
+        trees=20,
+    )
+    options = EvaluationOptions(folder=folder, epochs=1, rounds=20)
+    made = behaviour.run(options, quiet, spans)
+    groups = {row.group.partition(":")[0] for row in made.results}
+    assert groups == {"repeat purchase within 14 days", "repeat purchase within 28 days", "churn in 14 days"}
+    for row in made.results:
+        assert row.rows > 20 and np.isfinite(row.value), row
+    pair = {row.name: row.value for row in made.results if row.group.startswith("churn in 14") and row.measure == "AUC"}
+    assert pair["served model less LightGBM, hand-made features, daily"] == pytest.approx(
+        pair["served model"] - pair["LightGBM, hand-made features, daily"]
+    )
+    report_of("behaviour", made, command="a test", date="2026-11-27", seconds=1.0)
 
 
 @pytest.mark.slow

@@ -37,22 +37,36 @@ def test_a_difference_says_where(tmp_path):
     assert check.examples == ["ingest x: differs in state.events (1 / 2)"]
 
 
-def _prediction(customer: str, kind: str, probability: float) -> dict:
-    return {"customer_id": customer, "snapshot_kind": kind, "probability": probability}
+def _prediction(number: int, kind: str, probability: float) -> dict:
+    named = {"prediction_id": str(number), "model_version": "m", "source": [], "as_of_ms": number}
+    return {"customer_id": "c", "snapshot_kind": kind, "probability": probability, **named}
 
 
 def test_predictions_may_miss_what_was_coalesced_and_nothing_else():
     full = {
-        "1": _prediction("c", "event", 0.1),
-        "2": _prediction("c", "horizon", 0.2),
-        "3": _prediction("c", "event", 0.3),
+        "1": _prediction(1, "event", 0.1),
+        "2": _prediction(2, "horizon", 0.2),
+        "3": _prediction(3, "event", 0.3),
     }
     coalesced = {key: told for key, told in full.items() if key != "1"}
     assert same_predictions(full, coalesced, set()).different == 0
     assert same_predictions(full, {"1": full["1"], "2": full["2"]}, set()).different == 1
     assert same_predictions(full, {"1": full["1"], "3": full["3"]}, set()).different == 1
-    assert same_predictions(full, full | {"3": _prediction("c", "event", 0.3009)}, set()).different == 0
-    assert same_predictions(full, full | {"3": _prediction("c", "event", 0.3011)}, set()).different == 1
+    assert same_predictions(full, full | {"3": _prediction(3, "event", 0.3009)}, set()).different == 0
+    assert same_predictions(full, full | {"3": _prediction(3, "event", 0.3011)}, set()).different == 1
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_where_only_news_is_sent_what_is_in_force_may_differ_by_two_margins(one: float, other: float) -> None:
+    def in_force(number: int, said: float) -> dict:
+        return {"0": _prediction(0, "event", 0.5), str(number): _prediction(number, "event", said)}
+
+    check = same_predictions(in_force(1, one), in_force(2, other), set(), 0.02)
+    assert check.different == (abs(one - other) > 0.041)
+    more = in_force(2, other)
+    more["2"]["repeat_purchase_7d"] = 0.3
+    assert same_predictions(in_force(1, one), more, set(), 0.02).different == 1
+    assert same_predictions(in_force(1, one), in_force(2, other), set()).different == 1
 
 
 @pytest.fixture(scope="module")

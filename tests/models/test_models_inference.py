@@ -49,8 +49,8 @@ def predictor() -> Predictor:
     model = trained()
     # Gates wide open, so that the tests see the deep parts too.
     for head in model.heads.values():
-        assert isinstance(head, Head)
-        head.gate.fill_(1.0)
+        if isinstance(head, Head):
+            head.gate.fill_(1.0)
     churn = model.heads["churn"]
     assert isinstance(churn, CustomerHead)
     last = churn.deep

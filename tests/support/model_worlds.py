@@ -132,7 +132,7 @@ def snapshot(
 
 def outcomes(count: int = 600, seed: int = 0) -> list[Outcome]:
     """Two thirds churn, which follows recency over the gap; the rest redemption, which follows a shared category."""
-    random = np.random.default_rng(seed)
+    random, clock = np.random.default_rng(seed), np.random.default_rng(1_000 + seed)
     found: list[Outcome] = []
     for number in range(count):
         customer = int(random.integers(0, max(2, count // 3)))
@@ -156,8 +156,19 @@ def outcomes(count: int = 600, seed: int = 0) -> list[Outcome]:
             gap=gap,
             candidate=candidate,
         )
-        found.append(outcome(f"o{number}", made, label))
+        said = outcome(f"o{number}", made, label)
+        if candidate is None:
+            said = msgspec.structs.replace(said, labels={**said.labels, **_next_order(label, gap, clock)})
+        found.append(said)
     return found
+
+
+def _next_order(churned: int, gap: float, random: np.random.Generator) -> dict[str, Label]:
+    """When the next purchase came, which is all that is activity: within four weeks, after them, or never."""
+    days = min(27.9, float(random.exponential(gap))) if not churned else float(random.uniform(28.1, 80.0))
+    if days >= 56:
+        return {"order": 0}
+    return {"order": 1, "order_after_ms": int(days * DAY_MS), "active_after_ms": int(days * DAY_MS)}
 
 
 def outcome(name: str, made: Snapshot, label: int, *, due_ms: int | None = None, resolved_ms: int = -1) -> Outcome:

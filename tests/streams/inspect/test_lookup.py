@@ -262,7 +262,11 @@ def test_a_customer(reader: TopicReader, prefix: str) -> None:
     items = view.edges["purchase>item"]
     assert [edge.entity_id for edge in items] == ["i2", "i1", "i0"]
     assert items[0].weight == pytest.approx(2 ** (-1 / 28), rel=0.01)
-    assert {entry.head: entry.campaign_id for entry in view.pending} == {"churn": None, "redemption": "c18"}
+    assert {entry.head: entry.campaign_id for entry in view.pending} == {
+        "churn": None,
+        "redemption": "c18",
+        "response": "c18",
+    }
     churn = view.predictions["predictions.churn"]
     assert isinstance(churn, ChurnPrediction) and churn.probability == 0.25  # the newest in event time
     assert "predictions.redemption" not in view.predictions

@@ -1,0 +1,132 @@
+"""Heads that say when something happens: a hazard in each bin of :mod:`models.survival`, of one event or of several.
+
+Each bin has weights of its own, since what tells who comes tomorrow (the session that is open) is not what tells who
+comes back after a month. Beside them is what :class:`models.heads.CustomerHead` has: a boosted forest where it is
+surely better, and the embedding behind a gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from models.heads import TaskHead, start_at_zero
+from models.survival import BINS
+from models.trees import Forest
+from models.wide import CLIP, COLUMNS, PLAIN
+
+PARTS: Final = ("gate", "scale", "shift")
+
+
+class Hazard(nn.Module):
+    """Of one event. Everything is a buffer: :mod:`models.hazard_lesson` fits it.
+
+    Attributes:
+        known: whether it was learned; what one says that was not means nothing.
+        share: of the forest in the wide part.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    weight: Tensor
+    bias: Tensor
+    known: Tensor
+    gate: Tensor
+    scale: Tensor
+    shift: Tensor
+    share: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, start in (("mean", 0.0), ("deviation", 1.0), ("weight", 0.0)):
+            self.register_buffer(name, torch.full((BINS, COLUMNS), start))
+        self.register_buffer("bias", torch.zeros(BINS))
+        self.register_buffer("known", torch.zeros((), dtype=torch.bool))
+        for name, start in (("gate", 1.0), ("scale", 1.0), ("shift", 0.0), ("share", 0.0)):
+            self.register_buffer(name, torch.full((), start))
+        # The last column is the bin's number: a forest finds out by itself what depends on it.
+        self.trees = Forest(PLAIN + 1)
+
+    def forward(self, columns: Tensor, deep: Tensor) -> Tensor:
+        """Raw columns (B, COLUMNS) and what the embedding says (B, BINS) → calibrated logits (B, BINS)."""
+        wide = torch.einsum("bkd,kd->bk", self._standardised(columns), self.weight) + self.bias
+        if share := float(self.share):
+            wide = torch.lerp(wide, self.of_trees(columns), share)
+        return self.calibrated(wide + self.gate * deep)
+
+    def of_trees(self, columns: Tensor) -> Tensor:
+        """What the forest says of raw columns (B, COLUMNS): (B, BINS)."""
+        out: Tensor = self.trees(self._by_bin(columns)).view(-1, BINS)
+        return out
+
+    def calibrated(self, logits: Tensor) -> Tensor:
+        return logits * self.scale + self.shift
+
+    def explained(self, columns: Tensor, weights: Tensor) -> Tensor:
+        """What columns add to a mean of the bins' logits, the embedding aside: (B, COLUMNS).
+
+        Args:
+            columns: raw, (B, COLUMNS).
+            weights: of the bins, (B, BINS), of sum 1.
+        """
+        parts = torch.einsum("bkd,kd,bk->bd", self._standardised(columns), self.weight, weights)
+        if share := float(self.share):
+            of_trees = self.trees.explained(self._by_bin(columns))[1].view(len(columns), BINS, -1)  # (B, BINS, PLAIN+1)
+            mixed = (of_trees * weights[:, :, None]).sum(1)[:, :PLAIN]
+            parts = (1 - share) * parts
+            parts[:, :PLAIN] += share * mixed
+        return parts * self.scale
+
+    def _standardised(self, columns: Tensor) -> Tensor:
+        """(B, BINS, COLUMNS); what is not known is at the mean."""
+        z = (columns[:, None, :] - self.mean) / self.deviation
+        return z.nan_to_num(nan=0.0, posinf=CLIP, neginf=-CLIP).clamp(-CLIP, CLIP)
+
+    def _by_bin(self, columns: Tensor) -> Tensor:
+        """(B * BINS, PLAIN + 1): the plain columns once for each bin, and its number."""
+        numbers = torch.arange(BINS, dtype=columns.dtype, device=columns.device)
+        rows = columns[:, None, :PLAIN].expand(-1, BINS, -1)
+        return torch.cat([rows, numbers.expand(len(columns), BINS)[:, :, None]], dim=-1).flatten(0, 1)
+
+
+class HazardHead(TaskHead):
+    """Hazards of some events.
+
+    Args:
+        events: their names.
+
+    Attributes:
+        deep: what the embedding says by itself of each bin of each event.
+    """
+
+    def __init__(self, hidden: int, events: Iterable[str]) -> None:
+        super().__init__()
+        self.hazards = nn.ModuleDict({name: Hazard() for name in events})
+        self.deep = nn.Linear(hidden, BINS * len(self.hazards))
+        start_at_zero(self.deep)
+
+    @property
+    def events(self) -> dict[str, Hazard]:
+        return {name: hazard for name, hazard in self.hazards.items() if isinstance(hazard, Hazard)}
+
+    @property
+    def calibration(self) -> dict[str, float]:
+        return {
+            f"{name}.{part}": float(getattr(hazard, part)) for name, hazard in self.events.items() for part in PARTS
+        }
+
+    @property
+    def forest_share(self) -> float:
+        return max(float(hazard.share) for hazard in self.events.values())
+
+    def forward(self, embedding: Tensor, columns: Tensor) -> dict[str, Tensor]:
+        """(B, H) and raw columns (B, COLUMNS) → calibrated logits of each event, (B, BINS)."""
+        deep = self.deep(embedding).view(len(embedding), -1, BINS)
+        return {name: hazard(columns, deep[:, at]) for at, (name, hazard) in enumerate(self.events.items())}
+
+    def trial(self, embedding: Tensor, table: Tensor) -> Tensor:
+        columns = torch.full((len(embedding), COLUMNS), float("nan"), device=embedding.device)
+        return torch.cat(list(self(embedding, columns).values()), dim=1)
