@@ -181,6 +181,8 @@ _STRUCTS: Final[tuple[type[msgspec.Struct], ...]] = (
     predictions.ChurnPrediction,
     predictions.BehaviourPrediction,
     predictions.RedemptionPrediction,
+    predictions.NextItemsPrediction,
+    predictions.RankedItem,
     predictions.NextBestAction,
     predictions.RankedAction,
     predictions.Suppressed,

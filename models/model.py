@@ -22,6 +22,18 @@ if TYPE_CHECKING:
     from models.task import Task
 
 
+class Ranking(msgspec.Struct, frozen=True, kw_only=True):
+    """How well a head puts candidates in order, mean over lists of which something came."""
+
+    lists: int
+    best: int
+    """Places that count."""
+    recall: float
+    """Share of what came that is among them."""
+    ndcg: float
+    """Discounted gain, over that of the best order."""
+
+
 class HeadReport(msgspec.Struct, frozen=True, kw_only=True):
     """A head on customers (or campaigns) that nothing else has seen, before the final fit on all rows."""
 
@@ -47,6 +59,8 @@ class HeadReport(msgspec.Struct, frozen=True, kw_only=True):
     of the one that its task names first."""
     measures: dict[str, float] = {}
     """What is no probability, by name with its unit."""
+    ranking: Ranking | None = None
+    """Of a head that ranks candidates; its scores above are then of candidates."""
 
 
 class EncoderCheck(msgspec.Struct, frozen=True, kw_only=True):

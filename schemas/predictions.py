@@ -115,6 +115,28 @@ class RedemptionPrediction(Prediction, frozen=True, kw_only=True, omit_defaults=
     """Why, most telling first."""
 
 
+class RankedItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One item that the next order may hold."""
+
+    item_id: str
+    """The item, as in the catalog."""
+    probability: Probability
+    """Probability that the next order holds it, if one comes."""
+    kind: Literal["again", "new"]
+    """``again``: the customer bought it before, as far as is remembered. ``new``: not."""
+    title: str | None = None
+    """Its name, where the catalog has one."""
+    reason_codes: list[Reason] = []
+    """Why, most telling first."""
+
+
+class NextItemsPrediction(Prediction, frozen=True, kw_only=True, omit_defaults=True):
+    """What the customer's next order may hold: items that the catalog offers, the likeliest first."""
+
+    items: list[RankedItem] = []
+    """The likeliest first, 10 at most; none where the catalog offers none."""
+
+
 class Suppressed(msgspec.Struct, frozen=True, omit_defaults=True):
     """A candidate that a constraint removed."""
 
@@ -195,10 +217,15 @@ def probability_fields(record: type[msgspec.Struct]) -> tuple[str, ...]:
     return tuple(field.name for field in msgspec.structs.fields(record) if is_one(hints[field.name]))
 
 
-def probabilities(prediction: Prediction) -> dict[str, float]:
-    """What a record says, by field; without what it leaves open."""
-    said = {name: getattr(prediction, name) for name in probability_fields(type(prediction))}
-    return {name: probability for name, probability in said.items() if probability is not None}
+def probabilities(said: msgspec.Struct) -> dict[str, float]:
+    """What a record says, by field, of what it ranks by rank (``items.0.probability``); without what is open."""
+    found = {name: getattr(said, name) for name in probability_fields(type(said))}
+    for name in said.__struct_fields__:
+        listed = getattr(said, name)
+        for rank, one in enumerate(listed if isinstance(listed, list) else ()):
+            if isinstance(one, msgspec.Struct):
+                found |= {f"{name}.{rank}.{inner}": number for inner, number in probabilities(one).items()}
+    return {name: number for name, number in found.items() if number is not None}
 
 
 def prediction_record(topic: str, prediction: Prediction) -> OutputRecord:

@@ -144,6 +144,12 @@ TOPICS: Final[dict[str, Topic]] = {
             "P(redeem) of every send",
             days=_UNTIL_OUTCOME_DAYS,
         ),
+        _topic(
+            "predictions.next-items",
+            predictions.NextItemsPrediction,
+            "what the next order may hold, ranked, with reasons",
+            days=_UNTIL_OUTCOME_DAYS,
+        ),
         _topic("predictions.next-best-action", predictions.NextBestAction, "the decision, ranked, with reasons"),
         _topic(
             "embeddings.customer",

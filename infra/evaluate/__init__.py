@@ -20,8 +20,8 @@ NAMES: Final = (
     "next-basket",
     "audience",
 )
-ASKED_FOR: Final = ("text",)
-"""Only where they are named: what they need is not in the lock."""
+ASKED_FOR: Final = ("text", "next-item")
+"""Only where they are named: what they need is not in the lock, or a file of one's own."""
 
 
 def module_of(name: str) -> str:

@@ -20,7 +20,8 @@ def add(subparsers: Subparsers) -> None:
         "on the same rows, and prints estimates with 95 % intervals over customers, and whether the targets were met. "
         "report.md and report.html in --folder hold the same with plots; --json adds one line of JSON each. Replays, "
         "models and answers are kept in --folder under names made of the data, the settings and the code.",
-        "  pulsegraph evaluate churn\n  pulsegraph evaluate --json\n  pulsegraph evaluate churn calibration --seeds 3",
+        "  pulsegraph evaluate churn\n  pulsegraph evaluate --json\n  pulsegraph evaluate churn calibration --seeds 3\n"
+        "  pulsegraph evaluate next-item --sequences amazon_beauty.txt.gz --seeds 5",
     )
     parser.add_argument(
         "names",
@@ -48,6 +49,15 @@ def add(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--questions", type=whole(100, 1_000_000), default=5_000, metavar="N", help="text: how many (default 5000)"
+    )
+    parser.add_argument(
+        "--sequences",
+        type=Path,
+        metavar="FILE",
+        help="next-item: a line a user, its id and then the ids of items in order; gzipped where its name ends in .gz",
+    )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="next-item: where to train (default cpu)"
     )
     parser.add_argument(
         "--rounds", type=whole(10, 1_000_000), default=1_000, metavar="N", help="resamples (default 1000)"
@@ -80,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
         encoder=args.encoder,
         questions=args.questions,
         rounds=args.rounds,
+        sequences=args.sequences,
+        device=args.device,
     )
     reports = []
     for name in args.names or NAMES:
@@ -113,6 +125,8 @@ def _command(name: str, args: argparse.Namespace) -> str:
             ("size", "demo"),
             ("questions", 5_000),
             ("rounds", 1_000),
+            ("sequences", None),
+            ("device", "cpu"),
         )
         if getattr(args, option) != default
     )

@@ -35,6 +35,10 @@ class EvaluationOptions(Struct, frozen=True, kw_only=True):
     """That are read as text."""
     rounds: int = 1_000
     """Resamples of a bootstrap."""
+    sequences: Path | None = None
+    """File of item sequences, a line a user."""
+    device: str = "cpu"
+    """``cpu`` or ``cuda``, of what is trained on sequences."""
 
 
 class Estimate(Struct, frozen=True, kw_only=True):

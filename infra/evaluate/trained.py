@@ -18,6 +18,8 @@ import torch
 
 from infra.evaluate.asked import Asked
 from infra.evaluate.cache import code_of, kept, versions_of
+from infra.evaluate.last_orders import last_orders
+from infra.evaluate.purchases import SourceEvent
 from infra.evaluate.replays import Replay
 from infra.evaluate.statistics import Doubles
 from models import saved_model
@@ -46,12 +48,17 @@ class ModelPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Outcomes whose horizon ended by then, and the words of events before it."""
     sends_before_ms: int | None = None
     """Redemptions are those of sends before this time, whenever their window ended, where a protocol says so."""
+    least_orders: int = 0
+    """Nothing of the last order of customers with so many is learned from, neither words nor outcomes; 0: of nobody."""
     seed: int = 0
     epochs: float = 3.0
     size: str = "demo"
 
     def outcomes(self, replay: Replay) -> list[Outcome]:
         """What the model learns from."""
+        if self.least_orders:
+            known = last_orders(replay.purchases, self.least_orders).earlier(replay.outcomes)
+            return matured(known, self.until_ms)
         if self.sends_before_ms is None:
             return matured(replay.outcomes, self.until_ms)
         churn = [outcome for outcome in replay.outcomes if outcome.head == "churn"]
@@ -60,7 +67,15 @@ class ModelPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     def early(self, replay: Replay) -> list[Outcome]:
         """What was known by then of questions whose horizon had not ended."""
-        return [outcome for outcome in replay.outcomes if outcome.resolved_ms <= self.until_ms < outcome.due_ms]
+        found = replay.outcomes
+        if self.least_orders:
+            found = last_orders(replay.purchases, self.least_orders).earlier(found)
+        return [outcome for outcome in found if outcome.resolved_ms <= self.until_ms < outcome.due_ms]
+
+    def events(self, replay: Replay) -> list[SourceEvent]:
+        """What words are counted in."""
+        found = replay.events(self.until_ms)
+        return list(last_orders(replay.purchases, self.least_orders).cut(found)) if self.least_orders else found
 
 
 def trained(replay: Replay, plan: ModelPlan, folder: Path, say: Say) -> Path:
@@ -73,7 +88,7 @@ def trained(replay: Replay, plan: ModelPlan, folder: Path, say: Say) -> Path:
         card = train_on_outcomes(
             plan.outcomes(replay),
             catalog,
-            build_vocabulary(replay.events(plan.until_ms), catalog, CoreConfig()),
+            build_vocabulary(plan.events(replay), catalog, CoreConfig()),
             fresh / "model",
             config=CoreConfig(),
             settings=settings,
@@ -86,7 +101,9 @@ def trained(replay: Replay, plan: ModelPlan, folder: Path, say: Say) -> Path:
         "replay": replay.name,
         "plan": plan,
         "settings": settings,
-        "code": code_of("models", "streams/offline/training.py", "infra/evaluate/trained.py"),
+        "code": code_of(
+            "models", "streams/offline/training.py", "infra/evaluate/trained.py", "infra/evaluate/last_orders.py"
+        ),
         "versions": versions_of("torch", "transformers", "tokenizers"),
     }
     return kept(folder, "models", key, make) / "model"

@@ -24,6 +24,7 @@ TOLERANCE: Final = 1e-3
 _SHOWN: Final = 5
 _LABELLED: Final = ("horizon", "send", "sample")
 _PROBABILITIES: Final = sorted({name for record in PREDICTION_TOPICS.values() for name in probability_fields(record)})
+_RANKED: Final = ("items",)
 #: Topics on which only what has moved is sent; workers of this harness have the default margin.
 _MARGINS: Final = {task.topic: EncodeSettings().prediction_margin for task in TASKS if task.sent_when_moved}
 
@@ -296,7 +297,12 @@ def _apart(one: dict[str, Any], other: dict[str, Any]) -> float:
 
 
 def _numbers(prediction: dict[str, Any]) -> dict[str, float]:
-    return {name: float(prediction[name]) for name in _PROBABILITIES if name in prediction}
+    """What has to agree: of what is ranked by rank, as things that are alike may change places."""
+    found = {name: float(prediction[name]) for name in _PROBABILITIES if name in prediction}
+    for ranked in _RANKED:
+        for place, listed in enumerate(prediction.get(ranked, [])):
+            found |= {f"{ranked}.{place}.{name}": number for name, number in _numbers(listed).items()}
+    return found
 
 
 def _labelled(predictions: dict[str, dict[str, Any]]) -> set[str]:

@@ -7,6 +7,7 @@ from typing import Final
 from models.task import Task
 from models.tasks.behaviour import BehaviourTask
 from models.tasks.churn import ChurnTask
+from models.tasks.next_items import NextItemsTask
 from models.tasks.redemption import RedemptionTask
 
-TASKS: Final[tuple[Task, ...]] = (ChurnTask(), RedemptionTask(), BehaviourTask())
+TASKS: Final[tuple[Task, ...]] = (ChurnTask(), RedemptionTask(), BehaviourTask(), NextItemsTask())

@@ -169,14 +169,14 @@ def _pending(view: CustomerView) -> Iterator[str]:
 
 
 def _predictions(view: CustomerView) -> Iterator[str]:
-    from streams.inspect.prediction_text import reasons, sentence, suppressed
+    from streams.inspect.prediction_text import ranked, reasons, sentence, suppressed
 
     yield ""
     yield "last predictions" if view.predictions else "last predictions: none on the topics"
     for topic, prediction in view.predictions.items():
         yield f"  {topic}, as of {moment(prediction.as_of_ms)}, model {prediction.model_version}"
         yield f"    {sentence(prediction, view.titles)}"
-        for line in (*reasons(prediction), *suppressed(prediction, view.titles)):
+        for line in (*reasons(prediction), *ranked(prediction, view.titles), *suppressed(prediction, view.titles)):
             yield f"    {line}"
 
 

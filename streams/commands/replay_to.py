@@ -27,6 +27,7 @@ def add(subparsers: Subparsers) -> None:
             "predictions.churn",
             "predictions.behaviour",
             "predictions.redemption",
+            "predictions.next-items",
             "predictions.next-best-action",
         ),
         help="where it was published (default: search all)",

@@ -244,6 +244,8 @@ def summary(card: Card) -> Iterator[str]:
         held_out = "other customers, later days" if head.split == "customers" else "campaigns not trained on"
         yield f"{name}: AUC {_auc(head.model)} on {head.model.rows:,} held-out outcomes ({held_out})"
         yield f"{name}: AUC {_auc(head.wide)} without the encoder, whose share is {head.gate:.2f}"
+        if (ranked := head.ranking) is not None:
+            yield f"{name}: {ranked.recall:.3f} of what came among the {ranked.best} best (NDCG {ranked.ndcg:.3f})"
         if head.embedding_auc is not None:
             yield f"{name}: AUC {head.embedding_auc:.3f} of the embedding alone"
     for name, reason in report.left_out.items():

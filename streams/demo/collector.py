@@ -12,7 +12,13 @@ import msgspec
 from confluent_kafka import OFFSET_BEGINNING, KafkaException, TopicPartition
 
 from schemas import codec
-from schemas.predictions import BehaviourPrediction, ChurnPrediction, NextBestAction, RedemptionPrediction
+from schemas.predictions import (
+    BehaviourPrediction,
+    ChurnPrediction,
+    NextBestAction,
+    NextItemsPrediction,
+    RedemptionPrediction,
+)
 from schemas.snapshot import LIVE_KINDS, Head, Outcome
 from streams.core.config import CoreConfig
 from streams.core.judge import Judge, ScoredPrediction
@@ -24,8 +30,9 @@ from streams.kafka.offsets import available
 CHURN: Final = "predictions.churn"
 BEHAVIOUR: Final = "predictions.behaviour"
 REDEMPTION: Final = "predictions.redemption"
+NEXT_ITEMS: Final = "predictions.next-items"
 ACTIONS: Final = "predictions.next-best-action"
-TOPICS: Final = (CHURN, BEHAVIOUR, REDEMPTION, ACTIONS, "outcomes", "dead-letter")
+TOPICS: Final = (CHURN, BEHAVIOUR, REDEMPTION, NEXT_ITEMS, ACTIONS, "outcomes", "dead-letter")
 
 _RISERS: Final = 200
 _LATENCIES: Final = 20_000
@@ -77,6 +84,7 @@ class Collector:
         self._churn = msgspec.json.Decoder(ChurnPrediction).decode
         self._behaviour = msgspec.json.Decoder(BehaviourPrediction).decode
         self._redemption = msgspec.json.Decoder(RedemptionPrediction).decode
+        self._next_items = msgspec.json.Decoder(NextItemsPrediction).decode
         self._action = msgspec.json.Decoder(NextBestAction).decode
         self._outcome = codec.decoder(Outcome)
 
@@ -137,6 +145,8 @@ class Collector:
             redemption = self._redemption(value)
             if self._count(topic, redemption.prediction_id):
                 self._judge("redemption", redemption)
+        elif topic == NEXT_ITEMS:
+            self._count(topic, self._next_items(value).prediction_id)
         else:
             action = self._action(value)
             if self._count(topic, action.prediction_id):

@@ -16,7 +16,14 @@ from models.readable import event_text, readable
 from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError, StateCorrupt
 from schemas.graph import EDGE_TYPES
-from schemas.predictions import BehaviourPrediction, ChurnPrediction, NextBestAction, Prediction, RedemptionPrediction
+from schemas.predictions import (
+    BehaviourPrediction,
+    ChurnPrediction,
+    NextBestAction,
+    NextItemsPrediction,
+    Prediction,
+    RedemptionPrediction,
+)
 from schemas.snapshot import Head, Session, sessions
 from schemas.words import SESSION, SESSION_END, hash_of
 from streams.core import counters, entities, graph
@@ -41,6 +48,7 @@ PREDICTION_TOPICS: Final = {
     "predictions.churn": ChurnPrediction,
     "predictions.behaviour": BehaviourPrediction,
     "predictions.redemption": RedemptionPrediction,
+    "predictions.next-items": NextItemsPrediction,
     "predictions.next-best-action": NextBestAction,
 }
 

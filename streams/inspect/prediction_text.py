@@ -10,6 +10,7 @@ from schemas.predictions import (
     BehaviourPrediction,
     ChurnPrediction,
     NextBestAction,
+    NextItemsPrediction,
     Prediction,
     RankedAction,
     Reason,
@@ -35,6 +36,8 @@ def sentence(prediction: Prediction, titles: Mapping[str, str]) -> str:
             return f"{prediction.probability:.1%} likely to stay away for {prediction.horizon_days} days"
         case BehaviourPrediction():
             return _behaviour(prediction)
+        case NextItemsPrediction():
+            return f"the likeliest {len(prediction.items)} items of the next order"
         case RedemptionPrediction():
             named = _campaign(prediction.campaign_id, titles)
             return f"{prediction.probability:.1%} likely to use the offer of campaign {named}"
@@ -86,12 +89,18 @@ def block(topic: str, prediction: Prediction, titles: Mapping[str, str]) -> Iter
     """All that a prediction says, line by line."""
     yield f"{topic.removeprefix('predictions.')}, {prediction.snapshot_kind} as of {moment(prediction.as_of_ms)} UTC"
     yield f"  {sentence(prediction, titles)}"
-    for line in (*reasons(prediction), *_ranked(prediction, titles), *suppressed(prediction, titles)):
+    for line in (*reasons(prediction), *ranked(prediction, titles), *suppressed(prediction, titles)):
         yield f"  {line}"
     yield f"  valid until {moment(prediction.valid_until_ms)} UTC; id {prediction.prediction_id}"
 
 
-def _ranked(prediction: Prediction, titles: Mapping[str, str]) -> Iterator[str]:
+def ranked(prediction: Prediction, titles: Mapping[str, str]) -> Iterator[str]:
+    """What it ranks, best first."""
+    if isinstance(prediction, NextItemsPrediction):
+        for item in prediction.items:
+            named = f"{item.item_id} ({item.title})" if item.title else item.item_id
+            why = "; ".join(reason.text for reason in item.reason_codes)
+            yield f"{item.probability:>6.1%}  {item.kind}  {named}" + (f": {why}" if why else "")
     if isinstance(prediction, NextBestAction):
         for action in prediction.alternatives[:_RANKED_SHOWN]:
             yield f"else {_action(action, titles)}"

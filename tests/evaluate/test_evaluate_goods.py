@@ -8,7 +8,8 @@ import pytest
 from infra.evaluate import goods
 from infra.evaluate.floors import FEATURES
 from infra.evaluate.goods import GoodsRows
-from infra.evaluate.next_basket import _scores
+from infra.evaluate.last_orders import last_orders
+from infra.evaluate.next_basket import POPULAR, _floors
 from infra.evaluate.purchases import read_purchases
 from infra.evaluate.statistics import sigmoid
 from schemas.events import Clickstream
@@ -71,7 +72,11 @@ def test_the_last_basket_is_asked_of_those_before_it() -> None:
         for n, (customer, day, items) in enumerate(baskets)
         for item in items.split()
     ]
-    scored, customers = _scores(read_purchases(events), 2, {"frequency": None})
-    assert customers.tolist() == [0]
-    assert scored["frequency", "recall@10"].tolist() == [0.5 + 0.5]  # few items: all are among the best ten
-    assert 0.5 < scored["frequency", "NDCG@10"][0] < 1.0, "eggs were never bought before"
+    bought = read_purchases(events)
+    last = last_orders(bought, 2)
+    assert last.begin_ms == {"a": 14 * DAY_MS}
+    whole, new = _floors(bought, last, ["a"])
+    assert whole["frequency", "recall@10"].tolist() == [0.5 + 0.5]  # few items: all are among the best ten
+    assert 0.5 < whole["frequency", "NDCG@10"][0] < 1.0, "eggs were never bought before"
+    assert new[POPULAR, "recall@10"].tolist() == [1.0]
+    assert [ts_ms // DAY_MS for *_, ts_ms in last.cut(sorted(events, key=lambda e: e[3]))] == [0, 0, 1, 3, 7]

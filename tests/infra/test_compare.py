@@ -69,6 +69,19 @@ def test_where_only_news_is_sent_what_is_in_force_may_differ_by_two_margins(one:
     assert same_predictions(in_force(1, one), in_force(2, other), set()).different == 1
 
 
+def _ranked(*probabilities: float) -> dict:
+    items = [{"item_id": str(at), "probability": one} for at, one in enumerate(probabilities)]
+    return {"customer_id": "c", "snapshot_kind": "horizon", "items": items}
+
+
+def test_rankings_are_compared_rank_by_rank():
+    full = {"1": _ranked(0.3, 0.1)}
+    assert same_predictions(full, {"1": _ranked(0.3009, 0.0991)}, set()).different == 0
+    assert same_predictions(full, {"1": _ranked(0.3, 0.1011)}, set()).different == 1
+    assert same_predictions(full, {"1": _ranked(0.3)}, set()).different == 1
+    assert same_predictions({"1": _ranked()}, {"1": _ranked()}, set()).different == 0
+
+
 @pytest.fixture(scope="module")
 def wires():
     return list(RecordedStream(5, 3_000, 2, 1_700_000_000_000).records())

@@ -76,7 +76,7 @@ def learned(found: list[Outcome], tasks: tuple[Task, ...] = EVERY) -> Model:
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return learned(worlds.outcomes(700))
+    return learned(worlds.with_orders(worlds.outcomes(700)))
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_a_saved_head_says_the_same(task: Task, model: Model, predictor: Predict
 
 @every_task
 def test_no_customer_is_fitted_on_and_reported_and_every_row_has_its_label(task: Task) -> None:
-    lesson = lesson_of(task, worlds.outcomes(900))
+    lesson = lesson_of(task, worlds.with_orders(worlds.outcomes(900)))
     assert lesson.missing is None
     customers = [set(lesson.rows.customers[getattr(lesson.split, stage)].tolist()) for stage in STAGES]
     assert all(customers)

@@ -186,3 +186,35 @@ def outcome(name: str, made: Snapshot, label: int, *, due_ms: int | None = None,
         as_of_ms=made.as_of_ms,
         snapshot=msgspec.structs.replace(made, question_id=name),
     )
+
+
+def with_orders(found: list[Outcome], seed: int = 0) -> list[Outcome]:
+    """The same, where what was asked of whoever is active says what was ordered next: items of before, and new ones.
+
+    Who came back within the four weeks ordered then; of the others half did later, the others did not.
+    """
+    random = np.random.default_rng(seed)
+
+    def ordered(made: Outcome) -> Outcome:
+        if made.head != "churn":
+            return made
+        labels: dict[str, Label] = dict(made.labels)
+        late = bool(made.label)
+        labels["order"] = int(not late or random.random() < 0.5)
+        if labels["order"]:
+            before = [int(item) for item in bought(made.seen)]
+            taste = before[0] % 4
+            again = {item for item in before if random.random() < 0.5}
+            new = {taste + 4 * int(i) for i in random.integers(0, ITEMS // 4, 2)}
+            labels["order_items"] = tuple(sorted(str(item) for item in again | new))
+            labels["order_after_ms"] = int(random.integers(28 if late else 1, 56 if late else 28)) * DAY_MS
+        return msgspec.structs.replace(made, labels=labels)
+
+    return [ordered(made) for made in found]
+
+
+def bought(made: Snapshot) -> list[str]:
+    """Items that :func:`snapshot` was made of."""
+    names = {hashes(f"item:{i}"): str(i) for i in range(ITEMS)}
+    at = 5  # of the item's word among those of :func:`sold`
+    return [names[said[4 * at : 4 * at + 4]] for _, said in made.recent]
