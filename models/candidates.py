@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from models.entities import WordRows, word_of
@@ -38,6 +39,10 @@ CROSS: Final[dict[str, str]] = {
     "received_alike": "other campaigns received, decayed, with the same template or category, log",
     "rate_alike": "smoothed ratio of the two",
     "channel_share": "share of the customer's sends that came by the campaign's channel",
+    "channel_open_rate": "smoothed ratio of opens to sends by the campaign's channel, decayed",
+    "channel_click_rate": "the same of clicks",
+    "template_open_rate": "the same of opens of its template",
+    "alike_open_rate": "the same of opens of other campaigns with the same template or category",
     "items": "items in the campaign, log",
     "offers": "offers in the campaign, log",
     "window_days": "length of the active window, log days; NaN where open",
@@ -45,10 +50,13 @@ CROSS: Final[dict[str, str]] = {
 }
 CROSS_NAMES: Final = tuple(CROSS)
 CROSS_SIZE: Final = len(CROSS_NAMES)
+ANSWERED: Final = tuple(at for at, name in enumerate(CROSS_NAMES) if name.endswith(("open_rate", "click_rate")))
+"""Places of what says something only where it is known who opens messages."""
 
 MAX_WORDS: Final = 24
 TOP_CATEGORIES: Final = 12
 MOST_OFFERS: Final = 4
+MOST_VARIANTS: Final = 8
 DAY_MS: Final = 86_400_000
 
 
@@ -73,8 +81,8 @@ class _Table:
         self._column = np.array([column for column, _ in flat], dtype=np.int64)
         self._value = np.array([value for _, value in flat], dtype=np.float64)
 
-    def sums(self, edges: Edges, *, counted: bool = False, decayed: bool = True) -> Floats:
-        """Sum over each customer's edges of weight (or 1) times value (or 1, ``counted``): (B, C)."""
+    def sums(self, edges: Edges, *, decayed: bool = True) -> Floats:
+        """Sum over each customer's edges of weight (or 1) times value: (B, C)."""
         size = edges.customers * self.width
         if not len(self._words) or not size:
             return np.zeros((edges.customers, self.width), dtype=np.float32)
@@ -86,16 +94,22 @@ class _Table:
         pick = np.repeat(begin, length) + inner
         cell = np.repeat(edges.customer[at], length) * self.width + self._column[pick]
         weight = np.repeat(edges.weight[at], length) if decayed else np.ones(len(pick))
-        if not counted:
-            weight = weight * self._value[pick]
-        return np.bincount(cell, weight, minlength=size).reshape(edges.customers, self.width).astype(np.float32)
+        return (
+            np.bincount(cell, weight * self._value[pick], minlength=size)
+            .reshape(edges.customers, self.width)
+            .astype(np.float32)
+        )
 
 
 class Candidates:
     """A set of campaigns ready to be scored; immutable, so it can be cached per catalog version.
 
+    Columns may be of one campaign with several templates and channels. What is said of one does not depend on the
+    others.
+
     Args:
-        campaigns: the campaigns, in the order of the score's columns.
+        campaigns: the campaigns, in the order of the score's columns, each with the template and channel that it would
+            be sent with.
         catalog: ``kind:id`` -> entry, for the items and offers that the campaigns name and for other campaigns.
         word_rows: of the model that will score them, and of the same catalog.
     """
@@ -105,7 +119,6 @@ class Candidates:
     ) -> None:
         self.word_rows = word_rows
         self.campaigns = tuple(campaigns)
-        self.column: dict[str, int] = {entry.id: i for i, entry in enumerate(self.campaigns)}
         items = [_items(entry, catalog) for entry in self.campaigns]
         categories = [_categories(e, i, catalog) for e, i in zip(self.campaigns, items, strict=True)]
         self._items = _Table("item", [dict.fromkeys(names, 1.0) for names in items])
@@ -113,8 +126,8 @@ class Candidates:
         self._offers = _Table("offer", [dict.fromkeys(entry.offers, 1.0) for entry in self.campaigns])
         self._self = _Table("camp", [{entry.id: 1.0} for entry in self.campaigns])
         self._channel = _Table("chan", [{entry.channel: 1.0} if entry.channel else {} for entry in self.campaigns])
-        others = [e for e in catalog.values() if e.kind == "campaign" and e.id not in self.column]
-        known = [*self.campaigns, *others]
+        self._template = _Table("tmpl", [{e.template_id: 1.0} if e.template_id else {} for e in self.campaigns])
+        known = [e for e in catalog.values() if e.kind == "campaign"]
         self._alike = _Table(
             "camp", [{o.id: 1.0 for o in known if o.id != e.id and _alike(o, e)} for e in self.campaigns]
         )
@@ -135,6 +148,11 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.campaigns)
 
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Campaign of each column."""
+        return tuple(entry.id for entry in self.campaigns)
+
     def cross(self, snapshots: Sequence[Snapshot]) -> Floats:
         """Cross features of every customer with every campaign, (B, C, CROSS_SIZE); see :data:`CROSS`."""
         every = Edges(snapshots)
@@ -142,7 +160,8 @@ class Candidates:
             name: every.of(name)
             for name in (
                 "purchase>item", "purchase>category", "view>item", "cart>item", "opened>campaign", "clicked>campaign",
-                "redeemed>campaign", "redeemed>offer", "received>campaign", "received>channel",
+                "redeemed>campaign", "redeemed>offer", "received>campaign", "received>channel", "opened>channel",
+                "clicked>channel", "received>template", "opened>template",
             )
         }  # fmt: skip
         bought, shelf = edges["purchase>item"], edges["purchase>category"]
@@ -166,16 +185,39 @@ class Candidates:
             np.log1p(received),
             (redeemed + 0.2) / (received + 1.0),
             self._channel.sums(by_channel) / np.maximum(by_channel.totals(), 1e-6),
+            _rate(self._channel.sums(edges["opened>channel"]), of_channel := self._channel.sums(by_channel)),
+            _rate(self._channel.sums(edges["clicked>channel"]), of_channel),
+            _rate(self._template.sums(edges["opened>template"]), self._template.sums(edges["received>template"])),
+            _rate(self._alike.sums(edges["opened>campaign"]), received),
         ]
         shape = (len(snapshots), len(self.campaigns), self._own.shape[1])
         return np.concatenate([np.stack(found, axis=-1), np.broadcast_to(self._own, shape)], axis=-1, dtype=np.float32)
 
 
+def as_sent(candidate: Candidate, catalog: Mapping[str, CatalogEntry]) -> Candidate:
+    """What of a send is scored: equal ones have equal scores.
+
+    Of a campaign that the catalog has, the offers are the catalog's, and so is what the send did not name.
+    """
+    entry = catalog.get(f"campaign:{candidate.campaign_id}")
+    if entry is None:
+        return candidate
+    return Candidate(
+        candidate.campaign_id, None, candidate.template_id or entry.template_id, candidate.channel or entry.channel
+    )
+
+
 def named(candidate: Candidate, catalog: Mapping[str, CatalogEntry]) -> CatalogEntry:
-    """The catalog's entry of a sent campaign, or one made of what the send itself said."""
+    """A campaign as the catalog has it, sent with the template and by the channel that the send names.
+
+    One that the catalog lacks is made of what the send itself said.
+    """
     entry = catalog.get(f"campaign:{candidate.campaign_id}")
     if entry is not None:
-        return entry
+        sent = as_sent(candidate, catalog)
+        if (sent.template_id, sent.channel) == (entry.template_id, entry.channel):
+            return entry
+        return msgspec.structs.replace(entry, template_id=sent.template_id, channel=sent.channel)
     return CatalogEntry(
         kind="campaign",
         id=candidate.campaign_id,
@@ -183,6 +225,32 @@ def named(candidate: Candidate, catalog: Mapping[str, CatalogEntry]) -> CatalogE
         channel=candidate.channel,
         offers=[candidate.offer_id] if candidate.offer_id else [],
     )
+
+
+def variants(campaign: CatalogEntry, templates: Iterable[CatalogEntry]) -> list[Candidate]:
+    """The templates and channels that a campaign can be sent with, :data:`MOST_VARIANTS` at most.
+
+    One that names no template may take any of its channel's, one that names no channel those of all channels.
+
+    Args:
+        templates: the catalog's, in the order in which they are taken.
+    """
+    if campaign.template_id is not None:
+        of_template = [entry.channel for entry in templates if entry.id == campaign.template_id]
+        channel = campaign.channel or next(iter(of_template), None)
+        return [Candidate(campaign.id, None, campaign.template_id, channel)]
+    fitting = [
+        Candidate(campaign.id, None, entry.id, entry.channel)
+        for entry in templates
+        if entry.channel and campaign.channel in (None, entry.channel)
+    ]
+    return fitting[:MOST_VARIANTS] or [Candidate(campaign.id, None, None, campaign.channel)]
+
+
+def _rate(answered: Floats, received: Floats) -> Floats:
+    """Log odds of a ratio that is drawn towards one in five while little was received."""
+    answered = np.minimum(answered, received)
+    return np.log((answered + 0.2) / (received - answered + 0.8))
 
 
 def _items(entry: CatalogEntry, catalog: Mapping[str, CatalogEntry]) -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from models import precision, saved_model
+from models.candidate_scorer import CandidateScorer
 from models.customer_task import CustomerScorer
 from models.embedding import Embedder
 from models.model import Model
@@ -23,7 +24,7 @@ from models.snapshot_columns import check
 from models.task import Encoded, Moment, Scorer, Task
 from models.tasks import TASKS
 from models.tasks.churn import ChurnTask
-from models.tasks.redemption import RedemptionScorer, RedemptionTask
+from models.tasks.redemption import RedemptionTask
 from models.wide import Floats
 from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError
@@ -171,9 +172,13 @@ class Predictor:
         return self._scorer(ChurnTask.name, CustomerScorer)
 
     @property
-    def redemption(self) -> RedemptionScorer:
+    def redemption(self) -> CandidateScorer:
         """The scorer of redemption, which decisions are made with."""
-        return self._scorer(RedemptionTask.name, RedemptionScorer)
+        return self.candidate(RedemptionTask.name)
+
+    def candidate(self, name: str) -> CandidateScorer:
+        """The scorer of a task about what is sent."""
+        return self._scorer(name, CandidateScorer)
 
     def _scorer(self, name: str, kind: type[_Scorer]) -> _Scorer:
         scorer = self.scorers[name]

@@ -25,6 +25,8 @@ TOP: Final = 3
 SMALLEST: Final = 0.02
 """A smaller share of the logit is no reason."""
 PER_DAYS: Final = 28
+UNKNOWN_RATE: Final = 0.2
+"""Smoothed rate of whoever got nothing, see :mod:`models.candidates`."""
 CHANGED: Final = 1.5
 """How far the last week must be from the last quarter to be called a change."""
 
@@ -56,7 +58,8 @@ CROSS_FAMILIES: Final[dict[str, tuple[str, ...]]] = {
     "INTEREST": ("viewed_items", "carted_items"),
     "ENGAGED": ("engaged",),
     "REDEEMED_BEFORE": ("redeemed_this", "redeemed_offers", "redeemed_alike", "rate_alike", "received_alike"),
-    "CHANNEL": ("channel_share",),
+    "CHANNEL": ("channel_share", "channel_open_rate", "channel_click_rate"),
+    "OPENED_BEFORE": ("template_open_rate", "alike_open_rate"),
     "CAMPAIGN": ("items", "offers", "window_days", "price"),
 }
 
@@ -98,15 +101,15 @@ def customer_reasons(snapshot: Snapshot, contributions: Floats, typical: Floats,
     ]
 
 
-def redemption_reasons(
+def candidate_reasons(
     snapshot: Snapshot, customer: Floats, cross: Floats, cross_values: Floats, typical: Floats, top: int = TOP
 ) -> list[Reason]:
     """The families that moved a (customer, campaign) logit most, strongest first.
 
     Args:
         snapshot: what was scored.
-        customer: the customer's row of ``RedemptionAnswers.customer``, (SIZE,).
-        cross: the pair's row of ``RedemptionAnswers.cross``, (CROSS_SIZE,).
+        customer: the customer's row of ``CandidateAnswers.customer``, (SIZE,).
+        cross: the pair's row of ``CandidateAnswers.cross``, (CROSS_SIZE,).
         cross_values: the pair's raw cross features, (CROSS_SIZE,).
         typical: as in :func:`customer_reasons`.
     """
@@ -203,9 +206,18 @@ def _paired(code: str, values: Floats) -> tuple[str, str]:
         used, had = count("redeemed_alike"), count("received_alike")
         return f"REDEEMED_BEFORE_{_some(used)}", f"used {used:.1f} of {had:.1f} recent campaigns of its kind (decayed)"
     if code == "CHANNEL":
-        share = f"{value('channel_share'):.0%}"
-        return f"CHANNEL_{_some(value('channel_share'))}", f"{share} of messages came by the campaign's channel"
+        share, opened = f"{value('channel_share'):.0%}", _share(value("channel_open_rate"))
+        said = f"{share} of messages came by the campaign's channel, {opened:.0%} of those were opened (smoothed)"
+        return f"CHANNEL_{_some(value('channel_share'))}", said
+    if code == "OPENED_BEFORE":
+        of_template, alike = _share(value("template_open_rate")), _share(value("alike_open_rate"))
+        said = f"{of_template:.0%} of messages with this template were opened, {alike:.0%} of its kind (smoothed)"
+        return f"OPENED_BEFORE_{_some(max(of_template, alike) - UNKNOWN_RATE)}", said
     return "CAMPAIGN", f"the campaign has {count('items'):.0f} items and {count('offers'):.0f} offers"
+
+
+def _share(log_odds: float) -> float:
+    return 1 / (1 + math.exp(-log_odds))
 
 
 def _high(value: float, usual: float) -> str:

@@ -49,6 +49,17 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.snapshots)
 
+    def take(self, rows: Sequence[int]) -> Encoded:
+        """Some of them, in this order; words are still those of all."""
+        chosen = np.array(rows, dtype=np.int64)
+        return Encoded(
+            [self.snapshots[row] for row in rows],
+            self.embeddings[chosen],
+            self.columns[chosen],
+            self.words,
+            self.unknown_words,
+        )
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -79,10 +90,10 @@ class Task(ABC):
     """Of the head, in a model's card, in metrics and in the ids of predictions."""
     question: ClassVar[str]
     """Outcomes that it is learned from: :attr:`schemas.snapshot.Outcome.head`. Several tasks may read the same."""
-    topic: ClassVar[str]
-    """Of its records, one of :data:`schemas.topics.TOPICS`."""
+    topic: ClassVar[str | None]
+    """Of its records, one of :data:`schemas.topics.TOPICS`; None of what is only asked by others."""
     kinds: ClassVar[frozenset[SnapshotKind]]
-    """Snapshots it is asked of when serving: each gets one record."""
+    """Snapshots it is asked of when serving: each gets one record. None where it has no topic."""
     sent_when_moved: ClassVar[bool] = False
     """Whether a record about what holds now is published only where it says something new, see
     :class:`streams.serving.news.News`."""

@@ -111,6 +111,11 @@ def typical(mean: Floats) -> Floats:
     return out
 
 
+def clipped(z: Tensor) -> Tensor:
+    """Standardised columns within bounds; what is not known is at the mean."""
+    return z.nan_to_num(nan=0.0, posinf=CLIP, neginf=-CLIP).clamp(-CLIP, CLIP)
+
+
 class Wide(nn.Module):
     """A fitted logistic regression: ``logit = bias + sum(z * weight)``.
 
@@ -131,8 +136,7 @@ class Wide(nn.Module):
 
     def standardise(self, raw: Tensor, begin: int = 0, end: int | None = None) -> Tensor:
         """Columns ``begin:end`` (..., D) with NaN for unknown → (..., D), unknown at the mean."""
-        z = (raw - self.mean[begin:end]) / self.deviation[begin:end]
-        return z.nan_to_num(nan=0.0, posinf=CLIP, neginf=-CLIP).clamp(-CLIP, CLIP)
+        return clipped((raw - self.mean[begin:end]) / self.deviation[begin:end])
 
     def forward(self, z: Tensor) -> Tensor:
         return z @ self.weight + self.bias  # (N,)

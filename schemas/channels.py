@@ -6,10 +6,12 @@ What is published keeps the spelling of whoever wrote it; only comparisons go by
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Final
 
+DEFAULT_PURPOSE: Final = "marketing"
+"""What a send is for where nothing says so."""
 _IGNORED: Final = frozenset("-_'\"")
 _INVISIBLE: Final = ("Cc", "Cf", "Zs", "Zl", "Zp")
 
@@ -30,6 +32,19 @@ def canonical_pair(pair: str) -> str:
     """The same of a ``channel:purpose``."""
     channel, _, purpose = pair.rpartition(":")
     return f"{canonical(channel)}:{canonical(purpose)}"
+
+
+def granted(pairs: Iterable[str] | None, channel: str, purpose: str) -> bool:
+    """Whether consent holds a channel and a purpose; not where nothing is known of it.
+
+    Args:
+        pairs: granted ``channel:purpose``; None where no profile was seen.
+
+    Example:
+        >>> [granted(pairs, "e-mail", "marketing") for pairs in (["Email:Marketing"], ["sms:marketing"], None)]
+        [True, False, False]
+    """
+    return pairs is not None and canonical_pair(f"{channel}:{purpose}") in map(canonical_pair, pairs)
 
 
 def alike(name: str, aliases: Mapping[str, str]) -> frozenset[str]:

@@ -137,6 +137,72 @@ class NextItemsPrediction(Prediction, frozen=True, kw_only=True, omit_defaults=T
     """The likeliest first, 10 at most; none where the catalog offers none."""
 
 
+class MatchedCampaign(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A campaign that could be sent now, with the template and the channel that suit the customer best."""
+
+    campaign_id: str
+    """The campaign, as in the catalog."""
+    template_id: str | None = None
+    """The template, as in the catalog."""
+    channel: str | None = None
+    """By which channel to send it."""
+    offer_id: str | None = None
+    """The offer, as in the catalog, where the campaign has one."""
+    open: Probability | None = None
+    """Probability that the message is opened within 7 days; missing where the model has not learned it, so below."""
+    click: Probability | None = None
+    """Probability that it is clicked within 7 days."""
+    redeem: Probability | None = None
+    """Probability that its offer is used inside its window."""
+    ends_ms: int | None = None
+    """Event time at which the campaign ends; missing where that is open."""
+    reason_codes: list[Reason] = []
+    """Why the probability that campaigns are ranked by, most telling first."""
+
+
+class CampaignMatch(Prediction, frozen=True, kw_only=True, omit_defaults=True):
+    """What would become of each running campaign, were it sent to the customer now. No decision."""
+
+    ranked_by: Literal["redeem", "click", "open"]
+    """Which probability the campaigns are ranked by."""
+    probability: Probability = 0.0
+    """The first campaign's; 0 where none is listed."""
+    campaigns: list[MatchedCampaign] = []
+    """Running campaigns that the customer may be sent, best first."""
+    left_out: int = 0
+    """How many more there are."""
+
+
+class SendSlot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An hour in which a message can be sent by a channel."""
+
+    from_ms: int
+    """Event time at which the hour begins, UTC."""
+    channel: str
+    """By which channel to send."""
+    weekday: Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
+    """Day at that time where the customer is."""
+    hour: int
+    """Hour of that day where the customer is, 0 to 23."""
+    probability: Probability
+    """Probability that a message sent then is opened or clicked within 7 days."""
+
+
+class SendTime(Prediction, frozen=True, kw_only=True, omit_defaults=True):
+    """When to send, and by which channel: the hours of the week to come, ranked."""
+
+    probability: Probability = 0.0
+    """The first slot's; 0 where there is none."""
+    slots: list[SendSlot] = []
+    """The 24 best of the next 168 hours, best first; none where no channel may be used."""
+    soonest: SendSlot | None = None
+    """The best one of the next 24 hours; missing where there is none."""
+    utc_offset_minutes: int = 0
+    """What the customer's clock is ahead of UTC, as far as their events say."""
+    reason_codes: list[Reason] = []
+    """Why the first slot, most telling first."""
+
+
 class Suppressed(msgspec.Struct, frozen=True, omit_defaults=True):
     """A candidate that a constraint removed."""
 

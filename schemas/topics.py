@@ -150,6 +150,12 @@ TOPICS: Final[dict[str, Topic]] = {
             "what the next order may hold, ranked, with reasons",
             days=_UNTIL_OUTCOME_DAYS,
         ),
+        _topic(
+            "predictions.campaign-match",
+            predictions.CampaignMatch,
+            "P(open), P(click), P(redeem) of every running campaign",
+        ),
+        _topic("predictions.send-time", predictions.SendTime, "hours and channels of the week, ranked by response"),
         _topic("predictions.next-best-action", predictions.NextBestAction, "the decision, ranked, with reasons"),
         _topic(
             "embeddings.customer",

@@ -14,6 +14,7 @@ import pytest
 from confluent_kafka import Producer
 
 from models.reasons import CROSS_FAMILIES, FAMILIES
+from models.send_time_reasons import SLOT_FAMILIES
 from schemas import codec, errors, features, limits
 from schemas.events import CLICKSTREAM_EVENTS, SEND_EVENTS, SOURCES, Clickstream
 from schemas.graph import EDGE_TYPES
@@ -67,7 +68,7 @@ def test_every_field_has_a_meaning() -> None:
         ("settings.md", [entry.env for entry in settings.describe()]),
         ("metrics.md", [metric.full_name for metric in METRICS.values()]),
         ("predictions.md", features.NAMES),
-        ("predictions.md", [*FAMILIES, *CROSS_FAMILIES]),
+        ("predictions.md", [*FAMILIES, *CROSS_FAMILIES, *SLOT_FAMILIES]),
         ("predictions.md", [name for name in TOPICS if name.startswith("predictions.")]),
         ("events.md", [*CLICKSTREAM_EVENTS, *SEND_EVENTS]),
         ("events.md", [error.__name__ for error in errors.DeadLetter.__subclasses__()]),

@@ -16,6 +16,7 @@ NAMES: Final = (
     "calibration",
     "categories",
     "redemption",
+    "send-time",
     "online-retail",
     "next-basket",
     "audience",

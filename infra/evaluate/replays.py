@@ -48,6 +48,8 @@ class ReplayPlan(msgspec.Struct, frozen=True, kw_only=True):
     customers: int = 0
     """Of the simulation."""
     sim_days: int = 0
+    campaign_every_days: int = 7
+    """Of the simulation, as is the line before."""
     days_ms: tuple[int, ...] = ()
     """As of when everybody is asked about."""
     active_within_ms: int | None = None
@@ -110,7 +112,13 @@ def source_of(plan: ReplayPlan) -> Source:
     """The log of a plan."""
     if plan.data != "simulation":
         return load_source(plan.data, seed=plan.seed)
-    return load_source(plan.data, seed=plan.seed, customers=plan.customers, days=plan.sim_days)
+    return load_source(
+        plan.data,
+        seed=plan.seed,
+        customers=plan.customers,
+        days=plan.sim_days,
+        campaign_every_days=plan.campaign_every_days,
+    )
 
 
 def replay(plan: ReplayPlan, folder: Path, say: Any) -> Replay:

@@ -12,21 +12,24 @@ import msgspec
 from infra.faults.stream import Expected, Wire
 from models.tasks import TASKS
 from schemas.events import SOURCES
-from schemas.predictions import probability_fields
+from schemas.predictions import MatchedCampaign, RankedItem, SendSlot, probability_fields
 from schemas.snapshot import Outcome, Snapshot
 from streams.core.config import CoreConfig
 from streams.inspect import dump
 from streams.inspect.lookup import PREDICTION_TOPICS
 from streams.kafka.reader import TopicReader
+from streams.serving.campaign_match import CAMPAIGN_MATCH
 from streams.settings.schema import EncodeSettings
 
 TOLERANCE: Final = 1e-3
 _SHOWN: Final = 5
 _LABELLED: Final = ("horizon", "send", "sample")
-_PROBABILITIES: Final = sorted({name for record in PREDICTION_TOPICS.values() for name in probability_fields(record)})
-_RANKED: Final = ("items",)
+_RECORDS: Final = (*PREDICTION_TOPICS.values(), RankedItem, MatchedCampaign, SendSlot)
+_PROBABILITIES: Final = sorted({name for record in _RECORDS for name in probability_fields(record)})
+_RANKED: Final = ("items", "campaigns", "slots")
 #: Topics on which only what has moved is sent; workers of this harness have the default margin.
-_MARGINS: Final = {task.topic: EncodeSettings().prediction_margin for task in TASKS if task.sent_when_moved}
+_WHEN_MOVED: Final = (CAMPAIGN_MATCH, *(task.topic for task in TASKS if task.sent_when_moved))
+_MARGINS: Final = dict.fromkeys(_WHEN_MOVED, EncodeSettings().prediction_margin)
 
 _snapshot: Final = msgspec.msgpack.Decoder(Snapshot).decode
 _outcome: Final = msgspec.msgpack.Decoder(Outcome).decode

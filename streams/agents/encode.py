@@ -294,16 +294,24 @@ def build(context: RoleContext) -> EncodeRole:
     context.closing.callback(catalog.stop)
     batcher = MicroBatcher(mine.batch_size, mine.batch_age_ms, mine.coalesce)
     feed, news = EmbeddingFeed(mine.embedding_margin), News(mine.prediction_margin)
+    predictions = Predictions(
+        predictor,
+        catalog,
+        settings.decide,
+        context.clocks.wall_ms,
+        feed,
+        settings.core.channel_aliases,
+        news,
+        mine.prediction_margin,
+    )
     for of, items in (
         ("encode queue", batcher.__len__),
         ("encode offsets open", batcher.open),
         ("embeddings sent", feed.__len__),
         ("predictions sent", news.__len__),
+        ("matches sent", predictions.matches.__len__),
     ):
         context.metrics.holds(of, items)
-    predictions = Predictions(
-        predictor, catalog, settings.decide, context.clocks.wall_ms, feed, settings.core.channel_aliases, news
-    )
     return EncodeRole(
         predict=predictions,
         hand_over=predictions.hand_over,

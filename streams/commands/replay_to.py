@@ -28,6 +28,8 @@ def add(subparsers: Subparsers) -> None:
             "predictions.behaviour",
             "predictions.redemption",
             "predictions.next-items",
+            "predictions.campaign-match",
+            "predictions.send-time",
             "predictions.next-best-action",
         ),
         help="where it was published (default: search all)",

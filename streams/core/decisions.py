@@ -13,13 +13,12 @@ from typing import Final
 import msgspec
 
 from schemas.catalog import CatalogEntry
-from schemas.channels import alike, canonical, canonical_pair
+from schemas.channels import DEFAULT_PURPOSE, alike, canonical, granted
 from schemas.predictions import RankedAction, Suppressed
 from schemas.snapshot import Snapshot
 from streams.core.config import DAY_MS
 
 _DEFAULT_VALUE: Final = 1.0
-_DEFAULT_PURPOSE: Final = "marketing"
 #: Draws are multiples of 2**-52: a share of fewer than millions of them cannot be told evenly from many candidates, and
 #: its propensities would promise what never happens, down to zero.
 _LEAST_EPSILON: Final = 1e-9
@@ -134,8 +133,9 @@ def suppression(
         return Suppressed(campaign.id, "no_channel", "the campaign names no channel in the catalog")
     if offer_over:
         return Suppressed(campaign.id, "offer_over", "no offer of the campaign can be used now")
-    wanted = f"{channel}:{campaign.purpose or _DEFAULT_PURPOSE}"
-    if snapshot.consent is None or canonical_pair(wanted) not in map(canonical_pair, snapshot.consent):
+    purpose = campaign.purpose or DEFAULT_PURPOSE
+    if not granted(snapshot.consent, channel, purpose):
+        wanted = f"{channel}:{purpose}"
         known = "no profile said so" if snapshot.consent is None else "consent was not given"
         return Suppressed(campaign.id, "no_consent", f"{wanted}: {known}")
     recent = recent_sends(snapshot, channel, policy.cap_window_ms, aliases)

@@ -32,7 +32,9 @@ BEHAVIOUR: Final = "predictions.behaviour"
 REDEMPTION: Final = "predictions.redemption"
 NEXT_ITEMS: Final = "predictions.next-items"
 ACTIONS: Final = "predictions.next-best-action"
-TOPICS: Final = (CHURN, BEHAVIOUR, REDEMPTION, NEXT_ITEMS, ACTIONS, "outcomes", "dead-letter")
+COUNTED: Final = ("predictions.campaign-match", "predictions.send-time")
+"""Of which only the number is told."""
+TOPICS: Final = (CHURN, BEHAVIOUR, REDEMPTION, NEXT_ITEMS, *COUNTED, ACTIONS, "outcomes", "dead-letter")
 
 _RISERS: Final = 200
 _LATENCIES: Final = 20_000
@@ -48,6 +50,10 @@ class Riser(msgspec.Struct, frozen=True):
     now: float
     why: str
     as_of_ms: int
+
+
+class _Named(msgspec.Struct):
+    prediction_id: str
 
 
 class Collector:
@@ -86,6 +92,7 @@ class Collector:
         self._redemption = msgspec.json.Decoder(RedemptionPrediction).decode
         self._next_items = msgspec.json.Decoder(NextItemsPrediction).decode
         self._action = msgspec.json.Decoder(NextBestAction).decode
+        self._counted = msgspec.json.Decoder(_Named).decode
         self._outcome = codec.decoder(Outcome)
 
     def start(self) -> None:
@@ -147,6 +154,8 @@ class Collector:
                 self._judge("redemption", redemption)
         elif topic == NEXT_ITEMS:
             self._count(topic, self._next_items(value).prediction_id)
+        elif topic in COUNTED:
+            self._count(topic, self._counted(value).prediction_id)
         else:
             action = self._action(value)
             if self._count(topic, action.prediction_id):

@@ -18,11 +18,13 @@ from schemas.errors import ConfigError, StateCorrupt
 from schemas.graph import EDGE_TYPES
 from schemas.predictions import (
     BehaviourPrediction,
+    CampaignMatch,
     ChurnPrediction,
     NextBestAction,
     NextItemsPrediction,
     Prediction,
     RedemptionPrediction,
+    SendTime,
 )
 from schemas.snapshot import Head, Session, sessions
 from schemas.words import SESSION, SESSION_END, hash_of
@@ -49,6 +51,8 @@ PREDICTION_TOPICS: Final = {
     "predictions.behaviour": BehaviourPrediction,
     "predictions.redemption": RedemptionPrediction,
     "predictions.next-items": NextItemsPrediction,
+    "predictions.campaign-match": CampaignMatch,
+    "predictions.send-time": SendTime,
     "predictions.next-best-action": NextBestAction,
 }
 
@@ -197,6 +201,8 @@ def _named(titles: Mapping[str, str], view: CustomerView) -> dict[str, str]:
             named |= {f"campaign:{one.campaign_id}" for one in prediction.suppressed_by}
         elif isinstance(prediction, RedemptionPrediction):
             named.add(f"campaign:{prediction.campaign_id}")
+        elif isinstance(prediction, CampaignMatch):
+            named |= {f"campaign:{one.campaign_id}" for one in prediction.campaigns}
     return {name: title for name, title in titles.items() if name in named}
 
 

@@ -8,6 +8,7 @@ from typing import Final
 from schemas.codec import json_encode
 from schemas.predictions import (
     BehaviourPrediction,
+    CampaignMatch,
     ChurnPrediction,
     NextBestAction,
     NextItemsPrediction,
@@ -15,6 +16,7 @@ from schemas.predictions import (
     RankedAction,
     Reason,
     RedemptionPrediction,
+    SendTime,
     Suppressed,
 )
 from streams.inspect.moments import moment
@@ -36,6 +38,10 @@ def sentence(prediction: Prediction, titles: Mapping[str, str]) -> str:
             return f"{prediction.probability:.1%} likely to stay away for {prediction.horizon_days} days"
         case BehaviourPrediction():
             return _behaviour(prediction)
+        case CampaignMatch():
+            return _matched(prediction, titles)
+        case SendTime():
+            return _timed(prediction)
         case NextItemsPrediction():
             return f"the likeliest {len(prediction.items)} items of the next order"
         case RedemptionPrediction():
@@ -68,9 +74,33 @@ def _behaviour(prediction: BehaviourPrediction) -> str:
     return ", ".join(parts)
 
 
+def _matched(prediction: CampaignMatch, titles: Mapping[str, str]) -> str:
+    if not prediction.campaigns:
+        return "no campaign is running that the customer may be sent"
+    best = prediction.campaigns[0]
+    said = ", ".join(
+        f"{value:.1%} {name}"
+        for name, value in (("open", best.open), ("click", best.click), ("redeem", best.redeem))
+        if value is not None
+    )
+    more = prediction.left_out + len(prediction.campaigns) - 1
+    return f"campaign {_campaign(best.campaign_id, titles)} by {best.channel}: {said}; {more} more are running"
+
+
+def _timed(prediction: SendTime) -> str:
+    if not prediction.slots:
+        return "no channel may be used"
+    best = prediction.slots[0]
+    return (
+        f"best sent by {best.channel} on {best.weekday} from {best.hour}:00 (local): {best.probability:.1%} likely to "
+        f"respond; {len(prediction.slots) - 1} more hours are ranked"
+    )
+
+
 def reasons(prediction: Prediction) -> Iterator[str]:
     """Why, most telling first."""
-    codes: list[Reason] = getattr(prediction, "reason_codes", [])
+    first = prediction.campaigns[0] if isinstance(prediction, CampaignMatch) and prediction.campaigns else prediction
+    codes: list[Reason] = getattr(first, "reason_codes", [])
     for reason in codes:
         weight = f" ({reason.weight:+.2f})" if reason.weight else ""
         yield f"because {reason.text}  [{reason.code}]{weight}"

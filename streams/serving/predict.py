@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Final, Protocol
 
+from models.candidate_scorer import as_listed
 from models.inference import Predictor
 from models.task import Encoded, Moment, common, rounded
 from models.tasks.redemption import RedemptionTask
@@ -14,11 +15,14 @@ from schemas.predictions import NextBestAction, Reason, prediction_record
 from schemas.records import OutputRecord
 from schemas.snapshot import LIVE_KINDS, Snapshot
 from streams.core.config import DAY_MS, CoreConfig
-from streams.core.decisions import DecisionPolicy, Scored, active_campaigns, decide, offers_over
+from streams.core.decisions import DecisionPolicy, Scored, decide, offers_over
 from streams.core.reasons import decision_reasons
+from streams.serving import campaign_match
+from streams.serving.campaign_match import CampaignMatches
 from streams.serving.embeddings import EmbeddingFeed
 from streams.serving.news import News
 from streams.serving.records import Predicted
+from streams.serving.running import RunningCampaigns, RunningScores
 
 _ACTION_VALID_MS: Final = DAY_MS
 _MOST_SUPPRESSED: Final = 1_000
@@ -36,7 +40,7 @@ class Catalog(Protocol):
 
 
 class Predictions:
-    """Runs the encoder once per batch, every task that is asked of its snapshots, and the decision once per live one.
+    """Runs the encoder once per batch, and what is asked of its snapshots: tasks, decisions, and matches of campaigns.
 
     Ids are derived from the snapshot, so repeating a batch repeats its records.
     What a model has not learned is not published: no probability, and no campaign chosen by one.
@@ -45,6 +49,7 @@ class Predictions:
         embeddings: says whose embedding is published; absent: nobody's.
         news: says which records are new, of the tasks that want that; absent: all.
         aliases: of channels, see ``channel_aliases`` in :mod:`streams.core.config`; absent: the defaults.
+        margin: see :class:`streams.serving.campaign_match.CampaignMatches`.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class Predictions:
         embeddings: EmbeddingFeed | None = None,
         aliases: Mapping[str, str] | None = None,
         news: News | None = None,
+        margin: float = 0.0,
     ) -> None:
         self._predictor = predictor
         self._catalog = catalog
@@ -64,12 +70,15 @@ class Predictions:
         self._embeddings = embeddings
         self._news = news
         self._aliases = CoreConfig().channel_aliases if aliases is None else aliases
+        self._running = RunningCampaigns(predictor, campaign_match.TASKS)
+        self.matches = CampaignMatches(self._running, predictor.version, margin)
 
     def __call__(self, snapshots: list[Snapshot], erased: Sequence[str] = ()) -> Predicted:
         """Records of a batch; first what takes the embeddings of ``erased`` customers away."""
         published = [self._embeddings.forget(customer_id) for customer_id in erased] if self._embeddings else []
-        if self._news is not None:
-            for customer_id in erased:
+        for customer_id in erased:
+            self.matches.forget(customer_id)
+            if self._news is not None:
                 for name in self._predictor.scorers:
                     self._news.forget(name, customer_id)
         entries, version = self._catalog.current
@@ -77,48 +86,45 @@ class Predictions:
         encoded = self._predictor.encode(snapshots)
         moment = Moment(entries, version, self._wall_ms())
         for task, prediction in self._predictor.predictions(encoded, moment):
+            assert task.topic is not None, f"{task.name} publishes nothing by itself"
             spoken = [prediction]
             if self._news is not None and task.sent_when_moved:
                 spoken = self._news(task.name, prediction)
             published += [prediction_record(task.topic, one) for one in spoken]
-        published += self._actions(encoded, moment)
+        rows = [row for row, snapshot in enumerate(snapshots) if snapshot.kind in campaign_match.KINDS]
+        if rows:
+            scores = self._running(encoded, moment, rows)
+            published += self._actions(encoded, moment, scores)
+            published += self.matches(rows, snapshots, scores, moment)
         if self._embeddings is not None:
             published += self._embeddings(snapshots, encoded.embeddings, self._predictor.version)
         return Predicted(published, encoded.words, encoded.unknown_words)
 
     def hand_over(self) -> None:
         """Partitions go to other workers, who may say something else before they come back: forget what was sent."""
+        self.matches.clear()
         for hints in (self._embeddings, self._news):
             if hints is not None:
                 hints.clear()
 
-    def _actions(self, encoded: Encoded, moment: Moment) -> Iterator[OutputRecord]:
-        snapshots, entries = encoded.snapshots, moment.catalog
-        rows = [row for row, snapshot in enumerate(snapshots) if snapshot.kind in LIVE_KINDS]
-        if not rows:
-            return
-        campaigns = [entry for entry in entries.values() if entry.kind == "campaign"]
+    def _actions(self, encoded: Encoded, moment: Moment, scores: RunningScores) -> Iterator[OutputRecord]:
+        entries = moment.catalog
         learned = RedemptionTask.name in self._predictor.scorers
-        running = {row: active_campaigns(campaigns, snapshots[row].as_of_ms) if learned else [] for row in rows}
-        names = sorted({entry.id for active in running.values() for entry in active})
-        column = {name: place for place, name in enumerate(names)}
-        scores = None
-        if names:
-            scorer = self._predictor.redemption
-            scores = scorer(encoded, scorer.campaigns(entries, names, moment.catalog_version)).probability
-        titles = {entry.id: entry.title for entry in campaigns if entry.title}
-        for row in rows:
-            snapshot = snapshots[row]
+        redeem = scores.answers.get(RedemptionTask.name)
+        titles = {entry.id: entry.title for entry in self._running.campaigns if entry.title}
+        for row, snapshot in enumerate(encoded.snapshots):
+            if snapshot.kind not in LIVE_KINDS:
+                continue
             scored = (
                 [
                     Scored(
                         entry,
-                        rounded(scores[row, column[entry.id]]),
+                        rounded(redeem.probability[scores.row[row], scores.column[as_listed(entry)]]),
                         offers_over(entry, entries, snapshot.as_of_ms),
                     )
-                    for entry in running[row]
+                    for entry in scores.running[row]
                 ]
-                if scores is not None
+                if redeem is not None
                 else []
             )
             decision = decide(snapshot, scored, self._policy, _draw(snapshot.question_id), self._aliases)

@@ -118,7 +118,8 @@ class EncodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """An embedding is published again when its cosine distance from what was published last is above this."""
     prediction_margin: _Distance = 0.02
     """A record of ``predictions.behaviour`` about what holds now is published when one of its probabilities is further
-    than this from what was published last, or when half of that one's validity is over."""
+    than this from what was published last, or when half of that one's validity is over. One of
+    ``predictions.campaign-match`` after an event: when one of its probabilities is, or a campaign came or went."""
     coalesce: bool = True
     """Score only the newest snapshot of a customer that waits more than once."""
 

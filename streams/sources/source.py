@@ -62,7 +62,14 @@ class Source(Protocol):
         """Number of records that :meth:`records` yields; None where counting costs as much as making them."""
 
 
-def load_source(name: str, *, seed: int = 0, customers: int = 2_000, days: int = SIMULATION_DAYS) -> Source:
+def load_source(
+    name: str,
+    *,
+    seed: int = 0,
+    customers: int = 2_000,
+    days: int = SIMULATION_DAYS,
+    campaign_every_days: int = 7,
+) -> Source:
     """A source by name.
 
     Args:
@@ -70,6 +77,7 @@ def load_source(name: str, *, seed: int = 0, customers: int = 2_000, days: int =
         seed: of the simulation, and of the choice of customers that ``limit`` makes.
         customers: of the simulation.
         days: of the simulation, which begins on 2017-01-01 and by default lasts a year.
+        campaign_every_days: between two campaigns of the simulation.
 
     Raises:
         ConfigError: an unknown name, or the data set is not there.
@@ -89,7 +97,8 @@ def load_source(name: str, *, seed: int = 0, customers: int = 2_000, days: int =
     if name == "simulation":
         from streams.sources.simulate.simulator import Simulator
 
-        return SimulationSource(Simulator(seed, customers, SIMULATION_START_MS, days), seed)
+        simulator = Simulator(seed, customers, SIMULATION_START_MS, days, campaign_every_days=campaign_every_days)
+        return SimulationSource(simulator, seed)
     raise ConfigError(f"there is no source {name!r}: choose from {', '.join(NAMES)}")
 
 

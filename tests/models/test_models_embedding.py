@@ -15,6 +15,7 @@ from support import model_worlds as worlds
 from torch import Tensor
 
 from models import native, precision
+from models.candidate_head import CandidateHead
 from models.embedding import NativeEmbedder, TorchEmbedder
 from models.encoder import CustomerEncoder, EncoderSize, default_config, flops_of, pool
 from models.heads import CustomerHead, Head
@@ -22,7 +23,6 @@ from models.model import Model
 from models.native import NativeEncoder
 from models.sequence import AMOUNTS, KINDS, SECTION_OF_KIND, Sequences, SequenceSize, concatenated
 from models.tasks import TASKS
-from models.tasks.redemption import RedemptionHead
 from models.wide import COLUMNS
 from schemas.errors import ConfigError
 
@@ -363,7 +363,7 @@ def test_rounding_is_judged_by_every_head(head: str) -> None:
         model = small_model()
         churn, redemption = model.heads["churn"], model.heads["redemption"]
         assert isinstance(churn, CustomerHead)
-        assert isinstance(redemption, RedemptionHead)
+        assert isinstance(redemption, CandidateHead)
         for last in (churn.deep, redemption.candidate[-1]):
             assert isinstance(last, torch.nn.Linear)
             torch.nn.init.normal_(last.weight, std=1.0)

@@ -166,11 +166,14 @@ def test_it_learns_something_and_is_calibrated(task: Task, model: Model) -> None
     assert report.model.auc is not None
     assert report.model.auc > 0.6
     assert report.model.calibration_error is not None
-    assert report.model.calibration_error < 0.25  # of some 40 rows
+    assert report.model.calibration_error < 0.25 * (40 / report.model.rows) ** 0.5  # by chance alone it is above 0
 
 
 @every_task
 def test_its_topic_is_one_of_the_contract(task: Task) -> None:
+    if task.topic is None:
+        assert not task.kinds
+        return
     if task in TASKS:
         assert topics.TOPICS[task.topic].record is not None
     assert task.topic == f"predictions.{task.name}"

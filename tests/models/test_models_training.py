@@ -12,6 +12,7 @@ from support import model_worlds as worlds
 from support.snapshots import hashes
 
 from models import metrics, outcomes, saved_model, training
+from models.candidate_task import CandidateLesson
 from models.encoder import EncoderSize, default_config
 from models.entities import WordRows
 from models.future import futures
@@ -24,7 +25,7 @@ from models.sequence import SequenceSize
 from models.task import Evidence
 from models.tasks import TASKS
 from models.tasks.churn import ChurnTask
-from models.tasks.redemption import RedemptionLesson
+from models.tasks.redemption import RedemptionTask
 from models.tuning import Lessons, Trainer
 from schemas.errors import ConfigError
 from schemas.snapshot import Label, Outcome
@@ -181,7 +182,7 @@ def test_a_head_reads_its_own_label() -> None:
     other = msgspec.structs.replace(made, labels=said)
     assert other.label == 1
     assert other.outcome_id == f"{made.question_id}:redemption"
-    lesson = RedemptionLesson(asked_of([other], "redemption"))
+    lesson = RedemptionTask().lesson(asked_of([other], "redemption"))
     assert (lesson.labels.tolist(), len(lesson.candidates)) == ([1], 1)
     assert len(asked_of([other], "churn").rows) == 0
 
@@ -189,7 +190,7 @@ def test_a_head_reads_its_own_label() -> None:
 def test_a_redemption_that_names_no_campaign_is_not_learned_from() -> None:
     sent = [outcome for outcome in worlds.outcomes(60) if outcome.head == "redemption"]
     nameless = msgspec.structs.replace(sent[0], snapshot=msgspec.structs.replace(sent[0].snapshot, candidate=None))
-    lesson = RedemptionLesson(asked_of([*sent[1:], nameless], "redemption"))
+    lesson = RedemptionTask().lesson(asked_of([*sent[1:], nameless], "redemption"))
     assert np.isnan(lesson.labels).sum() == 1
     assert all(np.isfinite(lesson.labels[rows]).all() for rows in lesson.split[:4])
 
@@ -229,7 +230,7 @@ def test_a_customer_is_in_one_stage_only(seed: int) -> None:
         if split.by == "customers":
             assert sum(map(len, customers)) == len(set().union(*customers))
         else:
-            assert isinstance(lesson, RedemptionLesson)
+            assert isinstance(lesson, CandidateLesson)
             campaigns = [set(lesson.campaign[getattr(split, stage)].tolist()) for stage in STAGES]
             assert not (campaigns[FIT] | campaigns[STOP]) & (campaigns[GATE] | campaigns[REPORT])
 

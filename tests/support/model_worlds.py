@@ -131,8 +131,13 @@ def snapshot(
 
 
 def outcomes(count: int = 600, seed: int = 0) -> list[Outcome]:
-    """Two thirds churn, which follows recency over the gap; the rest redemption, which follows a shared category."""
+    """Two thirds churn, which follows recency over the gap; the rest redemption, which follows a shared category.
+
+    Beside churn it is known when the next order came; beside a redemption whether the message was answered, which those
+    do who come often.
+    """
     random, clock = np.random.default_rng(seed), np.random.default_rng(1_000 + seed)
+    answers = np.random.default_rng([seed, 1])
     found: list[Outcome] = []
     for number in range(count):
         customer = int(random.integers(0, max(2, count // 3)))
@@ -159,6 +164,9 @@ def outcomes(count: int = 600, seed: int = 0) -> list[Outcome]:
         said = outcome(f"o{number}", made, label)
         if candidate is None:
             said = msgspec.structs.replace(said, labels={**said.labels, **_next_order(label, gap, clock)})
+        else:
+            opened = answers.random() < (0.92 if gap < 8 else 0.08)
+            said = answered(said, opened=opened, clicked=opened and answers.random() < 0.9)
         found.append(said)
     return found
 
@@ -169,6 +177,15 @@ def _next_order(churned: int, gap: float, random: np.random.Generator) -> dict[s
     if days >= 56:
         return {"order": 0}
     return {"order": 1, "order_after_ms": int(days * DAY_MS), "active_after_ms": int(days * DAY_MS)}
+
+
+def answered(said: Outcome, *, opened: bool, clicked: bool) -> Outcome:
+    """With what became of the message."""
+    labels: dict[str, Label] = {**said.labels, "response": int(opened or clicked)}
+    labels |= {"open_after_ms": 3_600_000} if opened else {}
+    labels |= {"click_after_ms": 3_700_000} if clicked else {}
+    made: Outcome = msgspec.structs.replace(said, labels=labels)
+    return made
 
 
 def outcome(name: str, made: Snapshot, label: int, *, due_ms: int | None = None, resolved_ms: int = -1) -> Outcome:

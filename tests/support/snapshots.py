@@ -56,13 +56,15 @@ def recent(events: Iterable[tuple[int, bytes]]) -> Recent:
     )
 
 
-def edge_block(as_of_ms: int, edges: Mapping[str, Mapping[str, float]]) -> EdgeBlock:
-    """Edges by type, as entity -> weight; each was drawn once, now."""
+def edge_block(as_of_ms: int, edges: Mapping[str, Mapping[str, float]], *, often: bool = False) -> EdgeBlock:
+    """Edges by type, as entity -> weight; each was drawn once, now, or as ``often`` as it weighs."""
     return EdgeBlock(
         as_of_ms,
         {
             EDGE_INDEX[edge_type]: b"".join(
-                EDGE.pack(_WORDS_OF[edge_type.partition(">")[2]][entity], weight, 1, age_code(0))
+                EDGE.pack(
+                    _WORDS_OF[edge_type.partition(">")[2]][entity], weight, int(weight) if often else 1, age_code(0)
+                )
                 for entity, weight in of_type.items()
             )
             for edge_type, of_type in edges.items()

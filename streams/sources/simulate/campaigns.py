@@ -107,7 +107,7 @@ class Launcher:
             "affinity": known.category_share[campaign.category],
             "discount": campaign.discount * known.price_sensitivity,
             "channel_match": known.channel_preference[channel],
-            "hour_match": _hour_match(hour, known.peak_hour),
+            "hour_match": hour_match(hour, known.peak_hour),
             "recent_sends": len(sent_ms),
         }
         p_open = truth.probability(truth.OPEN_INTERCEPT, truth.OPEN_COEFFICIENTS, terms)
@@ -180,7 +180,8 @@ def _step(
     return SourceRecord("campaign-sends", customer.id, body, ts_ms)
 
 
-def _hour_match(hour: float, peak: float) -> float:
+def hour_match(hour: float, peak: float) -> float:
+    """1 at a customer's favourite hour of the day, towards 0 away from it."""
     distance = abs(hour - peak) % 24
     return exp(-0.5 * (min(distance, 24 - distance) / _HOUR_WIDTH) ** 2)
 
