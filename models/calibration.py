@@ -88,6 +88,8 @@ def choose(labels: Doubles, wide: Doubles, deep: Doubles, customers: Ints) -> Ca
     on later data.
     """
     shut = Calibration(0.0, *platt(labels, wide))
+    if not len(labels):
+        return shut
     base = _losses(labels, shut.apply(wide, deep))
     best, least = shut, base
     for gate in GATES[1:]:
@@ -99,7 +101,12 @@ def choose(labels: Doubles, wide: Doubles, deep: Doubles, customers: Ints) -> Ca
 
 
 def better(labels: Doubles, logits: Doubles, base: Doubles, customers: Ints) -> bool:
-    """Whether ``logits`` surely have a lesser log loss than ``base``, each calibrated, as in :func:`choose`."""
+    """Whether ``logits`` surely have a lesser log loss than ``base``, each calibrated, as in :func:`choose`.
+
+    Nothing is sure of no rows.
+    """
+    if not len(labels):
+        return False
     losses, of_base = (_losses(labels, Calibration(0.0, *platt(labels, z)).apply(z, z)) for z in (logits, base))
     return bool(losses.mean() < of_base.mean() - MARGIN) and _sure(labels, of_base - losses, customers)
 

@@ -43,7 +43,7 @@ class RedemptionScorer(CandidateScorer):
         column = {candidate: place for place, candidate in enumerate(distinct)}
         campaigns = self.sets(distinct, moment.catalog, moment.catalog_version)
         answers = self(encoded.take(list(sent)), campaigns)
-        for row, (place, asked) in enumerate(sent.items()):
+        for row, (place, wanted) in enumerate(sent.items()):
             snapshot = encoded.snapshots[place]
             candidate = snapshot.candidate
             assert candidate is not None
@@ -55,6 +55,6 @@ class RedemptionScorer(CandidateScorer):
                 campaign_id=candidate.campaign_id,
                 offer_id=candidate.offer_id,
                 channel=candidate.channel,
-                probability=rounded(answers.probability[row, column[asked]]),
-                reason_codes=self.reasons(snapshot, answers, row, column[asked]),
+                probability=rounded(answers.probability[row, column[wanted]]),
+                reason_codes=self.reasons(snapshot, answers, row, column[wanted]),
             )

@@ -193,12 +193,12 @@ class SendTimeScorer(Scorer):
         rows = [row for row, snapshot in enumerate(encoded.snapshots) if snapshot.kind in SendTimeTask.kinds]
         if not rows:
             return
-        asked = encoded.take(rows)
-        allowed = [consented(snapshot) for snapshot in asked.snapshots]
+        chosen = encoded.take(rows)
+        allowed = [consented(snapshot) for snapshot in chosen.snapshots]
         channels = [self.rates.channel(name) for name in sorted(set().union(*allowed))]
         column = {channel.name: place for place, channel in enumerate(channels)}
-        answers = self(asked, channels)
-        for row, snapshot in enumerate(asked.snapshots):
+        answers = self(chosen, channels)
+        for row, snapshot in enumerate(chosen.snapshots):
             own = [column[name] for name in allowed[row]]
             chances = answers.probability[row][:, own]  # (HOURS, own channels)
             order = np.argsort(-chances, axis=None, kind="stable")  # of equal ones the earliest

@@ -77,8 +77,8 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Clickstream events that count as being active: churn is their absence."""
     churn_horizon_ms: int = 28 * DAY_MS
     """Churn is no activity for this long."""
-    order_horizon_ms: int = 56 * DAY_MS
-    """How far ahead the next order is looked for; at least as far as churn."""
+    order_horizon_ms: Annotated[int, Meta(ge=56 * DAY_MS)] = 56 * DAY_MS
+    """How far ahead the next order is looked for; models look 56 days ahead."""
     churn_active_ms: int = 28 * DAY_MS
     """A customer gets churn labels only while the last activity is at most this old."""
     horizon_every_ms: int = 7 * DAY_MS

@@ -57,11 +57,11 @@ class RunningCampaigns:
         column = {candidate: place for place, candidate in enumerate(sent)}
         answers: dict[str, CandidateAnswers] = {}
         if sent and self.scorers:
-            asked = encoded.take(rows)
+            chosen = encoded.take(rows)
             sets = next(iter(self.scorers.values())).sets
             candidates = sets(list(sent), moment.catalog, moment.catalog_version)
-            cross = candidates.cross(asked.snapshots)
-            answers = {name: scorer(asked, candidates, cross) for name, scorer in self.scorers.items()}
+            cross = candidates.cross(chosen.snapshots)
+            answers = {name: scorer(chosen, candidates, cross) for name, scorer in self.scorers.items()}
         return RunningScores(running, {row: place for place, row in enumerate(rows)}, column, answers)
 
     def _know(self, moment: Moment) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import msgspec
@@ -137,22 +138,21 @@ def test_erasures_hold_whatever_arrives_when(events: list[Sent], data: st.DataOb
 
 
 class Questions(Worker):  # type: ignore[misc]  # tests/support is found by pytest alone
-    """Counts the questions that were asked and answered; holds two of each customer."""
+    """Counts the questions that were asked, and their answers by head; holds two of each head and customer."""
 
     def __init__(self) -> None:
-        self.asked = self.answered = 0
+        self.asked, self.answered = 0, Counter[str]()
         super().__init__(msgspec.structs.replace(CONFIG, pending_limit=2))
 
     def deliver(self, done: IngestCheckpoint) -> None:
         super().deliver(done)
         self.asked += len(done.awaiting_label)
-        self.answered += len(done.outcomes)
+        self.answered.update(outcome.head for outcome in done.outcomes)
 
-    def open(self) -> int:
+    def open(self) -> Counter[str]:
         customers = {sent.decode()[1:] for sent, _ in self.store.scan(keys.RECORD, keys.RECORDS_STOP)}
-        return sum(
-            len(known.settled.pending) for name in customers if (known := self.ingest.customer(name)) is not None
-        )
+        known = [known for name in customers if (known := self.ingest.customer(name)) is not None]
+        return Counter(label.head for one in known for label in one.settled.pending)
 
 
 @settings(max_examples=examples(150), deadline=None)
@@ -166,7 +166,10 @@ def test_a_label_is_resolved_pending_or_counted_as_dropped(events: list[Sent], d
             worker.checkpoint()
     worker.checkpoint()
     worker.checkpoint()
-    assert worker.asked == worker.answered + worker.open() + worker.ingest.counts["pending_labels_dropped"]
+    answered, waiting = worker.answered, worker.open()
+    # An order is waited for once churn is answered; a response beside every redemption that is or was waited for.
+    begun = worker.asked + answered["churn"] + answered["redemption"] + waiting["redemption"]
+    assert begun == answered.total() + waiting.total() + worker.ingest.counts["pending_labels_dropped"]
 
 
 @settings(max_examples=examples(60), deadline=None)
