@@ -123,7 +123,7 @@ def _findings(taken: list[Minute], broker: str) -> Findings:
         broker=broker,
         left_out=[
             "The first quarter is warm-up and counts for no target. There is one value a minute. Memory counts from "
-            f"the minute in which no new word came any more, {len(taken) - len(known) + 1}: until then every minute brings "
+            f"minute {len(taken) - len(known) + 1}, in which no new word came any more: until then every minute brings "
             "products that nobody had seen."
         ],
     )
