@@ -248,7 +248,9 @@ class HazardLesson(Lesson):
     @torch.no_grad()
     def _deep(self, event: str, embeddings: Floats) -> Doubles:
         layer, at = self.head.deep, list(self.head.events).index(event)
-        logits = layer(torch.from_numpy(embeddings).to(layer.weight.device)).view(len(embeddings), -1, BINS)
+        logits = layer(torch.from_numpy(embeddings).to(layer.weight.device)).view(
+            len(embeddings), layer.out_features // BINS, BINS
+        )
         found: Doubles = logits[:, at].double().cpu().numpy()
         return found
 

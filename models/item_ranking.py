@@ -29,7 +29,7 @@ BEST: Final = 10
 _MIDDLE: Final = (64, 32)
 _TOWER_AT: Final = [COLUMN[name] for name in BY_TOWER]
 RATE: Final = 2e-3
-EPOCHS: Final = 8
+EPOCHS: Final = 4
 BATCH: Final = 64
 """Lists of a step."""
 KEPT: Final = 0.3
@@ -157,8 +157,9 @@ def fit_residual(head: ItemsHead, shown: Marked, stop: Marked, generator: np.ran
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         now = _loss_of(head, stop)
-        if now < least or not len(stop):
-            least, best = now, weights_of(head.residual)
+        if len(stop) and now >= least:
+            break
+        least, best = now, weights_of(head.residual)
     head.residual.load_state_dict(best)
 
 

@@ -26,10 +26,10 @@ TOWER: Final = 64
 _MIDDLE: Final = 128
 SAMPLED: Final = 1_024
 """Items that a step compares with."""
-EPOCHS: Final = 8
+EPOCHS: Final = 4
 BATCH: Final = 512
 RATE: Final = 1e-3
-MOST_PAIRS: Final = 150_000
+MOST_PAIRS: Final = 60_000
 _FLATTENED: Final = 0.75
 """Power of the counts that items are sampled by: the rare ones come a little more often."""
 

@@ -17,11 +17,10 @@ from infra.evaluate import calibrated
 from infra.evaluate.cache import code_of, kept
 from infra.evaluate.replays import Replay, ReplayPlan, replay
 from infra.evaluate.report import Curve, Estimate, EvaluationFindings, EvaluationOptions, estimate, goal, steps_of
-from infra.evaluate.responses import with_responses
 from infra.evaluate.statistics import Bootstrap, Doubles, Ints, auc, mean
 from models.encoder import SIZES
 from models.inference import Predictor
-from models.outcomes import matured
+from models.outcomes import by_question, matured
 from models.saved_model import read_card
 from models.task import Encoded
 from models.tasks.send_time import SendTimeScorer, SendTimeTask, answered, consented
@@ -78,8 +77,7 @@ def run(options: EvaluationOptions, say: Say, spans: SendTimeSpans = SPANS) -> E
     """Train on what was answered until the day of asking, and judge what is said of everybody on that day."""
     found = replay(spans.plan, options.folder, say)
     (asked_ms,) = spans.plan.days_ms
-    events = found.events(found.source.until_ms)
-    known = with_responses(matured(found.outcomes, asked_ms), [event for event in events if event[3] < asked_ms])
+    known = matured(found.outcomes, asked_ms)
     directory = _trained(found, known, asked_ms, options, say)
     predictor = Predictor.load(directory, device="cpu", threads=1)
     predictor.know(found.catalog())
@@ -117,7 +115,7 @@ def run(options: EvaluationOptions, say: Say, spans: SendTimeSpans = SPANS) -> E
                 f"true best in top {TOP}, customers with {group}", drawn.interval("ours"), _WANTED, floor=floor
             )
     card = read_card(directory)
-    later = _later(found, events, asked_ms)
+    later = _later(found, asked_ms)
     curves = []
     if len(later) > 50:
         figures, curve = _calibration(predictor, later, options)
@@ -170,7 +168,7 @@ def _trained(found: Replay, known: Sequence[Outcome], asked_ms: int, options: Ev
         "replay": found.name,
         "until": asked_ms,
         "settings": settings,
-        "code": code_of("models", "infra/evaluate/send_time.py", "infra/evaluate/responses.py"),
+        "code": code_of("models", "infra/evaluate/send_time.py"),
     }
     return kept(options.folder, "send-time", key, make) / "model"
 
@@ -242,14 +240,10 @@ def _among(scores: Doubles, best: Ints) -> Doubles:
     return np.asarray((first == best[:, None]).any(1), dtype=np.float64)
 
 
-def _later(found: Replay, events: Sequence[tuple[str, str, object, int]], asked_ms: int) -> list[Outcome]:
+def _later(found: Replay, asked_ms: int) -> list[Outcome]:
     """Messages whose campaigns had not ended on the day of asking, so that nothing was learned of them."""
-    recent = [
-        o
-        for o in found.outcomes
-        if o.head == "redemption" and o.due_ms > asked_ms and o.seen.as_of_ms < asked_ms - 8 * DAY_MS
-    ]
-    return with_responses(recent, events)  # type: ignore[arg-type]
+    sent = by_question(found.outcomes, ["redemption"])["redemption"]
+    return [one for one in sent if one.due_ms > asked_ms and one.as_of_ms < asked_ms - 8 * DAY_MS]
 
 
 def _calibration(

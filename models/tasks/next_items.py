@@ -26,12 +26,12 @@ from schemas.predictions import NextItemsPrediction, RankedItem
 from schemas.snapshot import DAY_MS, Outcome, SnapshotKind
 
 VALID_MS: Final = 7 * DAY_MS
-LISTS: Final = 5_000
+LISTS: Final = 2_000
 """Lists that are fitted on at most."""
-KEPT_APART: Final = 1_500
+KEPT_APART: Final = 600
 """Lists to stop at, to calibrate on and to report on, at most each."""
-TOWER_ROWS: Final = 20_000
-WIDE_ROWS: Final = 60_000
+TOWER_ROWS: Final = 8_000
+WIDE_ROWS: Final = 40_000
 """Candidates that the wide part is fitted on at most."""
 CHUNK: Final = 512
 MOST_OF_ORDER: Final = 16

@@ -5,6 +5,7 @@ Added events go the way of producers' events: the same decoder, the same refusal
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
@@ -83,20 +84,19 @@ def snapshots_at(customer: Customer, as_of_ms: int, added: Iterable[Event] = ())
     seen = customer.snapshot()
     if seen is None:
         return []
-    sends = {
+    sends = Counter(
         (event.ts_ms, event.body.campaign_id or "")
         for event in added
         if isinstance(event.body, CampaignSend) and event.body.event == "send"
-    }
+    )
     last_ms = customer.view().last_ms
-    found = [
-        effect
-        for effect in (customer.advance(last_ms + 1, observed=False).effects if sends else ())
-        if isinstance(effect, Snapshot)
-        and effect.kind == "send"
-        and effect.candidate is not None
-        and (effect.as_of_ms, effect.candidate.campaign_id) in sends
-    ]
+    found: list[Snapshot] = []
+    for effect in reversed(customer.advance(last_ms + 1, observed=False).effects if sends else ()):
+        if isinstance(effect, Snapshot) and effect.kind == "send" and effect.candidate is not None:
+            key = effect.as_of_ms, effect.candidate.campaign_id
+            if sends[key]:  # the log may have had one of the same campaign and instant
+                sends[key] -= 1
+                found.insert(0, effect)
     if as_of_ms > last_ms:
         refreshed = customer.snapshot_as(msgspec.structs.replace(seen, kind="refresh", as_of_ms=as_of_ms))
         assert refreshed is not None

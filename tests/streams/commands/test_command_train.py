@@ -85,7 +85,8 @@ def test_what_is_learned_from_is_what_a_later_look_at_the_same_questions_finds()
 @pytest.mark.slow
 def test_nothing_is_known_of_the_time_behind_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "SIMULATION_DAYS", 100)
-    monkeypatch.setattr(sources.load_source, "__kwdefaults__", {"seed": 0, "customers": 60, "days": 100})
+    defaults = {**(sources.load_source.__kwdefaults__ or {}), "customers": 60, "days": 100}
+    monkeypatch.setattr(sources.load_source, "__kwdefaults__", defaults)
     cards = []
     for until in ("2017-04-11", "2019-01-01"):
         options = ["--data", "simulation", "--customers", "60", "--until", until, "--epochs", "1"]
