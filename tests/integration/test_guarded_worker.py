@@ -104,9 +104,10 @@ COMMANDS: dict[str, list[str]] = {
     "replay-to": ["PREDICTION_ID"],
     "sweep": ["--active-days", "7"],
     "skip-snapshots": [],
+    "predict": ["--customer", "c1"],
 }
-#: Commands with settings that speak to none.
-SILENT = {"settings", "train"}
+#: Commands with settings that speak to none, and one that needs a seed first and has the clients of ``customer``.
+SILENT = {"settings", "train", "audience"}
 
 
 def test_every_command_is_here() -> None:
@@ -175,6 +176,7 @@ def test_a_worker_and_every_command_get_in_with_the_password(
         "replay-to": "the same, byte for byte",
         "sweep": "was ordered of 1 partition",
         "skip-snapshots": "encode begins behind",
+        "predict": "churn, ",
         "replay": "all acknowledged",
         "simulate": "all acknowledged",
     }
