@@ -206,7 +206,7 @@ def train(
     model.report = TrainingReport(
         heads=reports,
         left_out=left_out,
-        early=len(early),
+        early=sum(outcome.snapshot is not None for outcome in early),
         recipe=RECIPE,
         seed=settings.seed,
         date=date,

@@ -231,7 +231,7 @@ def test_what_cannot_be_checked_is_explained(there: Deployment) -> None:
     log = _log()
     there.tell(log)
     snapshot = _taken(log).all[-1]
-    with pytest.raises(ConfigError, match=r"no prediction unheard-of on predictions.churn, predictions.redemption"):
+    with pytest.raises(ConfigError, match=r"no prediction unheard-of on predictions.churn, predictions.behaviour"):
         there.check("unheard-of")
     name = there.predict(_predicted(snapshot))
     with pytest.raises(ConfigError, match=f"the snapshot of {name} is not kept any more"):
