@@ -300,11 +300,15 @@ def _apart(one: dict[str, Any], other: dict[str, Any]) -> float:
 
 
 def _numbers(prediction: dict[str, Any]) -> dict[str, float]:
-    """What has to agree: of what is ranked by rank, as things that are alike may change places."""
+    """What has to agree: of what is ranked by rank, as things that are alike may change places.
+
+    Campaigns go by name: each has several probabilities, and is ranked by one of them.
+    """
     found = {name: float(prediction[name]) for name in _PROBABILITIES if name in prediction}
     for ranked in _RANKED:
         for place, listed in enumerate(prediction.get(ranked, [])):
-            found |= {f"{ranked}.{place}.{name}": number for name, number in _numbers(listed).items()}
+            which = listed.get("campaign_id", place)
+            found |= {f"{ranked}.{which}.{name}": number for name, number in _numbers(listed).items()}
     return found
 
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from streams.serving.audience import Audience, Seed
     from streams.serving.known_embeddings import KnownEmbeddings
 
-_TOPIC = "embeddings.customer"
-
 
 def add(subparsers: Subparsers) -> None:
     parser = new_parser(
@@ -80,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
     from schemas.errors import ConfigError
     from streams.inspect.seeds import campaign_seed
     from streams.kafka.reader import TopicReader
+    from streams.serving.embeddings import CUSTOMER_EMBEDDINGS
     from streams.serving.known_embeddings import KnownEmbeddings
     from streams.settings.schema import kafka_client_config
 
@@ -91,9 +90,13 @@ def run(args: argparse.Namespace) -> int:
     client, prefix = kafka_client_config(settings), settings.kafka.prefix
     known = KnownEmbeddings()
     with TopicReader(client) as reader:
-        seed = _file_seed(args.like) if args.like else campaign_seed(reader, prefix, args.campaign)
-        topic = prefix + _TOPIC
-        ends = reader.ends([(topic, partition) for partition in range(reader.partitions(topic))])
+        seed = (
+            _file_seed(args.like)
+            if args.like
+            else campaign_seed(reader, prefix, args.campaign, settings.core.machine_open_ms)
+        )
+        topic = prefix + CUSTOMER_EMBEDDINGS
+        ends = reader.ends_of(topic)
         for place, end in ends.items():
             for message in reader.range(*place, 0, end):
                 known.take(message)
@@ -155,9 +158,10 @@ def _follow(
 ) -> None:
     """Keep known what the topic says, and the file what follows from it."""
     from schemas.errors import ConfigError
+    from streams.serving.embeddings import CUSTOMER_EMBEDDINGS
 
     read, changed, due_s = dict(starts), False, time.monotonic() + args.follow
-    for message in reader.follow(prefix + _TOPIC, starts, _say):
+    for message in reader.follow(prefix + CUSTOMER_EMBEDDINGS, starts, _say):
         if message is not None:
             known.take(message)
             read[message.partition() or 0] = (message.offset() or 0) + 1

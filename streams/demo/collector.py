@@ -12,13 +12,8 @@ import msgspec
 from confluent_kafka import OFFSET_BEGINNING, KafkaException, TopicPartition
 
 from schemas import codec
-from schemas.predictions import (
-    BehaviourPrediction,
-    ChurnPrediction,
-    NextBestAction,
-    NextItemsPrediction,
-    RedemptionPrediction,
-)
+from schemas import topics as contract
+from schemas.predictions import ChurnPrediction, NextBestAction, RedemptionPrediction
 from schemas.snapshot import LIVE_KINDS, Head, Outcome
 from streams.core.config import CoreConfig
 from streams.core.judge import Judge, ScoredPrediction
@@ -28,13 +23,13 @@ from streams.kafka.clients import Consumer
 from streams.kafka.offsets import available
 
 CHURN: Final = "predictions.churn"
-BEHAVIOUR: Final = "predictions.behaviour"
 REDEMPTION: Final = "predictions.redemption"
-NEXT_ITEMS: Final = "predictions.next-items"
 ACTIONS: Final = "predictions.next-best-action"
-COUNTED: Final = ("predictions.campaign-match", "predictions.send-time")
+COUNTED: Final = tuple(
+    topic for topic in contract.TOPICS if topic.startswith("predictions.") and topic not in (CHURN, REDEMPTION, ACTIONS)
+)
 """Of which only the number is told."""
-TOPICS: Final = (CHURN, BEHAVIOUR, REDEMPTION, NEXT_ITEMS, *COUNTED, ACTIONS, "outcomes", "dead-letter")
+TOPICS: Final = (CHURN, REDEMPTION, *COUNTED, ACTIONS, "outcomes", "dead-letter")
 
 _RISERS: Final = 200
 _LATENCIES: Final = 20_000
@@ -50,10 +45,6 @@ class Riser(msgspec.Struct, frozen=True):
     now: float
     why: str
     as_of_ms: int
-
-
-class _Named(msgspec.Struct):
-    prediction_id: str
 
 
 class Collector:
@@ -88,11 +79,9 @@ class Collector:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="collector", daemon=True)
         self._churn = msgspec.json.Decoder(ChurnPrediction).decode
-        self._behaviour = msgspec.json.Decoder(BehaviourPrediction).decode
         self._redemption = msgspec.json.Decoder(RedemptionPrediction).decode
-        self._next_items = msgspec.json.Decoder(NextItemsPrediction).decode
         self._action = msgspec.json.Decoder(NextBestAction).decode
-        self._counted = msgspec.json.Decoder(_Named).decode
+        self._counted = {topic: msgspec.json.Decoder(contract.TOPICS[topic].record).decode for topic in COUNTED}
         self._outcome = codec.decoder(Outcome)
 
     def start(self) -> None:
@@ -146,16 +135,12 @@ class Collector:
             self.judge.answered(self._outcome(value))
         elif topic == CHURN:
             self._take_churn(self._churn(value), message)
-        elif topic == BEHAVIOUR:
-            self._count(topic, self._behaviour(value).prediction_id)
         elif topic == REDEMPTION:
             redemption = self._redemption(value)
             if self._count(topic, redemption.prediction_id):
                 self._judge("redemption", redemption)
-        elif topic == NEXT_ITEMS:
-            self._count(topic, self._next_items(value).prediction_id)
         elif topic in COUNTED:
-            self._count(topic, self._counted(value).prediction_id)
+            self._count(topic, self._counted[topic](value).prediction_id)
         else:
             action = self._action(value)
             if self._count(topic, action.prediction_id):

@@ -9,16 +9,13 @@ from streams.serving.catalog import UNREADABLE, read_entry
 
 def read_catalog(reader: TopicReader, prefix: str) -> dict[str, CatalogEntry]:
     """Entries by ``kind:id``; records that are none are left out."""
-    topic = prefix + "catalog"
-    ends = reader.ends([(topic, partition) for partition in range(reader.partitions(topic))])
     entries: dict[str, CatalogEntry] = {}
-    for place, end in ends.items():
-        for message in reader.range(*place, 0, end):
-            try:
-                name, entry = read_entry(message.key(), message.value())
-            except UNREADABLE:
-                continue
-            entries.pop(name, None)
-            if entry is not None:
-                entries[name] = entry
+    for message in reader.whole(prefix + "catalog"):
+        try:
+            name, entry = read_entry(message.key(), message.value())
+        except UNREADABLE:
+            continue
+        entries.pop(name, None)
+        if entry is not None:
+            entries[name] = entry
     return entries

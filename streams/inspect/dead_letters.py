@@ -118,13 +118,11 @@ def read(client: Mapping[str, Any], prefix: str = "") -> Iterator[StoredDeadLett
     name = prefix + TOPIC
     seen: set[str] = set()
     with TopicReader(client) as reader:
-        ends = reader.ends((name, partition) for partition in range(reader.partitions(name)))
-        for (_, partition), end in ends.items():
-            for message in reader.range(name, partition, 0, end):
-                dead_letter = parse(message.key(), message.value(), _pairs(message.headers()))
-                if dead_letter is not None and dead_letter.dl_id not in seen:
-                    seen.add(dead_letter.dl_id)
-                    yield dead_letter
+        for message in reader.whole(name):
+            dead_letter = parse(message.key(), message.value(), _pairs(message.headers()))
+            if dead_letter is not None and dead_letter.dl_id not in seen:
+                seen.add(dead_letter.dl_id)
+                yield dead_letter
 
 
 def choose(dead_letters: Iterable[StoredDeadLetter], wanted: Filter, max_attempts: int = MAX_ATTEMPTS) -> Replayable:

@@ -20,14 +20,11 @@ def read_names(reader: TopicReader, prefix: str) -> dict[bytes, str]:
         TopicMismatch: there is no such topic.
         Retry: the broker does not answer.
     """
-    topic = prefix + "words"
-    ends = reader.ends([(topic, partition) for partition in range(reader.partitions(topic))])
     names: dict[bytes, str] = {}
-    for place, end in ends.items():
-        for message in reader.range(*place, 0, end):
-            try:
-                word = _decode(message.value() or b"").word
-            except UNREADABLE:
-                continue  # whatever it is, it names no word
-            names[hash_of(word)] = word
+    for message in reader.whole(prefix + "words"):
+        try:
+            word = _decode(message.value() or b"").word
+        except UNREADABLE:
+            continue  # whatever it is, it names no word
+        names[hash_of(word)] = word
     return names

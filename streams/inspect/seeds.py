@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
-from confluent_kafka import Message
 
 from schemas import codec
 from schemas.codec import decode_key
@@ -19,7 +18,6 @@ from streams.serving.audience import Seed
 
 _HEADER: Final = frozenset({"customer_id", "customerid", "customer", "id"})
 _DELIMITERS: Final = (",", ";", "\t")
-_MACHINE_MS: Final = 5_000
 _outcome: Final = codec.decoder(Outcome)
 
 
@@ -105,17 +103,20 @@ def _column(first: str) -> tuple[int, str, bool]:
     return 0, ",", False
 
 
-def campaign_seed(reader: TopicReader, prefix: str, campaign_id: str) -> Seed:
+def campaign_seed(reader: TopicReader, prefix: str, campaign_id: str, machine_open_ms: int) -> Seed:
     """Customers who used an offer of a campaign, or opened or clicked it, as far as topics still say so.
 
     ``redemptions`` names the campaign where producers do; ``outcomes`` knows it of every send.
+
+    Args:
+        machine_open_ms: see :attr:`streams.core.config.CoreConfig.machine_open_ms`.
 
     Raises:
         ConfigError: nobody did.
         TopicMismatch, Retry: as :class:`TopicReader`.
     """
     found = redeemed(_pairs(reader, prefix + "redemptions"), campaign_id)
-    found |= responded(_pairs(reader, prefix + "campaign-sends"), campaign_id)
+    found |= responded(_pairs(reader, prefix + "campaign-sends"), campaign_id, machine_open_ms)
     found |= labelled(lambda: _outcomes(reader, prefix), campaign_id)
     if not found:
         raise ConfigError(
@@ -157,20 +158,24 @@ def redeemed(records: Iterable[Pair], campaign_id: str) -> set[str]:
     return {customer_id for customer_id, _ in _steps(records, campaign_id)}
 
 
-def responded(records: Iterable[Pair], campaign_id: str) -> set[str]:
-    """Customers who opened or clicked a campaign; an open within 5 s of the message is a machine's, and counts as none.
+def responded(records: Iterable[Pair], campaign_id: str, machine_open_ms: int) -> set[str]:
+    """Customers who opened or clicked a campaign; an open by a machine counts as none.
 
     Args:
         records: of ``campaign-sends``, each customer's in the order of their partition.
+        machine_open_ms: an open is a machine's when it comes so soon after the message.
     """
     found: set[str] = set()
     arrived_ms: dict[str, int] = {}
+
+    def machine_until(customer_id: str) -> int:
+        arrived = arrived_ms.get(customer_id)
+        return -1 if arrived is None else arrived + machine_open_ms
+
     for customer_id, step in _steps(records, campaign_id):
         if step.event in ("send", "delivered"):
             arrived_ms[customer_id] = max(step.event_ts_ms, arrived_ms.get(customer_id, 0))
-        elif step.event == "click" or (
-            step.event == "open" and step.event_ts_ms - arrived_ms.get(customer_id, -_MACHINE_MS - 1) > _MACHINE_MS
-        ):
+        elif step.event == "click" or (step.event == "open" and step.event_ts_ms > machine_until(customer_id)):
             found.add(customer_id)
     return found
 
@@ -187,7 +192,7 @@ def _steps(records: Iterable[Pair], campaign_id: str) -> Iterator[tuple[str, _St
 
 
 def _outcomes(reader: TopicReader, prefix: str) -> Iterator[Outcome]:
-    for message in _records(reader, prefix + "outcomes"):
+    for message in reader.whole(prefix + "outcomes"):
         try:
             yield _outcome(message.value() or b"")
         except msgspec.DecodeError:  # of a release with other fields
@@ -195,9 +200,4 @@ def _outcomes(reader: TopicReader, prefix: str) -> Iterator[Outcome]:
 
 
 def _pairs(reader: TopicReader, topic: str) -> Iterator[Pair]:
-    return ((message.key(), message.value()) for message in _records(reader, topic))
-
-
-def _records(reader: TopicReader, topic: str) -> Iterator[Message]:
-    for place, end in reader.ends([(topic, partition) for partition in range(reader.partitions(topic))]).items():
-        yield from reader.range(*place, 0, end)
+    return ((message.key(), message.value()) for message in reader.whole(topic))

@@ -77,6 +77,19 @@ class TopicReader:
         """Offset after the last record of each (topic, partition)."""
         return end_offsets(self._client_config, places, timeout_s=self._timeout_s)
 
+    def ends_of(self, topic: str) -> dict[Place, int]:
+        """The same of every partition of a topic.
+
+        Raises:
+            TopicMismatch, ConfigError, Retry: as :meth:`partitions`.
+        """
+        return self.ends([(topic, partition) for partition in range(self.partitions(topic))])
+
+    def whole(self, topic: str) -> Iterator[Message]:
+        """Every record up to the present ends, partition by partition; raises as :meth:`ends_of`."""
+        for place, end in self.ends_of(topic).items():
+            yield from self.range(*place, 0, end)
+
     def range(self, topic: str, partition: int, start: int, stop: int) -> Iterator[Message]:
         """Records with ``start <= offset < stop``; offsets that are kept no more are skipped."""
         if stop <= start:

@@ -117,10 +117,9 @@ def _erasures(reader: TopicReader, prefix: str) -> dict[str, int]:
 
 
 def _records(reader: TopicReader, topic: str) -> Iterator[tuple[Message, float]]:
-    places = [(topic, partition) for partition in range(reader.partitions(topic))]
-    ends = reader.ends(places)
+    ends = reader.ends_of(topic)
     total, done = max(1, sum(ends.values())), 0
-    for place in places:
-        for message in reader.range(*place, 0, ends[place]):
+    for place, end in ends.items():
+        for message in reader.range(*place, 0, end):
             yield message, (done + (message.offset() or 0)) / total
-        done += ends[place]
+        done += end

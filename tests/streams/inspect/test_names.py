@@ -11,6 +11,7 @@ from models.readable import event_text
 from schemas import codec
 from schemas.words import Word, hash_of
 from streams.inspect.names import read_names
+from streams.kafka.reader import TopicReader
 
 OLDER, NEWER = "item:1342", "item:65806"
 """Two words of one hash."""
@@ -41,6 +42,8 @@ class Lists:
     def range(self, topic: str, partition: int, start: int, stop: int) -> Iterator[Line]:
         assert topic == self.topic
         yield from map(Line, self.found[partition][start:stop])
+
+    ends_of, whole = TopicReader.ends_of, TopicReader.whole
 
 
 def names(*partitions: Sequence[bytes | None]) -> dict[bytes, str]:

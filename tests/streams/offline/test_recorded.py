@@ -13,6 +13,7 @@ from schemas import codec
 from schemas.errors import ConfigError
 from schemas.predictions import Erasure
 from schemas.snapshot import OUTCOME_VERSION, SNAPSHOT_VERSION, Outcome
+from streams.kafka.reader import TopicReader
 from streams.offline.recorded import RecordedOutcomes, read_recorded
 
 DAY_MS = worlds.DAY_MS
@@ -58,6 +59,8 @@ class Lists:
     def range(self, topic: str, partition: int, start: int, stop: int) -> Iterator[Line]:
         for offset, body in enumerate(self.topics[topic][partition][start:stop], start):
             yield Line(topic, partition, offset, body)
+
+    ends_of, whole = TopicReader.ends_of, TopicReader.whole
 
 
 def read(*partitions: Sequence[Outcome], erasures: Sequence[bytes] = ()) -> RecordedOutcomes:

@@ -19,6 +19,7 @@ from schemas.embeddings import CustomerEmbedding
 from schemas.errors import ConfigError, DeadLetter
 from schemas.snapshot import Candidate, Outcome
 from streams.commands.audience import write
+from streams.core.config import CoreConfig
 from streams.inspect.seeds import SeedFile, labelled, read_seed_file, redeemed, responded, seed_of_lines
 from streams.serving.audience import Seed, find_audience, member_records, names_of
 from streams.serving.known_embeddings import KnownEmbeddings
@@ -259,7 +260,7 @@ def test_a_machine_that_opens_a_message_is_nobody() -> None:
         (b"h", b"{"),
         (b"i", None),
     ]
-    assert responded(records, "26") == {"b", "c", "f"}
+    assert responded(records, "26", CoreConfig().machine_open_ms) == {"b", "c", "f"}
     assert redeemed([step("a", "", 5), step("b", "", 5, campaign="27"), (b"c", b'{"offer_id": "o"}')], "26") == {"a"}
 
 
