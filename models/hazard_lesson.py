@@ -247,11 +247,8 @@ class HazardLesson(Lesson):
 
     @torch.no_grad()
     def _deep(self, event: str, embeddings: Floats) -> Doubles:
-        layer, at = self.head.deep, list(self.head.events).index(event)
-        logits = layer(torch.from_numpy(embeddings).to(layer.weight.device)).view(
-            len(embeddings), layer.out_features // BINS, BINS
-        )
-        found: Doubles = logits[:, at].double().cpu().numpy()
+        on_device = torch.from_numpy(embeddings).to(self.head.deep.weight.device)
+        found: Doubles = self.head.said_by(on_device)[event].double().cpu().numpy()
         return found
 
     def _alone(self, labels: Floats, embeddings: Floats) -> float | None:

@@ -7,7 +7,7 @@ surely better, and the embedding behind a gate.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import torch
@@ -52,10 +52,7 @@ class Hazard(nn.Module):
 
     def forward(self, columns: Tensor, deep: Tensor) -> Tensor:
         """Raw columns (B, COLUMNS) and what the embedding says (B, BINS) → calibrated logits (B, BINS)."""
-        wide = torch.einsum("bkd,kd->bk", self._standardised(columns), self.weight) + self.bias
-        if share := float(self.share):
-            wide = torch.lerp(wide, self.of_trees(columns), share)
-        return self.calibrated(wide + self.gate * deep)
+        return self._said(self._standardised(columns), self.of_trees(columns) if self.share else None, deep)
 
     def of_trees(self, columns: Tensor) -> Tensor:
         """What the forest says of raw columns (B, COLUMNS): (B, BINS)."""
@@ -65,20 +62,32 @@ class Hazard(nn.Module):
     def calibrated(self, logits: Tensor) -> Tensor:
         return logits * self.scale + self.shift
 
-    def explained(self, columns: Tensor, weights: Tensor) -> Tensor:
-        """What columns add to a mean of the bins' logits, the embedding aside: (B, COLUMNS).
+    def explained(self, columns: Tensor, deep: Tensor, weigh: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits as :meth:`forward`, and what columns add to a mean of them, the embedding aside: (B, COLUMNS).
 
         Args:
-            columns: raw, (B, COLUMNS).
-            weights: of the bins, (B, BINS), of sum 1.
+            weigh: from the logits (B, BINS) to weights of the bins, (B, BINS), of sum 1.
         """
-        parts = torch.einsum("bkd,kd,bk->bd", self._standardised(columns), self.weight, weights)
-        if share := float(self.share):
-            of_trees = self.trees.explained(self._by_bin(columns))[1].view(len(columns), BINS, -1)  # (B, BINS, PLAIN+1)
-            mixed = (of_trees * weights[:, :, None]).sum(1)[:, :PLAIN]
+        z, of_trees, parts_of_trees = self._standardised(columns), None, None
+        share = float(self.share)
+        if share:  # one walk for both
+            found, parts_of_trees = self.trees.explained(self._by_bin(columns))
+            of_trees = found.view(-1, BINS)
+        logits = self._said(z, of_trees, deep)
+        weights = weigh(logits)
+        parts = torch.einsum("bkd,kd,bk->bd", z, self.weight, weights)
+        if parts_of_trees is not None:
+            mixed = (parts_of_trees.view(len(columns), BINS, -1) * weights[:, :, None]).sum(1)[:, :PLAIN]
             parts = (1 - share) * parts
             parts[:, :PLAIN] += share * mixed
-        return parts * self.scale
+        return logits, parts * self.scale
+
+    def _said(self, z: Tensor, of_trees: Tensor | None, deep: Tensor) -> Tensor:
+        """Calibrated logits (B, BINS) of standardised columns (B, BINS, COLUMNS) and a forest's, where there is one."""
+        wide = torch.einsum("bkd,kd->bk", z, self.weight) + self.bias
+        if of_trees is not None:
+            wide = torch.lerp(wide, of_trees, float(self.share))
+        return self.calibrated(wide + self.gate * deep)
 
     def _standardised(self, columns: Tensor) -> Tensor:
         """(B, BINS, COLUMNS); what is not known is at the mean."""
@@ -124,8 +133,13 @@ class HazardHead(TaskHead):
 
     def forward(self, embedding: Tensor, columns: Tensor) -> dict[str, Tensor]:
         """(B, H) and raw columns (B, COLUMNS) → calibrated logits of each event, (B, BINS)."""
-        deep = self.deep(embedding).view(len(embedding), -1, BINS)
-        return {name: hazard(columns, deep[:, at]) for at, (name, hazard) in enumerate(self.events.items())}
+        deep = self.said_by(embedding)
+        return {name: hazard(columns, deep[name]) for name, hazard in self.events.items()}
+
+    def said_by(self, embedding: Tensor) -> dict[str, Tensor]:
+        """What the embedding (B, H) says by itself of each event, (B, BINS)."""
+        deep = self.deep(embedding).view(len(embedding), len(self.hazards), BINS)
+        return {name: deep[:, at] for at, name in enumerate(self.hazards)}
 
     def trial(self, embedding: Tensor, table: Tensor) -> Tensor:
         columns = torch.full((len(embedding), COLUMNS), float("nan"), device=embedding.device)

@@ -145,22 +145,21 @@ class BehaviourScorer(Scorer):
         bought = has_bought(encoded.snapshots)
         with torch.inference_mode():
             embedding, columns = on_device(self._model, encoded.embeddings, encoded.columns)
-            logits = self._head(embedding, columns)
-            parts = {event: self._explained(event, columns, logits[event]) for event in (ORDER, FIRST)}
+            deep = self._head.said_by(embedding)
+            logits, parts = {}, {}
+            for event, hazard in self._head.events.items():
+                if event in (ORDER, FIRST) and hazard.known:
+                    logits[event], of_columns = hazard.explained(columns, deep[event], _soon)
+                    parts[event] = by_feature(of_columns.cpu().numpy())
+                else:
+                    logits[event] = hazard(columns, deep[event])
+                    parts[event] = np.zeros((len(columns), features.SIZE), dtype=np.float32)
         hazards = {event: torch.sigmoid(of_event.double()).cpu().numpy() for event, of_event in logits.items()}
         return BehaviourAnswers(
             curves={event: survival.survival(of_event) for event, of_event in hazards.items()},
             bought=bought,
             contributions=np.where(bought[:, None], parts[ORDER], parts[FIRST]),
         )
-
-    def _explained(self, event: str, columns: torch.Tensor, logits: torch.Tensor) -> Floats:
-        if not self._head.events[event].known:
-            return np.zeros((len(columns), features.SIZE), dtype=np.float32)
-        hazards = torch.sigmoid(logits)
-        weights = hazards * (torch.arange(BINS, device=hazards.device) < _EXPLAINED)
-        weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-9)
-        return by_feature(self._head.events[event].explained(columns, weights).cpu().numpy())
 
     def predictions(self, encoded: Encoded, moment: Moment) -> Iterator[BehaviourPrediction]:
         rows = [row for row, snapshot in enumerate(encoded.snapshots) if snapshot.kind in BehaviourTask.kinds]
@@ -200,6 +199,13 @@ class BehaviourScorer(Scorer):
         """In the words of churn, which looks at the same from the other side; weights are of a purchase."""
         found = customer_reasons(snapshot, -contributions, self._typical)
         return [Reason(reason.code, reason.text, weight=-reason.weight) for reason in found]
+
+
+def _soon(logits: torch.Tensor) -> torch.Tensor:
+    """Weights of the bins, (B, BINS): of each hazard by itself, as far as the reasons look ahead."""
+    hazards = torch.sigmoid(logits)
+    weights = hazards * (torch.arange(BINS, device=hazards.device) < _EXPLAINED)
+    return weights / weights.sum(1, keepdim=True).clamp(min=1e-9)
 
 
 def _shown(days: float) -> float | None:

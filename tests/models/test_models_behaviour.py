@@ -174,7 +174,9 @@ def test_contributions_add_up(seed: int, mixed: bool) -> None:
         base = 0.5 * hazard.bias + 0.5 * hazard.trees.base
     logits = hazard(columns, torch.zeros(4, BINS))
     wanted = (weights * (logits - hazard.scale * base)).sum(1)
-    assert hazard.explained(columns, weights).sum(1) == pytest.approx(wanted, abs=2e-3)
+    same, parts = hazard.explained(columns, torch.zeros(4, BINS), lambda _: weights)
+    assert same == pytest.approx(logits, abs=1e-5)
+    assert parts.sum(1) == pytest.approx(wanted, abs=2e-3)
 
 
 def test_true_hazards_are_found_from_rows_that_are_not_followed_to_the_end() -> None:
