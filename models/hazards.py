@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.heads import TaskHead, start_at_zero
 from models.survival import BINS
-from models.trees import Forest
+from models.trees import TREES, Forest
 from models.wide import CLIP, COLUMNS, PLAIN
 
 PARTS: Final = ("gate", "scale", "shift")
@@ -56,8 +56,7 @@ class Hazard(nn.Module):
 
     def of_trees(self, columns: Tensor) -> Tensor:
         """What the forest says of raw columns (B, COLUMNS): (B, BINS)."""
-        out: Tensor = self.trees(self._by_bin(columns)).view(-1, BINS)
-        return out
+        return self.trees.logits(self._leaves(columns))
 
     def calibrated(self, logits: Tensor) -> Tensor:
         return logits * self.scale + self.shift
@@ -68,16 +67,13 @@ class Hazard(nn.Module):
         Args:
             weigh: from the logits (B, BINS) to weights of the bins, (B, BINS), of sum 1.
         """
-        z, of_trees, parts_of_trees = self._standardised(columns), None, None
-        share = float(self.share)
-        if share:  # one walk for both
-            found, parts_of_trees = self.trees.explained(self._by_bin(columns))
-            of_trees = found.view(-1, BINS)
-        logits = self._said(z, of_trees, deep)
+        z, share = self._standardised(columns), float(self.share)
+        leaves = self._leaves(columns) if share else None
+        logits = self._said(z, None if leaves is None else self.trees.logits(leaves), deep)
         weights = weigh(logits)
         parts = torch.einsum("bkd,kd,bk->bd", z, self.weight, weights)
-        if parts_of_trees is not None:
-            mixed = (parts_of_trees.view(len(columns), BINS, -1) * weights[:, :, None]).sum(1)[:, :PLAIN]
+        if leaves is not None:
+            mixed = self.trees.credit(leaves.flatten(1), weights.repeat_interleave(TREES, 1))[:, :PLAIN]
             parts = (1 - share) * parts
             parts[:, :PLAIN] += share * mixed
         return logits, parts * self.scale
@@ -94,11 +90,12 @@ class Hazard(nn.Module):
         z = (columns[:, None, :] - self.mean) / self.deviation
         return z.nan_to_num(nan=0.0, posinf=CLIP, neginf=-CLIP).clamp(-CLIP, CLIP)
 
-    def _by_bin(self, columns: Tensor) -> Tensor:
-        """(B * BINS, PLAIN + 1): the plain columns once for each bin, and its number."""
-        numbers = torch.arange(BINS, dtype=columns.dtype, device=columns.device)
-        rows = columns[:, None, :PLAIN].expand(-1, BINS, -1)
-        return torch.cat([rows, numbers.expand(len(columns), BINS)[:, :, None]], dim=-1).flatten(0, 1)
+    def _leaves(self, columns: Tensor) -> Tensor:
+        """(B, BINS, TREES): of the plain columns (B, ≥ PLAIN) in each bin, whose number is the forest's last column."""
+        plain = torch.nn.functional.pad(columns[:, :PLAIN], (0, 1), value=-torch.inf)
+        bins = columns.new_full((BINS, PLAIN + 1), -torch.inf)
+        bins[:, PLAIN] = torch.arange(BINS)
+        return self.trees.leaves(self.trees.answers(plain)[:, None] + self.trees.answers(bins))
 
 
 class HazardHead(TaskHead):

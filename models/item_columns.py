@@ -109,9 +109,11 @@ class ItemEdges:
         count, weight, age = self.bought.of(at, has)
         put("count", np.log1p(count))
         put("weight", np.log1p(weight))
-        days = intervals(count, weight, age, self._half_life(customer))
+        days = self._intervals(self.bought, at, has)
         for half_life in EVEN_HALF_LIVES:
-            put(f"weight_{half_life:g}d", np.log1p(np.where(has, even_weight(count, age, days, half_life), 0.0)))
+            faded = np.zeros(len(keys))
+            faded[has] = even_weight(count[has], age[has], days[has], half_life)
+            put(f"weight_{half_life:g}d", np.log1p(faded))
         put("age", np.where(has, np.log1p(age), np.nan))
         put("interval", np.where(count > 1, np.log1p(days), np.nan))
         due = np.where(count > 1, np.log((age + 0.5) / (days + 0.5)), np.nan)
@@ -137,17 +139,22 @@ class ItemEdges:
         put("silent", np.log1p(np.where(np.isfinite(silent) & (silent >= 0), silent, np.nan))[customer])
         return out
 
-    def _half_life(self, customer: Ints) -> Doubles:
-        of = np.array([snapshot.edge_half_life_ms for snapshot in self.snapshots], dtype=np.float64)
-        days: Doubles = of[customer] / (1_000 * DAY_S)
-        return days
+    def _intervals(self, of: Keyed, at: Ints, has: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Doubles:
+        """Usual days between purchases, (C,), worked out once an edge; arguments as :meth:`Keyed.of` takes them."""
+        if not len(of):
+            return np.full(len(at), _MOST_DAYS)
+        half_life_ms = np.array([snapshot.edge_half_life_ms for snapshot in self.snapshots], dtype=np.float64)
+        half_life = half_life_ms[of.edges.customer[of.at]] / (1_000 * DAY_S)
+        every = np.arange(len(of))
+        days = intervals(*of.of(every, np.ones(len(of), dtype=np.bool_)), half_life)
+        return np.where(has, days[at], _MOST_DAYS)
 
     def _shelf(self, customer: Ints, item: Ints, weight: Doubles, put: Callable[[str, Doubles], None]) -> None:
         category = self.assortment.category[item]
         groups = len(self.assortment.category_hashes)
         at, has = self.shelves.find(np.where(category != NONE, customer * groups + category, NONE))
         count, decayed, age = self.shelves.of(at, has)
-        days = intervals(count, decayed, age, self._half_life(customer))
+        days = self._intervals(self.shelves, at, has)
         put("category_weight", np.log1p(decayed))
         put("category_share", decayed / np.maximum(self.shelves.edges.totals()[customer, 0], 1e-9))
         put("category_age", np.where(has, np.log1p(age), np.nan))
@@ -241,13 +248,16 @@ def intervals(count: Doubles, weight: Doubles, age: Doubles, half_life: Doubles)
         >>> round(float(intervals(np.array([4.0]), np.array([four]), np.array([3.0]), np.array([28.0]))[0]), 1)
         7.0
     """
+    days: Doubles = np.full(len(count), _MOST_DAYS)
+    several = np.flatnonzero(count > 1)
+    count, weight, age, half_life = (of[several] for of in (count, weight, age, half_life))
     wanted = weight * np.exp2(np.minimum(age / half_life, 60.0))
-    low, high = (np.full(len(count), np.log(bound)) for bound in (_LEAST_DAYS, _MOST_DAYS))
+    low, high = (np.full(len(several), np.log(bound)) for bound in (_LEAST_DAYS, _MOST_DAYS))
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         more = _geometric(np.exp2(-np.exp(middle) / half_life), count) > wanted
         low, high = np.where(more, middle, low), np.where(more, high, middle)
-    days: Doubles = np.where(count > 1, np.exp((low + high) / 2), _MOST_DAYS)
+    days[several] = np.exp((low + high) / 2)
     return days
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
-from models.item_columns import OWN_NAMES
+import numpy as np
+
 from models.item_lists import COLUMN, COLUMN_NAMES
 from models.wide import Floats
 from schemas.predictions import Reason
@@ -26,35 +28,51 @@ FAMILIES: Final[dict[str, tuple[str, ...]]] = {
     "ORDERS": ("basket", "items", "orders", "silent"),
 }  # fmt: skip
 """Code → its columns; every column is in one."""
-_MEMBERS: Final = {code: [COLUMN[name] for name in names] for code, names in FAMILIES.items()}
+CODES: Final = tuple(FAMILIES)
 _NOT_OF_ITEM: Final = "ORDERS"
 """The same for every item of a customer: it moves probabilities and no rank."""
-assert sorted(name for names in FAMILIES.values() for name in names) == sorted(COLUMN_NAMES)
-assert set(OWN_NAMES) <= set(COLUMN_NAMES)
+_MEMBER: Final[Floats] = np.array(
+    [[name in names for names in FAMILIES.values()] for name in COLUMN_NAMES], dtype=np.float32
+)
+assert (_MEMBER.sum(1) == 1.0).all()
 
 
-def item_reasons(values: Floats, contributions: Floats, of_tower: float, category: str | None) -> list[Reason]:
-    """The families that moved an item's logit most, strongest first; where none did, what the tower said.
+def family_shares(contributions: Floats, of_tower: Floats) -> Floats:
+    """What each family moves an item's logit by, (N, len(CODES)).
 
     Args:
-        values: raw columns of the item, (len(COLUMNS),).
-        contributions: what each adds to the wide part of the logit, (len(COLUMNS),).
-        of_tower: what the tower's columns change in the logit.
+        contributions: what each column adds to the wide part of the logit, (N, len(COLUMNS)).
+        of_tower: what the tower's columns change in the logit, (N,).
+    """
+    shares: Floats = contributions @ _MEMBER
+    shares[:, CODES.index("TASTE")] = of_tower
+    return shares
+
+
+def item_reasons(values: Sequence[float], shares: Sequence[float], category: str | None) -> list[Reason]:
+    """The families that moved an item's logit most, strongest first.
+
+    Args:
+        values: raw columns of the item, len(COLUMNS).
+        shares: of :func:`family_shares`, len(CODES).
         category: the catalog's.
     """
-    shares = {code: float(contributions[at].sum()) for code, at in _MEMBERS.items() if code != _NOT_OF_ITEM}
-    shares["TASTE"] = of_tower
-    said = [(code, _described(code, values, category)) for code in shares]
-    shown = [(code, text, shares[code]) for code, text in said if text and abs(shares[code]) >= SMALLEST]
-    shown.sort(key=lambda one: (-one[2], one[0]))
-    return [Reason(code, text, weight=round(share, 4)) for code, text, share in shown[:TOP]]
+    reasons: list[Reason] = []
+    for share, code in sorted(zip(shares, CODES, strict=True), key=lambda one: (-one[0], one[1])):
+        if code == _NOT_OF_ITEM or abs(share) < SMALLEST:
+            continue
+        if text := _described(code, values, category):
+            reasons.append(Reason(code, text, weight=round(share, 4)))
+            if len(reasons) == TOP:
+                break
+    return reasons
 
 
-def _described(code: str, values: Floats, category: str | None) -> str:
+def _described(code: str, values: Sequence[float], category: str | None) -> str:
     """The sentence; empty where there is nothing to say."""
 
     def value(name: str) -> float:
-        return float(values[COLUMN[name]])
+        return values[COLUMN[name]]
 
     def amount(name: str) -> float:
         return math.expm1(value(name))

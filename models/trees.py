@@ -25,6 +25,8 @@ TREES: Final = 150
 """Forest at most; a forest of fewer is filled up with trees that say nothing."""
 LEAVES: Final = 7
 NODES: Final = 2 * LEAVES - 1
+SPLITS: Final = LEAVES - 1
+ANSWERS: Final = 2**SPLITS
 PATIENCE: Final = 30
 """Forest without a gain after which fitting stops."""
 _LARGEST: Final = float(np.finfo(np.float32).max)
@@ -48,6 +50,10 @@ _SETTINGS: Final[dict[str, Any]] = {
 class Forest(nn.Module):
     """The forest; everything is a buffer, and a new one says 0 of everybody.
 
+    A row takes no steps from node to node. It answers every split of a tree at once, a bit each, and these bits are the
+    place of its leaf in a table (as in Lucchese et al., "QuickScorer", 2015). So rows that differ in one column share
+    the answers about the others.
+
     Args:
         columns: what a row has of them, D.
     """
@@ -58,6 +64,12 @@ class Forest(nn.Module):
     left: Tensor
     right: Tensor
     value: Tensor
+    _split: Tensor
+    """(SPLITS, TREES) nodes that split; of a tree with fewer, leaves, whose answers change nothing."""
+    _reached: Tensor
+    """(TREES, ANSWERS) node that answers lead to, counted through all trees."""
+    _credit: Tensor
+    """(TREES * NODES, D) what each column has added on the way to a node."""
 
     def __init__(self, columns: int) -> None:
         super().__init__()
@@ -70,6 +82,13 @@ class Forest(nn.Module):
         self.register_buffer("left", leaf.clone())
         self.register_buffer("right", leaf.clone())
         self.register_buffer("value", torch.zeros(TREES, NODES))
+        for name, size, dtype in (
+            ("_split", (SPLITS, TREES), torch.int64),
+            ("_reached", (TREES, ANSWERS), torch.int64),
+            ("_credit", (TREES * NODES, columns), torch.float32),
+        ):
+            self.register_buffer(name, torch.zeros(size, dtype=dtype), persistent=False)
+        self._read()
 
     @property
     def base(self) -> float:
@@ -83,40 +102,85 @@ class Forest(nn.Module):
 
     def forward(self, columns: Tensor) -> Tensor:
         """Raw columns (B, D), NaN for unknown → logits (B,)."""
-        node = self._begin(columns)
-        for _ in range(LEAVES - 1):
-            node = self._step(columns, node)[0]
-        return self.value.flatten()[node].sum(1)
+        return self.logits(self.leaves(self.answers(columns)))
 
     def explained(self, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Logits as :meth:`forward`, and what each column adds, (B, D); with :attr:`base` they sum to the logit."""
-        out = torch.zeros_like(columns)
-        value, node = self.value.flatten(), self._begin(columns)
-        for _ in range(LEAVES - 1):
-            after, split = self._step(columns, node)
-            out.scatter_add_(1, split, value[after] - value[node])
-            node = after
-        return value[node].sum(1), out
+        leaves = self.leaves(self.answers(columns))
+        return self.logits(leaves), self.credit(leaves, torch.ones_like(leaves, dtype=self.value.dtype))
 
-    def _begin(self, columns: Tensor) -> Tensor:
-        roots = torch.arange(TREES, device=columns.device) * NODES
-        return roots.expand(len(columns), TREES)
+    def answers(self, columns: Tensor) -> Tensor:
+        """Raw columns (B, D) → the answers to each tree's splits, (B, TREES) int64.
 
-    def _step(self, columns: Tensor, node: Tensor) -> tuple[Tensor, Tensor]:
-        """Next nodes (B, TREES), and the columns that these ones split."""
-        split = self.column.flatten()[node]
-        found = columns.gather(1, split)
-        left = torch.where(found.isnan(), self.unknown_left.flatten()[node], found <= self.threshold.flatten()[node])
-        tree = torch.arange(TREES, device=node.device) * NODES
-        return tree + torch.where(left, self.left.flatten()[node], self.right.flatten()[node]), split
+        Answers about some columns and about the others, where what is not asked about is -inf, add up to all.
+        """
+        tree, out = torch.arange(TREES, device=columns.device), columns.new_zeros((), dtype=torch.int64)
+        for bit, split in enumerate(self._split):
+            found, at = columns[:, self.column[tree, split]], (tree, split)
+            right = torch.where(found.isnan(), ~self.unknown_left[at], found > self.threshold[at])
+            out = out + (right.to(torch.int64) << bit)
+        return out
+
+    def leaves(self, answers: Tensor) -> Tensor:
+        """Answers (..., TREES) → the leaf in each tree, (..., TREES), counted through all trees."""
+        tree = torch.arange(TREES, device=answers.device) * ANSWERS
+        return self._reached.flatten()[tree + answers]
+
+    def logits(self, leaves: Tensor) -> Tensor:
+        """Leaves (..., TREES) → logits (...)."""
+        return self.value.flatten()[leaves].sum(-1)
+
+    def credit(self, leaves: Tensor, weights: Tensor) -> Tensor:
+        """What each column adds on the way to some leaves, (B, D).
+
+        Args:
+            leaves: (B, N), any number of a row's.
+            weights: (B, N).
+        """
+        of_leaves = weights.new_zeros((len(leaves), TREES * NODES))
+        return of_leaves.scatter_add_(1, leaves, weights) @ self._credit
 
     def sound(self) -> bool:
-        """Whether every node leads somewhere: what is read from a file need not."""
-        columns, places = (0, self._columns - 1), (0, NODES - 1)
-        return all(
-            int(found.min()) >= low and int(found.max()) <= high
-            for found, (low, high) in ((self.column, columns), (self.left, places), (self.right, places))
+        """Whether every node is a leaf or leads on, and few enough do: what is read from a file need not."""
+        node = torch.arange(NODES, device=self.left.device)
+        is_leaf = (self.left == node) & (self.right == node)
+        leads_on = (torch.minimum(self.left, self.right) > node) & (torch.maximum(self.left, self.right) < NODES)
+        return (
+            bool((is_leaf | leads_on).all())
+            and int(leads_on.sum(1).max()) <= SPLITS
+            and int(self.column.min()) >= 0
+            and int(self.column.max()) < self._columns
         )
+
+    @torch.no_grad()
+    def _read(self) -> None:
+        """Make the tables; nothing, of a forest that is not sound."""
+        if not self.sound():
+            return
+        device = self.left.device
+        splits = self.left != torch.arange(NODES, device=device)
+        order = torch.argsort(~splits, dim=1, stable=True)
+        self._split.copy_(order[:, :SPLITS].T)
+        bit = torch.argsort(order, dim=1)  # of each node's answer, where it splits
+        tree = torch.arange(TREES, device=device)[:, None]
+        node = torch.zeros((TREES, ANSWERS), dtype=torch.int64, device=device)
+        for _ in range(SPLITS):
+            right = torch.arange(ANSWERS, device=device) >> bit[tree, node].clamp(max=SPLITS) & 1
+            node = torch.where(right > 0, self.right[tree, node], self.left[tree, node])
+        self._reached.copy_(tree * NODES + node)
+        credit = torch.zeros((TREES, NODES, self._columns), device=device)
+        trees = tree[:, 0]
+        for at in range(NODES):  # a node comes before those that it leads to
+            for to in (self.left[:, at], self.right[:, at]):
+                on = splits[:, at]
+                credit[trees[on], to[on]] = credit[on, at]
+                gained = self.value[trees[on], to[on]] - self.value[on, at]
+                credit[trees[on], to[on], self.column[on, at]] += gained
+        self._credit.copy_(credit.flatten(0, 1))
+
+    def _load_from_state_dict(self, *rest: Any) -> None:
+        super()._load_from_state_dict(*rest)
+        self._read()
 
     def load(self, said: dict[str, Any]) -> None:
         """Take over what LightGBM's ``dump_model`` says."""

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from models import calibration, metrics, outcomes
 from models.assortment import Assortment
 from models.item_columns import ItemEdges
-from models.item_lists import BY_TOWER, COLUMN, COLUMN_NAMES, Lists, ReadyItems, bought_before
+from models.item_lists import COLUMN, COLUMN_NAMES, Lists, ReadyItems, bought_before
 from models.item_ranking import BEST, RATE, ItemsHead, Marked, best_of, fit_residual, mark, parts, ranking
-from models.item_reasons import item_reasons
+from models.item_reasons import family_shares, item_reasons
 from models.item_sales import sales_of
 from models.item_tower import Choices, TowerTraining
 from models.model import HeadReport, Model
@@ -290,7 +290,7 @@ class NextItemsScorer(Scorer):
         with torch.inference_mode():
             shown = torch.from_numpy(columns).to(device)
             said, by_tower = self._head(shown)[1].cpu().numpy(), self._head.of_tower(shown).cpu().numpy()
-        said[:, [COLUMN[name] for name in BY_TOWER]] = 0.0
+        shares, values = family_shares(said, by_tower).tolist(), columns.tolist()
         probability = 1 / (1 + np.exp(-np.clip(logits[top], -40, 40)))
         bounds = np.searchsorted(lists.customer[top], np.arange(len(rows) + 1)).tolist()
         for at, row in enumerate(rows):
@@ -304,7 +304,7 @@ class NextItemsScorer(Scorer):
                         title=entry.title,
                         probability=rounded(probability[place]),
                         kind="again" if columns[place, COLUMN["bought"]] > 0 else "new",
-                        reason_codes=item_reasons(columns[place], said[place], float(by_tower[place]), entry.category),
+                        reason_codes=item_reasons(values[place], shares[place], entry.category),
                     )
                 )
             yield NextItemsPrediction(

@@ -22,7 +22,7 @@ from models.inference import Predictor
 from models.item_columns import OWN_NAMES, ItemEdges, even_weight, intervals
 from models.item_lists import COLUMN, COLUMN_NAMES, Lists, ReadyItems
 from models.item_ranking import ItemsHead, best_of, mark, ranking
-from models.item_reasons import item_reasons
+from models.item_reasons import family_shares, item_reasons
 from models.item_sales import LATELY_WEEKS, sales_of
 from models.model import Model
 from models.sequence import SequenceSize
@@ -30,7 +30,7 @@ from models.task import Moment
 from models.tasks import TASKS
 from models.tasks.next_items import NextItemsTask
 from schemas.catalog import CatalogEntry
-from schemas.predictions import NextItemsPrediction
+from schemas.predictions import NextItemsPrediction, Reason
 from schemas.snapshot import DAY_MS, Snapshot
 
 SMALL = EncoderSize(hidden=16, layers=1, heads=2, intermediate=16, sequence=SequenceSize(recent=8, history=4, graph=6))
@@ -234,17 +234,27 @@ def test_a_row_is_told_what_had_sold_before_its_week_and_nothing_after(found: li
 def test_reasons_name_every_family_by_its_own_columns() -> None:
     values = np.full(len(COLUMN_NAMES), np.nan, dtype=np.float32)
     values[[COLUMN[name] for name in OWN_NAMES]] = 0.0
-    nothing = np.zeros(len(COLUMN_NAMES), dtype=np.float32)
-    assert item_reasons(values, nothing, 0.0, None) == []
+
+    def reasons(contributions: dict[str, float], of_tower: float) -> list[Reason]:
+        said = np.zeros((1, len(COLUMN_NAMES)), dtype=np.float32)
+        for name, share in contributions.items():
+            said[0, COLUMN[name]] = share
+        (shares,) = family_shares(said, np.array([of_tower], dtype=np.float32)).tolist()
+        return item_reasons(values.tolist(), shares, None)
+
+    assert reasons({}, 0.0) == []
     values[COLUMN["taste"]] = 1.0
-    (reason,) = item_reasons(values, nothing, 0.5, None)
+    (reason,) = reasons({"taste": 3.0}, 0.5)
     assert (reason.code, reason.weight) == ("TASTE", 0.5)
     values[COLUMN["bought"]], values[COLUMN["count"]] = 1.0, np.log1p(3)
     values[COLUMN["age"]], values[COLUMN["interval"]] = np.log1p(12), np.log1p(14)
-    shares = nothing.copy()
-    shares[COLUMN["count"]], shares[COLUMN["due"]] = 0.4, 0.3
-    texts = {reason.code: reason.text for reason in item_reasons(values, shares, 0.0, None)}
-    assert texts == {"OFTEN": "bought 3 times", "DUE": "last bought 12 days ago, usually every 14 days"}
+    found = reasons({"count": 0.4, "due": 0.2, "age": 0.1, "orders": 9.0}, 0.0)
+    assert [reason.code for reason in found] == ["OFTEN", "DUE"]
+    assert [reason.text for reason in found] == [
+        "bought 3 times",
+        "last bought 12 days ago, usually every 14 days",
+    ]
+    assert [reason.weight for reason in found] == [0.4, 0.3]
 
 
 def test_what_sold_is_saved_with_the_model(model: Model, tmp_path_factory: pytest.TempPathFactory) -> None:

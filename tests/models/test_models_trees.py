@@ -54,6 +54,16 @@ def test_any_row_gets_what_lightgbm_gives(grown: tuple[Forest, lightgbm.Booster]
     assert not parts[:, 3].any(), "a column that splits nothing adds nothing"
 
 
+@given(st.lists(values, min_size=COLUMNS, max_size=COLUMNS), st.integers(1, COLUMNS - 1))
+def test_answers_about_some_columns_and_the_others_add_up(
+    grown: tuple[Forest, lightgbm.Booster], said: list[float], parted: int
+) -> None:
+    trees, row = grown[0], torch.tensor([said])
+    first, second = row.clone(), row.clone()
+    first[:, parted:], second[:, :parted] = -torch.inf, -torch.inf
+    assert torch.equal(trees.answers(first) + trees.answers(second), trees.answers(row))
+
+
 def test_rows_at_the_thresholds_themselves(grown: tuple[Forest, lightgbm.Booster]) -> None:
     trees, found = grown
     at = trees.threshold[trees.column == 0].numpy()
@@ -100,4 +110,16 @@ def test_trees_that_lead_nowhere_are_not_sound(name: str, value: int) -> None:
     trees = Forest(COLUMNS)
     assert trees.sound()
     getattr(trees, name)[3, 2] = value
+    assert not trees.sound()
+
+
+def test_a_tree_of_too_many_splits_or_one_that_leads_back_is_not_sound() -> None:
+    trees = Forest(COLUMNS)
+    for node in range(LEAVES):
+        trees.left[5, node], trees.right[5, node] = node + 1, node + 2
+    assert not trees.sound()
+    trees = Forest(COLUMNS)
+    trees.left[5, 0], trees.right[5, 0] = 1, 2
+    assert trees.sound()
+    trees.left[5, 2], trees.right[5, 2] = 1, 3
     assert not trees.sound()
