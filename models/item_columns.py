@@ -89,8 +89,8 @@ class ItemEdges:
         self.total_times: Doubles = np.bincount(bought.customer, bought.count, minlength=len(snapshots)).astype(float)
 
     def known(self) -> Ints:
-        """Keys of all items that a customer bought, viewed or put in the cart, sorted."""
-        return np.unique(np.concatenate([self.bought.keys, self.viewed.keys, self.carted.keys]))
+        """Keys of all items that a customer bought, viewed or put in the cart, some of them more than once."""
+        return np.concatenate([self.bought.keys, self.viewed.keys, self.carted.keys])
 
     def columns(self, keys: Ints) -> Floats:
         """:data:`OWN` of (customer, item) pairs, (C, len(OWN)), NaN where it says nothing.
@@ -176,9 +176,10 @@ class ItemEdges:
         np.maximum.at(newest, owner[is_order], at_s[is_order])
         item = self.assortment.places(words)
         taken = np.flatnonzero((item != NONE) & is_order[event])
-        pair = np.stack([owner[event[taken]] * self.width + item[taken], event[taken]])
-        pair = np.unique(pair, axis=1) if pair.shape[1] else pair
-        key, when = pair
+        events = max(1, len(length))
+        key, when = np.divmod(
+            np.unique((owner[event[taken]] * self.width + item[taken]) * events + event[taken]), events
+        )
         as_of_s = np.array([s.as_of_ms / 1000 for s in snapshots])
         age = np.maximum(0.0, as_of_s[owner[when]] - at_s[when]) / DAY_S
         different, inverse = np.unique(key, return_inverse=True)

@@ -71,8 +71,8 @@ def active_campaigns(catalog: Sequence[CatalogEntry], as_of_ms: int) -> list[Cat
 
 def offers_over(campaign: CatalogEntry, catalog: Mapping[str, CatalogEntry], as_of_ms: int) -> bool:
     """Whether the catalog knows all offers of a campaign, and the window of none holds ``as_of_ms``."""
-    offers = [catalog.get(f"offer:{offer_id}") for offer_id in campaign.offers]
-    return bool(offers) and all(offer is not None and not _is_active(offer, as_of_ms) for offer in offers)
+    offers = (catalog.get(f"offer:{offer_id}") for offer_id in campaign.offers)
+    return bool(campaign.offers) and all(offer is not None and not _is_active(offer, as_of_ms) for offer in offers)
 
 
 def decide(
