@@ -75,16 +75,19 @@ lint: install ## ruff: rules and format
 types: install ## mypy, strict
 	@$(BIN)/mypy
 
-COMPILE = $(UV) pip compile --quiet pyproject.toml --all-extras --universal --python-version $(firstword $(PYTHONS)) \
+COMPILE = $(UV) pip compile --quiet pyproject.toml --universal --python-version $(firstword $(PYTHONS)) \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+# What the image installs: the same versions, without what only developers need.
+IMAGE_LOCK := infra/worker/requirements.lock
 
 .PHONY: lock
-lock: $(UV) ## make requirements.lock anew from pyproject.toml; versions stay (ARGS="--upgrade-package rich", ARGS=--upgrade)
-	@$(COMPILE) --output-file requirements.lock $(ARGS)
+lock: $(UV) ## make both locks anew from pyproject.toml; versions stay (ARGS="--upgrade-package rich", ARGS=--upgrade)
+	@$(COMPILE) --all-extras --output-file requirements.lock $(ARGS)
+	@$(COMPILE) --constraints requirements.lock --output-file $(IMAGE_LOCK)
 
 .PHONY: lock-check
 lock-check: install $(UV) ## the lock is that of pyproject.toml, has wheels for every Python, and types hold on each
-	@cp requirements.lock .cache/requirements.lock && $(COMPILE) --output-file .cache/requirements.lock >/dev/null
+	@cp requirements.lock .cache/requirements.lock && $(COMPILE) --all-extras --output-file .cache/requirements.lock >/dev/null
 	@diff <(grep -E '^[a-z]' requirements.lock) <(grep -E '^[a-z]' .cache/requirements.lock) || { echo "run make lock" >&2; exit 1; }
 	@for version in $(PYTHONS); do \
 		echo "Python $$version"; \

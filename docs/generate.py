@@ -1,6 +1,7 @@
 """Writes the tables in these pages from the code: ``python docs/generate.py``. A test fails where a page is behind.
 
-A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; NAME is a key of :data:`TABLES`.
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; NAME is a key of :data:`TABLES`. Not cog: pages
+would hold code, for what is one regular expression here.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 import numpy as np
-from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from reading import records
 
 TOPIC = "embeddings.customer"
 
@@ -31,24 +31,13 @@ def main() -> None:
 
 
 def newest(bootstrap: str, topic: str) -> dict[str, dict[str, Any]]:
-    """Customer -> the newest record."""
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "lookalikes", "enable.auto.commit": False})
+    """Key -> the newest record."""
     found: dict[str, dict[str, Any]] = {}
-    try:
-        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
-        ends = {number: consumer.get_watermark_offsets(TopicPartition(topic, number))[1] for number in partitions}
-        consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in partitions])
-        while any(consumer.position([TopicPartition(topic, n)])[0].offset < end for n, end in ends.items() if end):
-            message = consumer.poll(1.0)
-            if message is None or message.error():
-                continue
-            customer_id = (message.key() or b"").decode()
-            if (value := message.value()) is None:
-                found.pop(customer_id, None)  # erased
-            else:
-                found[customer_id] = json.loads(value)
-    finally:
-        consumer.close()
+    for name, value in records(bootstrap, topic):
+        if value is None:
+            found.pop(name, None)  # erased, or taken out of the catalog
+        else:
+            found[name] = json.loads(value)
     return found
 
 

@@ -179,3 +179,10 @@ TOPICS: Final[dict[str, Topic]] = {
         _topic("entities-changelog", None, "entity state", key="kind:id", format="msgpack", cleanup="compact"),
     )
 }
+
+PREDICTION_TOPICS: Final = {
+    name: topic.record
+    for name, topic in TOPICS.items()
+    if topic.record is not None and issubclass(topic.record, predictions.Prediction)
+}
+"""Topics of what is predicted of a customer, and their records."""

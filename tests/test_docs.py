@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,11 @@ from models.send_time_reasons import SLOT_FAMILIES
 from schemas import codec, errors, features, limits
 from schemas.events import CLICKSTREAM_EVENTS, SEND_EVENTS, SOURCES, Clickstream
 from schemas.graph import EDGE_TYPES
+from schemas.predictions import NextBestAction
 from schemas.records import LogRecord
+from schemas.sweep import Sweep
 from schemas.topics import TOPICS
+from schemas.words import Word
 from streams.core.config import DAY_MS, CoreConfig
 from streams.core.entries import read_entries
 from streams.core.lateness import check_not_too_late
@@ -31,6 +35,11 @@ from streams.telemetry.metric_table import METRICS
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = {page.name: page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("*.md"))}
+#: Without tables.
+OTHER_PAGES = [
+    *(page.name for page in sorted(ROOT.glob("*.md"))),
+    *(str(page.relative_to(ROOT)) for page in sorted((DOCS / "adr").glob("*.md"))),
+]
 NOW_MS = 1_500_000_000_000
 
 
@@ -53,6 +62,11 @@ def test_tables_are_current(name: str) -> None:
 def test_every_table_is_on_a_page() -> None:
     shown = {name for text in PAGES.values() for name in re.findall(r"<!-- table: (\S+) -->", text)}
     assert shown == generate.TABLES.keys()
+
+
+def test_every_record_in_json_has_its_table() -> None:
+    records = {topic.record for topic in TOPICS.values() if topic.format == "json" and topic.record is not None}
+    assert records - set(generate._STRUCTS) == {Sweep, Word}, "add it to _STRUCTS in docs/generate.py, and to a page"
 
 
 def test_every_field_has_a_meaning() -> None:
@@ -105,10 +119,10 @@ def test_limits_in_the_text() -> None:
     assert f"(`PULSEGRAPH_CORE_WATERMARK_KEYS`, {config.watermark_keys})" in text
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}" for name in PAGES if name != "log.md")])
+@pytest.mark.parametrize("page", [*OTHER_PAGES, *(f"docs/{name}" for name in PAGES if name != "log.md")])
 def test_paths_in_the_text_exist(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
-    named = set(re.findall(r"`((?:streams|models|schemas|infra|tests|docs)/[\w./-]*)`", text))
+    named = set(re.findall(r"`((?:streams|models|schemas|infra|tests|docs|examples)/[\w./-]*)`", text))
     assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
 
 
@@ -131,6 +145,13 @@ def test_links_lead_somewhere() -> None:
                 assert page in PAGES or (DOCS / page).is_file(), f"{name}: {target}"
             else:
                 assert anchor in anchors, f"{name}: {target}"
+
+
+@pytest.mark.parametrize("page", OTHER_PAGES)
+def test_links_of_other_pages_lead_to_files(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    targets = [target.partition("#")[0] for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text)]
+    assert [target for target in targets if not ((ROOT / page).parent / target).exists()] == []
 
 
 def _rows_of_refusals() -> list[tuple[str, str, str]]:
@@ -166,6 +187,13 @@ def test_examples_of_refusals(error: str, reason: str, example: str) -> None:
     with pytest.raises(getattr(errors, error)) as refused:
         codec.decode_event(0, key, value, (), NOW_MS, CoreConfig().max_future_ms)
     assert refused.value.reason == reason
+
+
+def test_the_decision_in_the_readme_is_one_that_sends() -> None:
+    (text,) = re.findall(r"```json\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    decision = msgspec.json.decode(text, type=NextBestAction)
+    assert decision.chosen.action == "send"
+    assert json.loads(msgspec.json.encode(decision)) == json.loads(text), "no field that the record does not have"
 
 
 def test_the_console_producers_records_are_events() -> None:

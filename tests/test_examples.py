@@ -1,14 +1,18 @@
-"""The example consumers work on what a deployment writes."""
+"""The example consumers work on what a deployment writes, and it takes what the example producers send."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from support import model_worlds as worlds
 from support.brokers import HasBootstrap
@@ -19,11 +23,20 @@ from models.model import Model
 from models.sequence import SequenceSize
 from models.tasks import TASKS
 from schemas.catalog import CatalogEntry
+from schemas.codec import decode_event
+from schemas.events import CLICKSTREAM, Clickstream
+from schemas.predictions import NextBestAction, RankedAction, prediction_record
+from streams.core.revocations import revocation
 from streams.kafka.outbox import Outbox
+from streams.kafka.partitioning import partition_for
+from streams.kafka.reader import TopicReader
 from streams.serving.embeddings import EmbeddingFeed
 from streams.serving.entity_embeddings import EntityFeed
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+NODE = EXAMPLES / "node"
+NOW_MS = 1_500_000_000_000
+PARTITIONS = 4
 
 
 def test_lookalikes_are_those_that_point_the_same_way(broker: HasBootstrap, make_topics: Callable[..., str]) -> None:
@@ -75,10 +88,85 @@ def test_items_are_similar_by_title_whoever_sells_them(broker: HasBootstrap, mak
     assert {title for _, _, title in said[:9]} == {"frozen fish"}
 
 
+@pytest.mark.parametrize("producer", ["python", "node"])
+def test_what_a_producer_sends_is_an_event_in_its_partition(
+    producer: str, broker: HasBootstrap, make_topics: Callable[..., str]
+) -> None:
+    argv = [sys.executable, str(EXAMPLES / "produce.py")]
+    if producer == "node":
+        if shutil.which("node") is None:
+            pytest.skip("there is no node on the PATH")
+        if not (NODE / "node_modules" / "kafkajs").is_dir():
+            pytest.skip("kafkajs is not there: npm install --prefix examples/node")
+        argv = ["node", str(NODE / "produce.mjs")]
+    prefix = make_topics(PARTITIONS)
+    customers = [f"c{number}" for number in range(4)]
+    assert len({partition_for(customer.encode(), PARTITIONS) for customer in customers}) > 1
+    before_ms = int(time.time() * 1000)
+    offsets: dict[int, int] = {}
+    with TopicReader({"bootstrap.servers": broker.bootstrap}) as reader:
+        for customer in customers:
+            partition = partition_for(customer.encode(), PARTITIONS)
+            offset = offsets[partition] = offsets.get(partition, -1) + 1
+            said = launch([*argv, "--customer", customer, "--item", "1029743", "--price", "3.99"], broker, prefix)
+            assert said == [f"{prefix}clickstream partition {partition} offset {offset}"]
+            (message,) = reader.range(prefix + "clickstream", partition, offset, offset + 1)
+            event = decode_event(CLICKSTREAM, message.key(), message.value(), (), message.timestamp()[1], 0)
+            assert event.customer_id == customer and event.event_id and event.repairs == ()
+            assert isinstance(event.body, Clickstream)
+            assert (event.body.event, event.body.item_id, event.body.price) == ("purchase", "1029743", 3.99)
+            assert event.event_ts_ms >= before_ms
+
+
+def test_only_decisions_in_force_that_send_are_acted_on(broker: HasBootstrap, make_topics: Callable[..., str]) -> None:
+    prefix = make_topics(PARTITIONS)
+
+    def decision(customer: str, as_of_ms: int, campaign: str | None, valid_ms: int = 86_400_000) -> NextBestAction:
+        return NextBestAction(
+            prediction_id=f"{customer}-{as_of_ms}-{campaign}", question_id="q", customer_id=customer,
+            as_of_ms=as_of_ms, model_version="m", valid_until_ms=as_of_ms + valid_ms, source=("clickstream", 0, 1),
+            event_ts_ms=as_of_ms, latency_ms=1, propensity=0.5,
+            chosen=RankedAction(action="none", value=0.0) if campaign is None
+            else RankedAction(action="send", value=1.0, campaign_id=campaign, channel="mail"),
+        )  # fmt: skip
+
+    async def publish() -> None:
+        outbox = Outbox(broker.bootstrap, prefix=prefix)
+        for record in (
+            decision("newest", NOW_MS - 9, "old"),
+            decision("newest", NOW_MS - 5, "k1"),
+            decision("newest", NOW_MS - 7, "late"),
+            decision("equal", NOW_MS - 5, "first"),
+            decision("equal", NOW_MS - 5, "k2"),
+            decision("silent", NOW_MS - 9, "old"),
+            decision("silent", NOW_MS - 5, None),
+            decision("expired", NOW_MS - 5, "k3", valid_ms=4),
+            decision("revoked", NOW_MS - 5, "k4"),
+            revocation("revoked", "CONSENT_WITHDRAWN", NOW_MS - 5, ("profiles", 0, 2), NOW_MS - 5),
+        ):
+            outbox.send_all([prediction_record("predictions.next-best-action", record)])
+        await outbox.delivered(outbox.mark(), 20)
+        outbox.close()
+
+    asyncio.run(publish())
+    found = [json.loads(line) for line in run("decisions.py", broker, prefix, "--now-ms", str(NOW_MS))]
+    assert sorted(found, key=lambda line: str(line["customer_id"])) == [
+        {
+            "customer_id": customer, "campaign_id": campaign, "channel": "mail", "propensity": 0.5, "why": [],
+            "decision_id": f"{customer}-{NOW_MS - 5}-{campaign}",
+        }
+        for customer, campaign in (("equal", "k2"), ("newest", "k1"))
+    ]  # fmt: skip
+
+
 def run(example: str, broker: HasBootstrap, prefix: str, *asked: str) -> list[str]:
-    """What an example prints."""
+    """What an example in Python prints."""
+    return launch([sys.executable, str(EXAMPLES / example), *asked], broker, prefix)
+
+
+def launch(argv: list[str], broker: HasBootstrap, prefix: str) -> list[str]:
     said = subprocess.run(
-        [sys.executable, EXAMPLES / example, "--bootstrap", broker.bootstrap, "--prefix", prefix, *asked],
+        [*argv, "--bootstrap", broker.bootstrap, "--prefix", prefix],
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     return said.stdout.splitlines()

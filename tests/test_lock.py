@@ -23,6 +23,7 @@ from packaging.utils import canonicalize_name
 ROOT: Final = Path(__file__).parent.parent
 PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK: Final = (ROOT / "requirements.lock").read_text()
+IMAGE_LOCK: Final = (ROOT / "infra/worker/requirements.lock").read_text()
 MAKEFILE: Final = (ROOT / "Makefile").read_text()
 PYTHONS: Final = re.findall(r"^PYTHONS := (.*)$", MAKEFILE, re.MULTILINE)[0].split()
 _ENTRY: Final = re.compile(
@@ -44,21 +45,21 @@ def _environment(python: str) -> dict[str, str]:
 
 
 @cache
-def _locked(python: str) -> dict[str, str]:
-    """What the lock installs on Linux: version by name."""
+def _locked(python: str, lock: str = LOCK) -> dict[str, str]:
+    """What a lock installs on Linux: version by name."""
     found = [
         (str(canonicalize_name(name)), pin)
-        for name, pin, marker, _ in _ENTRY.findall(LOCK)
+        for name, pin, marker, _ in _ENTRY.findall(lock)
         if not marker or Marker(marker).evaluate(_environment(python))
     ]
     assert len(dict(found)) == len(found), "two versions of one package"
     return dict(found)
 
 
-def _asked(python: str) -> Iterator[tuple[str, Requirement]]:
+def _asked(python: str, *, with_extras: bool = True) -> Iterator[tuple[str, Requirement]]:
     """What pyproject.toml asks for, and what that asks for in turn, as installed here: who asks, and for what."""
     project = PROJECT["project"]
-    extras = [text for group in project["optional-dependencies"].values() for text in group]
+    extras = [text for group in project["optional-dependencies"].values() for text in group if with_extras]
     open_ = [("pyproject.toml", text, "") for text in (*project["dependencies"], *extras)]
     open_ += [("the build", text, "") for text in PROJECT["build-system"]["requires"]]
     seen: set[tuple[str, str]] = set()
@@ -75,11 +76,22 @@ def _asked(python: str) -> Iterator[tuple[str, Requirement]]:
                 open_ += [(name, further, asked) for further in requires(name) or ()]
 
 
-def test_everything_is_pinned_and_has_hashes() -> None:
-    rest = _ENTRY.sub("", LOCK)
-    assert len(_ENTRY.findall(LOCK)) > 100
+@pytest.mark.parametrize("lock", [LOCK, IMAGE_LOCK], ids=["checkout", "image"])
+def test_everything_is_pinned_and_has_hashes(lock: str) -> None:
+    rest = _ENTRY.sub("", lock)
+    assert len(_ENTRY.findall(lock)) > 80
     assert [line for line in rest.splitlines() if line.strip() and not line.lstrip().startswith("#")] == []
-    assert not re.search(r"://|--(extra-)?index|--find-links|--trusted-host| @ ", LOCK)
+    assert not re.search(r"://|--(extra-)?index|--find-links|--trusted-host| @ ", lock)
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_image_installs_what_the_product_asks_for_and_nothing_else(python: str) -> None:
+    wanted = {canonicalize_name(asked.name) for _, asked in _asked(python, with_extras=False)}
+    installed = _locked(python, IMAGE_LOCK)
+    assert installed.keys() == wanted, "run: make lock"
+    assert installed.items() <= _locked(python).items(), "run: make lock"
+    for tool in PROJECT["project"]["optional-dependencies"]["dev"]:
+        assert canonicalize_name(Requirement(tool).name) not in installed
 
 
 @pytest.mark.parametrize("python", PYTHONS)

@@ -14,9 +14,9 @@ from models.tasks import TASKS
 from schemas.events import SOURCES
 from schemas.predictions import MatchedCampaign, RankedItem, SendSlot, probability_fields
 from schemas.snapshot import Outcome, Snapshot
+from schemas.topics import PREDICTION_TOPICS
 from streams.core.config import CoreConfig
 from streams.inspect import dump
-from streams.inspect.lookup import PREDICTION_TOPICS
 from streams.kafka.reader import TopicReader
 from streams.serving.campaign_match import CAMPAIGN_MATCH
 from streams.settings.schema import EncodeSettings

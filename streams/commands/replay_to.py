@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from schemas.topics import PREDICTION_TOPICS
 from streams.commands import Subparsers, add_settings_options, new_parser, settings_from
 from streams.inspect.moments import moment
 
@@ -23,15 +24,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--customer", metavar="ID", help="the prediction's customer: searches one partition only")
     parser.add_argument(
         "--topic",
-        choices=(
-            "predictions.churn",
-            "predictions.behaviour",
-            "predictions.redemption",
-            "predictions.next-items",
-            "predictions.campaign-match",
-            "predictions.send-time",
-            "predictions.next-best-action",
-        ),
+        choices=tuple(PREDICTION_TOPICS),
         help="where it was published (default: search all)",
     )
     parser.add_argument("--json", action="store_true", help="print one line of JSON")

@@ -37,11 +37,6 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     """What :func:`streams.core.graph.edges_of` says of the body; None where nobody has asked yet."""
 
     @property
-    def is_late(self) -> bool:
-        """Whether it came too late for its place."""
-        return self.body.event_ts_ms < self.ts_ms
-
-    @property
     def order(self) -> tuple[int, int, str]:
         return self.ts_ms, self.source_index, self.event_id
 

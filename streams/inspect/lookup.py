@@ -16,17 +16,9 @@ from models.readable import event_text, readable
 from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError, StateCorrupt
 from schemas.graph import EDGE_TYPES
-from schemas.predictions import (
-    BehaviourPrediction,
-    CampaignMatch,
-    ChurnPrediction,
-    NextBestAction,
-    NextItemsPrediction,
-    Prediction,
-    RedemptionPrediction,
-    SendTime,
-)
+from schemas.predictions import CampaignMatch, NextBestAction, Prediction, RedemptionPrediction
 from schemas.snapshot import Head, Session, sessions
+from schemas.topics import PREDICTION_TOPICS
 from schemas.words import SESSION, SESSION_END, hash_of
 from streams.core import counters, entities, graph
 from streams.core.config import DAY_MS, CoreConfig
@@ -45,17 +37,6 @@ from streams.kafka.partitioning import partition_for
 from streams.kafka.reader import TopicReader
 from streams.serving.catalog import UNREADABLE, read_entry
 from streams.state import keys
-
-PREDICTION_TOPICS: Final = {
-    "predictions.churn": ChurnPrediction,
-    "predictions.behaviour": BehaviourPrediction,
-    "predictions.redemption": RedemptionPrediction,
-    "predictions.next-items": NextItemsPrediction,
-    "predictions.campaign-match": CampaignMatch,
-    "predictions.send-time": SendTime,
-    "predictions.next-best-action": NextBestAction,
-}
-
 
 _MONTH_MS: Final = 31 * DAY_MS
 #: Fields of words -> kinds of entities.

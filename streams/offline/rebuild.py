@@ -16,6 +16,7 @@ from schemas.codec import NO_TIME_MS, DecodedEvent, msgpack_encode
 from schemas.errors import ConfigError, DeadLetter
 from schemas.events import SOURCES, Profile, Said, Withdrawal
 from schemas.snapshot import SNAPSHOT_VERSION, Outcome, Snapshot
+from schemas.topics import PREDICTION_TOPICS
 from schemas.words import Words
 from streams.core.config import CoreConfig
 from streams.core.context import Context
@@ -25,7 +26,6 @@ from streams.core.event import Event, event_name, uid_of
 from streams.core.event_clock import EventClock
 from streams.core.lateness import check_not_too_late, erased_until_ms, is_ahead, is_opt_out, opt_out_at
 from streams.core.pace import is_sampled_out
-from streams.inspect.lookup import PREDICTION_TOPICS
 from streams.kafka.partitioning import partition_for
 from streams.kafka.reader import TopicReader
 from streams.settings.zones import INSTALLED

@@ -1,6 +1,8 @@
 """Reading a tree of msgspec structs from environment variables and a TOML table: names, meanings, values, complaints.
 
-Knows nothing of the settings themselves; those are in :mod:`streams.settings.schema`.
+Knows nothing of the settings themselves; those are in :mod:`streams.settings.schema`. Not pydantic-settings: it reads
+the variables that it knows and cannot refuse the others (its issue 384), and part of the tree is of the core, whose
+structs are msgspec's.
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@ of them a partition whose database the other has not closed yet.
 
 from __future__ import annotations
 
-import fcntl
-import os
 from pathlib import Path
 from typing import Final
+
+from filelock import FileLock, Timeout
 
 from schemas.errors import ConfigError, DiskFailed
 
@@ -24,28 +24,22 @@ class FolderLock:
 
     Raises:
         ConfigError: somebody holds it.
-        DiskFailed: the folder cannot be made or written.
+        DiskFailed: the folder cannot be made, written or locked.
     """
 
     def __init__(self, folder: Path) -> None:
+        # A lock that is only a file would outlive a worker that is killed.
+        self._lock = FileLock(folder / LOCK_FILE, timeout=0, thread_local=False, fallback_to_soft=False)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file: int | None = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise DiskFailed(f"the state folder {folder} cannot be created: {error.strerror}") from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self.release()
+            self._lock.acquire()
+        except Timeout as error:
             raise ConfigError(
                 f"the state folder {folder} is in use by another worker: give this one its own"
             ) from error
         except OSError as error:
-            self.release()
-            raise DiskFailed(f"the state folder {folder} cannot be locked: {error.strerror}") from error
+            raise DiskFailed(f"the state folder {folder} cannot be created or locked: {error.strerror}") from error
 
     def release(self) -> None:
-        """Safe to repeat. The file stays: removing it would let two workers lock two files of one name."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        """Safe to repeat."""
+        self._lock.release()

@@ -111,6 +111,30 @@ def test_a_till_that_uploads_a_day_late_is_counted_beside_live_traffic() -> None
     assert entry.start_s == seen.activity_ms // 1000
 
 
+@pytest.mark.parametrize(("behind_ms", "late"), [(CONFIG.lateness_ms, 0), (CONFIG.lateness_ms + 1, 1)])
+def test_an_event_at_the_lateness_bound_is_in_time(behind_ms: int, late: int) -> None:
+    worker = Worker()
+    worker.take(CLICKSTREAM, [event("web", START_MS, 0), event("shop", START_MS - behind_ms, 1)])
+    assert (worker.ingest.counts["late"], worker.ingest.counts["applied"]) == (late, 2)
+
+
+def test_the_oldest_ids_are_forgotten_and_the_newest_are_not() -> None:
+    """A customer with more events than ids are remembered: what is repeated of the newest is still known."""
+    worker, count = Worker(), 3 * CONFIG.recent_ids
+    log = [event("shop", START_MS + number, number) for number in range(count)]
+    worker.take(CLICKSTREAM, log)
+    for topic in range(4):
+        worker.ingest.watermark.observe(topic, START_MS + HOUR_MS, 0)
+    worker.checkpoint()
+    newest, older = log[-CONFIG.recent_ids :], log[: -CONFIG.recent_ids]
+    customer = worker.ingest.customer("shop")
+    assert customer is not None and len(customer.settled.recent) == CONFIG.recent_ids
+    again = [record._replace(offset=count + number) for number, record in enumerate([*newest, older[-1]])]
+    worker.take(CLICKSTREAM, again)
+    counts = worker.ingest.counts
+    assert (counts["duplicates"], counts["applied"]) == (CONFIG.recent_ids, count + 1)
+
+
 def test_what_comes_later_than_ids_are_kept_is_refused_with_the_reason() -> None:
     worker = Worker()
     worker.take(CLICKSTREAM, [event("web", START_MS + 10 * DAY_MS, 0)])

@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, Final
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from support.logs import CONFIG, START_MS, Worker
 
 from schemas import errors
 from schemas.codec import DecodedEvent, decode_event, decode_key
-from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, REDEMPTIONS, Clickstream
+from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, REDEMPTIONS, SOURCES, Clickstream, type_by_source
 from schemas.records import LogRecord
 from schemas.rfc3339 import NotATime, parse_ms
 
@@ -71,6 +72,34 @@ def test_the_purchase_stays(changes: dict[str, Any], field: str, becomes: Any, r
     found = decoded(BUY | changes)
     assert getattr(found.body, field) == becomes
     assert found.repairs == repairs
+
+
+_SHORTEST: Final[dict[str, dict[str, Any]]] = {
+    "clickstream": {"event": "purchase"},
+    "campaign-sends": {"event": "send", "campaign_id": "k1"},
+    "redemptions": {"offer_id": "o1"},
+    "profiles": {},
+}
+#: What is read as a name, a time or a sum, and consent: of these nothing is guessed.
+_REFUSED: Final = {
+    "clickstream": {"event", "event_ts_ms", "price", "quantity", "items", "value", "currency"},
+    "campaign-sends": {"event", "event_ts_ms", "campaign_id"},
+    "redemptions": {"event_ts_ms", "offer_id", "value"},
+    "profiles": {"event_ts_ms", "consent"},
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_what_becomes_of_each_unreadable_field_is_decided(source: str) -> None:
+    """A new field is repaired in schemas/repair.py, or it is a reason to refuse the event and named above."""
+    refused = set()
+    for field in msgspec.structs.fields(type_by_source[source]):
+        body = {"event_ts_ms": START_MS} | _SHORTEST[source] | {field.name: {"nested": [1]}}
+        try:
+            assert decoded(body, SOURCES.index(source)).repairs, field.name
+        except errors.InvalidField:
+            refused.add(field.name)
+    assert refused == _REFUSED[source]
 
 
 def test_repairs_are_counted_by_topic_field_and_kind() -> None:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from support.source import attributes
 
 from schemas.errors import ConfigError
 from streams.settings import schema as settings
@@ -151,6 +152,11 @@ def test_every_setting_is_described() -> None:
     # Every default can be written back as text: what the documentation shows is what may be set.
     env = {entry.env: entry.default for entry in described if "password" not in entry.name and entry.default}
     assert load(env=env) == Settings()
+
+
+def test_every_setting_is_read() -> None:
+    read = attributes()
+    assert [field.name for field in settings.fields() if field.path[-1] not in read] == []
 
 
 def test_rates_come_from_text_and_from_tables(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TypeVar
 import pytest
 from support.logs import CONFIG, START_MS, Sent, log_of
 from support.snapshots import plain_snapshot
+from support.source import attributes
 
 import streams.core
 from schemas.errors import ConfigError
@@ -50,6 +51,13 @@ def test_all_that_cores_count_is_exported() -> None:
     folder = Path(streams.core.__path__[0])
     counted = {name for path in folder.rglob("*.py") for name in re.findall(r'counts\["(\w+)"\]', path.read_text())}
     assert counted | {*ODDITIES, "cache_evictions"} == {*OUTCOMES, *CORE_COUNTERS}
+
+
+def test_every_metric_is_set() -> None:
+    named = attributes() | {
+        metric.name for metric in CORE_COUNTERS.values()
+    }  # Metrics sets these by what a core counts
+    assert [name for name in METRICS if name not in named] == []
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=lambda metric: metric.name)
