@@ -154,8 +154,8 @@ class Forest(nn.Module):
 
     @torch.no_grad()
     def _read(self) -> None:
-        """Make the tables; nothing, of a forest that is not sound."""
-        if not self.sound():
+        """Make the tables; none of a forest that has no values yet, or is not sound."""
+        if self.left.is_meta or not self.sound():
             return
         device = self.left.device
         splits = self.left != torch.arange(NODES, device=device)

@@ -22,6 +22,9 @@
         ├── StateCorrupt          the local store cannot be trusted
         ├── DiskFailed            the local store cannot be written or read: full, read-only or broken disk
         └── ModelRefused          a model directory that is broken or does not fit the tokeniser
+            ├── ModelMissing          there is none where it should be
+            ├── ModelUnfit            of another format, or without what this deployment needs
+            └── CanaryFailed          it says something else than when it was trained
 """
 
 from __future__ import annotations
@@ -116,4 +119,27 @@ class DiskFailed(Stop):
 
 
 class ModelRefused(Stop):
-    """A model directory is incomplete, corrupt or made for another tokeniser."""
+    """A model directory is incomplete, corrupt or made for another tokeniser.
+
+    Where another model is served already, that one serves on. ``reason`` is a stable name for the metric.
+    """
+
+    reason: str = "damaged"
+
+
+class ModelMissing(ModelRefused):
+    """There is no model where it was announced to be."""
+
+    reason = "missing"
+
+
+class ModelUnfit(ModelRefused):
+    """A whole model, of another format or horizon, or without the tasks that are needed."""
+
+    reason = "unfit"
+
+
+class CanaryFailed(ModelRefused):
+    """A whole model that says something else of its canary than it did where it was trained."""
+
+    reason = "canary"

@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from schemas import audiences, catalog, embeddings, events, graph, predictions, snapshot, sweep, words
+from schemas import audiences, catalog, embeddings, events, graph, model_versions, predictions, snapshot, sweep, words
 
 DAY_MS: Final = 86_400_000
 
@@ -124,6 +124,13 @@ TOPICS: Final[dict[str, Topic]] = {
             replaced_days=SOURCE_DAYS,
         ),
         _topic("catalog", catalog.CatalogEntry, "items, campaigns, offers", key="kind:id", cleanup="compact"),
+        _topic(
+            model_versions.MODELS,
+            model_versions.Announcement,
+            "which model encode serves, and those before",
+            key="role",
+            cleanup="compact",
+        ),
         _topic("sweeps", sweep.Sweep, "orders to emit snapshots anew", key="sweep_id"),
         _topic("words", words.Word, "what the hashes in snapshots stand for", key="hash", cleanup="compact"),
         _topic(

@@ -98,8 +98,9 @@ def left_by(client: Mapping[str, Any], prefix: str, partitions: int, folder: Pat
             found: dict[str, dict[str, Any]] = {}
             for _, message in _records(reader, prefix + topic, partitions):
                 prediction = msgspec.json.decode(message.value())
-                found.pop(prediction["prediction_id"], None)  # in the order of their last publication
-                found[prediction["prediction_id"]] = prediction
+                # Not by their ids, which say the model too. In the order of their last publication.
+                found.pop(prediction["question_id"], None)
+                found[prediction["question_id"]] = prediction
             left.predictions[topic] = found
     return left
 
@@ -331,7 +332,7 @@ def _in_force(
 
 
 def _id(prediction: dict[str, Any] | None) -> str | None:
-    return None if prediction is None else str(prediction["prediction_id"])
+    return None if prediction is None else str(prediction["question_id"])
 
 
 def _said(prediction: dict[str, Any] | None) -> str:

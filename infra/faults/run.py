@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,10 +18,12 @@ from infra.faults import schedule as schedules
 from infra.faults.cluster import Cluster, Fleet, GroupProgress, freeze_code
 from infra.faults.compare import Check, compare, left_by
 from infra.faults.schedule import KINDS, Action, Kind
-from infra.faults.stream import RecordedStream, Sources, model, produce
+from infra.faults.stream import RecordedStream, Sources, model, produce, twin
+from models import versions
 from schemas.errors import Stop
 from schemas.events import SOURCES
 from schemas.topics import TOPICS
+from streams import cli
 from streams.kafka import admin, offsets
 from streams.sources.pacing import Pacer
 from streams.sources.replay import OrderedProducer, publish_catalog
@@ -100,11 +104,13 @@ class Harness:
         self._problems: list[str] = []
         self._times: list[tuple[Action, float]] = []
         self._exits: list[str] = []
+        self._swaps = 0
 
     def run(self) -> FaultsReport:
         plan, started_s = self._plan, time.monotonic()
         self._code = freeze_code(self._folder.resolve() / "code")
-        self._model = model(self._folder.resolve().parent)
+        self._model = versions.current(model(self._folder.resolve().parent))
+        self._twin = twin(self._model)
         actions = schedules.build(
             plan.seed,
             plan.kills,
@@ -112,6 +118,7 @@ class Harness:
             nodes=plan.nodes if plan.broker == "apache" and plan.nodes > 1 else 0,
             proxied=plan.broker == "apache",
             session_timeout_s=SESSION_TIMEOUT_S,
+            swaps=plan.encode,
         )
         self._cluster = Cluster(plan.broker, plan.nodes, self._folder)
         try:
@@ -135,6 +142,9 @@ class Harness:
             for name, check in checks.items()
             if check.different
         ]
+        answered = {said["model_version"] for found in read[1].predictions.values() for said in found.values()}
+        if self._swaps and len(answered - {"none"}) < 2:
+            self._problems.append(f"models were published, and only {sorted(answered)} answered")
         known = read[1].sources
         killed = [seconds for action, seconds in self._times if action.kills]
         return FaultsReport(
@@ -311,12 +321,22 @@ class Harness:
             case "cut":
                 assert cluster.proxy is not None
                 cluster.proxy.cut()
+            case "swap":
+                self._swaps += 1
+                self._publish(self._twin if self._swaps % 2 else self._model)
             case "stall":
                 assert cluster.proxy is not None
                 cluster.proxy.stall()
                 time.sleep(action.seconds)
                 cluster.proxy.flow()
         return since_s, after
+
+    def _publish(self, folder: Path) -> None:
+        options = ["--bootstrap", self._cluster.direct, "--prefix", "b.", "--model", str(self._model.parent)]
+        with contextlib.redirect_stdout(sys.stderr):  # standard output is the report's
+            code = cli.main(["publish", *options, str(folder)])
+        if code:
+            raise Stop(f"{folder} could not be published")
 
     def _await_drained(self, prefix: str, fleet: Fleet) -> None:
         groups = {"ingest": SOURCES, "entities": ("graph-edges",)}

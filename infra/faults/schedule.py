@@ -10,7 +10,18 @@ import msgspec
 from schemas.errors import ConfigError
 
 Kind = Literal[
-    "kill", "kill-empty", "kill-all", "kill-twice", "pause", "add", "remove", "broker", "brokers", "cut", "stall"
+    "kill",
+    "kill-empty",
+    "kill-all",
+    "kill-twice",
+    "pause",
+    "add",
+    "remove",
+    "broker",
+    "brokers",
+    "cut",
+    "stall",
+    "swap",
 ]
 
 #: Kind -> what it does, for tables and docs.
@@ -26,6 +37,7 @@ KINDS: Final[dict[Kind, str]] = {
     "brokers": "SIGKILL all broker nodes, start them",
     "cut": "reset every connection between workers and brokers",
     "stall": "carry no bytes between workers and brokers for a while",
+    "swap": "publish another model",
 }
 MAX_WORKERS: Final = 4
 _KILLS: Final[dict[Kind, float]] = {"kill": 0.3, "kill-empty": 0.15, "kill-all": 0.35, "kill-twice": 0.2}
@@ -50,7 +62,15 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def build(
-    seed: int, kills: int, *, workers: int, nodes: int, proxied: bool, session_timeout_s: float, rest_s: float = 2.0
+    seed: int,
+    kills: int,
+    *,
+    workers: int,
+    nodes: int,
+    proxied: bool,
+    session_timeout_s: float,
+    rest_s: float = 2.0,
+    swaps: bool = False,
 ) -> list[Action]:
     """Actions with at least ``kills`` SIGKILLs of workers among all other kinds of faults.
 
@@ -59,6 +79,7 @@ def build(
         nodes: brokers that can be restarted; 0 for none.
         proxied: connections can be cut and stalled.
         session_timeout_s: of the workers' groups; pauses last longer.
+        swaps: models are published: twice at least, so that one is taken back.
         rest_s: mean of the undisturbed time between two actions.
     """
     if kills < 1 or not 1 <= workers <= MAX_WORKERS:
@@ -83,6 +104,8 @@ def build(
     if proxied:
         for _ in range(often):
             others += ["cut", "stall"]
+    if swaps:
+        others += ["swap"] * (2 * often)
     kinds.extend(others)
     rng.shuffle(kinds)
     if kills >= 10:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from models.saved_model import CARD_FILE
+from models import saved_model, versions
 from models.training import TrainSettings
 from schemas import cloudevents, heartbeat
 from schemas.codec import decode_event
@@ -28,7 +29,7 @@ from streams.sources.simulate import Simulator, faults
 _START_MS: Final = 1_483_228_800_000  # 2017-01-01
 _DAYS: Final = 60
 _EVENTS_PER_CUSTOMER: Final = 130
-_MODEL_VERSION: Final = 1
+_MODEL_VERSION: Final = 2
 
 
 class Wire(NamedTuple):
@@ -187,7 +188,7 @@ class Expected:
 def model(folder: Path) -> Path:
     """A tiny model of the simulator's world, trained once and kept in ``folder``."""
     directory = folder / f"faults-model-v{_MODEL_VERSION}"
-    if (directory / CARD_FILE).exists():
+    if (versions.current(directory) / versions.CARD_FILE).exists():
         return directory
     simulator = Simulator(7, 150, _START_MS, _DAYS)
     events = [
@@ -205,6 +206,24 @@ def model(folder: Path) -> Path:
         progress=lambda share, text: None,
     )
     return directory
+
+
+def twin(folder: Path) -> Path:
+    """A model of another version beside a model's folder, with the same answers: so two runs can be compared."""
+    target = folder.with_name(f"{folder.name}-twin")
+    if target.exists():
+        return target
+    fresh = Path(shutil.copytree(folder, versions.new_folder(target), dirs_exist_ok=True))
+    # Read by others' tools alone.
+    text = (fresh / saved_model.TOKENIZER_CONFIG_FILE).read_bytes() + b"\n"
+    (fresh / saved_model.TOKENIZER_CONFIG_FILE).write_bytes(text)
+    card = saved_model.read_card(fresh)
+    files = card.files | {saved_model.TOKENIZER_CONFIG_FILE: hashlib.sha256(text).hexdigest()}
+    version = saved_model.content_version(files, card.sequence, card.horizon_days, card.tasks)
+    card = msgspec.structs.replace(card, files=files, model_version=version)
+    (fresh / saved_model.CARD_FILE).write_bytes(msgspec.json.encode(card))
+    fresh.rename(target)
+    return target
 
 
 class Sources(msgspec.Struct, frozen=True, kw_only=True):

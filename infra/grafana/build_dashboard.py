@@ -182,6 +182,19 @@ ROWS: Final[dict[str, list[Panel]]] = {
     ],
     "Encode": [
         (
+            "Workers by the model that they serve",
+            "short",
+            [("count by (model_version) (pulsegraph_served_model_info)", "{{model_version}}")],
+        ),
+        (
+            "Models swapped and refused",
+            "short",
+            [
+                ("sum(increase(pulsegraph_model_swaps_total[1h]))", "swapped"),
+                ("sum by (reason) (increase(pulsegraph_refused_models_total[1h]))", "refused: {{reason}}"),
+            ],
+        ),
+        (
             "One run of the model",
             "s",
             [

@@ -16,17 +16,20 @@ from schemas import codec
 from schemas.codec import Headers
 from schemas.deadletter import refuse
 from schemas.errors import DeadLetter, InvalidField, Malformed
-from schemas.snapshot import ERASED_MS, LIVE_KINDS, SNAPSHOT_VERSION, Snapshot
+from schemas.model_versions import MODELS
+from schemas.snapshot import ERASED_MS, SNAPSHOT_VERSION, Snapshot
 from streams.core.batching import MicroBatcher, Waiting
 from streams.core.erased import Erasures
-from streams.core.judge import SCORED
 from streams.kafka.outbox import Outbox
 from streams.runtime.clocks import Clocks
 from streams.runtime.context import RoleContext
 from streams.runtime.runner import Batch, Commit
+from streams.serving.announcements import AnnouncementFollower
 from streams.serving.catalog import CatalogFollower
 from streams.serving.embeddings import EmbeddingFeed
 from streams.serving.entity_embeddings import EntityFeed
+from streams.serving.model_loading import load_announced
+from streams.serving.model_swap import ModelSwap, ServedModel, first_model
 from streams.serving.news import News
 from streams.serving.predict import Predictions
 from streams.serving.records import Predict, Predicted
@@ -48,6 +51,7 @@ class EncodeRole:
         check: raises InvalidField for a snapshot the model cannot read.
         healthy: raises what has broken beside the model; asked every tick.
         entities: says which entities' embeddings are to be sent; absent: none are.
+        models: swaps another model in where one is ready; absent: none is ever.
         hand_over: called when partitions were taken away, once nothing of them is in work.
         queue_bound: fetching pauses while this many snapshots wait.
     """
@@ -66,6 +70,7 @@ class EncodeRole:
         clocks: Clocks,
         healthy: Callable[[], None] = lambda: None,
         entities: EntityFeed | None = None,
+        models: ModelSwap | None = None,
         hand_over: Callable[[], None] = lambda: None,
         queue_bound: int = 20_000,
     ) -> None:
@@ -78,6 +83,7 @@ class EncodeRole:
         self._wall_ms = clocks.wall_ms
         self._healthy = healthy
         self._entities = entities
+        self._models = models
         self._hand_over = hand_over
         self._publishing: asyncio.Task[None] | None = None
         self._assigned = False
@@ -139,6 +145,9 @@ class EncodeRole:
 
     async def idle(self) -> None:
         self._healthy()
+        if self._models is not None and self._models.due:
+            # In the encoder's thread: behind the batch in work, before the next one.
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._models.swap)
         await self._pump()
         await self._publish()
         await self._commit()
@@ -273,19 +282,13 @@ def _erased_ms(headers: Headers) -> int:
 
 def build(context: RoleContext) -> EncodeRole:
     """See :meth:`streams.agents.registry.RoleEntry.build`."""
-    settings, mine = context.settings, context.settings.encode
-    predictor = Predictor.load(
-        settings.model_dir, device=None if mine.device == "auto" else mine.device, threads=mine.threads or None
-    )
-    context.check_horizon(predictor.horizon_days)
+    settings, mine, metrics = context.settings, context.settings.encode, context.metrics
+    follower = AnnouncementFollower(context.client, context.prefix + MODELS, lambda value: models.announced(value))
+    predictor = first_model(follower.newest(), settings, metrics)
     logger.info("model %s on %s: %s", predictor.version, predictor.device, predictor.embed.name)
-    for head, kind in SCORED:
-        if (trained := predictor.model.report.heads.get(head)) is not None:
-            reached = trained.live if kind in LIVE_KINDS else trained.model
-            context.metrics.model_reached(head, kind, reached.auc_low)
     outbox = context.outbox(EncodeRole.name)
     # An outbox of its own: what the catalog refuses is sent by the follower's thread.
-    refusals = CatalogRefusals(context.outbox("catalog"), context.metrics, context.clocks.wall_ms)
+    refusals = CatalogRefusals(context.outbox("catalog"), metrics, context.clocks.wall_ms)
     entities = EntityFeed(predictor, lambda: catalog.current, mine.embedding_margin, settings.kafka.partitions)
     catalog = CatalogFollower(
         context.client, context.prefix + "catalog", refusals.tell, refusals.delivered, entities.tell
@@ -293,34 +296,42 @@ def build(context: RoleContext) -> EncodeRole:
     catalog.start()
     context.closing.callback(catalog.stop)
     batcher = MicroBatcher(mine.batch_size, mine.batch_age_ms, mine.coalesce)
-    feed, news = EmbeddingFeed(mine.embedding_margin), News(mine.prediction_margin)
-    predictions = Predictions(
-        predictor,
-        catalog,
-        settings.decide,
-        context.clocks.wall_ms,
-        feed,
-        settings.core.channel_aliases,
-        news,
-        mine.prediction_margin,
-    )
+
+    def serve(loaded: Predictor) -> ServedModel:
+        feed, news = EmbeddingFeed(mine.embedding_margin), News(mine.prediction_margin)
+        predictions = Predictions(
+            loaded,
+            catalog,
+            settings.decide,
+            context.clocks.wall_ms,
+            feed,
+            settings.core.channel_aliases,
+            news,
+            mine.prediction_margin,
+        )
+        return ServedModel(loaded, predictions, feed, news)
+
+    models = ModelSwap(serve, lambda version: load_announced(version, settings), entities, predictor, metrics)
+    follower.start()
+    context.closing.callback(follower.stop)
     for of, items in (
         ("encode queue", batcher.__len__),
         ("encode offsets open", batcher.open),
-        ("embeddings sent", feed.__len__),
-        ("predictions sent", news.__len__),
-        ("matches sent", predictions.matches.__len__),
+        ("embeddings sent", lambda: len(models.served.feed)),
+        ("predictions sent", lambda: len(models.served.news)),
+        ("matches sent", lambda: len(models.served.predictions.matches)),
     ):
-        context.metrics.holds(of, items)
+        metrics.holds(of, items)
     return EncodeRole(
-        predict=predictions,
-        hand_over=predictions.hand_over,
+        predict=models,
+        models=models,
+        hand_over=models.hand_over,
         healthy=catalog.check,
         entities=entities,
         check=check,
         batcher=batcher,
         outbox=outbox,
-        metrics=context.metrics,
+        metrics=metrics,
         clocks=context.clocks,
         queue_bound=max(mine.queue_bound, mine.batch_size),
     )

@@ -44,14 +44,17 @@ def add(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     import time
 
-    from models.inference import Predictor
     from schemas.codec import json_encode
     from schemas.errors import ConfigError
+    from schemas.model_versions import MODELS
     from streams.inspect.catalog_now import read_catalog
     from streams.inspect.titles import titles_of
     from streams.kafka.reader import TopicReader
     from streams.offline.ask import answer, ask_customer
+    from streams.serving.announcements import newest_announcement
+    from streams.serving.model_swap import first_model
     from streams.settings.schema import kafka_client_config
+    from streams.telemetry.metrics import Metrics
 
     settings = settings_from(args)
     lines: list[bytes] = []
@@ -65,10 +68,8 @@ def run(args: argparse.Namespace) -> int:
         as_of_ms = None if args.as_of is None else _time_ms(args.as_of)
         question = ask_customer(reader, prefix, args.customer, settings.core, as_of_ms, lines)
         catalog = read_catalog(reader, prefix)
-    mine = settings.encode
-    predictor = Predictor.load(
-        settings.model_dir, device=None if mine.device == "auto" else mine.device, threads=mine.threads or None
-    )
+        announced, _ = newest_announcement(reader, prefix + MODELS)
+    predictor = first_model(announced, settings, Metrics())
     wall_ms = int(time.time() * 1000)
     found = answer(question, predictor, catalog, settings.decide, settings.core, lambda: wall_ms)
     if args.json:

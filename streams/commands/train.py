@@ -39,11 +39,12 @@ def add(subparsers: Subparsers) -> None:
     parser = new_parser(
         subparsers,
         "train",
-        "train a model and write its directory",
+        "train a model and write it into a model directory",
         "Events before --until go through the serving code, which makes snapshots and, as event time passes, their "
         "labels. Training reads these outcomes and nothing else, and only those whose horizon has ended by then, since "
         "before that only one of the two labels can be known. --from-topics reads the outcomes and the catalog of a "
-        "running deployment instead; without it, no Kafka is needed.",
+        "running deployment instead; without it, no Kafka is needed. The model gets a folder of its own below DIR, and "
+        "DIR/current links to it; workers that run go on with theirs until `pulsegraph publish`.",
         "  pulsegraph train --data complete-journey --until 2017-07-01 --out .cache/model\n"
         "  pulsegraph train --data simulation --customers 500 --epochs 1 --out .cache/toy\n"
         "  pulsegraph train --from-topics --out .cache/model-2\n"
@@ -106,10 +107,12 @@ def add(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from models.versions import current
+
     settings = settings_from(args, model_dir=args.out)
     until_ms = day_ms(args.until)
     card = _from_topics(args, settings) if args.from_topics else _from_events(args, settings, until_ms)
-    print(f"model {card.model_version} written to {settings.model_dir}")
+    print(f"model {card.model_version} written to {current(settings.model_dir)}")
     for line in summary(card):
         print(f"  {line}")
     return 0

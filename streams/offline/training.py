@@ -11,8 +11,9 @@ from typing import Final
 import msgspec
 import torch
 
-from models import outcomes, saved_model, tokenizer
+from models import canary, outcomes, saved_model, tokenizer
 from models.continued import Base
+from models.model import Model
 from models.pretrained import PretrainedBody
 from models.saved_model import Card
 from models.tokenizer import Vocabulary
@@ -26,6 +27,7 @@ from streams.core.config import DAY_MS, CoreConfig
 from streams.core.context import Context
 from streams.core.snapshots import attribute_words
 from streams.core.timeline import event_words
+from streams.offline.canary import made_up
 from streams.offline.ingest import replay_checkpoints
 
 Progress = Callable[[float, str], None]
@@ -99,7 +101,7 @@ def train_on_events(
     source: str = "",
     date: str = "",
 ) -> Card:
-    """Train on everything that was known by ``until_ms`` and write the model directory.
+    """Train on everything that was known by ``until_ms`` and write a version below the model directory.
 
     Args:
         body: see :func:`models.training.train`, as for what follows.
@@ -146,7 +148,7 @@ def train_on_outcomes(
     source: str = "",
     date: str = "",
 ) -> Card:
-    """Train on labelled snapshots and write the model directory.
+    """Train on labelled snapshots and write a version below the model directory.
 
     Args:
         found: outcomes whose horizon has ended, see :func:`models.outcomes.matured`.
@@ -170,7 +172,18 @@ def train_on_outcomes(
         source=source,
         date=date,
     )
-    return saved_model.save(model, directory)
+    return save_version(model, directory, catalog, config)
+
+
+def save_version(model: Model, directory: Path, catalog: Mapping[str, CatalogEntry], config: CoreConfig) -> Card:
+    """Write a model with its canary below a model directory, and make it the current one there.
+
+    Raises:
+        ConfigError: the directory holds something else.
+        OSError: the disk.
+    """
+    made = canary.make(model, *made_up(model.vocabulary, catalog, config))
+    return saved_model.save_version(model, directory, made)
 
 
 def _horizon_days(config: CoreConfig) -> int:

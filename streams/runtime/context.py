@@ -5,8 +5,6 @@ from __future__ import annotations
 from contextlib import ExitStack
 from functools import cached_property
 
-from schemas.errors import ConfigError
-from streams.core.config import DAY_MS
 from streams.kafka.clients import ClientConfig
 from streams.kafka.outbox import Outbox
 from streams.runtime.clocks import SYSTEM_CLOCKS, Clocks
@@ -36,19 +34,6 @@ class RoleContext:
     def memory(self) -> Memory:
         """Of all local stores together."""
         return shared_memory(WORKER_BYTES)
-
-    def check_horizon(self, days: int) -> None:
-        """Whether a model that looks so many days ahead fits the settings.
-
-        Raises:
-            ConfigError: labels are of another horizon.
-        """
-        if days * DAY_MS != self.settings.core.churn_horizon_ms:
-            raise ConfigError(
-                f"the model in {self.settings.model_dir} was trained for a churn horizon of {days} days, and "
-                f"core.churn_horizon_ms is {self.settings.core.churn_horizon_ms}: set it to {days * DAY_MS}, or train "
-                "another model with `pulsegraph train`"
-            )
 
     def outbox(self, of: str) -> Outbox:
         """A new one: an outbox belongs to one thread.

@@ -68,18 +68,13 @@ class EntityFeed:
     """
 
     def __init__(self, tower: Tower, catalog: Catalog, margin: float, partitions: int) -> None:
-        self._tower = tower
         self._catalog = catalog
         self._margin = margin
         self._partitions = partitions
         self._changed: deque[Mapping[str, int]] = deque()
         self._changed_ms: dict[str, int] = {}
         """Every name that the catalog has or had a record of."""
-        self._learned = {
-            f"{kind}:{value}"
-            for field, colon, value in (word.partition(":") for word in tower.named)
-            if colon and (kind := _KIND_OF.get(field)) in _NOT_IN_CATALOG
-        }
+        self._set_tower(tower)
         self._categories: set[str] = set()
         self._held: set[int] = set()
         self._waiting: dict[str, None] = {}
@@ -88,6 +83,14 @@ class EntityFeed:
     def tell(self, changed: Mapping[str, int]) -> None:
         """The catalog has new records of these names; of each the time in ms."""
         self._changed.append(changed)
+
+    def renew(self, tower: Tower) -> None:
+        """Another model serves: its vectors are of another space, so all are sent again."""
+        before = self._learned
+        self._set_tower(tower)
+        self._sent.clear()
+        # What the model before knew alone is taken out.
+        self._look_at((*self._changed_ms, *self._learned, *self._categories, *before))
 
     def hold(self, partitions: set[int]) -> None:
         """These are this worker's; what it did not hold before is sent anew, as others may have sent since."""
@@ -134,6 +137,14 @@ class EntityFeed:
         categories = {f"category:{entry.category}" for entry in entries.values() if entry.category}
         self._look_at(categories ^ self._categories)
         self._categories = categories
+
+    def _set_tower(self, tower: Tower) -> None:
+        self._tower = tower
+        self._learned = {
+            f"{kind}:{value}"
+            for field, colon, value in (word.partition(":") for word in tower.named)
+            if colon and (kind := _KIND_OF.get(field)) in _NOT_IN_CATALOG
+        }
 
     def _look_at(self, names: Iterable[str]) -> None:
         self._waiting.update((name, None) for name in names if self._partition(name) in self._held)

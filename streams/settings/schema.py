@@ -122,6 +122,9 @@ class EncodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     ``predictions.campaign-match`` after an event: when one of its probabilities is, or a campaign came or went."""
     coalesce: bool = True
     """Score only the newest snapshot of a customer that waits more than once."""
+    required_tasks: tuple[str, ...] = ()
+    """Tasks that a model must have learned to be published, or served: ``churn``, ``behaviour``, ``redemption``,
+    ``next-items`` and so on, as ``tasks`` in its card names them."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,7 +141,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     standby: bool = False
     """Keep local copies of the partitions that other workers own, to take them over without a restore."""
     model_dir: Path = Path(".cache/model")
-    """Folder of the model to serve, as ``pulsegraph train`` writes it."""
+    """Model directory, as ``pulsegraph train`` writes it, or the folder of one model. What ``models`` announces is
+    looked for here; where nothing is announced, or it cannot be served, the directory's newest model serves."""
     metrics_port: _Port | None = None
     """Port of ``/metrics``, ``/healthz`` and ``/readyz``; 0 takes a free one, none serves nothing."""
     metrics_host: str = "127.0.0.1"

@@ -126,6 +126,15 @@ class MetricTable:
     predictions_total = counter("predictions", "Predictions and embeddings emitted.", "topic")
     words_total = counter("words", "Words of timelines that the encoder was shown.")
     unknown_words_total = counter("words", "Of these, words that the model's vocabulary lacks.")
+    served_model_info = gauge("1", "The model that this worker serves, by `model_version`.", "model_version")
+    model_swaps_total = counter("models", "Announced models that took the place of another one while this worker ran.")
+    refused_models_total = counter(
+        "models",
+        "Announced models that were refused while another one served on: `missing` (no such folder), `damaged`, "
+        "`unfit` (format, horizon or tasks), `canary` (it says something else than in training), `malformed` (the "
+        "announcement), `error` (anything else, such as too little memory).",
+        "reason",
+    )
     live_auc_ratio = gauge("0 to 1", "AUC of emitted predictions whose outcome is known.", "head", "kind")
     model_auc_low_ratio = gauge(
         "0 to 1",

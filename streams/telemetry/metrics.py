@@ -195,10 +195,18 @@ class Metrics(MetricTable):
             if value is not None:
                 gauge.labels(head=head, kind=kind).set(value)
 
-    def model_reached(self, head: str, kind: str, auc_low: float | None) -> None:
-        """What a head of the served model reached in training on snapshots as those of this kind."""
-        if auc_low is not None:
-            self.model_auc_low_ratio.labels(head=head, kind=kind).set(auc_low)
+    def serves(self, model_version: str, reached: Mapping[tuple[str, str], float | None]) -> None:
+        """A model serves from now on.
+
+        Args:
+            reached: (head, kind) -> what the head reached in training on snapshots as those of this kind.
+        """
+        self.served_model_info.clear()
+        self.served_model_info.labels(model_version=model_version).set(1)
+        self.model_auc_low_ratio.clear()
+        for (head, kind), auc_low in reached.items():
+            if auc_low is not None:
+                self.model_auc_low_ratio.labels(head=head, kind=kind).set(auc_low)
 
     def restoring(self, role: str, partition: int, done: int, total: int) -> None:
         """A partition's state is being read back; called from a thread of its own."""

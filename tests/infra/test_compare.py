@@ -38,7 +38,7 @@ def test_a_difference_says_where(tmp_path):
 
 
 def _prediction(number: int, kind: str, probability: float) -> dict:
-    named = {"prediction_id": str(number), "model_version": "m", "source": [], "as_of_ms": number}
+    named = {"question_id": str(number), "model_version": "m", "source": [], "as_of_ms": number}
     return {"customer_id": "c", "snapshot_kind": kind, "probability": probability, **named}
 
 

@@ -9,7 +9,7 @@ from schemas.errors import ConfigError
 
 
 def _build(seed: int, kills: int, **changes):
-    options = {"workers": 2, "nodes": 3, "proxied": True, "session_timeout_s": 10.0} | changes
+    options = {"workers": 2, "nodes": 3, "proxied": True, "session_timeout_s": 10.0, "swaps": True} | changes
     return build(seed, kills, **options)
 
 
@@ -41,6 +41,7 @@ def test_pauses_outlast_the_session_timeout_and_stalls_do_not():
 def test_what_the_cluster_cannot_do_is_not_asked_of_it():
     kinds = {action.kind for action in _build(0, 100, nodes=0, proxied=False)}
     assert not kinds & {"broker", "brokers", "cut", "stall"}
+    assert "swap" not in {action.kind for action in _build(0, 100, swaps=False)}
     assert "brokers" not in {action.kind for action in _build(0, 100, nodes=1)}
 
 

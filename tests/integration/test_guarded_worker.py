@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 from support.guarded import USER, demanding_scram_over_tls
 from support.pipeline import Pipeline
-from support.small_model import save_small_model
+from support.small_model import save_small_version
 
 from streams import cli
 from streams.brokers.apache import ApacheBroker
@@ -56,8 +56,9 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path: Path = save_small_model(tmp_path_factory.mktemp("model") / "model")
-    return path
+    directory: Path = tmp_path_factory.mktemp("model") / "model"
+    save_small_version(directory, 1)
+    return directory
 
 
 def pipeline_with(guarded: Guarded, password: str, model: Path, folder: Path, **more: str) -> Pipeline:
@@ -105,6 +106,7 @@ COMMANDS: dict[str, list[str]] = {
     "sweep": ["--active-days", "7"],
     "skip-snapshots": [],
     "predict": ["--customer", "c1"],
+    "publish": [],
 }
 #: Commands with settings that speak to none, and one that needs a seed first and has the clients of ``customer``.
 SILENT = {"settings", "train", "audience"}
@@ -177,6 +179,7 @@ def test_a_worker_and_every_command_get_in_with_the_password(
         "sweep": "was ordered of 1 partition",
         "skip-snapshots": "encode begins behind",
         "predict": "churn, ",
+        "publish": "was announced to every encode worker",
         "replay": "all acknowledged",
         "simulate": "all acknowledged",
     }

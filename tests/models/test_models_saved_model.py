@@ -222,6 +222,18 @@ def pickled_encoder(directory: Path) -> None:
     resealed(directory)
 
 
+def a_pipe_for_weights(directory: Path) -> None:
+    """Reading it would wait for ever."""
+    (directory / saved_model.HEADS_FILE).unlink()
+    os.mkfifo(directory / saved_model.HEADS_FILE)
+
+
+def a_device_for_the_card(directory: Path) -> None:
+    """Reading it would never end."""
+    (directory / saved_model.CARD_FILE).unlink()
+    (directory / saved_model.CARD_FILE).symlink_to("/dev/zero")
+
+
 def a_directory_for_weights(directory: Path) -> None:
     (directory / saved_model.HEADS_FILE).unlink()
     (directory / saved_model.HEADS_FILE).mkdir()
@@ -256,12 +268,18 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "sequences of text": (other_sizes(graph="8"), "damaged"),
     "no weights": (lambda d: (d / saved_model.ENCODER_FILE).unlink(), "cannot be read"),
     "a directory for weights": (a_directory_for_weights, "cannot be read"),
+    "a pipe for weights": (a_pipe_for_weights, "it is no file"),
+    "a device for the card": (a_device_for_the_card, "it is no file"),
     "truncated weights": (truncate, "not a safetensors file"),
     "a pickle for weights": (pickled_encoder, "not a safetensors file"),
     "empty weights": (write(saved_model.HEADS_FILE, b""), "not a safetensors file"),
     "weights that are not finite": (not_finite, "not finite"),
     "other shapes": (other_config(intermediate_size=48), "does not fit"),
     "more layers": (other_config(num_hidden_layers=2), "does not fit"),
+    "more memory than there is": (
+        other_config(hidden_size=1 << 20, intermediate_size=1 << 22, vocab_size=1 << 24), "does not fit the weights",
+    ),
+    "more layers than can be built": (other_config(num_hidden_layers=10**9), "more than 1000 layers"),
     "unknown architecture": (other_config(model_type="no-such-model"), "no encoder"),
     "heads that do not divide": (other_config(num_attention_heads=5), "no encoder"),
     "config of another vocabulary": (other_config(vocab_size=7), "does not fit"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from models.snapshot_columns import check
 from models.tasks import TASKS
 from schemas import codec
 from schemas.records import OutputRecord
-from schemas.snapshot import SNAPSHOT_VERSION, EdgeBlock, Recent, SnapshotKind
+from schemas.snapshot import SNAPSHOT_VERSION, EdgeBlock, Recent, Snapshot, SnapshotKind
 from streams.agents.encode import EncodeRole
 from streams.core.batching import MicroBatcher
 from streams.core.config import DAY_MS
@@ -29,6 +30,7 @@ from streams.core.erased import Erasures
 from streams.runtime.clocks import Clocks
 from streams.runtime.runner import Batch
 from streams.serving.predict import Predictions
+from streams.serving.records import Predicted
 from streams.telemetry.metrics import Metrics
 
 SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=32, sequence=SequenceSize(recent=12, history=6, graph=8))
@@ -54,23 +56,24 @@ class Outbox:
         assert mark <= len(self.records)
 
 
-def _predictions() -> Predictions:
+def _predictions(version: str = "test") -> Predictions:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         model = Model(default_config(SMALL), worlds.vocabulary(), SMALL.sequence, TASKS)
-    predictor = Predictor(model, "test", device="cpu", half=False, compiled=False)
+    predictor = Predictor(model, version, device="cpu", half=False, compiled=False)
     return Predictions(predictor, SimpleNamespace(current=({}, 0)), DecisionPolicy(), lambda: worlds.START_MS)
 
 
 class Encoding:
     """The role with an outbox and metrics of its own, given all snapshots at once and asked until nothing waits."""
 
-    def __init__(self, entities: Any = None) -> None:
+    def __init__(self, entities: Any = None, models: Any = None) -> None:
         self.metrics, self.outbox = Metrics(), Outbox()
         self._batcher = MicroBatcher(2, 0, coalesce=False)
         told: Any = self.outbox
         self.role = EncodeRole(
-            predict=_predictions(),
+            predict=models or _predictions(),
+            models=models,
             check=check,
             batcher=self._batcher,
             outbox=told,
@@ -254,3 +257,35 @@ def test_a_tower_that_fails_ends_the_role() -> None:
 
     with pytest.raises(RuntimeError, match="no vectors"):
         asyncio.run(live())
+
+
+class Models:
+    """Another model is ready; says which batches were asked before it served."""
+
+    def __init__(self, before: Predictions, after: Predictions) -> None:
+        self.due, self._serves, self._after = True, before, after
+        self.threads: set[int] = set()
+
+    def __call__(self, snapshots: list[Snapshot], erased: list[str]) -> Predicted:
+        self.threads.add(threading.get_ident())
+        return self._serves(snapshots, erased)
+
+    def swap(self) -> None:
+        self.threads.add(threading.get_ident())
+        self.due, self._serves = False, self._after
+
+
+def test_a_model_takes_over_between_two_batches_though_nobody_waits() -> None:
+    models: Any = Models(_predictions("one"), _predictions("other"))
+    encoding = Encoding(models=models)
+
+    async def wait() -> None:
+        await encoding.role.idle()
+
+    asyncio.run(wait())
+    assert not models.due, "without partitions and without snapshots"
+    encoding.take(*(codec.msgpack_encode(worlds.snapshot(at)) for at in range(7)))
+    assert len(models.threads) == 1 and threading.get_ident() not in models.threads, "in the encoder's thread"
+    churn = [record for record in encoding.outbox.records if record.topic == "predictions.churn"]
+    assert len(churn) == 7
+    assert {msgspec.json.decode(record.value or b"")["model_version"] for record in churn} == {"other"}

@@ -15,6 +15,7 @@ from support.snapshots import hashes, plain_snapshot, recent
 from models.outcomes import matured
 from models.saved_model import read_card
 from models.tokenizer import SPECIALS, Vocabulary, field_of
+from models.versions import current
 from schemas import codec
 from schemas.catalog import CatalogEntry
 from schemas.events import Clickstream, Profile
@@ -45,7 +46,7 @@ def test_trains_and_says_what_it_reached(
     captured = capsys.readouterr()
     card = read_card(out)
     assert card.horizon_days == 14
-    assert captured.out.startswith(f"model {card.model_version} written to {out}\n")
+    assert captured.out.startswith(f"model {card.model_version} written to {current(out)}\n")
     assert card.report.early > 0
     assert f"{card.report.outcomes:,} outcomes, {card.report.early:,} more left out until" in captured.out
     for head in card.report.heads:

@@ -33,7 +33,7 @@ class Turning:
     """A tower whose vectors point where a test says."""
 
     version = "model-1"
-    named = ("evt:purchase", "page:/home", "cat:learned", "item:never listed", "coffee", "[SESSION]")
+    named: tuple[str, ...] = ("evt:purchase", "page:/home", "cat:learned", "item:never listed", "coffee", "[SESSION]")
 
     def __init__(self) -> None:
         self.angles: dict[str, float] = {}
@@ -205,3 +205,21 @@ def test_repeated_by_another_worker_a_record_is_the_same() -> None:
     one, two = by_a_worker(), by_a_worker()
     assert one == two
     assert {"item:0", "campaign:fresh", "offer:offer-fresh", "category:frozen fish"} <= one.keys()
+
+
+def test_another_model_sends_all_anew_and_takes_out_what_it_does_not_know() -> None:
+    shop = Shop(held={0, 1, 2})
+    shop.put(CatalogEntry(kind="item", id="1", category="coffee"), CatalogEntry(kind="item", id="2"), out=["item:0"])
+    before = shop.sent()
+    assert shop.sent() == {}
+    other = Turning()
+    other.version, other.named = "model-2", ("page:/new", "cat:learned")
+    shop.feed.renew(other)
+    after = shop.sent()
+    mine = {name for name in after if partition_for(name.encode(), len(ALL)) != 3}
+    assert after.keys() == mine, "of what it holds"
+    assert after.keys() == before.keys() | {name for name in ("page:/new",) if name in after}
+    for name, said in after.items():
+        known = name in shop.entries or name in ("category:coffee", "category:learned", "page:/new")
+        assert (said["model_version"] if said else None) == ("model-2" if known else None), name
+    assert shop.sent() == {}
