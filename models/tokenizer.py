@@ -18,6 +18,7 @@ import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 from tokenizers import models as token_models
 
+from models.versions import current
 from models.wide import Ints
 from schemas.errors import ConfigError, ModelRefused
 from schemas.words import FIXED, hash_of, words_of
@@ -137,7 +138,7 @@ class Vocabulary:
         Raises:
             ModelRefused: the file is missing, is not a tokeniser, or lacks words that every vocabulary holds.
         """
-        path = Path(directory) / TOKENIZER_FILE
+        path = current(Path(directory)) / TOKENIZER_FILE
         try:
             raw = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

@@ -13,6 +13,7 @@ from support.small_model import save_small_model, save_small_version, small_mode
 
 from models import saved_model, versions
 from models.model import TrainingReport
+from models.tokenizer import Vocabulary
 from schemas.errors import ConfigError, ModelRefused
 
 
@@ -26,6 +27,7 @@ def test_each_model_has_a_folder_and_the_newest_is_current(tmp_path: Path) -> No
     assert sorted(os.listdir(tmp_path / "models")) == sorted([one.name, other.name, versions.CURRENT])
     assert save_small_version(tmp_path / "models", 1) == one, "an equal model is the one that is there"
     assert saved_model.load(tmp_path / "models")[1] == saved_model.read_card(one)
+    assert Vocabulary.load(tmp_path / "models").names == worlds.vocabulary().names
 
 
 def test_the_folder_is_named_by_the_day_and_the_content(tmp_path: Path) -> None:
