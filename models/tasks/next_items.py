@@ -26,7 +26,7 @@ from schemas.predictions import NextItemsPrediction, RankedItem
 from schemas.snapshot import DAY_MS, Outcome, SnapshotKind
 
 VALID_MS: Final = 7 * DAY_MS
-LISTS: Final = 2_000
+LISTS: Final = 6_000
 """Lists that are fitted on at most."""
 KEPT_APART: Final = 600
 """Lists to stop at, to calibrate on and to report on, at most each."""

@@ -231,6 +231,14 @@ def test_a_row_is_told_what_had_sold_before_its_week_and_nothing_after(found: li
             assert sales.lately[week, item] == pytest.approx(sum(weights), rel=1e-4)
 
 
+def test_what_the_tower_says_counts_for_nothing_before_it_is_learned() -> None:
+    torch.manual_seed(0)
+    head, columns = ItemsHead(8), torch.randn(5, len(COLUMN_NAMES))
+    torch.nn.init.normal_(head.residual[-1].weight)
+    assert head.deep(head.standardised(columns)).abs().min() > 0
+    assert not head.of_tower(columns).any()
+
+
 def test_reasons_name_every_family_by_its_own_columns() -> None:
     values = np.full(len(COLUMN_NAMES), np.nan, dtype=np.float32)
     values[[COLUMN[name] for name in OWN_NAMES]] = 0.0
