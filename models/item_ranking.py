@@ -52,13 +52,12 @@ class ItemsHead(Head):
         self.tower = ItemTower(hidden)
         self.popularity = Popularity()
         first, second = _MIDDLE
-        self.residual = nn.Sequential(
-            nn.Linear(len(COLUMN_NAMES), first), nn.GELU(), nn.Linear(first, second), nn.GELU(), nn.Linear(second, 1)
-        )
-        start_at_zero(self.residual[-1])
+        entry, last = nn.Linear(len(COLUMN_NAMES), first), nn.Linear(second, 1)
+        self.residual = nn.Sequential(entry, nn.GELU(), nn.Linear(first, second), nn.GELU(), last)
+        start_at_zero(last)
         # At first no list has the tower's columns. What they weigh then is chance, and would be noise in those that do.
         with torch.no_grad():
-            self.residual[0].weight[:, _TOWER_AT] = 0.0
+            entry.weight[:, _TOWER_AT] = 0.0
 
     def standardised(self, columns: Tensor) -> Tensor:
         """Raw columns (C, len(COLUMNS)) → (C, len(COLUMNS))."""

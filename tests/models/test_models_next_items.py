@@ -234,7 +234,8 @@ def test_a_row_is_told_what_had_sold_before_its_week_and_nothing_after(found: li
 def test_what_the_tower_says_counts_for_nothing_before_it_is_learned() -> None:
     torch.manual_seed(0)
     head, columns = ItemsHead(8), torch.randn(5, len(COLUMN_NAMES))
-    torch.nn.init.normal_(head.residual[-1].weight)
+    for weights in head.residual[-1].parameters():
+        torch.nn.init.normal_(weights)
     assert head.deep(head.standardised(columns)).abs().min() > 0
     assert not head.of_tower(columns).any()
 
