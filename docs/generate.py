@@ -19,7 +19,18 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # infra is in the checkout a
 
 from infra.bench import report, sizing
 from infra.evaluate import report as evaluation
-from schemas import audiences, catalog, embeddings, events, features, limits, predictions, topics
+from schemas import (
+    audiences,
+    catalog,
+    embeddings,
+    events,
+    features,
+    limits,
+    model_versions,
+    predictions,
+    recalibrations,
+    topics,
+)
 from schemas.graph import EDGE_TYPES
 from streams.settings import reader as configuration
 from streams.settings import schema as settings
@@ -49,6 +60,7 @@ _KINDS: Final[tuple[tuple[Any, str], ...]] = (
     (float, "number"),
     (tuple[str, int, int], "array of topic, partition, offset"),
     (dict[str, int], "object of text to whole number"),
+    (recalibrations.Bins, "object of whole number to array of two whole numbers"),
 )
 
 
@@ -182,6 +194,11 @@ _STRUCTS: Final[tuple[type[msgspec.Struct], ...]] = (
     predictions.ChurnPrediction,
     predictions.BehaviourPrediction,
     predictions.RedemptionPrediction,
+    predictions.AppliedRecalibration,
+    model_versions.Announcement,
+    model_versions.ModelVersion,
+    recalibrations.OutcomeTallies,
+    recalibrations.WeekTally,
     predictions.NextItemsPrediction,
     predictions.RankedItem,
     predictions.CampaignMatch,

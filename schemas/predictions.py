@@ -26,6 +26,22 @@ class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
     """Contribution to the logit, positive pushes the probability up."""
 
 
+class AppliedRecalibration(msgspec.Struct, frozen=True, kw_only=True):
+    """How outcomes of earlier predictions changed a probability p that the model said.
+
+    ``logit' = low_slope * ln(p) - high_slope * ln(1 - p) + shift``. Reasons say why the model said p.
+    """
+
+    model_probability: Probability
+    """What the model said."""
+    low_slope: float
+    """Below 1 where the model was too sure of itself when it said little."""
+    high_slope: float
+    """The same when it said much."""
+    shift: float
+    """Above 0 where it happened more often than the model said."""
+
+
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Fields that every prediction has.
 
@@ -65,6 +81,8 @@ class ChurnPrediction(Prediction, frozen=True, kw_only=True, omit_defaults=True)
     """Days without activity that count as churn."""
     last_activity_ms: int | None = None
     """Event time of the customer's newest activity, to about a second; missing where there was none."""
+    recalibration: AppliedRecalibration | None = None
+    """How outcomes changed the probability; missing where it is as the model said."""
     reason_codes: list[Reason] = []
     """Why, most telling first."""
 
@@ -111,6 +129,8 @@ class RedemptionPrediction(Prediction, frozen=True, kw_only=True, omit_defaults=
     """The offer, as in the catalog."""
     channel: str | None = None
     """By which channel the offer was sent."""
+    recalibration: AppliedRecalibration | None = None
+    """How outcomes changed the probability; missing where it is as the model said."""
     reason_codes: list[Reason] = []
     """Why, most telling first."""
 

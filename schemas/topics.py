@@ -10,7 +10,19 @@ from typing import Final, Literal
 
 import msgspec
 
-from schemas import audiences, catalog, embeddings, events, graph, model_versions, predictions, snapshot, sweep, words
+from schemas import (
+    audiences,
+    catalog,
+    embeddings,
+    events,
+    graph,
+    model_versions,
+    predictions,
+    recalibrations,
+    snapshot,
+    sweep,
+    words,
+)
 
 DAY_MS: Final = 86_400_000
 
@@ -164,6 +176,13 @@ TOPICS: Final[dict[str, Topic]] = {
         ),
         _topic("predictions.send-time", predictions.SendTime, "hours and channels of the week, ranked by response"),
         _topic("predictions.next-best-action", predictions.NextBestAction, "the decision, ranked, with reasons"),
+        _topic(
+            "recalibrations",
+            recalibrations.OutcomeTallies,
+            "what became of predictions, counted",
+            key="partition",
+            cleanup="compact",
+        ),
         _topic(
             "embeddings.customer",
             embeddings.CustomerEmbedding,

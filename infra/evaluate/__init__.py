@@ -14,6 +14,7 @@ NAMES: Final = (
     "churn",
     "behaviour",
     "calibration",
+    "drift",
     "categories",
     "redemption",
     "send-time",

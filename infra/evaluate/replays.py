@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from math import log
 from pathlib import Path
 from typing import Any, Final
 from zlib import crc32
@@ -25,7 +26,7 @@ from schemas.events import SOURCE_INDEX, SOURCES
 from schemas.records import LogRecord
 from schemas.snapshot import Outcome, Snapshot
 from schemas.sweep import Sweep
-from streams.core.config import CoreConfig
+from streams.core.config import DAY_MS, CoreConfig
 from streams.core.durable import IngestCheckpoint
 from streams.offline.ingest import OfflineIngest
 from streams.sources.source import Source, load_source
@@ -59,6 +60,10 @@ class ReplayPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Span of the ``event`` snapshots that are kept."""
     live_in: int = 1
     """One of so many is kept, by a hash of its question."""
+    leave_from_ms: int = 0
+    leave_days: float = 0.0
+    """A planted drift: from ``leave_from_ms`` on, everybody leaves for good at a rate of 1 in so many days; 0: nobody
+    does."""
 
 
 class Replay:
@@ -101,7 +106,7 @@ class Replay:
 
     def events(self, until_ms: int) -> list[SourceEvent]:
         """The log before a time."""
-        return self.source.history(until_ms)
+        return _without_leavers(self.source.history(until_ms), self.plan)
 
     def catalog(self) -> dict[str, CatalogEntry]:
         return self.source.catalog()
@@ -128,7 +133,7 @@ def replay(plan: ReplayPlan, folder: Path, say: Any) -> Replay:
     def make(fresh: Path) -> None:
         say(f"replaying {plan.data} through the core")
         source = source_of(plan)
-        events = source.history(source.until_ms)
+        events = _without_leavers(source.history(source.until_ms), plan)
         read_purchases(events).save(fresh / "purchases.npz")
         found = _Kept(plan)
         for done in _checkpoints(events, plan, config, source.until_ms):
@@ -163,6 +168,19 @@ class _Kept:
                     self.asked.append(snapshot)
             elif plan.live_from_ms <= snapshot.as_of_ms < plan.live_until_ms and _is_kept(snapshot, plan.live_in):
                 self.live.append(snapshot)
+
+
+def _without_leavers(events: list[SourceEvent], plan: ReplayPlan) -> list[SourceEvent]:
+    """The log without what customers would have done after they left; when they do follows from a hash of their ids."""
+    if not plan.leave_days:
+        return events
+
+    @functools.cache
+    def leaves_ms(customer_id: str) -> float:
+        chance = (crc32(customer_id.encode()) + 0.5) / (1 << 32)
+        return plan.leave_from_ms - log(chance) * plan.leave_days * DAY_MS
+
+    return [event for event in events if event[3] < leaves_ms(event[1])]
 
 
 def _is_kept(snapshot: Snapshot, one_in: int) -> bool:

@@ -93,7 +93,31 @@ ROWS: Final[dict[str, list[Panel]]] = {
             ],
         ),
         ("Observed over predicted", "none", [(f"{_happened('observed')} / {_happened('predicted')}", _KIND)]),
-        ("Calibration error", "percentunit", [("pulsegraph_live_calibration_error_ratio", _KIND)]),
+        (
+            "Calibration error",
+            "percentunit",
+            [
+                ("pulsegraph_live_calibration_error_ratio", _KIND),
+                ("pulsegraph_live_model_calibration_error_ratio", _KIND + " before recalibration"),
+            ],
+        ),
+        (
+            "Drift, by what chance allows",
+            "none",
+            [
+                ("pulsegraph_live_error_drift_ratio", _KIND + " errors"),
+                ("pulsegraph_live_input_drift_ratio", _KIND + " inputs"),
+            ],
+        ),
+        (
+            "Recalibration",
+            "none",
+            [
+                ("pulsegraph_recalibration_low_slope_ratio", _KIND + " low slope"),
+                ("pulsegraph_recalibration_high_slope_ratio", _KIND + " high slope"),
+                ("pulsegraph_recalibration_shift_logits", _KIND + " shift"),
+            ],
+        ),
         ("Log loss, nats", "none", [("pulsegraph_live_log_loss_nats", _KIND)]),
         ("Predictions behind these", "short", [(_JUDGED, _KIND)]),
     ],

@@ -20,6 +20,7 @@ from schemas.model_versions import MODELS
 from schemas.snapshot import ERASED_MS, SNAPSHOT_VERSION, Snapshot
 from streams.core.batching import MicroBatcher, Waiting
 from streams.core.erased import Erasures
+from streams.core.recalibration import Recalibration
 from streams.kafka.outbox import Outbox
 from streams.runtime.clocks import Clocks
 from streams.runtime.context import RoleContext
@@ -34,6 +35,7 @@ from streams.serving.news import News
 from streams.serving.predict import Predictions
 from streams.serving.records import Predict, Predicted
 from streams.serving.refusals import CatalogRefusals
+from streams.serving.tallies import TOPIC, RecalibrationFollower
 from streams.telemetry.metrics import Metrics
 
 logger: Final = logging.getLogger(__name__)
@@ -295,6 +297,17 @@ def build(context: RoleContext) -> EncodeRole:
     )
     catalog.start()
     context.closing.callback(catalog.stop)
+
+    def shown(model_version: str, head: str, kind: str, found: Recalibration) -> None:
+        if model_version == models.served.predictor.version:
+            metrics.recalibrates(head, kind, found)
+
+    recalibrations = RecalibrationFollower(context.client, context.prefix + TOPIC, shown)
+
+    def check_followers() -> None:
+        catalog.check()
+        recalibrations.check()
+
     batcher = MicroBatcher(mine.batch_size, mine.batch_age_ms, mine.coalesce)
 
     def serve(loaded: Predictor) -> ServedModel:
@@ -308,10 +321,14 @@ def build(context: RoleContext) -> EncodeRole:
             settings.core.channel_aliases,
             news,
             mine.prediction_margin,
+            lambda: recalibrations.of(loaded.version),
         )
         return ServedModel(loaded, predictions, feed, news)
 
     models = ModelSwap(serve, lambda version: load_announced(version, settings), entities, predictor, metrics)
+    if mine.recalibrate:
+        recalibrations.start()
+        context.closing.callback(recalibrations.stop)
     follower.start()
     context.closing.callback(follower.stop)
     for of, items in (
@@ -326,7 +343,7 @@ def build(context: RoleContext) -> EncodeRole:
         predict=models,
         models=models,
         hand_over=models.hand_over,
-        healthy=catalog.check,
+        healthy=check_followers,
         entities=entities,
         check=check,
         batcher=batcher,

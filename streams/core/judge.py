@@ -6,10 +6,13 @@ from typing import Final
 
 import msgspec
 
+from schemas.predictions import AppliedRecalibration
+from schemas.recalibrations import OutcomeTallies
 from schemas.snapshot import LIVE_KINDS, Head, Outcome, SnapshotKind
 from streams.core.config import DAY_MS, CoreConfig
 from streams.core.live_answers import Answer, LiveAnswers, Made, Silence
-from streams.core.scoring import LiveScore
+from streams.core.recalibration import Of, Tallies
+from streams.core.scoring import LiveScore, ModelSaid
 
 SCORED: Final[tuple[tuple[Head, SnapshotKind], ...]] = (
     ("churn", "horizon"),
@@ -32,6 +35,8 @@ class ScoredPrediction(msgspec.Struct):
     snapshot_kind: str = "event"
     horizon_days: int = 0
     last_activity_ms: int | None = None
+    model_version: str = ""
+    recalibration: AppliedRecalibration | None = None
 
 
 class Judge:
@@ -44,9 +49,17 @@ class Judge:
         config: says of whom outcomes are sure to follow, see :mod:`streams.core.live_answers`.
         window: newest pairs of a head and kind that count; None for all.
         kept: halves of pairs that are remembered of each.
+        counted: what was counted before, of a log that is read again from its beginning.
+
+    Attributes:
+        tallies: of what counts and has counted, by what the model said, before any recalibration.
     """
 
-    def __init__(self, config: CoreConfig, *, window: int | None, kept: int) -> None:
+    def __init__(
+        self, config: CoreConfig, *, window: int | None, kept: int, counted: OutcomeTallies | None = None
+    ) -> None:
+        self.tallies = Tallies(counted.tallies if counted else ())
+        self._counted_until_ms = counted.newest_ms if counted else -1
         self.scores: dict[tuple[str, str], LiveScore] = {of_kind: LiveScore(window, kept=kept) for of_kind in SCORED}
         self.newest_ms = 0
         """Event time of the newest outcome, of any head: they lie on one topic, in its order."""
@@ -56,19 +69,25 @@ class Judge:
         """Predictions and outcomes that are remembered, joined or waiting for the other."""
         return sum(len(score) + score.open for score in self.scores.values()) + self._answers.open
 
-    def predicted(self, head: Head, said: ScoredPrediction) -> None:
-        """A prediction of ``head``."""
+    def predicted(self, head: Head, said: ScoredPrediction, *, counted: bool = False) -> None:
+        """A prediction of ``head``.
+
+        Args:
+            counted: it is of the part of the log that ``counted`` of the constructor accounts for; so below.
+        """
         score = self.scores.get((head, said.snapshot_kind))
         if score is None:
             return
         made = _made(said)
         if made is not None and not self._answers.judges(made):
             return
-        score.predicted(said.question_id, said.probability, said.as_of_ms)
+        by_model = said.recalibration.model_probability if said.recalibration else said.probability
+        noted = ModelSaid(said.model_version, by_model, said.as_of_ms, counted)
+        score.predicted(said.question_id, said.probability, said.as_of_ms, noted)
         if made is not None and (answer := self._answers.predicted(made)) is not None:
             self._label(answer)
 
-    def answered(self, outcome: Outcome) -> None:
+    def answered(self, outcome: Outcome, *, counted: bool = False) -> None:
         """An outcome: of a question, and of what was said live before it."""
         self.newest_ms = max(self.newest_ms, outcome.resolved_ms)
         snapshot = outcome.snapshot
@@ -77,7 +96,7 @@ class Judge:
         score = self.scores.get((outcome.head, snapshot.kind))
         if score is None:
             return
-        score.answered(outcome.question_id, outcome.label, outcome.due_ms, snapshot.as_of_ms)
+        score.answered(outcome.question_id, outcome.label, outcome.due_ms, snapshot.as_of_ms, counted)
         if outcome.head != "churn":
             return
         after_ms = outcome.labels.get("after_ms")
@@ -87,14 +106,17 @@ class Judge:
         last_ms = snapshot.last_activity_ms
         if last_ms is None:
             return  # who is asked of was active; this is of another release
-        silence = Silence(snapshot.as_of_ms, outcome.due_ms, last_ms, next_ms)
+        silence = Silence(snapshot.as_of_ms, outcome.due_ms, last_ms, next_ms, counted)
         for answer in self._answers.resolved(snapshot.customer_id, silence, outcome.resolved_ms):
             self._label(answer)
 
     def pass_time(self, now_ms: int) -> None:
         """Event time has come to ``now_ms``: pairs whose horizon ended by then count."""
-        for score in self.scores.values():
-            score.pass_time(now_ms)
+        for (head, kind), score in self.scores.items():
+            for found in score.pass_time(now_ms):
+                if not (found.counted and found.due_ms <= self._counted_until_ms):
+                    of = Of(head, found.said.model_version, kind)
+                    self.tallies.add(of, found.said.as_of_ms, found.said.probability, found.label)
 
     def resize(self, window: int) -> None:
         """Let another number of pairs count."""
@@ -103,7 +125,7 @@ class Judge:
 
     def _label(self, answer: Answer) -> None:
         score = self.scores["churn", answer.kind]
-        score.answered(answer.question_id, answer.label, answer.due_ms, answer.as_of_ms)
+        score.answered(answer.question_id, answer.label, answer.due_ms, answer.as_of_ms, answer.counted)
 
 
 def _made(said: ScoredPrediction) -> Made | None:

@@ -48,6 +48,8 @@ class Silence(NamedTuple):
     """Newest activity before ``as_of_ms``, to a second."""
     next_ms: int | None
     """First one after it; None where none came within the horizon."""
+    counted: bool = False
+    """See :class:`streams.core.scoring.ModelSaid`."""
 
 
 class Answer(NamedTuple):
@@ -59,6 +61,8 @@ class Answer(NamedTuple):
     as_of_ms: int
     kind: SnapshotKind
     """Of the prediction's snapshot."""
+    counted: bool = False
+    """Of the outcome that it was read off."""
 
 
 _Half = TypeVar("_Half", Made, Silence)
@@ -147,7 +151,7 @@ class LiveAnswers:
         else:
             return None  # of a shorter horizon
         # Known of everybody by then, so what counts from there on are all of them.
-        return Answer(made.question_id, label, end_ms + self._every_ms, begin_ms, made.kind)
+        return Answer(made.question_id, label, end_ms + self._every_ms, begin_ms, made.kind, silence.counted)
 
     def _add(self, halves: _ByCustomer[_Half], customer_id: str, half: _Half) -> None:
         known = halves.setdefault(customer_id, {})

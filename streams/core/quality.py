@@ -51,7 +51,7 @@ def quality(pairs: Sequence[tuple[float, int]]) -> Quality:
         log_loss=sum(_loss(probability, label) for probability, label in known) / count,
         predicted=sum(probability for probability, _ in known) / count,
         observed=sum(label for _, label in known) / count,
-        calibration_error=_calibration_error(known),
+        calibration_error=calibration_error(known),
     )
 
 
@@ -60,9 +60,11 @@ def _loss(probability: float, label: int) -> float:
     return -math.log(bounded if label else 1 - bounded)
 
 
-def _calibration_error(ranked: Sequence[tuple[float, int]]) -> float:
-    """As :func:`models.metrics.calibration_error`, which is for training and needs numpy."""
-    count = len(ranked)
+def calibration_error(pairs: Sequence[tuple[float, int]]) -> float | None:
+    """As :func:`models.metrics.calibration_error`, which is for training and needs numpy; None where there is none."""
+    ranked, count = sorted(pairs), len(pairs)
+    if not count:
+        return None
     ends = [count * bin_ // _BINS for bin_ in range(_BINS + 1)]
     bins = [ranked[begin:end] for begin, end in pairwise(ends)]
     return sum(abs(sum(probability - label for probability, label in part)) for part in bins) / count

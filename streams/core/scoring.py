@@ -48,11 +48,33 @@ def auc(pairs: Iterable[tuple[float, int]]) -> float | None:
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
 
 
+class ModelSaid(NamedTuple):
+    """What a model said, for those who count what became of it."""
+
+    model_version: str
+    probability: float
+    """Before any recalibration."""
+    as_of_ms: int
+    counted: bool = False
+    """Whether the prediction is of the part of the log that was counted before."""
+
+
+class Matured(NamedTuple):
+    """What a model said of which the horizon has ended."""
+
+    said: ModelSaid
+    label: int
+    due_ms: int
+    counted: bool
+    """Whether both halves are of the part of the log that was counted before."""
+
+
 class _Waiting(NamedTuple):
     """A prediction without its outcome."""
 
     probability: float
     as_of_ms: int | None
+    said: ModelSaid | None
 
 
 class _Answer(NamedTuple):
@@ -61,6 +83,7 @@ class _Answer(NamedTuple):
     label: int
     due_ms: int
     as_of_ms: int | None
+    counted: bool
 
 
 class _Pair(NamedTuple):
@@ -70,6 +93,9 @@ class _Pair(NamedTuple):
     key: int
     probability: float
     label: int
+    said: ModelSaid | None
+    counted: bool
+    """The outcome."""
 
 
 class LiveScore:
@@ -115,11 +141,14 @@ class LiveScore:
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def predicted(self, question_id: str, probability: float, as_of_ms: int | None = None) -> None:
+    def predicted(
+        self, question_id: str, probability: float, as_of_ms: int | None = None, said: ModelSaid | None = None
+    ) -> None:
         """A prediction that will get an outcome. A repeated one changes nothing.
 
         Args:
             as_of_ms: event time of the snapshot, where known; about ascending over the calls.
+            said: comes back once it counts.
         """
         if as_of_ms is not None:
             self._newest_as_of_ms = max(self._newest_as_of_ms, as_of_ms)
@@ -128,13 +157,19 @@ class LiveScore:
             return
         answer = self._answered.pop(key, None)
         if answer is not None:
-            self._join(key, probability, answer)
+            self._join(key, _Waiting(probability, as_of_ms, said), answer)
         elif key not in self._predicted:
-            self._predicted[key] = _Waiting(probability, as_of_ms)
+            self._predicted[key] = _Waiting(probability, as_of_ms, said)
             self._shrink()
 
-    def answered(self, question_id: str, label: int, due_ms: int, as_of_ms: int | None = None) -> None:
-        """An outcome; ``due_ms`` ends the horizon, which began at ``as_of_ms``."""
+    def answered(
+        self, question_id: str, label: int, due_ms: int, as_of_ms: int | None = None, counted: bool = False
+    ) -> None:
+        """An outcome; ``due_ms`` ends the horizon, which began at ``as_of_ms``.
+
+        Args:
+            counted: see :class:`ModelSaid`.
+        """
         if as_of_ms is not None:
             self._longest_ms = max(self._longest_ms, due_ms - as_of_ms)
         key = key_of(question_id)
@@ -143,24 +178,25 @@ class LiveScore:
         if (due_ms, key) <= self._left:
             self._predicted.pop(key, None)
             return
-        answer = _Answer(label, due_ms, as_of_ms)
+        answer = _Answer(label, due_ms, as_of_ms, counted)
         waiting = self._predicted.pop(key, None)
         if waiting is not None:
-            self._join(key, waiting.probability, answer)
+            self._join(key, waiting, answer)
         elif key not in self._answered:
             self._answered[key] = answer
             self._shrink()
 
-    def pass_time(self, now_ms: int) -> None:
-        """Event time has come to ``now_ms``: pairs whose horizon ended by then count."""
+    def pass_time(self, now_ms: int) -> list[Matured]:
+        """Event time has come to ``now_ms``: pairs whose horizon ended by then count. Those that had not before."""
         self._now_ms = max(self._now_ms, now_ms)
-        matured = False
+        matured: list[_Pair] = []
         while self._maturing and self._maturing[0].due_ms <= now_ms:
-            self._pairs.append(heappop(self._maturing))
-            matured = True
+            matured.append(heappop(self._maturing))
         if matured:
-            self._pairs.sort()
+            self._pairs += matured
+            self._pairs.sort(key=_place)
             self._close_window()
+        return _as_matured(matured)
 
     def resize(self, window: int | None) -> None:
         """Let another number of pairs count; more of them come with time only."""
@@ -176,6 +212,11 @@ class LiveScore:
         return [(pair.probability, pair.label) for pair in self._pairs]
 
     @property
+    def matured(self) -> list[Matured]:
+        """What models said, of the same pairs, where it was told."""
+        return _as_matured(self._pairs)
+
+    @property
     def open(self) -> int:
         """Ids remembered that do not count yet."""
         return len(self._predicted) + len(self._answered) + len(self._maturing)
@@ -185,10 +226,11 @@ class LiveScore:
         """Of all ids, those in the sample: 1, 1/2, 1/4, ..."""
         return self._below / (1 << 64)
 
-    def _join(self, key: int, probability: float, answer: _Answer) -> None:
+    def _join(self, key: int, waiting: _Waiting, answer: _Answer) -> None:
         # One half less waits, one pair more: nothing has grown.
         self._joined.add(key)
-        heappush(self._maturing, _Pair(answer.due_ms, key, probability, answer.label))
+        pair = _Pair(answer.due_ms, key, waiting.probability, answer.label, waiting.said, answer.counted)
+        heappush(self._maturing, pair)
 
     def _close_window(self) -> None:
         if self._window is None or len(self._pairs) <= self._window:
@@ -226,6 +268,18 @@ class LiveScore:
         heapify(self._maturing)
         self._pairs = [pair for pair in self._pairs if pair.key < below]
         self._joined = {key for key in self._joined if key < below}
+
+
+def _as_matured(pairs: Iterable[_Pair]) -> list[Matured]:
+    return [
+        Matured(pair.said, pair.label, pair.due_ms, pair.counted and pair.said.counted)
+        for pair in pairs
+        if pair.said is not None
+    ]
+
+
+def _place(pair: _Pair) -> tuple[int, int]:
+    return pair.due_ms, pair.key
 
 
 def key_of(identity: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Final, Protocol
@@ -21,6 +22,7 @@ from streams.serving import campaign_match
 from streams.serving.campaign_match import CampaignMatches
 from streams.serving.embeddings import EmbeddingFeed
 from streams.serving.news import News
+from streams.serving.recalibrated import Recalibrations, recalibrated, recalibrated_answers
 from streams.serving.records import Predicted
 from streams.serving.running import RunningCampaigns, RunningScores
 
@@ -50,6 +52,7 @@ class Predictions:
         news: says which records are new, of the tasks that want that; absent: all.
         aliases: of channels, see ``channel_aliases`` in :mod:`streams.core.config`; absent: the defaults.
         margin: see :class:`streams.serving.campaign_match.CampaignMatches`.
+        recalibrations: what outcomes say of the model's probabilities by now; absent: nothing.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Predictions:
         aliases: Mapping[str, str] | None = None,
         news: News | None = None,
         margin: float = 0.0,
+        recalibrations: Callable[[], Recalibrations] = dict,
     ) -> None:
         self._predictor = predictor
         self._catalog = catalog
@@ -69,6 +73,7 @@ class Predictions:
         self._wall_ms = wall_ms
         self._embeddings = embeddings
         self._news = news
+        self._recalibrations = recalibrations
         self._aliases = CoreConfig().channel_aliases if aliases is None else aliases
         self._running = RunningCampaigns(predictor, campaign_match.TASKS)
         self.matches = CampaignMatches(self._running, predictor.version, margin)
@@ -85,8 +90,10 @@ class Predictions:
         self._predictor.know(entries, version)
         encoded = self._predictor.encode(snapshots)
         moment = Moment(entries, version, self._wall_ms())
+        recalibrations = self._recalibrations()
         for task, prediction in self._predictor.predictions(encoded, moment):
             assert task.topic is not None, f"{task.name} publishes nothing by itself"
+            prediction = recalibrated(task.name, prediction, recalibrations)
             spoken = [prediction]
             if self._news is not None and task.sent_when_moved:
                 spoken = self._news(task.name, prediction)
@@ -94,6 +101,7 @@ class Predictions:
         rows = [row for row, snapshot in enumerate(snapshots) if snapshot.kind in campaign_match.KINDS]
         if rows:
             scores = self._running(encoded, moment, rows)
+            scores = dataclasses.replace(scores, answers=recalibrated_answers(scores.answers, recalibrations))
             published += self._actions(encoded, moment, scores)
             published += self.matches(rows, snapshots, scores, moment)
         if self._embeddings is not None:

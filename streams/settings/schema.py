@@ -125,6 +125,8 @@ class EncodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     required_tasks: tuple[str, ...] = ()
     """Tasks that a model must have learned to be published, or served: ``churn``, ``behaviour``, ``redemption``,
     ``next-items`` and so on, as ``tasks`` in its card names them."""
+    recalibrate: bool = True
+    """Whether outcomes of earlier predictions, as learn counts them, change probabilities of churn and redemption."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

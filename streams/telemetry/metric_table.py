@@ -155,6 +155,26 @@ class MetricTable:
     live_calibration_error_ratio = gauge(
         "0 to 1", "Mean distance of the two over ten equally filled bins of the probabilities.", "head", "kind"
     )
+    live_model_calibration_error_ratio = gauge(
+        "0 to 1", "The same of what the model said, before outcomes recalibrated it.", "head", "kind"
+    )
+    live_error_drift_ratio = gauge(
+        "times",
+        "Change of the mean error, outcome less what the model said, at the week where it is clearest, by what chance "
+        "allows (ADWIN). Above 1 recalibration forgets what was before.",
+        "head",
+        "kind",
+    )
+    live_input_drift_ratio = gauge(
+        "times", "The same of what the model said: above 1 its inputs have changed.", "head", "kind"
+    )
+    recalibration_low_slope_ratio = gauge(
+        "times", "What encode multiplies the logarithm of a probability of the model by; 1: nothing.", "head", "kind"
+    )
+    recalibration_high_slope_ratio = gauge(
+        "times", "The same of the logarithm of 1 less the probability.", "head", "kind"
+    )
+    recalibration_shift_logits = gauge("logits", "What encode adds to the logit made of them.", "head", "kind")
     restored_records_total = counter("records", "State records read back from the changelog.", "role")
     restored_bytes_total = counter("bytes", "Bytes read back from the changelog.", "role")
     restore_seconds = partition_gauge("seconds", "How long the last restore took.")

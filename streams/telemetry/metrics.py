@@ -13,6 +13,7 @@ from streams.core.durable import IngestCheckpoint
 from streams.core.entities import Entities, EntityCheckpoint
 from streams.core.partition import LABELS, IngestPartition
 from streams.core.quality import Quality
+from streams.core.recalibration import Recalibration
 from streams.kafka.offsets import Lag
 from streams.state.checkpoints import StateCheckpoint
 from streams.telemetry.metric import AnyMetric, Metric
@@ -182,8 +183,12 @@ class Metrics(MetricTable):
             self._entities[partition] = core, exported
         self._checkpoint("entities", checkpoints, held, seconds)
 
-    def live_quality(self, head: str, kind: str, found: Quality) -> None:
-        """How good the predictions of a head and a kind of snapshots were, and on how many that rests."""
+    def live_quality(self, head: str, kind: str, found: Quality, model_calibration_error: float | None) -> None:
+        """How good the predictions of a head and a kind of snapshots were, and on how many that rests.
+
+        Args:
+            model_calibration_error: of what the model said, before any recalibration.
+        """
         self.live_auc_pairs.labels(head=head, kind=kind).set(found.pairs)
         for gauge, value in (
             (self.live_auc_ratio, found.auc),
@@ -191,6 +196,7 @@ class Metrics(MetricTable):
             (self.live_predicted_ratio, found.predicted),
             (self.live_observed_ratio, found.observed),
             (self.live_calibration_error_ratio, found.calibration_error),
+            (self.live_model_calibration_error_ratio, model_calibration_error),
         ):
             if value is not None:
                 gauge.labels(head=head, kind=kind).set(value)
@@ -207,6 +213,17 @@ class Metrics(MetricTable):
         for (head, kind), auc_low in reached.items():
             if auc_low is not None:
                 self.model_auc_low_ratio.labels(head=head, kind=kind).set(auc_low)
+
+    def drifted(self, head: str, kind: str, error: float, inputs: float) -> None:
+        """How clearly a head's errors and what it said changed, see :mod:`streams.core.recalibration`."""
+        self.live_error_drift_ratio.labels(head=head, kind=kind).set(error)
+        self.live_input_drift_ratio.labels(head=head, kind=kind).set(inputs)
+
+    def recalibrates(self, head: str, kind: str, found: Recalibration) -> None:
+        """What outcomes do to the probabilities of a head from now on; called from a thread of its own."""
+        self.recalibration_low_slope_ratio.labels(head=head, kind=kind).set(found.low_slope)
+        self.recalibration_high_slope_ratio.labels(head=head, kind=kind).set(found.high_slope)
+        self.recalibration_shift_logits.labels(head=head, kind=kind).set(found.shift)
 
     def restoring(self, role: str, partition: int, done: int, total: int) -> None:
         """A partition's state is being read back; called from a thread of its own."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
-from infra.evaluate import NAMES, behaviour, cache, calibration, churn, journey, module_of, trained
+from infra.evaluate import NAMES, behaviour, cache, calibration, churn, drift, journey, module_of, trained
 from infra.evaluate.asked import asked_rows
 from infra.evaluate.floors import FEATURES, Activity, hand_made, visits_of
 from infra.evaluate.page import page
@@ -25,6 +26,7 @@ from infra.evaluate.report import (
 )
 from infra.evaluate.shelves import NEVER_DAYS, Shelf
 from models import saved_model
+from schemas.errors import Stop
 from schemas.events import Clickstream
 from schemas.snapshot import HOUR_MS
 from streams.core.config import DAY_MS, CoreConfig
@@ -153,8 +155,35 @@ def test_calibration_end_to_end(folder: Path, found: Replay) -> None:
     spans = calibration.CalibrationSpans(plan=PLAN, model_until_ms=START + 80 * DAY_MS, end_ms=START + 125 * DAY_MS)
     options = EvaluationOptions(folder=folder, epochs=1, rounds=20)
     findings = calibration.run(options, quiet, spans)
-    assert [curve.name for curve in findings.curves] == [f"served model, {kind}" for kind in calibration.KINDS]
+    expected = [f"{name}, {kind}" for kind in calibration.KINDS for name in ("served", "model alone")]
+    assert [curve.name for curve in findings.curves] == expected
     assert len(findings.targets) == 9
+
+
+@pytest.mark.slow
+def test_drift_end_to_end(folder: Path) -> None:
+    plan = msgspec.structs.replace(
+        PLAN, days_ms=(), live_in=10**6, sim_days=200, leave_from_ms=START + 90 * DAY_MS, leave_days=30.0
+    )
+    spans = drift.DriftSpans(plan=plan, model_until_ms=START + 60 * DAY_MS, outcomes=(1, 40), sent_customers=4_000)
+    options = EvaluationOptions(folder=folder, epochs=1, rounds=20)
+    findings = drift.run(options, quiet, spans)
+    groups = {row.group.partition(":")[0]: row.group for row in findings.results}
+    assert [group for group in groups if group.startswith("churn")] == [
+        "churn, before the drift", "churn, no outcome since", "churn, 1 to 39 outcomes since",
+        "churn, 40 and more outcomes since",
+    ]  # fmt: skip
+    gaps = {(row.group, row.name): row.value for row in findings.results if row.measure == "mean gap"}
+    late = groups["churn, 40 and more outcomes since"]
+    assert gaps[late, "model"] < -0.1, "more leave than it learned"
+    assert gaps[late, "model"] < gaps[late, "recalibrated"]
+    met = {target.name: target.met for target in findings.targets}
+    assert met["redemption, after 5,000 outcomes: calibration error"], findings.targets
+    left = replay(plan, folder, quiet)
+    last_ms = max(event[3] for event in left.events(left.source.until_ms))
+    assert last_ms < max(event[3] for event in left.source.history(left.source.until_ms))
+    with pytest.raises(Stop, match="more customers"):
+        drift.run(options, quiet, dataclasses.replace(spans, outcomes=(1, 100_000)))
 
 
 @pytest.mark.slow

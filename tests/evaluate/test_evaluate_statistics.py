@@ -8,7 +8,9 @@ import pytest
 from infra.evaluate.calibrated import Binned, slope
 from infra.evaluate.floors import boosted
 from infra.evaluate.linear import fit_probe
+from infra.evaluate.online import recalibrated
 from infra.evaluate.statistics import Bootstrap, auc, log_loss, logit, macro_auc, mean, sigmoid
+from streams.core.config import DAY_MS
 
 
 def test_auc_counts_pairs() -> None:
@@ -127,3 +129,25 @@ def test_trees_are_the_same_twice() -> None:
     once, again = (boosted(columns, labels, columns, trees=20) for _ in range(2))
     assert (once == again).all()
     assert auc(labels, once)(np.ones(3_000)) > 0.8
+
+
+def test_recalibration_knows_what_was_due_and_nothing_of_later() -> None:
+    draws = np.random.default_rng(0)
+    count, from_day = 6_000, 40
+    as_of_ms = np.sort(draws.integers(0, 90, count)) * DAY_MS + 5
+    due_ms = as_of_ms + 28 * DAY_MS
+    probability = sigmoid(draws.normal(-1.0, 1.0, count))
+    labels = (draws.random(count) < sigmoid(logit(probability) + 1.0)).astype(np.float64)
+    order = draws.permutation(count)
+    found = recalibrated(probability[order], labels[order], as_of_ms[order], due_ms[order])
+    told, outcomes = np.empty(count), np.empty(count)
+    told[order], outcomes[order] = found.probability, found.outcomes
+    early = as_of_ms < 28 * DAY_MS
+    assert told[early] == pytest.approx(probability[early]) and not outcomes[early].any()
+    late = as_of_ms >= 80 * DAY_MS
+    assert abs(float((told - labels)[late].mean())) < 0.05 < abs(float((probability - labels)[late].mean()))
+    others = np.where(due_ms > from_day * DAY_MS, 1 - labels, labels)
+    changed = recalibrated(probability, others, as_of_ms, due_ms).probability
+    until = as_of_ms < (from_day + 1) * DAY_MS
+    assert changed[until] == pytest.approx(told[until])
+    assert np.abs(changed - told)[late].max() > 0.1

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,8 @@ from confluent_kafka import Producer
 from support import model_worlds as worlds
 
 from schemas import codec
+from schemas.recalibrations import OutcomeTallies, WeekTally
+from schemas.records import OutputRecord
 from schemas.snapshot import LIVE_KINDS, Head, Outcome, SnapshotKind
 from streams.agents import learn
 from streams.agents.learn import LearnRole
@@ -26,6 +29,34 @@ from streams.telemetry.metrics import Metrics
 CHURN = "predictions.churn"
 
 
+class Published:
+    """The topic ``recalibrations`` in memory: the newest record of each partition, and all of them."""
+
+    def __init__(self) -> None:
+        self.newest: dict[int, OutcomeTallies] = {}
+        self.all: list[OutcomeTallies] = []
+
+    def send_all(self, records: Iterable[OutputRecord]) -> None:
+        for record in records:
+            counted = msgspec.json.decode(record.value or b"", type=OutcomeTallies)
+            assert (record.topic, record.key, record.partition) == (
+                "recalibrations",
+                b"%d" % counted.partition,
+                counted.partition,
+            )
+            self.newest[counted.partition] = counted
+            self.all.append(counted)
+
+    def mark(self) -> int:
+        return len(self.all)
+
+    async def delivered(self, mark: int, timeout_s: float) -> None:
+        assert mark <= len(self.all)
+
+    def __call__(self, partitions: Collection[int]) -> dict[int, OutcomeTallies]:
+        return {partition: self.newest[partition] for partition in partitions if partition in self.newest}
+
+
 class Log:
     """A LearnRole and the topics it reads, in memory: reads where the role says, as the transport does."""
 
@@ -35,7 +66,19 @@ class Log:
         self.read: list[tuple[str, int, int]] = []
         self.metrics = Metrics()
         self.now_ms = 0
-        self.role = LearnRole(config=CoreConfig(), metrics=self.metrics, monotonic_ms=lambda: self.now_ms)
+        self.published = Published()
+        self.kill()
+
+    def kill(self) -> None:
+        """A new worker in the place of the one before, which had no time to say anything."""
+        self.positions = {}
+        self.role = LearnRole(
+            config=CoreConfig(),
+            metrics=self.metrics,
+            monotonic_ms=lambda: self.now_ms,
+            outbox=self.published,
+            counted=self.published,
+        )
 
     def predict(self, partition: int, name: str, probability: float, day: int = 0, **more: Any) -> None:
         judged = {"question_id": name, "probability": probability, "as_of_ms": day * DAY_MS, "customer_id": "c1"}
@@ -73,9 +116,9 @@ class Log:
         # Whoever gets nothing is not called.
         self.positions = asyncio.run(self.role.on_assigned(set(partitions))) if partitions else {}
 
-    def poll(self) -> None:
+    def poll(self, most: Callable[[], int] = lambda: 1_000_000) -> None:
         for (topic, partition), position in self.positions.items():
-            values = self.records.get((topic, partition), [])[position:]
+            values = self.records.get((topic, partition), [])[position : position + most()]
             if values:
                 records: list[Any] = [
                     SimpleNamespace(offset=position + at, value=value) for at, value in enumerate(values)
@@ -86,7 +129,7 @@ class Log:
         self.tell()
 
     def tell(self) -> None:
-        self.now_ms += 10_000
+        self.now_ms += 60_000
         for _ in SCORED:
             asyncio.run(self.role.idle())
 
@@ -277,11 +320,127 @@ def test_what_two_models_say_of_one_question_is_judged_once(log: Log) -> None:
     assert log.told() == (1.0, 2), "the first one counts"
 
 
+def lived(log: Log, seed: int) -> Log:
+    """Half a year of partition 0, known to ``log``: some ask and are answered weekly, some live, some twice."""
+    draws = random.Random(seed)
+    for day in range(0, 180, 3):
+        for customer in range(3):
+            name, last_ms = f"{day}-{customer}", (day - draws.choice((1, 40))) * DAY_MS
+            kind: SnapshotKind = draws.choice(("horizon", "sample", "event"))
+            live: dict[str, Any] = {"customer_id": "1", "horizon_days": 28, "last_activity_ms": last_ms}
+            more = live if kind == "event" else {}
+            for _ in range(draws.choice((1, 1, 1, 2))):
+                log.predict(0, name, draws.random(), day=day, snapshot_kind=kind, model_version="pg-1", **more)
+            if kind != "event":
+                label = draws.randrange(2)
+                resolved = day + 28 if label else day + draws.randrange(28)
+                log.answer(0, name, label, due=day + 28, resolved=resolved, kind=kind)
+    return log
+
+
+def read_all(log: Log, draws: random.Random | None = None, deaths: int = 0) -> list[WeekTally]:
+    """Everything read, in steps where they are drawn, with so many deaths in between; what is published in the end."""
+    total = sum(len(values) for values in log.records.values())
+    log.assign(0)
+    while sum(log.positions.values()) < total:
+        if draws is None:
+            log.poll()
+            continue
+        log.poll(lambda: draws.choice((0, 1, 5, 40)))
+        if deaths and draws.random() < 0.2:
+            deaths -= 1
+            log.kill()
+            log.assign(0)
+    log.poll()
+    return log.published.newest[0].tallies
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_was_counted_is_the_same_wherever_the_worker_was_killed(seed: int) -> None:
+    whole = read_all(lived(Log(), seed))
+    assert sum(count for tally in whole for count, _ in tally.bins.values()) > 60
+    assert {tally.snapshot_kind for tally in whole} == {"horizon", "sample", "event"}
+    draws = random.Random(seed)
+    assert read_all(lived(Log(), seed), draws) == whole
+    assert read_all(lived(Log(), seed), draws, deaths=5) == whole
+
+
+def test_a_former_owner_that_writes_late_makes_nothing_wrong() -> None:
+    whole = read_all(lived(Log(), 1))
+    log = lived(Log(), 1)
+    read_all(log, random.Random(1))
+    for early in log.published.all[:: max(1, len(log.published.all) // 4)]:
+        log.published.newest[0] = early
+        log.kill()
+        assert read_all(log) == whole
+
+
+def test_nothing_is_published_of_a_log_that_is_read_again_until_all_of_it_is(log: Log) -> None:
+    log = lived(Log(), 2)
+    read_all(log)
+    told = len(log.published.all)
+    log.kill()
+    log.assign(0)
+    log.poll(lambda: 20)
+    assert len(log.published.all) == told
+    read_all(log)
+    assert len(log.published.all) == told, "it says what was said"
+
+
+def test_what_is_counted_is_published_once_a_minute_at_most() -> None:
+    log = Log()
+    log.assign(0)
+    for at in range(4):
+        log.predict(0, f"{at}", 0.5)
+        log.answer(0, f"{at}", 1, due=28)
+        log.poll()
+        log.now_ms -= 40_000
+    assert len(log.published.all) == 2
+    log.tell()
+    assert [one.next_offsets["outcomes"] for one in log.published.all] == [1, 4, 4][: len(log.published.all)]
+
+
+def test_outcomes_count_for_what_the_model_said_and_not_for_what_was_published(log: Log) -> None:
+    """Or recalibration would feed on itself."""
+    log = Log()
+    applied = {"model_probability": 0.5, "low_slope": 1.0, "high_slope": 1.0, "shift": 3.0}
+    log.predict(0, "asked", 0.953, model_version="pg-1", recalibration=applied)
+    log.answer(0, "asked", 1, due=28)
+    log.assign(0)
+    log.poll()
+    (tally,) = log.published.newest[0].tallies
+    assert tally == WeekTally(head="churn", model_version="pg-1", snapshot_kind="horizon", week=0, bins={0: (1, 1)})
+    value = log.metrics.value
+    assert value(Metrics.live_calibration_error_ratio, head="churn", kind="horizon") == pytest.approx(0.047)
+    assert value(Metrics.live_model_calibration_error_ratio, head="churn", kind="horizon") == pytest.approx(0.5)
+
+
+def test_a_drift_is_told_of() -> None:
+    log = Log()
+    for at in range(4_000):
+        day = 7 * (at // 500)
+        log.predict(0, f"{at}", 0.1, day=day, model_version="pg-1")
+        log.answer(0, f"{at}", int(at % 10 < (1 if day < 28 else 6)), due=day + 28)
+    log.assign(0)
+    log.poll()
+    value = log.metrics.value
+    assert value(Metrics.live_error_drift_ratio, head="churn", kind="horizon") > 1
+    assert value(Metrics.live_input_drift_ratio, head="churn", kind="horizon") < 1
+    assert value(Metrics.live_error_drift_ratio, head="churn", kind="sample") == 0
+
+
 class Reader(LearnRole):
     """Remembers what it was given to read."""
 
     def __init__(self) -> None:
-        super().__init__(config=CoreConfig(), metrics=Metrics(), monotonic_ms=lambda: int(time.time() * 1000))
+        published = Published()
+        super().__init__(
+            config=CoreConfig(),
+            metrics=Metrics(),
+            monotonic_ms=lambda: int(time.time() * 1000),
+            outbox=published,
+            counted=published,
+        )
         self.assigned: list[set[int]] = []
         self.read: list[tuple[str, int, int]] = []
 

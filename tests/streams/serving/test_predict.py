@@ -21,7 +21,9 @@ from schemas.ids import prediction_id
 from schemas.snapshot import Candidate, Head, Snapshot, SnapshotKind
 from streams.core.config import DAY_MS
 from streams.core.decisions import DecisionPolicy
+from streams.core.recalibration import Recalibration
 from streams.serving.predict import Predictions
+from streams.serving.recalibrated import Recalibrations
 
 SMALL = EncoderSize(hidden=32, layers=1, heads=2, intermediate=32, sequence=SequenceSize(recent=12, history=6, graph=8))
 BOTH: frozenset[Head] = frozenset({"churn", "redemption"})
@@ -34,6 +36,7 @@ def said(
     heads: frozenset[Head] = BOTH,
     version: str = "test",
     epsilon: float = 0.0,
+    recalibrations: Recalibrations | None = None,
 ) -> list[dict[str, Any]]:
     """Records of a topic, by a model that has learned these heads."""
     with torch.random.fork_rng(devices=[]):
@@ -43,7 +46,13 @@ def said(
         )
     predictor = Predictor(model, version, device="cpu", half=False, compiled=False)
     known = SimpleNamespace(current=(worlds.catalog() if catalog is None else catalog, 1))
-    predict = Predictions(predictor, known, DecisionPolicy(epsilon=epsilon), lambda: worlds.START_MS)
+    predict = Predictions(
+        predictor,
+        known,
+        DecisionPolicy(epsilon=epsilon),
+        lambda: worlds.START_MS,
+        recalibrations=lambda: recalibrations or {},
+    )
     records = [record for record in predict(snapshots).records if record.topic == f"predictions.{topic}"]
     return [msgspec.json.decode(record.value or b"") for record in records]
 
@@ -185,3 +194,40 @@ def test_words_are_counted_for_the_batch() -> None:
     )
     assert (found.words, found.unknown_words) == (2 * worlds.shown([1]), 3)
     assert predict([]) == ([], 0, 0)
+
+
+RARER = Recalibration(0.8, 0.9, -1.0)
+
+
+def test_outcomes_change_what_is_published() -> None:
+    (before,) = said([willing()], "churn")
+    (after,) = said([willing()], "churn", recalibrations={("churn", "event"): RARER})
+    assert after["probability"] == pytest.approx(RARER(before["probability"]), abs=2e-6)
+    assert after["recalibration"] == {
+        "model_probability": before["probability"],
+        "low_slope": 0.8,
+        "high_slope": 0.9,
+        "shift": -1.0,
+    }
+    assert after | {"probability": 0, "recalibration": 0} == before | {"probability": 0, "recalibration": 0}
+    for other in (("churn", "horizon"), ("redemption", "event")):
+        assert said([willing()], "churn", recalibrations={other: RARER}) == [before]
+
+
+def test_outcomes_of_sends_change_decisions_and_matches() -> None:
+    known: Recalibrations = {("redemption", "send"): RARER}
+    send = strange(1, "offer-0", "mail")
+    (one,), (other,) = said([send], "redemption"), said([send], "redemption", recalibrations=known)
+    assert other["probability"] == pytest.approx(RARER(one["probability"]), abs=2e-6)
+    one, other = (said([willing()], "next-best-action", recalibrations=found)[0] for found in ({}, known))
+    was, is_ = ({found["campaign_id"]: found["probability"] for found in _campaigns(record)} for record in (one, other))
+    assert was and is_.keys() == was.keys()
+    for campaign, probability in was.items():
+        assert is_[campaign] == pytest.approx(RARER(probability), abs=2e-6)
+    (one,), (other,) = said([willing()], "campaign-match"), said([willing()], "campaign-match", recalibrations=known)
+    for before, after in zip(one["campaigns"], other["campaigns"], strict=True):
+        assert after["redeem"] == pytest.approx(RARER(before["redeem"]), abs=2e-6)
+
+
+def _campaigns(record: dict[str, Any]) -> list[dict[str, Any]]:
+    return [found for found in (record["chosen"], *record["alternatives"]) if "campaign_id" in found]
