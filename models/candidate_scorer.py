@@ -20,8 +20,8 @@ from schemas.catalog import CatalogEntry
 from schemas.predictions import Prediction, Reason
 from schemas.snapshot import Candidate, Snapshot
 
-CACHED: Final = 8
-"""Sets of candidates that are remembered."""
+CACHED: Final = 32
+"""Sets of candidates that are remembered: what runs now, and what the sends of a batch were of, which varies."""
 
 
 class CandidateSets:

@@ -1,4 +1,4 @@
-"""The demo's stages: model, broker, topics, warm-up without the model, worker, replay, drain, sums."""
+"""The demo's stages: model, broker, topics, warm-up without the model, workers, replay, drain, sums."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -14,7 +14,6 @@ from typing import Final
 import msgspec
 
 from schemas.errors import ModelRefused, Stop
-from streams.agents.registry import ROLES
 from streams.brokers.processes import Child, free_port, tail_of, worker_environment
 from streams.core.config import CoreConfig
 from streams.core.quality import Quality
@@ -41,7 +40,10 @@ _QUIET_S: Final = 1.5
 _QUEUE_AIM: Final = 48
 _HEARTBEAT_MS: Final = 6 * 3_600_000
 _RATES: Final = (400.0, 20_000.0)
-_WARM_ROLES: Final = ("ingest", "entities")
+_WARM_ROLES: Final = (("ingest", "entities"),)
+_LIVE_ROLES: Final = (("ingest", "entities", "learn"), ("encode",))
+"""A process for encode: in one, a model that computes all the time and the event loop wait for each other's interpreter
+lock."""
 _REPLAY_S: Final = 400.0  # fresh or not, the demo ends
 
 
@@ -209,11 +211,11 @@ class DemoRun:
             view = stack.enter_context(open_view(json_only))
             source = _Source(journey, households, producer)
             warm = self._warm_up(source, bootstrap, client, view)
-            with self._start_worker(bootstrap, tuple(ROLES)) as worker:
+            with self._start_workers(bootstrap, _LIVE_ROLES) as workers:
                 self.collector.start()
-                self._replay(_SECOND_HALF, source, worker, view, Pacer(self._rate or _RATES[0] * 4))
+                self._replay(_SECOND_HALF, source, workers, view, Pacer(self._rate or _RATES[0] * 4))
                 self.collector.stop()
-                worker.end()
+                workers.end()
         if self.collector.failure is not None:
             raise Stop(f"predictions could not be read: {self.collector.failure}")
         return self._summary(warm, time.monotonic() - started)
@@ -235,11 +237,26 @@ class DemoRun:
     def _clear(self) -> None:
         """What an earlier demo left: its broker is gone, so its state belongs to nothing."""
         shutil.rmtree(self._cache / "state", ignore_errors=True)
-        (self._cache / "worker.log").unlink(missing_ok=True)
+        for log in self._cache.glob("worker*.log"):
+            log.unlink()
 
     @contextmanager
-    def _start_worker(self, bootstrap: str, roles: tuple[str, ...]) -> Iterator[_WorkerProcess]:
-        port, log = free_port(), self._cache / "worker.log"
+    def _start_workers(self, bootstrap: str, roles: Sequence[tuple[str, ...]]) -> Iterator[_Workers]:
+        """A process for each of these sets of roles."""
+        with ExitStack() as stack:
+            workers = _Workers([self._start_worker(bootstrap, of_worker, stack) for of_worker in roles])
+            deadline = time.monotonic() + _STALL_S
+            while (known := workers.numbers()) is None or known.partitions < PARTITIONS:
+                workers.check()
+                if time.monotonic() > deadline:
+                    raise Stop(f"the workers did not start: {workers.tails()}")
+                time.sleep(0.2)
+            for of_worker in roles:
+                say(f"worker with roles {', '.join(of_worker)} started")
+            yield workers
+
+    def _start_worker(self, bootstrap: str, roles: tuple[str, ...], stack: ExitStack) -> _WorkerProcess:
+        port, log = free_port(), self._cache / f"worker-{roles[0]}.log"
         settings = {
             "kafka.bootstrap": bootstrap,
             "kafka.partitions": PARTITIONS,
@@ -254,17 +271,8 @@ class DemoRun:
         }
         argv = [sys.executable, "-m", "streams.cli", "worker", "--verbose", "--roles", ",".join(roles)]
         child = Child(argv, log, env=worker_environment(settings))
-        try:
-            worker = _WorkerProcess(child, log, port)
-            deadline = time.monotonic() + _STALL_S
-            while (known := scrape(port)) is None or known.partitions < PARTITIONS:
-                if not child.running or time.monotonic() > deadline:
-                    raise Stop(f"the worker did not start: {tail_of(log)}")
-                time.sleep(0.2)
-            say(f"worker with roles {', '.join(roles)} started")
-            yield worker
-        finally:
-            child.stop()
+        stack.callback(child.stop)
+        return _WorkerProcess(child, log, port)
 
     def _warm_up(self, source: _Source, bootstrap: str, client: ClientConfig, view: View) -> _Warmed:
         """The first half through ingest alone: who is judged afterwards is known, as customers of long standing are.
@@ -272,17 +280,17 @@ class DemoRun:
         Half a year of old snapshots needs no prediction, so encode goes on behind them; their outcomes join nothing.
         """
         started = time.monotonic()
-        with self._start_worker(bootstrap, _WARM_ROLES) as worker:
-            self._replay(_FIRST_HALF, source, worker, view, Pacer())
-            worker.end()
+        with self._start_workers(bootstrap, _WARM_ROLES) as workers:
+            self._replay(_FIRST_HALF, source, workers, view, Pacer())
+            workers.end()
         skip_to_end(client, "pulsegraph-encode", "session-snapshots")
         assert self._report is not None
         seconds = time.monotonic() - started
         say(f"state is warm after {seconds:.0f} s")
         return _Warmed(self._report.events, self.numbers, seconds)
 
-    def _replay(self, part: _Part, source: _Source, worker: _WorkerProcess, view: View, pacer: Pacer) -> None:
-        """Produce a part of the year, and return when the worker is done with it."""
+    def _replay(self, part: _Part, source: _Source, workers: _Workers, view: View, pacer: Pacer) -> None:
+        """Produce a part of the year, and return when the workers are done with it."""
         self._reset(source.journey.count(part.from_ms, part.to_ms, source.households))
         say(f"replaying {self.total:,} events, {part.title}")
         thread = threading.Thread(target=self._produce, args=(part, source, pacer), name="replay", daemon=True)
@@ -290,9 +298,9 @@ class DemoRun:
         thread.start()
         while True:
             time.sleep(0.25)
-            known = scrape(worker.port)
+            known = workers.numbers()
             now = time.monotonic()
-            worker.check()
+            workers.check()
             if self._failure is not None:
                 raise Stop(f"the replay failed: {self._failure}") from self._failure
             if known is not None and known != self.numbers:
@@ -313,7 +321,7 @@ class DemoRun:
             if now - moved > _STALL_S:
                 raise Stop(
                     f"nothing moved for {_STALL_S:.0f} s: {self.produced:,} events produced, {self.numbers}; "
-                    f"the worker's log ends with: {tail_of(worker.log)}"
+                    f"{workers.tails()}"
                 )
 
     def _reset(self, total: int) -> None:
@@ -404,6 +412,29 @@ class _WorkerProcess(msgspec.Struct, frozen=True):
         self.child.stop(timeout_s=30.0)
         if self.child.returncode != 0:
             raise Stop(f"the worker ended with {self.child.returncode}: {tail_of(self.log)}")
+
+
+class _Workers(msgspec.Struct, frozen=True):
+    """Those that run side by side."""
+
+    workers: list[_WorkerProcess]
+
+    def numbers(self) -> WorkerNumbers | None:
+        """All together; None while one of them does not answer yet."""
+        return scrape(*(worker.port for worker in self.workers))
+
+    def check(self) -> None:
+        """Raises as :meth:`_WorkerProcess.check`, as does :meth:`end`."""
+        for worker in self.workers:
+            worker.check()
+
+    def end(self) -> None:
+        for worker in self.workers:
+            worker.end()
+
+    def tails(self) -> str:
+        """How their logs end."""
+        return "; ".join(f"{worker.log.name} ends with: {tail_of(worker.log)}" for worker in self.workers)
 
 
 class _Source(msgspec.Struct, frozen=True):

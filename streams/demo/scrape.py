@@ -1,4 +1,4 @@
-"""The worker's own numbers, from its ``/metrics``: the demo sees of a worker what an SRE would."""
+"""The workers' own numbers, from their ``/metrics``: the demo sees of a worker what an SRE would."""
 
 from __future__ import annotations
 
@@ -41,17 +41,22 @@ class WorkerNumbers(msgspec.Struct, frozen=True):
         return self.snapshots - self.encoded - self.coalesced
 
 
-def scrape(port: int) -> WorkerNumbers | None:
-    """Read the numbers; None while the worker does not answer yet."""
+def scrape(*ports: int) -> WorkerNumbers | None:
+    """Read the numbers of some workers together; None while one of them does not answer yet."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=_TIMEOUT_S) as answer:
-            return parse(answer.read().decode())
+        return parse("".join(map(_read, ports)))
     except (urllib.error.URLError, OSError):
         return None
 
 
+def _read(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=_TIMEOUT_S) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
 def parse(text: str) -> WorkerNumbers:
-    """The numbers in a text exposition."""
+    """The numbers in text expositions, one after the other."""
     sums: dict[str, float] = defaultdict(float)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
