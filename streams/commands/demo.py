@@ -22,7 +22,8 @@ def add(subparsers: Subparsers) -> None:
         "Trains a small model on January to June 2017 of the Complete Journey data (cached afterwards), starts a "
         "broker, and replays the same half year through ingest alone, so that its customers are known. Then two "
         "workers, one for the role encode and one for the others, get July to December through Kafka. The summary "
-        "accounts for every event of both halves, and says how good the predictions of each kind were, measured against what the households did next.",
+        "accounts for every event of both halves, and says how good the predictions of each kind were, measured "
+        "against what the households did next.",
         "  pulsegraph demo\n  pulsegraph demo --limit 20000\n  pulsegraph demo --broker apache --json",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="replay about N events, of complete households")
