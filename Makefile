@@ -109,6 +109,10 @@ pages: install ## write the generated parts of docs, and the Grafana dashboard, 
 faults: install ## kill workers and brokers, and compare with an undisturbed run (Apache Kafka: Java 17 and Maven)
 	@$(BIN)/pulsegraph faults $(ARGS)
 
+.PHONY: fuzz
+fuzz: install ## a million spoilt payloads: none lost, nothing stopped
+	@PULSEGRAPH_TEST_FUZZ=1000000 $(BIN)/python -m pytest -s tests/faults/test_fuzz.py -k every_payload $(ARGS)
+
 .PHONY: bench
 bench: install ## speed and memory against Faust, Quix Streams and Kafka Streams (about half an hour; Java 17 and Maven)
 	@$(BIN)/pulsegraph bench $(or $(ARGS),all)
