@@ -120,13 +120,17 @@ def _decode(
         raise errors.KeyMismatch("the record key and customer_id in the body name different customers")
     event_ts_ms = body.event_ts_ms
     leaves = source_index == CAMPAIGN_SENDS and body.event in OPT_OUTS  # type: ignore[union-attr]
-    if event_ts_ms > record_ts_ms + max_future_ms:
+    undated = leaves and event_ts_ms == MIN_EVENT_TS_MS  # which schemas.repair puts where it can read no time
+    if undated or event_ts_ms > record_ts_ms + max_future_ms:
         if not leaves:
             raise errors.OutOfTime(_ahead(event_ts_ms, record_ts_ms))
         # An opt-out needs the customer, and nothing else.
         event_ts_ms = record_ts_ms if MIN_EVENT_TS_MS <= record_ts_ms <= MAX_EVENT_TS_MS else NO_TIME_MS
         body = msgspec.structs.replace(body, event_ts_ms=event_ts_ms)
         repairs = (*repairs, "event_ts_ms converted")
+    elif event_ts_ms == MAX_EVENT_TS_MS and not leaves:
+        # So that an opt-out can always be put behind the consent that it takes back.
+        raise errors.OutOfTime(f"event_ts_ms {event_ts_ms} is not a time in epoch milliseconds from 2000 to 2100")
     if not headers or body.event_id:
         return DecodedEvent(customer_id, body.event_id, event_ts_ms, body, repairs)
     try:

@@ -44,8 +44,8 @@ def opt_out_at(
     latest_ms = MAX_EVENT_TS_MS if reached_ms == NOT_OBSERVED_MS else reached_ms + config.ahead_ms
     has_time = MIN_EVENT_TS_MS <= record_ts_ms <= MAX_EVENT_TS_MS
     at_ms = record_ts_ms if has_time and record_ts_ms <= latest_ms else max(reached_ms, MIN_EVENT_TS_MS)
-    if source_index == PROFILES or not has_time:
-        at_ms = max(at_ms, consent_ms + 1)
+    if source_index == PROFILES or not has_time:  # no consent was given at the last instant, see schemas.codec
+        at_ms = min(MAX_EVENT_TS_MS, max(at_ms, consent_ms + 1))
     return replace(body, event_ts_ms=at_ms)
 
 

@@ -14,6 +14,7 @@ from support.logs import CONFIG, START_MS, Sent, Worker, log_of
 
 from schemas.deadletter import Refused
 from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES
+from schemas.limits import MAX_EVENT_TS_MS
 from schemas.records import LogRecord
 from streams.core.config import DAY_MS, MINUTE_MS, CoreConfig
 
@@ -277,6 +278,37 @@ def test_a_profile_that_is_ahead_and_refused_withdraws_consent() -> None:
     (refused,) = told.say(PROFILES, {"event_ts_ms": AT_MS, "consent": {"sms": {"marketing": True}}})
     assert refused.reason == "out_of_time"
     assert told.consent() == ()
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["grant", "leave", "unreadable"]), st.integers(0, 3), st.sampled_from([-1, 0, 2**62])
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+@example([("grant", 1, 2**62), ("leave", 0, -1)])
+@example([("unreadable", 0, 2**62), ("grant", 1, 2**62), ("unreadable", 0, -1), ("leave", 0, -1)])
+def test_at_the_end_of_time_consent_is_still_taken_back(said: list[tuple[str, int, int]]) -> None:
+    told, granted = Told(), True
+    for what, before_ms, timestamp in said:
+        ts_ms = MAX_EVENT_TS_MS - before_ms
+        if what == "grant":
+            refused = told.say(PROFILES, {"event_ts_ms": ts_ms, "consent": ALL}, timestamp=timestamp)
+            granted = not refused and granted
+            assert bool(refused) == (timestamp <= 0 or before_ms == 0), "the last instant is none"
+        elif what == "leave":
+            told.say(CAMPAIGN_SENDS, {"event": "unsubscribe", "event_ts_ms": "late"}, timestamp=timestamp)
+            granted = False
+        else:
+            told.say(PROFILES, {"event_ts_ms": ts_ms, "consent": 7}, timestamp=timestamp)
+            granted = False
+        told.worker.checkpoint()
+        told.worker.restart()
+    if not granted and said[-1][0] != "grant":
+        assert told.consent() == ()
 
 
 @pytest.mark.parametrize(
