@@ -46,7 +46,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@echo "installed; try: $(BIN)/pulsegraph --help"
 
 .PHONY: demo
-demo: install ## events in, predictions out, on this machine (ARGS="--limit 20000" for one to two minutes)
+demo: install ## events in, predictions out, on this machine (ARGS="--limit 20000" for four to five minutes)
 	@$(BIN)/pulsegraph demo $(ARGS)
 
 # Without a broker two at a time, a file each: they compute. With one they wait for each other's records, one by one.

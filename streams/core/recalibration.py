@@ -34,8 +34,9 @@ MOST_LOGIT: Final = MOST_BIN / BINS_A_LOGIT
 _ALIKE: Final = 2.5
 """A customer is asked about weekly and a horizon is four weeks, so predictions share outcomes: the variance of their
 mean error is 2.0 to 2.7 times that of as many independent ones (docs/log.md)."""
-_PRIOR: Final = 10.0
-"""Precision of the pull towards the identity, as in :mod:`models.calibration`."""
+_PRIOR: Final = 40.0
+"""Precision of the pull towards the identity. With 10, as in :mod:`models.calibration`, a few dozen customers, each
+asked about often, were taken for more evidence than they are (docs/log.md)."""
 _DELTA: Final = 0.002
 """Chance of a false alarm, as ADWIN's authors set it."""
 _STEPS: Final = 50

@@ -44,7 +44,7 @@ _WARM_ROLES: Final = (("ingest", "entities"),)
 _LIVE_ROLES: Final = (("ingest", "entities", "learn"), ("encode",))
 """A process for encode: in one, a model that computes all the time and the event loop wait for each other's interpreter
 lock."""
-_REPLAY_S: Final = 400.0  # fresh or not, the demo ends
+_REPLAY_S: Final = 600.0  # fresh or not, the demo ends
 
 
 class EncoderShare(msgspec.Struct, frozen=True, kw_only=True):

@@ -86,7 +86,7 @@ def test_only_the_newest_weeks_are_kept() -> None:
 
 @pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (0.6, 0.0), (1.0, 0.8), (1.3, -0.5)])
 def test_a_line_is_found(scale: float, shift: float) -> None:
-    found = recalibration(counted(world(range(8), scale, shift)).weeks(OF))
+    found = recalibration(counted(world(range(8), scale, shift, 8_000)).weeks(OF))
     for probability in (0.02, 0.1, 0.3, 0.7):
         assert logit(found(probability)) == pytest.approx(scale * logit(probability) + shift, abs=0.15)
 
@@ -96,7 +96,7 @@ def test_what_changes_for_everybody_is_found() -> None:
     draws = random.Random(0)
     rows = []
     for week in range(8):
-        for _ in range(4_000):
+        for _ in range(12_000):
             said = sigmoid(draws.gauss(-2.0, 2.0))
             rows.append((OF, week * WEEK_MS, said, int(draws.random() < 1 - 0.8 * (1 - said))))
     found = recalibration(counted(rows).weeks(OF))
