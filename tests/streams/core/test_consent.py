@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from support.examples import examples
 from support.logs import CONFIG, START_MS, Sent, Worker, log_of
 
+from schemas.channels import canonical
 from schemas.deadletter import Refused
 from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES
 from schemas.limits import MAX_EVENT_TS_MS
@@ -438,9 +439,9 @@ def test_nothing_but_true_grants(consent: Any, cut: int | None) -> None:
         said = [
             given
             for spelt, purposes in consent.items()
-            if spelt.lower().replace("-", "") == channel and isinstance(purposes, dict)
+            if canonical(spelt) == channel and isinstance(purposes, dict)
             for name, given in purposes.items()
-            if name.lower() == purpose
+            if canonical(name) == purpose
         ]
         assert said and all(given is True for given in said)
 
