@@ -46,7 +46,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@echo "installed; try: $(BIN)/pulsegraph --help"
 
 .PHONY: demo
-demo: install ## events in, predictions out, on this machine (ARGS="--limit 20000" for four to five minutes)
+demo: install ## events in, predictions out, on this machine (ARGS="--limit 20000" for a few dozen households)
 	@$(BIN)/pulsegraph demo $(ARGS)
 
 # Without a broker two at a time, a file each: they compute. With one they wait for each other's records, one by one.
@@ -60,7 +60,7 @@ test: lint types ## lint, types and every test (ARGS="-k broker" for some)
 	test $$status -ne $(NO_TESTS) || status=0; exit $$status
 
 .PHONY: test-fast test-without-broker
-test-fast: lint ## lint, types and every test that is quick and needs no broker; two minutes
+test-fast: lint ## lint, types and every test that is quick and needs no broker; two to three minutes
 	@$(MAKE) --no-print-directory --jobs 2 --keep-going types test-without-broker
 
 test-without-broker: install

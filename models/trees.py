@@ -1,6 +1,6 @@
 """A boosted forest of small trees, as arrays: fitted by LightGBM, saved as tensors, exact in its reasons.
 
-Forest see bends and thresholds that a logistic regression does not; they are many opinions of few leaves, so a mean of
+Trees see bends and thresholds that a logistic regression does not; they are many opinions of few leaves, so a mean of
 both ranks and calibrates better than either (Complete Journey, weekly questions of July to December: AUC 0.8462 and
 0.8519 alone, 0.8525 together; slope of calibration 0.83, 0.99 and 0.91).
 
@@ -22,13 +22,13 @@ from models.wide import Floats
 from schemas.errors import ConfigError
 
 TREES: Final = 150
-"""Forest at most; a forest of fewer is filled up with trees that say nothing."""
+"""Trees at most; a forest of fewer is filled up with trees that say nothing."""
 LEAVES: Final = 7
 NODES: Final = 2 * LEAVES - 1
 SPLITS: Final = LEAVES - 1
 ANSWERS: Final = 2**SPLITS
 PATIENCE: Final = 30
-"""Forest without a gain after which fitting stops."""
+"""Trees without a gain after which fitting stops."""
 _LARGEST: Final = float(np.finfo(np.float32).max)
 _SETTINGS: Final[dict[str, Any]] = {
     "objective": "binary",
@@ -78,7 +78,7 @@ class Forest(nn.Module):
         self.register_buffer("column", torch.zeros(TREES, NODES, dtype=torch.int64))
         self.register_buffer("threshold", torch.zeros(TREES, NODES))
         self.register_buffer("unknown_left", torch.zeros(TREES, NODES, dtype=torch.bool))
-        # A leaf leads to itself, so every row can take as many steps as the deepest tree has.
+        # A leaf leads to itself, so that all answers can be followed as far as the deepest tree goes.
         self.register_buffer("left", leaf.clone())
         self.register_buffer("right", leaf.clone())
         self.register_buffer("value", torch.zeros(TREES, NODES))

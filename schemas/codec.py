@@ -120,7 +120,7 @@ def _decode(
         raise errors.KeyMismatch("the record key and customer_id in the body name different customers")
     event_ts_ms = body.event_ts_ms
     leaves = source_index == CAMPAIGN_SENDS and body.event in OPT_OUTS  # type: ignore[union-attr]
-    undated = leaves and event_ts_ms == MIN_EVENT_TS_MS  # which schemas.repair puts where it can read no time
+    undated = leaves and event_ts_ms == repair.UNDATED_MS
     if undated or event_ts_ms > record_ts_ms + max_future_ms:
         if not leaves:
             raise errors.OutOfTime(_ahead(event_ts_ms, record_ts_ms))

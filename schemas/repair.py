@@ -120,6 +120,10 @@ def repaired(source_index: int, fields: Fields, record_ts_ms: int, max_future_ms
     return Repaired(work.fields, tuple(dict.fromkeys(work.repairs)))
 
 
+#: Of an opt-out whose time cannot be read; :mod:`schemas.codec` dates it, and tells of that.
+UNDATED_MS: Final = MIN_EVENT_TS_MS
+
+
 def believable_ms(given: object, record_ts_ms: int, max_future_ms: int) -> int | None:
     """When an opt-out was, from a time in whatever unit; None where none of them can be true.
 
@@ -181,8 +185,8 @@ class _Work:
             self.tell("channel", (DROPPED,))
         at_ms = believable_ms(fields.get("event_ts_ms"), record_ts_ms, max_future_ms)
         if at_ms is None:
-            at_ms = record_ts_ms if MIN_EVENT_TS_MS <= record_ts_ms <= MAX_EVENT_TS_MS else MIN_EVENT_TS_MS
-        if fields.get("event_ts_ms") != at_ms or isinstance(fields["event_ts_ms"], bool):
+            fields["event_ts_ms"] = UNDATED_MS
+        elif fields.get("event_ts_ms") != at_ms or isinstance(fields["event_ts_ms"], bool):
             fields["event_ts_ms"] = at_ms
             self.tell("event_ts_ms", (CONVERTED,))
 

@@ -17,14 +17,15 @@ from infra.evaluate.statistics import Bootstrap, Doubles, Ints, auc, log_loss, l
 from models.saved_model import read_card
 from schemas.features import INDEX
 from schemas.snapshot import Snapshot, SnapshotKind
-from streams.core.config import DAY_MS
+from streams.core.config import DAY_MS, CoreConfig
 
 ABOUT: Final = "calibration of churn by kind of snapshot"
 KINDS: Final[tuple[SnapshotKind, ...]] = ("event", "horizon", "sample")
 HORIZON_DAYS: Final = 28
 _ERROR: Final = 0.010
 _SLOPE: Final = (0.9, 1.1)
-_JUDGED_DAYS: Final = 21
+_EVERY_DAYS: Final = CoreConfig().horizon_every_ms // DAY_MS
+_JUDGED_DAYS: Final = CoreConfig().churn_active_ms // DAY_MS - _EVERY_DAYS
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def _live(found: Replay, spans: CalibrationSpans) -> _Kind:
     # A week after the horizon's end everybody's is known, see streams/core/live_answers.py; of who was silent for
     # longer than three weeks, none is.
     judged = np.array([_days_since_activity(snapshot) <= _JUDGED_DAYS for snapshot in chosen], dtype=np.bool_)
-    due_ms = np.where(judged, after_ms + (HORIZON_DAYS + 7) * DAY_MS, np.iinfo(np.int64).max)
+    due_ms = np.where(judged, after_ms + (HORIZON_DAYS + _EVERY_DAYS) * DAY_MS, np.iinfo(np.int64).max)
     return _Kind("event", chosen, customer, (~returned).astype(np.float64), due_ms)
 
 

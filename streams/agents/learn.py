@@ -166,9 +166,8 @@ class LearnRole:
                 else:
                     known.judge.predicted(head, _decode_prediction(value), counted=counted)
             except (msgspec.DecodeError, UnicodeDecodeError):
-                self._metrics.dead_letter(
-                    batch.topic, "malformed"
-                )  # our own topics; whoever wrote it, it judges nothing
+                # Our own topics: whoever wrote it, it judges nothing.
+                self._metrics.dead_letter(batch.topic, "malformed")
         known.next_offsets[batch.topic] = batch.records[-1].offset + 1
 
     async def idle(self) -> None:

@@ -97,9 +97,8 @@ def run(args: argparse.Namespace) -> int:
         )
         topic = prefix + CUSTOMER_EMBEDDINGS
         ends = reader.ends_of(topic)
-        for place, end in ends.items():
-            for message in reader.range(*place, 0, end):
-                known.take(message)
+        for message in reader.up_to(ends):
+            known.take(message)
         if known.unreadable:
             _say(f"{known.unreadable:,} records of {topic} are no embeddings and were left out")
         starts = {partition: end for (_, partition), end in ends.items()}

@@ -87,7 +87,11 @@ class TopicReader:
 
     def whole(self, topic: str) -> Iterator[Message]:
         """Every record up to the present ends, partition by partition; raises as :meth:`ends_of`."""
-        for place, end in self.ends_of(topic).items():
+        return self.up_to(self.ends_of(topic))
+
+    def up_to(self, ends: Mapping[Place, int]) -> Iterator[Message]:
+        """Every record before these offsets, partition by partition."""
+        for place, end in ends.items():
             yield from self.range(*place, 0, end)
 
     def range(self, topic: str, partition: int, start: int, stop: int) -> Iterator[Message]:

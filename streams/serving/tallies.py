@@ -42,10 +42,9 @@ def newest_tallies(client: ClientConfig, prefix: str, partitions: Collection[int
     found: dict[int, OutcomeTallies] = {}
     with TopicReader(client) as reader:
         places = [(prefix + TOPIC, partition) for partition in sorted(partitions)]
-        for place, end in reader.ends(places).items():
-            for message in reader.range(*place, 0, end):
-                if (counted := _read(message)) is not None:
-                    found[counted.partition] = counted
+        for message in reader.up_to(reader.ends(places)):
+            if (counted := _read(message)) is not None:
+                found[counted.partition] = counted
         of_logs = [(prefix + topic, number) for number, counted in found.items() for topic in counted.next_offsets]
         ends = reader.ends(of_logs)
     return {
@@ -87,13 +86,12 @@ class RecalibrationFollower:
         """Read what there is, then follow.
 
         Raises:
-            TopicMismatch, ConfigError, Retry: as :meth:`streams.kafka.reader.TopicReader.whole`.
+            TopicMismatch, ConfigError, Retry: as :meth:`streams.kafka.reader.TopicReader.ends_of`.
         """
         with TopicReader(self._client) as reader:
             ends = reader.ends_of(self._topic)
-            for place, end in ends.items():
-                for message in reader.range(*place, 0, end):
-                    self._take(message)
+            for message in reader.up_to(ends):
+                self._take(message)
         self._solve()
         self._starts = {partition: end for (_, partition), end in ends.items()}
         self._thread.start()

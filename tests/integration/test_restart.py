@@ -182,9 +182,8 @@ def same_predictions(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 def said(prediction: dict[str, Any]) -> float:
     """What the model said. What outcomes made of it is as of the moment, and who was killed comes to it later."""
-    probability: float = (prediction.get("recalibration") or {"model_probability": prediction["probability"]})[
-        "model_probability"
-    ]
+    applied = prediction.get("recalibration")
+    probability: float = applied["model_probability"] if applied else prediction["probability"]
     return probability
 
 

@@ -43,7 +43,7 @@ class Lists:
         assert topic == self.topic
         yield from map(Line, self.found[partition][start:stop])
 
-    ends_of, whole = TopicReader.ends_of, TopicReader.whole
+    ends_of, whole, up_to = TopicReader.ends_of, TopicReader.whole, TopicReader.up_to
 
 
 def names(*partitions: Sequence[bytes | None]) -> dict[bytes, str]:

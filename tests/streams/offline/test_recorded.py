@@ -60,7 +60,7 @@ class Lists:
         for offset, body in enumerate(self.topics[topic][partition][start:stop], start):
             yield Line(topic, partition, offset, body)
 
-    ends_of, whole = TopicReader.ends_of, TopicReader.whole
+    ends_of, whole, up_to = TopicReader.ends_of, TopicReader.whole, TopicReader.up_to
 
 
 def read(*partitions: Sequence[Outcome], erasures: Sequence[bytes] = ()) -> RecordedOutcomes:
