@@ -21,17 +21,19 @@ from infra.bench.report import Findings, Measured, Options, Say, Target, figure
 from streams.demo.collector import Collector, percentile
 from streams.sources.pacing import Pacer
 
-ABOUT: Final = "events/s through all roles, and event to prediction at 50 % and 90 % of that"
+ABOUT: Final = "events/s through all roles, and event to prediction at 1,000 events/s and at 90 % of what they take"
 
 _WARM_UP: Final = 10_000
 _SEARCH_S: Final = 45.0
 _COUNTED_S: Final = 25.0
+_CAPACITY: Final = "all roles, one worker, two cores shared with the broker"
 _FIRST_RATE: Final = 2_000.0
 _WAITING: Final = 256
 """Snapshots that may wait: four batches of the encoder."""
 _LOOK_S: Final = 0.25
 _STEADY_S: Final = 30.0
-_LOADS: Final = (0.5, 0.9)
+_RATE: Final = 1_000.0
+_NEAR_ALL: Final = 0.9
 _PERCENTILES: Final = (0.5, 0.95, 0.99)
 
 
@@ -48,47 +50,51 @@ def run(options: Options, say: Say) -> Findings:
         run = _Run(deployment, collector, events)
         run.warm_up(options.scaled(_WARM_UP, 500))
         capacities: list[float] = []
-        found: dict[tuple[float, float], list[float]] = {(load, p): [] for load in _LOADS for p in _PERCENTILES}
+        loads = (f"{_RATE:,.0f} events/s", f"{_NEAR_ALL:.0%}")
+        found: dict[tuple[str, float], list[float]] = {(load, p): [] for load in loads for p in _PERCENTILES}
         encoded: list[float] = []
         costs: list[float] = []
         for number in range(options.rounds):
             capacities.append(run.capacity(options.scale))
             say(f"round {number + 1}: {figure(capacities[-1])} events/s")
-            for load in _LOADS:
-                # The median so far: one disturbed round must not set the load of the others.
-                capacity = sorted(capacities)[len(capacities) // 2]
-                fresh = run.at(load * capacity, max(2.0, _STEADY_S * options.scale))
-                if load == _LOADS[0]:
+            # The median so far: one disturbed round must not set the load of the others.
+            capacity = sorted(capacities)[len(capacities) // 2]
+            for load, rate in zip(loads, (_RATE, _NEAR_ALL * capacity), strict=True):
+                fresh = run.at(rate, max(2.0, _STEADY_S * options.scale))
+                if load == loads[0]:
                     encoded.append(run.encoded_per_event)
                     costs.append(run.us_per_event)
                 for share in _PERCENTILES:
                     found[load, share].append(percentile(fresh, share) or 0.0)
                 latencies = ", ".join(f"p{share * 100:.0f} {found[load, share][-1]:.0f} ms" for share in _PERCENTILES)
-                say(f"round {number + 1}: at {load:.0%}: {latencies} over {len(fresh):,} predictions")
+                say(f"round {number + 1}: at {load}: {latencies} over {len(fresh):,} predictions")
         collector.stop()
     results = [
         Measured(
-            name="all roles, one worker, two cores shared with the broker",
+            name=_CAPACITY,
             unit="events/s",
             values=capacities,
             note="the steady rate at which no more than four batches of snapshots wait",
         )
     ]
     results += [
-        Measured(name=f"event to prediction at {load:.0%}, p{share * 100:.0f}", unit="ms", values=values)
+        Measured(name=f"event to prediction at {load}, p{share * 100:.0f}", unit="ms", values=values)
         for (load, share), values in found.items()
     ]
     results += [
-        Measured(name="snapshots encoded per event at 50%", unit="", values=encoded),
-        Measured(name="processor time of the worker at 50%, all roles", unit="µs/event", values=costs),
+        Measured(name=f"snapshots encoded per event at {loads[0]}", unit="", values=encoded),
+        Measured(name=f"processor time of the worker at {loads[0]}, all roles", unit="µs/event", values=costs),
     ]
     by_name = {result.name: result.median for result in results}
     return Findings(
         results=results,
         targets=[
-            Target(name="p95 at 50 %, ms", value=by_name["event to prediction at 50%, p95"], target=250, at_most=True),
+            Target(name="events/s", value=by_name[_CAPACITY], target=2_500),
             Target(
-                name="p99 at 50 %, ms", value=by_name["event to prediction at 50%, p99"], target=1_000, at_most=True
+                name=f"p95 at {loads[0]}, the worst round, ms",
+                value=max(found[loads[0], 0.95]),
+                target=250,
+                at_most=True,
             ),
         ],
         broker=broker.name,

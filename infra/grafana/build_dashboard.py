@@ -51,9 +51,9 @@ ROWS: Final[dict[str, list[Panel]]] = {
             "Event to prediction",
             "s",
             [
-                (_quantile(0.5, "pulsegraph_freshness_seconds"), "p50"),
-                (_quantile(0.95, "pulsegraph_freshness_seconds"), "p95"),
-                (_quantile(0.99, "pulsegraph_freshness_seconds"), "p99"),
+                (_quantile(0.5, "pulsegraph_freshness_seconds", "kind"), "{{kind}} p50"),
+                (_quantile(0.95, "pulsegraph_freshness_seconds", "kind"), "{{kind}} p95"),
+                (_quantile(0.99, "pulsegraph_freshness_seconds", "kind"), "{{kind}} p99"),
             ],
         ),
         ("Records behind", "short", [(_BEHIND, "{{role}}")]),

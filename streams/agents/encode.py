@@ -215,13 +215,12 @@ class EncodeRole:
         loop = asyncio.get_running_loop()
         delivering: asyncio.Task[None] | None = None
         while self._batcher.ready(self._monotonic_ms()):
-            batch = self._batcher.take()
-            started_ms = self._monotonic_ms()
+            batch = self._batcher.take(started_ms := self._monotonic_ms())
             erased = [entry.snapshot for entry in batch if isinstance(entry.snapshot, str)]
             snapshots = [entry.snapshot for entry in batch if not isinstance(entry.snapshot, str)]
             predicted = await loop.run_in_executor(self._thread, self._predict, snapshots, erased)
             self._outbox.send_all(predicted.records)
-            self._observe(snapshots, predicted, started_ms)
+            self._observe(batch, predicted, started_ms)
             if delivering is not None:
                 await delivering
             delivering = asyncio.create_task(self._deliver(batch, self._outbox.mark()))
@@ -234,13 +233,16 @@ class EncodeRole:
         await self._outbox.delivered(mark, _DELIVERY_TIMEOUT_S)
         self._batcher.done(batch)
 
-    def _observe(self, snapshots: list[Snapshot], predicted: Predicted, started_ms: int) -> None:
-        seconds, wall_ms = (self._monotonic_ms() - started_ms) / 1000, self._wall_ms()
-        # A refresh is of no new event.
-        fresh_ms = [wall_ms - snapshot.ingest_ts_ms for snapshot in snapshots if snapshot.kind == "event"]
-        self._metrics.encoded(
-            len(snapshots), seconds, fresh_ms, predicted.records, predicted.words, predicted.unknown_words
-        )
+    def _observe(self, batch: list[Waiting], predicted: Predicted, started_ms: int) -> None:
+        now_ms, wall_ms = self._monotonic_ms(), self._wall_ms()
+        late_ms = [
+            # What is no event follows none: how long it waited here is what can be told.
+            (seen.kind, wall_ms - seen.ingest_ts_ms if seen.kind == "event" else now_ms - entry.since_ms)
+            for entry in batch
+            if not isinstance(seen := entry.snapshot, str)
+        ]
+        seconds = (now_ms - started_ms) / 1000
+        self._metrics.encoded(seconds, late_ms, predicted.records, predicted.words, predicted.unknown_words)
 
     async def _commit(self, force: bool = False) -> None:
         now_ms = self._monotonic_ms()

@@ -1,20 +1,30 @@
-"""Which snapshots to encode next: micro-batches by size and age, the newest per customer.
+"""Which snapshots to encode next: micro-batches by size and age, what customers just did first.
 
 A live snapshot replaces the one of the same customer that still waits: what it said is no longer true.
 Snapshots with a pending label (horizon, send and sample) are never replaced, because an outcome will be compared with
 what was predicted for exactly them, and dropping those of customers who came back would flatter the score.
+
+Events go first. Labelled snapshots and those of sweeps come in bursts, and nobody waits for them: they fill what is
+left, a share of a batch at most, so that the next event finds a short batch in work.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
+from itertools import islice
 from typing import Final
 
 import msgspec
 
 from schemas.snapshot import LIVE_KINDS, Snapshot
 
-_LABELLED_SHARE: Final = 4  # about one place in four goes to snapshots with a label when both kinds wait
+_SHARE: Final = 4
+"""One place in so many of a batch goes to what is no event."""
+PATIENCE_MS: Final = 10_000
+"""What is no event and has waited for so long has its share of every batch, and all that events leave of it."""
+
+Key = str | tuple[int, int]
+"""A customer, or a partition and an offset."""
 
 
 class Waiting(msgspec.Struct):
@@ -25,10 +35,6 @@ class Waiting(msgspec.Struct):
     partition: int
     offset: int
     since_ms: int
-
-
-def _is_of(entry: Waiting, customer_id: str) -> bool:
-    return not isinstance(entry.snapshot, str) and entry.snapshot.customer_id == customer_id
 
 
 class MicroBatcher:
@@ -44,13 +50,15 @@ class MicroBatcher:
         self._size = size
         self._age_ms = age_ms
         self._coalesce = coalesce
-        self._live: OrderedDict[str, Waiting] = OrderedDict()
-        self._labelled: deque[Waiting] = deque()
+        self._share = max(1, size // _SHARE)
+        self._erased: list[Waiting] = []
+        self._events: OrderedDict[Key, Waiting] = OrderedDict()
+        self._others: OrderedDict[Key, Waiting] = OrderedDict()
         self._open: dict[int, Counter[int]] = {}
         self.coalesced = 0
 
     def __len__(self) -> int:
-        return len(self._live) + len(self._labelled)
+        return len(self._erased) + len(self._events) + len(self._others)
 
     def open(self) -> int:
         """Offsets that are not done: of what waits, and of what is being computed or delivered."""
@@ -61,49 +69,52 @@ class MicroBatcher:
         self._open.setdefault(partition, Counter())[offset] += 1
         entry = Waiting(snapshot, partition, offset, now_ms)
         if snapshot.kind not in LIVE_KINDS:
-            self._labelled.append(entry)
-            return
-        key = snapshot.customer_id if self._coalesce else f"{partition}:{offset}"
-        older = self._live.get(key)
+            self._others[partition, offset] = entry
+        elif not self._coalesce:
+            # Of one customer in the order of the topic, sweeps or not.
+            self._events[partition, offset] = entry
+        else:
+            self._add_newest(snapshot, entry)
+
+    def _add_newest(self, snapshot: Snapshot, entry: Waiting) -> None:
+        key = snapshot.customer_id
+        queue = self._events if snapshot.kind == "event" or key in self._events else self._others
+        older = queue.get(key) or self._others.pop(key, None)
         if older is not None:
             # The customer keeps its place in the queue: a busy one must not wait for ever.
             self._close(older)
             entry.since_ms = older.since_ms
             self.coalesced += 1
-        self._live[key] = entry
+        queue[key] = entry
 
     def erase(self, customer_id: str, partition: int, offset: int, now_ms: int) -> None:
         """A customer was erased: what waits of it is dropped, and what is published has to go, after all of before."""
         self._open.setdefault(partition, Counter())[offset] += 1
-        for key in [key for key, entry in self._live.items() if _is_of(entry, customer_id)]:
-            self._close(self._live.pop(key))
-            self.coalesced += 1
-        for entry in self._labelled:
-            if _is_of(entry, customer_id):
+        for queue in (self._events, self._others):
+            for key in [key for key, entry in queue.items() if _customer(entry) == customer_id]:
+                entry = queue.pop(key)
                 self._close(entry)
-        self._labelled = deque(entry for entry in self._labelled if not _is_of(entry, customer_id))
-        self._live[f"{partition}:{offset}"] = Waiting(customer_id, partition, offset, now_ms)
+                self.coalesced += _is_live(entry)
+        self._erased.append(Waiting(customer_id, partition, offset, now_ms))
 
     def ready(self, now_ms: int) -> bool:
         """Whether a batch should go now."""
-        if len(self) >= self._size:
+        if len(self) >= self._size or len(self._others) >= self._share:
             return True
-        oldest = [entry.since_ms for entry in self._heads()]
-        return bool(oldest) and now_ms - min(oldest) >= self._age_ms
+        heads = (*self._erased[:1], *islice(self._events.values(), 1), *islice(self._others.values(), 1))
+        return any(now_ms - entry.since_ms >= self._age_ms for entry in heads)
 
-    def take(self) -> list[Waiting]:
-        """The next batch: live snapshots first, with a share kept for those with a label.
-
-        Erased customers are at its head only: what is of before was in earlier ones, what came after follows them.
-        """
-        reserved = min(len(self._labelled), max(1, self._size // _LABELLED_SHARE)) if self._size > 1 else 0
-        batch: list[Waiting] = []
-        while self._live and len(batch) < self._size - reserved:
-            key, entry = next(iter(self._live.items()))
-            if isinstance(entry.snapshot, str) and batch and not isinstance(batch[-1].snapshot, str):
-                break
-            batch.append(self._live.pop(key))
-        batch += [self._labelled.popleft() for _ in range(min(len(self._labelled), self._size - len(batch)))]
+    def take(self, now_ms: int) -> list[Waiting]:
+        """The next batch: erased customers, whose past was in earlier ones; events; then others."""
+        batch, self._erased = self._erased[: self._size], self._erased[self._size :]
+        room = self._size - len(batch)
+        oldest = next(iter(self._others.values()), None)
+        patient = oldest is None or now_ms - oldest.since_ms < PATIENCE_MS
+        kept = 0 if patient else min(self._share, room // 2, len(self._others))
+        events = min(room - kept, len(self._events))
+        others = min(room - events, len(self._others), self._share if patient else room)
+        batch += [self._events.popitem(last=False)[1] for _ in range(events)]
+        batch += [self._others.popitem(last=False)[1] for _ in range(others)]
         return batch
 
     def done(self, batch: list[Waiting]) -> None:
@@ -118,15 +129,12 @@ class MicroBatcher:
 
     def forget(self, partitions: set[int]) -> None:
         """Drop what waits of partitions that now belong to another worker."""
-        for key in [key for key, entry in self._live.items() if entry.partition in partitions]:
-            del self._live[key]
-        self._labelled = deque(entry for entry in self._labelled if entry.partition not in partitions)
+        self._erased = [entry for entry in self._erased if entry.partition not in partitions]
+        for queue in (self._events, self._others):
+            for key in [key for key, entry in queue.items() if entry.partition in partitions]:
+                del queue[key]
         for partition in partitions:
             self._open.pop(partition, None)
-
-    def _heads(self) -> list[Waiting]:
-        heads = [next(iter(self._live.values()))] if self._live else []
-        return [*heads, self._labelled[0]] if self._labelled else heads
 
     def _close(self, entry: Waiting) -> None:
         waiting = self._open.get(entry.partition)
@@ -135,3 +143,11 @@ class MicroBatcher:
         waiting[entry.offset] -= 1
         if waiting[entry.offset] <= 0:
             del waiting[entry.offset]
+
+
+def _customer(entry: Waiting) -> str:
+    return entry.snapshot if isinstance(entry.snapshot, str) else entry.snapshot.customer_id
+
+
+def _is_live(entry: Waiting) -> bool:
+    return not isinstance(entry.snapshot, str) and entry.snapshot.kind in LIVE_KINDS

@@ -120,7 +120,9 @@ class MetricTable:
     encode_queue_snapshots = gauge("snapshots", "Snapshots waiting for the model.")
     freshness_seconds = histogram(
         "seconds",
-        "From the Kafka record timestamp of the newest event to the prediction, wall clock.",
+        "Of `event` snapshots, from the Kafka record timestamp of the newest event to the prediction, wall clock; of "
+        "other kinds, which nobody waits for, from when encode read the snapshot.",
+        "kind",
         buckets=_FRESHNESS,
     )
     predictions_total = counter("predictions", "Predictions and embeddings emitted.", "topic")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from schemas.snapshot import SnapshotKind
 from streams.core.durable import IngestCheckpoint
 from streams.core.entities import Entities, EntityCheckpoint
 from streams.core.partition import LABELS, IngestPartition
@@ -102,9 +103,8 @@ class Metrics(MetricTable):
 
     def encoded(
         self,
-        snapshots: int,
         seconds: float,
-        fresh_ms: Iterable[float],
+        late_ms: Sequence[tuple[SnapshotKind, float]],
         published: Iterable[HasTopic],
         words: int = 0,
         unknown_words: int = 0,
@@ -112,19 +112,18 @@ class Metrics(MetricTable):
         """The model ran, and its predictions were delivered.
 
         Args:
-            snapshots: size of the batch.
             seconds: of the run.
-            fresh_ms: per live snapshot, from its newest event's record timestamp to now.
+            late_ms: kind of each snapshot, and how late its prediction is.
             published: the predictions; only their topics (logical names) are read.
             words: that the encoder was shown.
             unknown_words: of these, those that the model does not know.
         """
-        self.encode_batch_snapshots.observe(snapshots)
+        self.encode_batch_snapshots.observe(len(late_ms))
         self.encode_seconds.observe(seconds)
         self.words_total.inc(words)
         self.unknown_words_total.inc(unknown_words)
-        for age_ms in fresh_ms:
-            self.freshness_seconds.observe(max(0.0, age_ms) / 1000)
+        for kind, age_ms in late_ms:
+            self.freshness_seconds.labels(kind=kind).observe(max(0.0, age_ms) / 1000)
         self.published(published)
 
     def published(self, records: Iterable[HasTopic]) -> None:

@@ -159,13 +159,13 @@ def test_an_id_that_is_not_ours_is_no_reason_to_stop() -> None:
     assert encoding.outbox.topics.count("predictions.next-best-action") == 2
 
 
-def test_a_refresh_is_scored_and_tells_nothing_of_freshness() -> None:
+def test_every_kind_is_scored_and_says_how_late() -> None:
     encoding = Encoding()
     kinds: list[SnapshotKind] = ["event", "refresh", "sample", "horizon"]
     encoding.take(*(codec.msgpack_encode(worlds.snapshot(at, kind=kind)) for at, kind in enumerate(kinds)))
     assert encoding.outbox.topics.count("predictions.churn") == 4
     assert encoding.outbox.topics.count("predictions.next-best-action") == 2
-    assert encoding.metrics.observations(Metrics.freshness_seconds)[0] == 1
+    assert [encoding.metrics.observations(Metrics.freshness_seconds, kind=kind)[0] for kind in kinds] == [1, 1, 1, 1]
 
 
 def test_what_waits_of_an_erased_customer_is_dropped_and_what_comes_late_brings_nothing_back() -> None:
@@ -175,7 +175,7 @@ def test_what_waits_of_an_erased_customer_is_dropped_and_what_comes_late_brings_
         batcher.add(worlds.snapshot(1, kind=kind), 0, offset, 0)
     batcher.add(worlds.snapshot(2, kind="horizon"), 0, 3, 0)
     batcher.erase(worlds.snapshot(1).customer_id, 0, 4, 0)
-    left = batcher.take()
+    left = batcher.take(0)
     assert [getattr(entry.snapshot, "customer_id", entry.snapshot) for entry in left] == [
         worlds.snapshot(1).customer_id,
         worlds.snapshot(2).customer_id,

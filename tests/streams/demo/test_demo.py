@@ -201,8 +201,8 @@ def exposition() -> Metrics:
     metrics.snapshots_total.labels(kind="event").inc(40)
     metrics.snapshots_total.labels(kind="send").inc(10)
     metrics.encode_queue(waiting=4, coalesced=6)
-    metrics.encoded(25, 0.01, [], [])
-    metrics.encoded(15, 0.01, [], [])
+    metrics.encoded(0.01, [("event", 10.0)] * 25, [])
+    metrics.encoded(0.01, [("horizon", 10.0)] * 15, [])
     for partition in range(3):
         metrics.restored("ingest", partition, 0, 0, 0.0)
         metrics.restored("entities", partition, 0, 0, 0.0)

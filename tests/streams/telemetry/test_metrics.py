@@ -198,8 +198,10 @@ def test_what_stays_when_a_partition_leaves() -> None:
 
 def test_scraped_over_http() -> None:
     metrics = Metrics()
-    metrics.encoded(3, 0.02, [7.0, -1.0], [SimpleNamespace(topic="predictions.churn")], 50, 2)
-    metrics.encoded(1, 0.02, [], [], words=7)
+    metrics.encoded(
+        0.02, [("event", 7.0), ("event", -1.0), ("sample", 30.0)], [SimpleNamespace(topic="predictions.churn")], 50, 2
+    )
+    metrics.encoded(0.02, [], [], words=7)
     metrics.encode_queue(5, 2)
     metrics.dead_letter("clickstream", "malformed")
     server = serve(metrics, 0)
@@ -212,7 +214,8 @@ def test_scraped_over_http() -> None:
     finally:
         server.stop()
     assert 'pulsegraph_predictions_total{topic="predictions.churn"} 1.0' in text
-    assert 'pulsegraph_freshness_seconds_bucket{le="0.01"} 2.0' in text
+    assert 'pulsegraph_freshness_seconds_bucket{kind="event",le="0.01"} 2.0' in text
+    assert 'pulsegraph_freshness_seconds_bucket{kind="sample",le="0.01"} 0.0' in text
     assert "pulsegraph_snapshots_coalesced_total 2.0" in text
     assert "pulsegraph_words_total 57.0" in text
     assert "pulsegraph_unknown_words_total 2.0" in text
