@@ -53,6 +53,11 @@ def hour_of_week(at_s: Ints, offset: Ints) -> Ints:
     return (at_s + offset + _MONDAY_S) // HOUR_S % 168
 
 
+def hour_of_asking(snapshot: Snapshot) -> int:
+    """Of the week, where the customer is."""
+    return (snapshot.as_of_ms // 1000 + offset_s(snapshot) + _MONDAY_S) // HOUR_S % 168
+
+
 def _bounds(snapshot: Snapshot) -> Iterator[tuple[int, int]]:
     """Least and most that the offset can be, by each event, newest first; both included."""
     values = np.frombuffer(snapshot.features, dtype="<f4")

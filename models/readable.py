@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple, Protocol, TypeVar
 
+from models.local_time import hour_of_asking
 from schemas import features
 from schemas.graph import EDGE_TYPES
 from schemas.snapshot import EDGE, Session, Snapshot, age_hours, sessions
@@ -91,7 +92,7 @@ def readable(snapshot: Snapshot, names: Names, limits: Limits = EVERYTHING) -> s
         >>> from support.snapshots import hashes, plain_snapshot, recent  # doctest: +SKIP
         >>> print(readable(snapshot, names))  # doctest: +SKIP
         customer
-          as of 2017-07-01 00:00 UTC, a saturday for the customer; known for 181 days; ...
+          as of 2017-07-01 00:00 UTC, friday 20:00 for the customer; known for 181 days; ...
         recent
           3 days ago: [session, wednesday 18:00, 2 to 3 days after the one before] purchase coffee, item 5, ...
         history
@@ -242,8 +243,9 @@ def _customer(snapshot: Snapshot, names: Names) -> str:
     values = dict(zip(features.NAMES, array("f", snapshot.features), strict=False))
     known = {name: value for name, value in values.items() if math.isfinite(value)}
     said = [f"as of {_moment(snapshot.as_of_ms)}"]
-    if (day := known.pop("day_of_week", None)) is not None and 0 <= day < len(_DAYS):
-        said[0] += f", a {_DAYS[int(day)]} for the customer"
+    known.pop("day_of_week", None)  # that of asking
+    asked = hour_of_asking(snapshot)
+    said[0] += f", {_DAYS[asked // 24]} {asked % 24}:00 for the customer"
     if (hour := known.pop("hour_of_day", None)) is not None and 0 <= hour < 24:
         said.append(f"last event at {hour:.0f}:00")
     said += [spoken(_named(word, names)) for word in split(snapshot.attributes)]

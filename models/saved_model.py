@@ -51,7 +51,7 @@ from models.trees import Forest
 from schemas import features
 from schemas.errors import ConfigError, ModelRefused, ModelUnfit
 
-FORMAT_VERSION: Final = 5
+FORMAT_VERSION: Final = 6
 CARD_FILE: Final = versions.CARD_FILE
 CONFIG_FILE: Final = "config.json"
 ENCODER_FILE: Final = "model.safetensors"

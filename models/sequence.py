@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.entities import WordRows
+from models.local_time import hour_of_week, offsets_s
 from models.snapshot_columns import SESSION_DTYPE, Edges, features_of
 from models.tokenizer import Vocabulary
 from models.wide import Doubles, Floats, Ints, columns
@@ -229,9 +230,10 @@ def sequences_of(snapshots: Sequence[Snapshot], known: WordRows | Vocabulary, si
         known: whose places stand for words; a word that a vocabulary lacks is ``[UNK]``, else it is a bucket.
     """
     as_of_s = np.array([snapshot.as_of_ms for snapshot in snapshots], dtype=np.float64) / 1000
+    ahead_s = offsets_s(snapshots)
     parts = [
-        _customer(snapshots, known),
-        _recent(snapshots, as_of_s, size.recent, known),
+        _customer(snapshots, as_of_s, ahead_s, known),
+        _recent(snapshots, as_of_s, ahead_s, size.recent, known),
         _history(snapshots, as_of_s, size.history, known),
         _graph(snapshots, size.graph, known),
     ]
@@ -279,7 +281,7 @@ class _Part:
     weights: Doubles
 
 
-def _customer(snapshots: Sequence[Snapshot], known: WordRows | Vocabulary) -> _Part:
+def _customer(snapshots: Sequence[Snapshot], as_of_s: Doubles, ahead_s: Ints, known: WordRows | Vocabulary) -> _Part:
     count = len(snapshots)
     nothing = np.zeros(count, dtype=np.int64)
     counts = np.array([len(snapshot.attributes) // HASH_BYTES for snapshot in snapshots], dtype=np.int64)
@@ -289,7 +291,7 @@ def _customer(snapshots: Sequence[Snapshot], known: WordRows | Vocabulary) -> _P
         kind=nothing,
         age_s=np.zeros(count),
         gap_days=np.full(count, -1.0),
-        hour=np.full(count, UNKNOWN),
+        hour=hour_of_week(as_of_s.astype(np.int64), ahead_s).astype(np.float64),
         amounts=_amounts(count),
         counts=counts,
         words=known.rows(b"".join([snapshot.attributes for snapshot in snapshots])).astype(np.int64),
@@ -297,7 +299,9 @@ def _customer(snapshots: Sequence[Snapshot], known: WordRows | Vocabulary) -> _P
     )
 
 
-def _recent(snapshots: Sequence[Snapshot], as_of_s: Doubles, most: int, known: WordRows | Vocabulary) -> _Part:
+def _recent(
+    snapshots: Sequence[Snapshot], as_of_s: Doubles, ahead_s: Ints, most: int, known: WordRows | Vocabulary
+) -> _Part:
     entries = np.array([len(s.recent.lengths) for s in snapshots], dtype=np.int64)
     ends = np.cumsum(entries)
     length = np.frombuffer(b"".join([s.recent.lengths for s in snapshots]), dtype=np.uint8).astype(np.int64)
@@ -314,7 +318,7 @@ def _recent(snapshots: Sequence[Snapshot], as_of_s: Doubles, most: int, known: W
         kind=np.full(len(pick), KINDS.index("event")),
         age_s=as_of_s[owner] - at_s[pick],
         gap_days=_gaps(at_s, at_s, entries)[pick],
-        hour=np.full(len(pick), UNKNOWN),
+        hour=hour_of_week(at_s[pick].astype(np.int64), ahead_s[owner]).astype(np.float64),
         amounts=_amounts(len(pick), {"words of the event": counts}),
         counts=counts,
         words=flat[ranges(first_word[pick], counts)],

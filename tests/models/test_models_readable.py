@@ -88,7 +88,7 @@ def test_all_four_kinds_are_told() -> None:
     names = NAMES | {hash_of(word): word for word in ("evt:send", "evt:search", "evt:refund", "roast", "item:7")}
     assert readable(snapshot, names, LineLimits(graph=2)).splitlines() == [
         "customer",
-        "  as of 2017-01-01 00:00 UTC, a sunday for the customer; last event at 18:00; days since first 181; "
+        "  as of 2017-01-01 00:00 UTC, sunday 0:00 for the customer; last event at 18:00; days since first 181; "
         "sessions total 57; orders 0.5, 2, 4.25",
         "recent",
         "  9 days ago: send campaign 1, channel mail",
@@ -111,10 +111,11 @@ def test_all_four_kinds_are_told() -> None:
 def test_of_an_empty_customer_the_time_of_asking_is_told() -> None:
     empty = plain_snapshot(as_of_ms=NOW_MS, features=bytes(4 * features.SIZE))
     assert (
-        readable(empty, {}) == "customer\n  as of 2017-01-01 00:00 UTC, a monday for the customer; last event at 0:00"
+        readable(empty, {})
+        == "customer\n  as of 2017-01-01 00:00 UTC, sunday 0:00 for the customer; last event at 0:00"
     )
     unknown = msgspec.structs.replace(empty, features=b"\xff" * 4 * features.SIZE)
-    assert readable(unknown, {}) == "customer\n  as of 2017-01-01 00:00 UTC"
+    assert readable(unknown, {}) == "customer\n  as of 2017-01-01 00:00 UTC, sunday 0:00 for the customer"
 
 
 def test_what_no_calendar_or_number_holds_is_told_as_it_is() -> None:

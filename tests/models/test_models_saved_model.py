@@ -289,7 +289,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "a tokeniser of another size": (other_tokenizer, "does not fit"),
     "a tokeniser that lacks a fixed word": (tokenizer_without_a_fixed_word, r"lacks \[LATE\]"),
     "a card of the format before": (
-        lambda d: resealed(d, format_version=4), "has format 4, this program reads 5; train",
+        lambda d: resealed(d, format_version=5), "has format 5, this program reads 6; train",
     ),
     "a card of a format long ago": (lambda d: resealed(d, format_version=1), "format 1"),
 }  # fmt: skip

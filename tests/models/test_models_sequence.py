@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import fields
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,6 +19,7 @@ from support.examples import examples
 from support.sequences import sizes, snapshots
 from support.snapshots import edge_block, hashes, recent
 
+from models.local_time import offset_s
 from models.sequence import (
     AMOUNTS,
     CUSTOMER,
@@ -77,7 +80,7 @@ def slowly(snapshot: Snapshot, size: SequenceSize) -> list[Position]:
     now_s = snapshot.as_of_ms / 1000
     known = [named(int.from_bytes(hashed, "little")) for hashed in split(snapshot.attributes)]
     own = bag([(word, len(known) ** -0.5) for word in known])
-    found = [Position("customer", 0, 0.0, None, None, {}, own)]
+    found = [Position("customer", 0, 0.0, None, local_hour(snapshot, now_s), {}, own)]
 
     events, of_recent = list(snapshot.recent), []
     for at, (at_ms, said) in enumerate(events):
@@ -85,7 +88,8 @@ def slowly(snapshot: Snapshot, size: SequenceSize) -> list[Position]:
         gap_s = max(0.0, (at_ms - events[at - 1][0]) / 1000) if at else None
         of_recent.append(
             Position(
-                "event", len(events) - 1 - at, now_s - at_ms / 1000, gap_s, None, {"words of the event": len(words)},
+                "event", len(events) - 1 - at, now_s - at_ms / 1000, gap_s, local_hour(snapshot, at_ms / 1000),
+                {"words of the event": len(words)},
                 bag([(word, len(words) ** -0.5) for word in words]),
             )
         )  # fmt: skip
@@ -119,6 +123,12 @@ def slowly(snapshot: Snapshot, size: SequenceSize) -> list[Position]:
     found += [position for position in reversed(of_history) if position.rank < size.history]
     found += slow_graph(snapshot, size.graph)
     return [p for p in found if p.kind == "customer" or np.float32(p.age_s / DAY_S) <= size.span_days]
+
+
+def local_hour(snapshot: Snapshot, at_s: float) -> int:
+    """Of the week, where the customer is."""
+    then = datetime(1970, 1, 1) + timedelta(seconds=math.floor(at_s) + offset_s(snapshot))
+    return 24 * then.weekday() + then.hour
 
 
 def slow_graph(snapshot: Snapshot, most: int) -> list[Position]:

@@ -248,7 +248,7 @@ def test_a_customer(reader: TopicReader, prefix: str) -> None:
         "[end of session]"
     )
     assert view.sessions[3].text == "send campaign c18, offer o5, channel mail"  # a message between sessions
-    assert view.sequence.startswith("customer\n  as of 2017-07-04 00:00 UTC, a tuesday for the customer; ")
+    assert view.sequence.startswith("customer\n  as of 2017-07-04 00:00 UTC, tuesday 2:00 for the customer; ")
     assert (
         "\nrecent\n  3 days ago: [session, saturday, 0:00, the first] purchase coffee, item i0 (dark beans), "
         in view.sequence
