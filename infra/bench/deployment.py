@@ -32,8 +32,9 @@ _PATIENCE_S: Final = 120.0
 class Running:
     """One worker process."""
 
-    def __init__(self, child: Child, port: int, log: Path) -> None:
+    def __init__(self, child: Child, port: int, log: Path, *, ingests: bool) -> None:
         self.child = child
+        self.ingests = ingests
         self.port = port
         self.log = log
 
@@ -85,7 +86,8 @@ class Deployment:
         }
         log = self._folder / f"{name}.log"
         argv = [sys.executable, "-m", "streams.cli", "worker", "--verbose", "--roles", roles]
-        running = Running(Child(argv, log, env=worker_environment(settings)), port, log)
+        child = Child(argv, log, env=worker_environment(settings))
+        running = Running(child, port, log, ingests="ingest" in roles.split(","))
         self.workers.append(running)
         return running
 
@@ -93,9 +95,9 @@ class Deployment:
         return [worker.numbers() for worker in self.workers]
 
     def await_partitions(self, per_worker: int) -> None:
-        """Until every worker holds so many partitions of the sources."""
+        """Until every worker that ingests holds so many partitions of the sources."""
         deadline = time.monotonic() + _PATIENCE_S
-        while any(known.partitions != per_worker for known in self.numbers()):
+        while any(worker.ingests and worker.numbers().partitions != per_worker for worker in self.workers):
             self._check(deadline, "the workers do not share the partitions")
             time.sleep(0.1)
 

@@ -1,4 +1,4 @@
-"""All roles in one worker beside the broker: how much it takes, and how fresh predictions are at a part of that."""
+"""All roles in two workers beside the broker: how much they take, and how fresh predictions are at a part of that."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from infra.bench.deployment import (
     Deployment,
@@ -26,7 +26,7 @@ ABOUT: Final = "events/s through all roles, and event to prediction at 1,000 eve
 _WARM_UP: Final = 10_000
 _SEARCH_S: Final = 45.0
 _COUNTED_S: Final = 25.0
-_CAPACITY: Final = "all roles, one worker, two cores shared with the broker"
+_CAPACITY: Final = "all roles, encode in a worker of its own, two cores shared with the broker"
 _FIRST_RATE: Final = 2_000.0
 _WAITING: Final = 256
 """Snapshots that may wait: four batches of the encoder."""
@@ -43,7 +43,8 @@ def run(options: Options, say: Say) -> Findings:
     journey, events = journey_events()
     with started_broker(options) as broker, deployed(options, broker.bootstrap, "e2e.", model) as deployment:
         publish(deployment, journey)
-        deployment.start_worker("all", "ingest,encode,entities,learn")
+        deployment.start_worker("ingest", "ingest,entities,learn")
+        deployment.start_worker("encode", "encode")
         deployment.await_partitions(4)
         collector = Collector(deployment.client, deployment.prefix, 4)
         collector.start()
@@ -83,7 +84,7 @@ def run(options: Options, say: Say) -> Findings:
     ]
     results += [
         Measured(name=f"snapshots encoded per event at {loads[0]}", unit="", values=encoded),
-        Measured(name=f"processor time of the worker at {loads[0]}, all roles", unit="µs/event", values=costs),
+        Measured(name=f"processor time of the workers at {loads[0]}, all roles", unit="µs/event", values=costs),
     ]
     by_name = {result.name: result.median for result in results}
     return Findings(
@@ -101,8 +102,17 @@ def run(options: Options, say: Say) -> Findings:
     )
 
 
+class _Known(NamedTuple):
+    """Of all workers together."""
+
+    events: int
+    encoded: int
+    waiting: int
+    """Snapshots before the encoder."""
+
+
 class _Run:
-    """Feeds one worker with what follows in the data."""
+    """Feeds the workers with what follows in the data."""
 
     def __init__(self, deployment: Deployment, collector: Collector, events: Iterator[Any]) -> None:
         self._deployment, self._collector, self._events = deployment, collector, events
@@ -122,18 +132,18 @@ class _Run:
         What a backlog is caught up with would be a higher number, and say nothing: there, most snapshots of a customer
         are replaced by newer ones before the encoder sees them.
         """
-        pacer, worker = Pacer(_FIRST_RATE), self._deployment.workers[0]
+        pacer = Pacer(_FIRST_RATE)
         search_s, counted_s = max(4.0, _SEARCH_S * scale), max(2.0, _COUNTED_S * scale)
         ended, counted = threading.Event(), list[tuple[float, int]]()
-        began, before = time.monotonic(), worker.numbers().events
+        began, before = time.monotonic(), self._known().events
 
         def steer() -> None:
             rate = _FIRST_RATE
             while (now := time.monotonic()) < began + search_s:
-                known = worker.numbers()
+                known = self._known()
                 counted.append((now, known.events))
                 lag = self._produced - (known.events - before)
-                behind = known.snapshots_waiting > _WAITING or lag > rate
+                behind = known.waiting > _WAITING or lag > rate
                 pacer.rate = rate = rate * (0.85 if behind else 1.05)
                 time.sleep(_LOOK_S)
             ended.set()
@@ -160,15 +170,25 @@ class _Run:
     def at(self, rate: float, seconds: float) -> list[float]:
         """Milliseconds from each live snapshot's newest event to its prediction, at a steady rate."""
         self._collector.freshness_ms.clear()
-        worker = self._deployment.workers[0]
-        encoded, sent, spent_s = worker.numbers().encoded, self._sent, cpu_s(worker.child.pid)
+        encoded, sent, spent_s = self._known().encoded, self._sent, self._cpu_s()
         self._send(int(rate * seconds), rate)
         self._deployment.await_done(self._sent)
-        self.encoded_per_event = (worker.numbers().encoded - encoded) / (self._sent - sent)
-        self.us_per_event = (cpu_s(worker.child.pid) - spent_s) / (self._sent - sent) * 1e6
+        self.encoded_per_event = (self._known().encoded - encoded) / (self._sent - sent)
+        self.us_per_event = (self._cpu_s() - spent_s) / (self._sent - sent) * 1e6
         while time.monotonic() - self._collector.heard_s < 1.0:
             time.sleep(0.1)
         return list(self._collector.freshness_ms)
+
+    def _known(self) -> _Known:
+        known = self._deployment.numbers()
+        return _Known(
+            events=sum(one.events for one in known),
+            encoded=sum(one.encoded for one in known),
+            waiting=sum(one.snapshots_waiting for one in known),
+        )
+
+    def _cpu_s(self) -> float:
+        return sum(cpu_s(worker.child.pid) for worker in self._deployment.workers)
 
     def _send(self, count: int, rate: float | None) -> None:
         self._sent += self._deployment.send(islice(self._events, count), rate).events
