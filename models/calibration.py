@@ -80,7 +80,16 @@ def level(labels: Doubles, logits: Doubles, steps: int = 50) -> float:
     return (low + high) / 2
 
 
-def choose(labels: Doubles, wide: Doubles, deep: Doubles, customers: Ints) -> Calibration:
+class Choice(NamedTuple):
+    """A calibration, and how much its rows could tell."""
+
+    calibration: Calibration
+    visible_gain: float | None
+    """Mean gain of a deep part, in nats a row, above which it would have counted as surely one: :data:`SURE` standard
+    errors of the paired difference, of the whole deep part. None where the rows can show none."""
+
+
+def choose(labels: Doubles, wide: Doubles, deep: Doubles, customers: Ints) -> Choice:
     """The gate and calibration with the least log loss, where the gain over no deep part is surely one.
 
     The gain must exceed :data:`SURE` standard errors, in which the rows of a customer count as one, and rest on
@@ -88,16 +97,21 @@ def choose(labels: Doubles, wide: Doubles, deep: Doubles, customers: Ints) -> Ca
     on later data.
     """
     shut = Calibration(0.0, *platt(labels, wide))
-    if not len(labels):
-        return shut
+    if _rarer(labels) < MIN_POSITIVES:
+        return Choice(shut, None)
     base = _losses(labels, shut.apply(wide, deep))
     best, least = shut, base
+    visible = MARGIN
     for gate in GATES[1:]:
         found = Calibration(gate, *platt(labels, wide + gate * deep))
         losses = _losses(labels, found.apply(wide, deep))
-        if losses.mean() < least.mean() - MARGIN and _sure(labels, base - losses, customers):
+        gain = float((base - losses).mean())
+        needed = max(MARGIN, SURE * standard_error(base - losses, customers))
+        if gate == 1.0:  # of a smaller share the difference is smaller, and so are its error and its worth
+            visible = needed
+        if losses.mean() < least.mean() - MARGIN and gain > needed:
             best, least = found, losses
-    return best
+    return Choice(best, visible)
 
 
 def better(labels: Doubles, logits: Doubles, base: Doubles, customers: Ints) -> bool:
@@ -105,18 +119,28 @@ def better(labels: Doubles, logits: Doubles, base: Doubles, customers: Ints) -> 
 
     Nothing is sure of no rows.
     """
-    if not len(labels):
+    if _rarer(labels) < MIN_POSITIVES:
         return False
     losses, of_base = (_losses(labels, Calibration(0.0, *platt(labels, z)).apply(z, z)) for z in (logits, base))
-    return bool(losses.mean() < of_base.mean() - MARGIN) and _sure(labels, of_base - losses, customers)
+    gain = of_base - losses
+    return bool(gain.mean() > max(MARGIN, SURE * standard_error(gain, customers)))
 
 
-def _sure(labels: Doubles, gain: Doubles, customers: Ints) -> bool:
-    if min(float(labels.sum()), float(len(labels) - labels.sum())) < MIN_POSITIVES:
-        return False
+def standard_error(values: Doubles, customers: Ints) -> float:
+    """Of the mean of values (N,), in which the rows of a customer count as one.
+
+    Example:
+        >>> round(standard_error(np.array([0.0, 0.0, 1.0, 1.0]), np.array([0, 0, 1, 1])), 3)
+        0.354
+    """
     _, member = np.unique(customers, return_inverse=True)
-    by_customer = np.bincount(member, gain - gain.mean())
-    return bool(gain.mean() > SURE * np.sqrt(np.sum(by_customer**2)) / len(gain))
+    by_customer = np.bincount(member, values - values.mean())
+    return float(np.sqrt(np.sum(by_customer**2)) / len(values))
+
+
+def _rarer(labels: Doubles) -> float:
+    """Rows of the class that has fewer."""
+    return min(float(labels.sum()), float(len(labels) - labels.sum()))
 
 
 def _losses(labels: Doubles, logits: Doubles) -> Doubles:

@@ -53,15 +53,19 @@ class Future:
         return out
 
 
-def futures(outcomes: Sequence[Outcome], others: Sequence[Outcome], vocabulary: Vocabulary) -> dict[str, Future]:
+def futures(
+    outcomes: Sequence[Outcome], others: Sequence[Outcome], vocabulary: Vocabulary, until_ms: int | None = None
+) -> dict[str, Future]:
     """Targets of ``outcomes`` by field.
 
     Args:
         outcomes: one row each.
         others: more outcomes of the same customers, whatever their horizon: only their snapshots count.
+        until_ms: nothing is known of a window that ends later; None: no such bound.
     """
     events, until_s = _events([o.snapshot for o in (*outcomes, *others) if o.snapshot is not None], vocabulary)
-    return {field: _future(outcomes, events, until_s, field, vocabulary) for field in FIELDS}
+    last_s = None if until_ms is None else until_ms // 1000
+    return {field: _future(outcomes, events, until_s, field, vocabulary, last_s) for field in FIELDS}
 
 
 _Events = dict[str, tuple[list[int], list[Ints]]]
@@ -92,7 +96,12 @@ def _events(snapshots: Sequence[Snapshot], vocabulary: Vocabulary) -> tuple[_Eve
 
 
 def _future(
-    outcomes: Sequence[Outcome], events: _Events, until_s: dict[str, int], field: str, vocabulary: Vocabulary
+    outcomes: Sequence[Outcome],
+    events: _Events,
+    until_s: dict[str, int],
+    field: str,
+    vocabulary: Vocabulary,
+    last_s: int | None,
 ) -> Future:
     rows = [row for row, word in enumerate(vocabulary.names) if field_of(word) == field]
     place = np.full(len(vocabulary), -1, dtype=np.int64)
@@ -104,6 +113,7 @@ def _future(
         name, from_s = outcome.customer_id, outcome.as_of_ms // 1000
         silent = outcome.head == "churn" and outcome.label == 1 and outcome.due_ms // 1000 >= from_s + window_s
         known[row] = silent or until_s[name] >= from_s + window_s
+        known[row] &= last_s is None or from_s + window_s <= last_s
         times, words = events[name]
         first, last = np.searchsorted(times, (from_s + 1, from_s + window_s + 1)).tolist()
         if known[row] and first < last:

@@ -11,17 +11,20 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 
 from models import calibration, metrics, outcomes
 from models.hazards import Hazard, HazardHead
 from models.metrics import Score
 from models.model import HeadReport, Model
+from models.outcomes import Rows
 from models.probability import FIT_ROWS, some
 from models.survival import BINS, EDGES_DAYS, INTERVAL, MOST_DAYS, days_until, happened, seen, survival, within
 from models.task import Embed, Evidence, Lesson
 from models.trees import fit_trees, refit_trees
 from models.wide import PLAIN, Doubles, Fitted, Floats, Ints, fit
+from schemas.snapshot import DAY_MS
 
 LEAST: Final = 8
 """Rows of each kind that a bin's weights are fitted on at least; of fewer its rate is said."""
@@ -68,9 +71,11 @@ class HazardLesson(Lesson):
         self.split = outcomes.split(self.rows, labels)
         first = happened(self.seen[said[0].event], said[0].days)
         self.missing = outcomes.one_sided(first, self.split.fit)
-        self._targets = {event: np.full_like(of_event, np.nan) for event, of_event in self.seen.items()}
+        before = {event: _before(of_event, self.rows, self.split.by) for event, of_event in times.items()}
+        self._targets = {event: np.full_like(of_event, np.nan) for event, of_event in before.items()}
+        """What was seen of the rows that are fitted on and stopped at."""
         for shown in (self.split.fit, self.split.stop):
-            for event, of_event in self.seen.items():
+            for event, of_event in before.items():
                 self._targets[event][shown] = of_event[shown]
         self.head: HazardHead
         self.fitted: dict[str, list[Fitted]] = {}
@@ -84,7 +89,7 @@ class HazardLesson(Lesson):
         head = model.heads[self.name]
         assert isinstance(head, HazardHead)
         self.head = head
-        for event, of_event in self.seen.items():
+        for event, of_event in self._targets.items():
             chosen = some(_followed(of_event, self.split.fit), FIT_ROWS, generator)
             _, _, labels = cells(of_event, chosen)
             if not LEAST <= labels.sum() <= len(labels) - LEAST:
@@ -96,8 +101,8 @@ class HazardLesson(Lesson):
                 continue
             self.fitted[event] = _fit(self._columns(chosen), of_event[chosen], self.rows.customers[chosen])
             hazard.known.fill_(True)
-            stop = self._by_bin(event, _followed(of_event, self.split.stop))
-            hazard.trees.load(fit_trees(*self._by_bin(event, chosen), stop))
+            stop = self._by_bin(of_event, _followed(of_event, self.split.stop))
+            hazard.trees.load(fit_trees(*self._by_bin(of_event, chosen), stop))
             _load(hazard, self.fitted[event])
         return head.deep
 
@@ -123,6 +128,7 @@ class HazardLesson(Lesson):
         self.head.eval()
         gate = embed(rows.take(split.gate))
         plain: dict[str, calibration.Calibration] = {}
+        visible: dict[str, float | None] = {}
         for event, hazard in self.events.items():
             chosen = _followed(self.seen[event], split.gate)
             at = np.searchsorted(split.gate, chosen)
@@ -133,11 +139,12 @@ class HazardLesson(Lesson):
             if calibration.better(labels, mean[row, bins], linear[row, bins], customers):
                 hazard.share.fill_(0.5)
             wide = self._wide(event, chosen)[row, bins]
-            found = calibration.choose(labels, wide, self._deep(event, gate[at])[row, bins], customers)
+            found, visible[event] = calibration.choose(labels, wide, self._deep(event, gate[at])[row, bins], customers)
             plain[event] = calibration.Calibration(0.0, *calibration.platt(labels, wide))
             for name, value in found._asdict().items():
                 getattr(hazard, name).fill_(value)
         report = self._report(embed(rows.take(split.report)), plain, seed)
+        report = replace(report, visible_gain=visible[self.said[0].event])
         self._refit(embed)
         return report
 
@@ -192,7 +199,7 @@ class HazardLesson(Lesson):
             else:
                 self.fitted[event] = _refitted(fits, self._columns(chosen), of_event[chosen])
                 if hazard.share:
-                    hazard.trees.load(refit_trees(*self._by_bin(event, chosen), hazard.trees.grown))
+                    hazard.trees.load(refit_trees(*self._by_bin(of_event, chosen), hazard.trees.grown))
             _load(hazard, self.fitted[event])
             newest = outcomes.newest(self.rows, chosen)
             row, bins, labels = cells(of_event, newest)
@@ -223,9 +230,9 @@ class HazardLesson(Lesson):
     def _columns(self, chosen: Ints) -> Floats:
         return self.rows.sequences.numbers[chosen]
 
-    def _by_bin(self, event: str, chosen: Ints) -> tuple[Floats, Floats]:
+    def _by_bin(self, of_event: Floats, chosen: Ints) -> tuple[Floats, Floats]:
         """What a forest is fitted on: a row for each bin that was seen."""
-        row, bins, labels = cells(self.seen[event], chosen)
+        row, bins, labels = cells(of_event, chosen)
         columns = self._columns(chosen)[row, :PLAIN]
         return np.concatenate([columns, bins[:, None]], axis=1, dtype=np.float32), labels.astype(np.float32)
 
@@ -263,6 +270,14 @@ def cells(of_event: Floats, chosen: Ints) -> tuple[Ints, Ints, Doubles]:
     of_chosen = of_event[chosen]
     row, bins = np.nonzero(np.isfinite(of_chosen))
     return row, bins, of_chosen[row, bins].astype(np.float64)
+
+
+def _before(times: Times, rows: Rows, by: str) -> Floats:
+    """What was seen of each bin before gate and report begin, where these are kept apart in time."""
+    if by == "customers":
+        return seen(*times)
+    until_days = (rows.cut_ms - rows.as_of_ms) / DAY_MS
+    return seen(times.after_days, np.minimum(times.followed_days, until_days))
 
 
 def _followed(of_event: Floats, chosen: Ints) -> Ints:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from torch import Tensor, nn
@@ -34,11 +34,15 @@ class Ranking(msgspec.Struct, frozen=True, kw_only=True):
     """Discounted gain, over that of the best order."""
 
 
+WANTED_GAIN: Final = 0.002
+"""What a gate should be able to see, in nats of log loss."""
+
+
 class HeadReport(msgspec.Struct, frozen=True, kw_only=True):
     """A head on customers (or campaigns) that nothing else has seen, before the final fit on all rows."""
 
     split: str
-    """``customers``: other customers, later days. ``campaigns``: the newest campaigns, not seen in training."""
+    """What gate and report are apart by, beside their customers, see :class:`models.outcomes.Split`."""
     train_rows: int
     gate_rows: int
     """Rows that gate and calibration were chosen on."""
@@ -52,6 +56,9 @@ class HeadReport(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the boosted forest in the wide part, 0 where it was no better."""
     gate: float
     """Share of the deep part that is used, 0 where it did not help."""
+    visible_gain: float | None = None
+    """Least gain of log loss by the deep part that the gate's rows would have shown, in nats a row, see
+    :class:`models.calibration.Choice`; None where they were too few to show any."""
     embedding_auc: float | None
     """Of a linear layer on the embedding alone: how much of the label the embedding carries."""
     others: dict[str, Score] = {}
@@ -61,6 +68,11 @@ class HeadReport(msgspec.Struct, frozen=True, kw_only=True):
     """What is no probability, by name with its unit."""
     ranking: Ranking | None = None
     """Of a head that ranks candidates; its scores above are then of candidates."""
+
+    @property
+    def too_few_rows(self) -> bool:
+        """Whether the gate may be shut because its rows could not show a gain of :data:`WANTED_GAIN`."""
+        return self.visible_gain is None or self.visible_gain > WANTED_GAIN
 
 
 class EncoderCheck(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -19,13 +19,20 @@ from models.wide import Floats, Ints
 from schemas import features
 from schemas.snapshot import Label, Outcome
 
+Bools = npt.NDArray[np.bool_]
+
 CHUNK: Final = 2048
 STAGES: Final = ("fit", "stop", "gate", "report")
 FIT, STOP, GATE, REPORT = range(4)
-_SHARES: Final = (FIT,) * 13 + (STOP,) * 2 + (GATE,) * 3 + (REPORT,) * 2
+_SHARES: Final = (FIT,) * 12 + (STOP,) * 2 + (GATE,) * 4 + (REPORT,) * 2
 """Of twenty customers, how many are for what."""
+NEWEST: Final = 0.25
+"""Share of all rows, the newest, whose times are for gate and report alone."""
 MIN_CAMPAIGNS: Final = 4
 MIN_POSITIVES: Final = 8
+"""Rows of each class that a stage needs."""
+MIN_ROWS: Final = 40
+"""Rows that are needed to fit and to gate on, or customers alone are kept apart."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +45,13 @@ class Rows:
     """(N,) a number for each customer."""
     stage: Ints
     """(N,) what the row is for, a place in :data:`STAGES`: by customer."""
-    live: npt.NDArray[np.bool_]
+    live: Bools
     """(N,) whether it was taken within a session, as those that are served mostly are."""
     as_of_ms: Ints
+    due_ms: Ints
+    """(N,) when the row's horizon ended: what happened until then is in its label."""
+    cut_ms: int
+    """What is fitted on had ended by then, what is gated and reported on begins then; one time for all questions."""
 
     def __len__(self) -> int:
         return len(self.customers)
@@ -52,6 +63,8 @@ class Rows:
             stage=self.stage[rows],
             live=self.live[rows],
             as_of_ms=self.as_of_ms[rows],
+            due_ms=self.due_ms[rows],
+            cut_ms=self.cut_ms,
         )
 
 
@@ -67,19 +80,26 @@ def matured(outcomes: Iterable[Outcome], until_ms: int) -> list[Outcome]:
 def by_question(outcomes: Iterable[Outcome], questions: Iterable[str]) -> dict[str, list[Outcome]]:
     """Outcomes of each of the ``questions`` by time; the others are left out.
 
-    Labels that came by themselves, of an order or a response, join those of the outcome that has their snapshot.
+    Labels that came by themselves, of an order or a response, join those of the outcome that has their snapshot. Its
+    horizon is then the longer one of a redemption and a response; who reads orders sees when they came.
     """
     found: dict[str, list[Outcome]] = {question: [] for question in questions}
     beside: dict[str, dict[str, Label]] = {}
+    answered_ms: dict[str, int] = {}
     for outcome in outcomes:
         if outcome.snapshot is None:
             beside.setdefault(outcome.question_id, {}).update(outcome.labels)
+            if outcome.head == "response":
+                answered_ms[outcome.question_id] = outcome.due_ms
         elif outcome.head in found:
             found[outcome.head].append(outcome)
     for question, of_question in found.items():
         of_question.sort(key=lambda o: (o.as_of_ms, o.outcome_id))
         found[question] = [
-            replace(o, labels=o.labels | more) if (more := beside.get(o.question_id)) else o for o in of_question
+            replace(o, labels=o.labels | more, due_ms=max(o.due_ms, answered_ms.get(o.question_id, o.due_ms)))
+            if (more := beside.get(o.question_id))
+            else o
+            for o in of_question
         ]
     return found
 
@@ -103,11 +123,18 @@ def read(
 ) -> dict[str, Rows]:
     """Put the outcomes of each question into arrays, in the order in which they come."""
     numbers: dict[str, int] = {}
-    return {question: _rows(found, word_rows, size, numbers, reader) for question, found in outcomes.items()}
+    times = np.array([o.as_of_ms for of_question in outcomes.values() for o in of_question], dtype=np.int64)
+    cut_ms = int(np.quantile(times, 1 - NEWEST)) if len(times) else 0
+    return {question: _rows(found, word_rows, size, numbers, reader, cut_ms) for question, found in outcomes.items()}
 
 
 def _rows(
-    outcomes: list[Outcome], word_rows: WordRows, size: SequenceSize, numbers: dict[str, int], reader: Reader
+    outcomes: list[Outcome],
+    word_rows: WordRows,
+    size: SequenceSize,
+    numbers: dict[str, int],
+    reader: Reader,
+    cut_ms: int,
 ) -> Rows:
     parts = [reader([], word_rows, size)]
     parts += [
@@ -121,6 +148,8 @@ def _rows(
         stage=np.array([stage_of(name) for name in customers], dtype=np.int64),
         live=np.array([o.seen.kind == "sample" for o in outcomes], dtype=np.bool_),
         as_of_ms=np.array([o.as_of_ms for o in outcomes], dtype=np.int64),
+        due_ms=np.array([o.due_ms for o in outcomes], dtype=np.int64),
+        cut_ms=cut_ms,
     )
 
 
@@ -130,7 +159,13 @@ def stage_of(customer_id: str) -> int:
 
 
 class Split(NamedTuple):
-    """Row numbers of each stage, and what keeps them apart: ``customers`` or ``campaigns``."""
+    """Row numbers of each stage, and what keeps gate and report apart from the rows that are fitted on.
+
+    Customers are in one stage only, whatever ``by`` says. It is ``later`` where the horizons of what is fitted on and
+    stopped at had ended before gate and report begin; ``campaigns`` where these are of newer campaigns, too; where
+    there are too few rows, ``overlapping`` of newer campaigns whose horizons overlap with those before, or
+    ``customers``, who alone are told apart then.
+    """
 
     fit: Ints
     stop: Ints
@@ -139,50 +174,61 @@ class Split(NamedTuple):
     by: str
 
 
-def split(rows: Rows, labels: Floats) -> Split:
+def split(rows: Rows, labels: Floats, known_ms: Ints | None = None) -> Split:
     """Which rows to fit on, to stop at, to choose gate and calibration on, and to report on.
-
-    Customers are in one stage only. Of those that are not fitted on the later half of the days counts, where that holds
-    enough of both classes.
 
     Args:
         labels: (N,), NaN of rows that are left out.
+        known_ms: (N,) when labels were known whole; at the rows' ``due_ms`` where absent.
     """
-    labelled = np.isfinite(labels)
-    chosen = [labelled & (rows.stage == stage) for stage in range(len(STAGES))]
-    newer = rows.as_of_ms >= np.median(rows.as_of_ms[labelled]) if labelled.any() else labelled
-    for stage in (STOP, GATE, REPORT):
-        later = chosen[stage] & newer
-        if _both_classes(labels[later]):
-            chosen[stage] = later
-    fit, stop, gate, report = (np.flatnonzero(of_stage) for of_stage in chosen)
-    return Split(fit, stop, gate, report, "customers")
+    by_customer = _by_customer(rows, labels)
+    ended = (rows.due_ms if known_ms is None else known_ms) <= rows.cut_ms
+    begun = rows.as_of_ms >= rows.cut_ms
+    return _kept(by_customer, (ended, ended, begun, begun), labels, "later") or _split(by_customer, "customers")
 
 
 def split_by_campaigns(rows: Rows, labels: Floats, campaign: Ints) -> Split | None:
-    """The same, where gate and report are of the newest campaigns, each of other customers; None of too few campaigns.
+    """The same, where gate and report are of campaigns that are new by then; None of too few campaigns or rows.
+
+    Gate and report are of different campaigns where these are enough: Complete Journey's January to June has one.
 
     Args:
         campaign: (N,) its number, for rows that have a label.
     """
     labelled = np.isfinite(labels)
     first = {int(c): int(rows.as_of_ms[labelled & (campaign == c)].min()) for c in np.unique(campaign[labelled])}
-    newest = sorted(first, key=lambda c: (-first[c], c))
-    if len(newest) < MIN_CAMPAIGNS:
+    oldest = sorted(first, key=lambda c: (first[c], c))
+    new = [c for c in oldest if first[c] >= rows.cut_ms]
+    if len(oldest) < MIN_CAMPAIGNS:
         return None
-    for count in range(1, len(newest) // 2 + 1):
-        later = labelled & np.isin(campaign, newest[:count])
-        before = labelled & ~later
-        if later.sum() >= 0.15 * labelled.sum() and _both_classes(labels[later]) and _both_classes(labels[before]):
-            reported = rows.customers % 3 == 0
-            return Split(
-                np.flatnonzero(before & (rows.stage == FIT)),
-                np.flatnonzero(before & (rows.stage == STOP)),
-                np.flatnonzero(later & ~reported),
-                np.flatnonzero(later & reported),
-                "campaigns",
-            )
-    return None
+    of_new, ended = np.isin(campaign, new), rows.due_ms <= rows.cut_ms
+    by_customer = _by_customer(rows, labels)
+    for gate, report in ((np.isin(campaign, new[::2]), np.isin(campaign, new[1::2])), (of_new, of_new)):
+        if found := _kept(by_customer, (ended, ended, gate, report), labels, "campaigns"):
+            return found
+    return _kept(by_customer, (~of_new, ~of_new, of_new, of_new), labels, "overlapping")
+
+
+def _by_customer(rows: Rows, labels: Floats) -> list[Bools]:
+    """Labelled rows of each stage's customers."""
+    return [np.isfinite(labels) & (rows.stage == stage) for stage in range(len(STAGES))]
+
+
+def _kept(by_customer: Sequence[Bools], kept: Sequence[Bools], labels: Floats, by: str) -> Split | None:
+    """Those of each stage that are kept; None where they are too few for what is measured to mean something."""
+    chosen = [of_stage & of_kept for of_stage, of_kept in zip(by_customer, kept, strict=True)]
+    classes = np.unique(labels[np.isfinite(labels)])
+    for stage in (FIT, GATE, REPORT):
+        of_class = [int((labels[chosen[stage]] == one).sum()) for one in classes]
+        least = 0 if stage == REPORT else MIN_ROWS
+        if not of_class or min(of_class) < MIN_POSITIVES or sum(of_class) < least:
+            return None
+    return _split(chosen, by)
+
+
+def _split(chosen: Sequence[Bools], by: str) -> Split:
+    fit, stop, gate, report = (np.flatnonzero(of_stage) for of_stage in chosen)
+    return Split(fit, stop, gate, report, by)
 
 
 def newest(rows: Rows, chosen: Ints) -> Ints:
@@ -205,7 +251,3 @@ def one_sided(labels: Floats, chosen: Ints) -> str | None:
         if found.min() == found.max():
             return f"no outcome{what} has the label {1 - int(found[0])}"
     return None
-
-
-def _both_classes(labels: Floats) -> bool:
-    return min(float(labels.sum()), float(len(labels) - labels.sum())) >= MIN_POSITIVES

@@ -130,7 +130,7 @@ class ProbabilityLesson(Lesson):
         with torch.enable_grad():
             self.deepen(embed, generator)
         gate = Stage(self, split.gate, embed)
-        found = calibration.choose(gate.labels, gate.wide, self.deep(gate), rows.customers[split.gate])
+        found, visible = calibration.choose(gate.labels, gate.wide, self.deep(gate), rows.customers[split.gate])
         plain = calibration.Calibration(0.0, *calibration.platt(gate.labels, gate.wide))
         for name, value in found._asdict().items():
             getattr(head, name).fill_(value)
@@ -146,11 +146,12 @@ class ProbabilityLesson(Lesson):
             live=metrics.score(stage.labels[live], logits[live], customers[live], seed=seed),
             trees=head.forest_share,
             gate=found.gate,
+            visible_gain=visible,
             embedding_auc=metrics.auc(stage.labels, self._alone_logits(stage.embeddings)),
         )
         labelled = np.flatnonzero(np.isfinite(self.labels))
         self.refit_wide(labelled)
-        if split.by == "customers":  # newest campaigns are the gate's already
+        if split.by not in ("campaigns", "overlapping"):  # new campaigns are the gate's already
             self._level(outcomes.newest(rows, labelled), embed)
         return report
 

@@ -94,6 +94,9 @@ class Task(ABC):
     """Of its records, one of :data:`schemas.topics.TOPICS`; None of what is only asked by others."""
     kinds: ClassVar[frozenset[SnapshotKind]]
     """Snapshots it is asked of when serving: each gets one record. None where it has no topic."""
+    looks_ahead: ClassVar[bool] = False
+    """Whether the encoder also learns what comes after the rows of its question: where everybody is asked again and
+    again."""
     sent_when_moved: ClassVar[bool] = False
     """Whether a record about what holds now is published only where it says something new, see
     :class:`streams.serving.news.News`."""

@@ -45,12 +45,8 @@ if TYPE_CHECKING:
 Progress = Callable[[float, str], None]
 Clock = Callable[[], float]
 
-RECIPE: Final = 9
+RECIPE: Final = 10
 """Goes up when equal logs and settings give a better model than before, so that a cached one is made again."""
-
-
-LOOKS_AHEAD: Final = "churn"
-"""The question after whose rows the encoder also learns what comes: it is asked of everybody, again and again."""
 
 
 class TrainSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,9 +151,11 @@ def train(
             by_task = {task.name: lesson for task, lesson in lessons.items() if task.question == question}
             if by_task:
                 group = Lessons(of_question, by_task)
-                if question == LOOKS_AHEAD:
+                if any(task.looks_ahead for task in lessons if task.question == question):
                     others = [*early, *(o for other in by_question if other != question for o in by_question[other])]
-                    ahead = futures(by_question[question], others, vocabulary)
+                    in_time = any(lesson.split.by != "customers" for lesson in by_task.values())
+                    until_ms = of_question.cut_ms if in_time else None
+                    ahead = futures(by_question[question], others, vocabulary, until_ms)
                     heads = FutureHeads(model.encoder.hidden, ahead, group.chosen("fit")).to(device)
                     group = Lessons(of_question, by_task, heads)
                 groups.append(group)

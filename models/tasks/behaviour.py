@@ -53,6 +53,7 @@ class BehaviourTask(Task):
     topic = "predictions.behaviour"
     kinds: ClassVar[frozenset[SnapshotKind]] = frozenset({"event", "refresh", "horizon", "sample"})
     sent_when_moved = True
+    looks_ahead = True
 
     def head(self, hidden: int) -> HazardHead:
         return HazardHead(hidden, EVENTS)

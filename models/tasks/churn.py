@@ -18,6 +18,7 @@ class ChurnTask(CustomerTask):
     question = "churn"
     topic = "predictions.churn"
     kinds: ClassVar[frozenset[SnapshotKind]] = frozenset({"event", "refresh", "horizon", "sample"})
+    looks_ahead = True
 
     def label(self, outcome: Outcome) -> int:
         return outcome.label

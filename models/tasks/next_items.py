@@ -7,6 +7,7 @@ from typing import ClassVar, Final
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 
 from models import calibration, metrics, outcomes
@@ -46,6 +47,7 @@ class NextItemsTask(Task):
     question = "churn"
     topic = "predictions.next-items"
     kinds: ClassVar[frozenset[SnapshotKind]] = frozenset({"refresh", "horizon", "sample"})
+    looks_ahead = True
 
     def __init__(self, most: int = BEST) -> None:
         """
@@ -85,7 +87,8 @@ class NextItemsLesson(Lesson):
         self._assortment = Assortment(evidence.catalog, evidence.word_rows)
         has_one = np.array([order is not None for order in self._orders], dtype=np.bool_)
         labels = np.where(has_one, 1.0, np.nan).astype(np.float32)
-        self.split = outcomes.split(self.rows, labels)
+        ordered_ms = np.array([0 if order is None else order[0] for order in self._orders], dtype=np.int64)
+        self.split = outcomes.split(self.rows, labels, np.maximum(self.rows.due_ms, ordered_ms))
         named = [() if order is None else order[1] for order in self._orders]
         self._items = [self._assortment.items(items) for items in named]
         self._wanted: Ints = np.array([len(items) for items in named], dtype=np.int64)
@@ -151,11 +154,12 @@ class NextItemsLesson(Lesson):
         gate = self._marked(chosen.gate[~halves], embed)
         wide, deep = parts(head, gate.lists.columns)
         came, groups = gate.came.astype(np.float64), gate.groups[gate.lists.customer]
-        found = calibration.choose(came, wide, deep, groups)
+        found, visible = calibration.choose(came, wide, deep, groups)
         plain = calibration.Calibration(0.0, *calibration.platt(came, wide))
         for name, value in found._asdict().items():
             getattr(head, name).fill_(value)
-        return self._report(self._marked(chosen.report, embed), chosen, found, plain, seed)
+        report = self._report(self._marked(chosen.report, embed), chosen, found, plain, seed)
+        return replace(report, visible_gain=visible)
 
     def _report(
         self, said: Marked, chosen: Split, found: calibration.Calibration, plain: calibration.Calibration, seed: int

@@ -48,10 +48,11 @@ class RedemptionScorer(CandidateScorer):
             candidate = snapshot.candidate
             assert candidate is not None
             entry = moment.catalog.get(f"campaign:{candidate.campaign_id}")
-            ends_ms = entry.active_to_ms if entry is not None else None
+            ends_ms = (entry.active_to_ms if entry is not None else None) or 0
             yield RedemptionPrediction(
                 **common(self.task.name, snapshot, self.version, moment.now_ms),
-                valid_until_ms=ends_ms if ends_ms is not None else snapshot.as_of_ms + DAY_MS,
+                # A campaign without an end, or one that was sent after it: nothing says how long that holds.
+                valid_until_ms=ends_ms if ends_ms > snapshot.as_of_ms else snapshot.as_of_ms + DAY_MS,
                 campaign_id=candidate.campaign_id,
                 offer_id=candidate.offer_id,
                 channel=candidate.channel,

@@ -33,6 +33,13 @@ if TYPE_CHECKING:
 
 _READING: Final = 0.2  # of the progress bar
 _SIZE: Final = "demo"
+_HELD_OUT: Final = {
+    "later": "other customers, later days",
+    "campaigns": "other customers, newer campaigns",
+    "overlapping": "other customers, newer campaigns, horizons that overlap",
+    "customers": "other customers, same days",
+}
+"""By :attr:`models.outcomes.Split.by`."""
 
 
 def add(subparsers: Subparsers) -> None:
@@ -244,9 +251,13 @@ def summary(card: Card) -> Iterator[str]:
         yield f"encoder: began as {report.encoder}"
     yield f"encoder: {report.epochs:.1f} epochs, {report.steps:,} steps; best after {_best(report):.1f}"
     for name, head in report.heads.items():
-        held_out = "other customers, later days" if head.split == "customers" else "campaigns not trained on"
-        yield f"{name}: AUC {_auc(head.model)} on {head.model.rows:,} held-out outcomes ({held_out})"
+        yield f"{name}: AUC {_auc(head.model)} on {head.model.rows:,} held-out outcomes ({_HELD_OUT[head.split]})"
         yield f"{name}: AUC {_auc(head.wide)} without the encoder, whose share is {head.gate:.2f}"
+        if head.too_few_rows:
+            unseen = "any gain of log loss"
+            if head.visible_gain is not None:
+                unseen = f"a gain of log loss below {head.visible_gain:.4f}"
+            yield f"{name}: {head.gate_rows:,} rows are too few to see what the encoder adds: {unseen}"
         if (ranked := head.ranking) is not None:
             yield f"{name}: {ranked.recall:.3f} of what came among the {ranked.best} best (NDCG {ranked.ndcg:.3f})"
         if head.embedding_auc is not None:

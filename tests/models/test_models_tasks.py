@@ -64,6 +64,7 @@ class Stay(CustomerTask):
 
 EVERY: tuple[Task, ...] = (*TASKS, Stay())
 MOMENT = Moment(worlds.catalog(), 1, worlds.START_MS)
+LATER = Moment(worlds.catalog(), 2, worlds.START_MS + DAY_MS)
 
 
 def learned(found: list[Outcome], tasks: tuple[Task, ...] = EVERY) -> Model:
@@ -111,10 +112,12 @@ def test_each_snapshot_of_its_kinds_gets_one_record_and_no_other(task: Task, pre
     assert sorted(record.question_id for record in records) == sorted(snapshot.question_id for snapshot in asked)
     for record in records:
         assert record.prediction_id == prediction_id(task.name, record.question_id, "test")
-        assert record.valid_until_ms > 0
+        assert record.valid_until_ms > record.as_of_ms, "what is asked has an end"
         said = probabilities(record)
         assert said and all(0 <= probability <= 1 for probability in said.values())
         assert msgspec.json.decode(msgspec.json.encode(record), type=type(record)) == record
+    again = predictor.scorers[task.name].predictions(predictor.encode(everyone[::-1]), LATER)
+    assert {record.prediction_id for record in again} == {record.prediction_id for record in records}
 
 
 @every_task
@@ -145,8 +148,8 @@ def test_no_customer_is_fitted_on_and_reported_and_every_row_has_its_label(task:
     assert lesson.missing is None
     customers = [set(lesson.rows.customers[getattr(lesson.split, stage)].tolist()) for stage in STAGES]
     assert all(customers)
-    assert not customers[0] & customers[1]
-    assert not customers[2] & customers[3]
+    for one, two in itertools.combinations(customers, 2):
+        assert not one & two
     embedding = torch.randn(len(lesson.rows), SMALL.hidden)
     model = Model(default_config(SMALL), worlds.vocabulary(), SMALL.sequence, [task])
     lesson.begin(model, np.random.default_rng(0))
@@ -166,7 +169,7 @@ def test_it_learns_something_and_is_calibrated(task: Task, model: Model) -> None
     assert report.model.auc is not None
     assert report.model.auc > 0.6
     assert report.model.calibration_error is not None
-    assert report.model.calibration_error < 0.25  # of some 40 rows
+    assert report.model.calibration_error < 0.3  # of some 40 rows, four a bin
 
 
 @every_task

@@ -12,13 +12,12 @@ from support import model_worlds as worlds
 from support.snapshots import hashes
 
 from models import metrics, outcomes, saved_model, training
-from models.candidate_task import CandidateLesson
 from models.encoder import EncoderSize, default_config
 from models.entities import WordRows
 from models.future import futures
 from models.inference import Predictor
 from models.model import Model
-from models.outcomes import FIT, GATE, REPORT, STAGES, STOP, matured, stage_of
+from models.outcomes import FIT, GATE, REPORT, STOP, matured, stage_of
 from models.pretrain import FutureHeads
 from models.pretrained import PretrainedBody
 from models.sequence import SequenceSize
@@ -214,28 +213,7 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
 
 def test_customers_are_dealt_out_to_the_stages() -> None:
     count = np.bincount([stage_of(str(customer)) for customer in range(5000)]) / 5000
-    assert count == pytest.approx([0.65, 0.1, 0.15, 0.1], abs=0.02)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_a_customer_is_in_one_stage_only(seed: int) -> None:
-    found = worlds.outcomes(900, seed=seed)
-    for task in TASKS:
-        lesson = task.lesson(asked_of(found, task.question))
-        if task.name == "next-items":  # of these outcomes none says what was ordered
-            assert lesson.missing is not None
-            continue
-        split = lesson.split
-        customers = [set(lesson.rows.customers[getattr(split, stage)].tolist()) for stage in STAGES]
-        assert all(customers), task.name
-        assert not customers[FIT] & customers[STOP]
-        assert not customers[GATE] & customers[REPORT]
-        if split.by == "customers":
-            assert sum(map(len, customers)) == len(set().union(*customers))
-        else:
-            assert isinstance(lesson, CandidateLesson)
-            campaigns = [set(lesson.campaign[getattr(split, stage)].tolist()) for stage in STAGES]
-            assert not (campaigns[FIT] | campaigns[STOP]) & (campaigns[GATE] | campaigns[REPORT])
+    assert count == pytest.approx([0.6, 0.1, 0.2, 0.1], abs=0.02)
 
 
 @pytest.mark.slow
@@ -251,7 +229,6 @@ def test_the_encoder_sees_no_row_of_a_later_stage() -> None:
         told = worlds.vector(events_total=1e6, orders_7d=-5.0)
         return msgspec.structs.replace(other, snapshot=msgspec.structs.replace(other.seen, features=told))
 
-    # Churn alone, as redemptions are split by campaign where there are enough of them.
     found = [outcome for outcome in found if outcome.head == "churn"]
     one, _ = run(found)
     two, _ = run([otherwise(outcome) if of_later(outcome) else outcome for outcome in found])

@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from models import calibration, metrics, wide
 from models.candidates import CROSS_NAMES
+from models.model import WANTED_GAIN
 from models.reasons import CROSS_FAMILIES, FAMILIES
 from schemas import features
 
@@ -85,12 +86,43 @@ def test_calibration_undoes_a_distortion_and_ignores_noise() -> None:
     assert scale == pytest.approx(1 / 3, rel=0.1)
     assert shift == pytest.approx(-1 / 3, abs=0.1)
     noise = calibration.choose(labels, logits, random.normal(size=20_000), np.arange(20_000))
-    assert noise.gate == 0
+    assert noise.calibration.gate == 0
     half = random.normal(size=20_000)
     useful = calibration.choose(labels, logits - half, half, np.arange(20_000))
-    assert useful.gate == 1
+    assert useful.calibration.gate == 1
     few = calibration.choose(labels[:30], np.zeros(30), logits[:30], np.arange(30))
-    assert few.gate == 0, "thirty rows open no gate"
+    assert few == (calibration.Calibration(0.0, *calibration.platt(labels[:30], np.zeros(30))), None), (
+        "thirty rows open no gate, and show no gain"
+    )
+
+
+@pytest.mark.parametrize("of_each", [1, 5])
+def test_the_error_of_a_gain_is_how_far_it_is_off_when_all_is_drawn_again(of_each: int) -> None:
+    """Rows of a customer go up and down together, so five of them are hardly more than one."""
+    random = np.random.default_rng(of_each)
+    customers = np.repeat(np.arange(400), of_each)
+    drawn = [
+        np.repeat(random.normal(size=400), of_each) + 0.1 * random.normal(size=400 * of_each) for _ in range(1_000)
+    ]
+    expected = np.std([values.mean() for values in drawn])
+    assert calibration.standard_error(drawn[0], customers) == pytest.approx(expected, rel=0.15)
+
+
+def test_a_gate_opens_for_a_small_gain_on_many_rows_and_says_what_it_would_have_seen_on_few() -> None:
+    def choices(rows: int) -> list[calibration.Choice]:
+        found = []
+        for seed in range(10):
+            random = np.random.default_rng(seed)
+            wide, deep = random.normal(size=rows), 0.15 * random.normal(size=rows)  # worth some 0.002 of log loss
+            labels = (random.random(rows) < 1 / (1 + np.exp(-wide - deep))).astype(np.float64)
+            found.append(calibration.choose(labels, wide, deep, np.arange(rows)))
+        return found
+
+    many, few = choices(20_000), choices(400)
+    assert all(found.visible_gain is not None and found.visible_gain < WANTED_GAIN for found in many)
+    assert all(found.visible_gain is not None and found.visible_gain > WANTED_GAIN for found in few)
+    assert sum(found.calibration.gate > 0 for found in many) >= 9
+    assert sum(found.calibration.gate > 0 for found in few) <= 5
 
 
 def test_scores_have_an_interval_and_small_calibration_error() -> None:

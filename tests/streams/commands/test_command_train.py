@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from support import model_worlds as worlds
 from support.logs import START_MS
 from support.small_model import save_small_model
 from support.snapshots import hashes, plain_snapshot, recent
 
+from models import metrics
+from models.model import HeadReport
 from models.outcomes import matured
 from models.saved_model import read_card
 from models.tokenizer import SPECIALS, Vocabulary, field_of
@@ -62,6 +65,26 @@ def test_says_which_head_was_not_trained_and_why(tmp_path: Path) -> None:
         "encoder: 0.0 epochs, 0 steps; best after 0.0",
         "redemption: not trained, no outcomes",
     ]
+
+
+@pytest.mark.parametrize(
+    ("visible", "said"),
+    [
+        (0.0019, []),
+        (0.0031, ["churn: 700 rows are too few to see what the encoder adds: a gain of log loss below 0.0031"]),
+        (None, ["churn: 700 rows are too few to see what the encoder adds: any gain of log loss"]),
+    ],
+)
+def test_says_where_a_gate_had_too_few_rows(visible: float | None, said: list[str], tmp_path: Path) -> None:
+    card = read_card(save_small_model(tmp_path / "model"))
+    nothing = metrics.score(np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int64))
+    head = HeadReport(
+        split="later", train_rows=9, gate_rows=700, wide=nothing, model=nothing, live=nothing, gate=0.0,
+        visible_gain=visible, embedding_auc=None,
+    )  # fmt: skip
+    report = msgspec.structs.replace(card.report, heads={"churn": head})
+    lines = list(summary(msgspec.structs.replace(card, report=report)))
+    assert [line for line in lines if "too few" in line] == said
 
 
 def test_what_is_learned_from_is_what_a_later_look_at_the_same_questions_finds() -> None:
