@@ -142,6 +142,9 @@ class Harness:
             for name, check in checks.items()
             if check.different
         ]
+        self._problems += [
+            f"{name}: there was nothing to compare" for name in read[0].predictions if not checks[name].compared
+        ]
         answered = {said["model_version"] for found in read[1].predictions.values() for said in found.values()}
         if self._swaps and len(answered - {"none"}) < 2:
             self._problems.append(f"models were published, and only {sorted(answered)} answered")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from infra.faults.run import Plan, run
+from schemas.topics import PREDICTION_TOPICS
 
 pytestmark = [pytest.mark.apache, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -15,13 +16,7 @@ def test_faults_change_nothing(tmp_path):
     problems = [problem for problem in report.problems if "held progress up" not in problem]
     assert not problems
     assert report.kills >= 3
-    assert {"pause", "broker"} <= report.actions.keys()
-    assert {"state", "outcomes", "last_snapshots", "predictions.churn"} <= report.checks.keys()
-    # What a model this small has not learned is not published.
-    published = {"predictions.churn", "predictions.next-best-action"}
-    assert all(
-        check.compared
-        for name, check in report.checks.items()
-        if name != "contradictions" and (name in published or not name.startswith("predictions."))
-    )
+    assert {"pause", "broker", "swap"} <= report.actions.keys()
+    assert {"state", "outcomes", "last_snapshots", *PREDICTION_TOPICS} <= report.checks.keys()
+    assert all(check.compared for name, check in report.checks.items() if name != "contradictions")
     assert report.sources.duplicates and report.sources.late and report.sources.dead_letters
