@@ -128,3 +128,14 @@ def test_nobody_has_no_future() -> None:
     found = futures([], [], worlds.vocabulary())
     assert set(found) == set(WINDOWS_DAYS)
     assert all(len(future.known) == len(future.columns) == 0 for future in found.values())
+
+
+@pytest.mark.parametrize(("until", "known"), [(13.9, ()), (14.0, ("cat",)), (27.9, ("cat",)), (28.0, ("cat", "item"))])
+def test_nothing_is_known_of_a_window_that_ends_behind_the_bound(until: float, known: tuple[str, ...]) -> None:
+    """Neither of what was seen later nor of a silence: that time is for gate and report."""
+    seen, silent = (looked(0, []), looked(40, [(3.0, bought(1))])), (looked(0, [], customer=2, label=1),)
+    until_ms = NOW_MS + int(until * DAY_MS)
+    found = futures([seen[0], *silent], seen[1:], worlds.vocabulary(), until_ms)
+    for field in FIELDS:
+        assert found[field].known.tolist() == [field in known] * 2
+        assert found[field].counts.tolist() == [int(field in known), 0]
