@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from schemas import errors
-from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, CLICKSTREAM_EVENTS, SEND_EVENTS
+from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, CLICKSTREAM_EVENTS, SEND_EVENTS, SOURCES, type_by_source
 from schemas.limits import MAX_EVENT_TS_MS, MAX_LINES, MIN_EVENT_TS_MS
-from schemas.names import suggestion
+from schemas.names import is_plainly_opt_out, suggestion
 
 _ISO: Final = re.compile(r"\s*\d{4}-\d\d-\d\d([T t_].*)?", re.DOTALL)
 _PATH: Final = re.compile(r" - at `\$\.?([A-Za-z_]*)")
@@ -31,7 +31,8 @@ def field_error(source_index: int, fields: Mapping[str, Any], said: str) -> erro
     if name == "event_ts_ms":
         return _time_error(fields.get(name), said)
     if (missing := _MISSING.search(said)) is not None and not name:
-        near = suggestion(missing.group(1), [other for other in fields if isinstance(other, str)])
+        known = type_by_source[SOURCES[source_index]].__struct_fields__
+        near = suggestion(missing.group(1), [other for other in fields if other not in known])
         return errors.InvalidField(said + near.replace("the nearest name is", "is it what you call"))
     return errors.InvalidField(said + _advice(source_index, name, fields.get(name)))
 
@@ -57,6 +58,8 @@ def _time_error(given: object, said: str) -> errors.DeadLetter:
 
 def _advice(source_index: int, name: str, given: object) -> str:
     if name == "event" and isinstance(given, str):
+        if source_index == CLICKSTREAM and is_plainly_opt_out(given):
+            return f": {given[:_SHOWN]!r} belongs on {SOURCES[CAMPAIGN_SENDS]}"
         known = {CLICKSTREAM: sorted(CLICKSTREAM_EVENTS), CAMPAIGN_SENDS: list(SEND_EVENTS)}.get(source_index, [])
         return f": {given[:_SHOWN]!r} is no event name{suggestion(given, known)}"
     if name in _AMOUNTS and isinstance(given, str):

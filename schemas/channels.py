@@ -5,15 +5,21 @@ What is published keeps the spelling of whoever wrote it; only comparisons go by
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from itertools import accumulate
 from typing import Final
 
 DEFAULT_PURPOSE: Final = "marketing"
 """What a send is for where nothing says so."""
 _IGNORED: Final = frozenset("-_'\"")
 _INVISIBLE: Final = ("Cc", "Cf", "Zs", "Zl", "Zp")
+#: Names that mean one channel to everybody. Not ``phone``, which may be calls or texts, nor ``app``.
+WELL_KNOWN: Final = frozenset({"email", "sms", "push", "whatsapp"})
+_EVERY: Final = frozenset({"*", "all", "any", "every", "everything", "allchannels", "anychannel", "everychannel"})
+_BETWEEN: Final = re.compile(r"[][(){},;/|&+\n]")
 
 
 @lru_cache(maxsize=4_096)
@@ -67,11 +73,44 @@ def _alike(name: str, aliases: tuple[tuple[str, str], ...]) -> frozenset[str]:
     return frozenset({name, meant, *(alias for alias, other in known.items() if other == meant)})
 
 
-def is_left(pair: str, left: frozenset[str]) -> bool:
-    """Whether an opt-out takes a granted ``channel:purpose`` back.
+def remaining(pairs: Iterable[str], name: str, aliases: Mapping[str, str]) -> tuple[str, ...]:
+    """What an opt-out leaves of granted ``channel:purpose`` pairs; nothing where it is not known what was meant.
+
+    A list in one text names each of its parts. Whoever leaves ``push`` leaves ``push:ios``, too; and who leaves
+    ``push:ios`` leaves ``push``, which would reach it.
 
     Args:
-        left: the channels that it may mean; whoever leaves ``push`` leaves ``push:ios``, too.
+        name: the channel that was left, as it was written.
+        aliases: as for :func:`alike`.
+
+    Example:
+        >>> granted = ("email:marketing", "push:marketing")
+        >>> [remaining(granted, name, {}) for name in ("push:iOS", "sms", "email/sms", "emails")]
+        [('email:marketing',), ('email:marketing', 'push:marketing'), ('push:marketing',), ()]
     """
-    channel = canonical(pair.rpartition(":")[0])
-    return any(channel == one or channel.startswith(one + ":") for one in left)
+    pairs = tuple(pairs)
+    channels = {canonical(pair.rpartition(":")[0]) for pair in pairs}
+    parts = [name] if canonical(name) in channels else [part for part in _BETWEEN.split(name) if canonical(part)]
+    left = channels & _EVERY
+    for part in parts or [""]:
+        meant = _left(canonical(part), channels, aliases)
+        if meant is None:
+            return ()
+        left |= meant
+    return tuple(pair for pair in pairs if canonical(pair.rpartition(":")[0]) not in left)
+
+
+def _left(name: str, channels: set[str], aliases: Mapping[str, str]) -> set[str] | None:
+    """Which channels one name means; None where it may mean any."""
+    if name in _EVERY:
+        return None
+    wider, same = set[str](), set[str]()
+    for prefix in accumulate(name.split(":"), "{}:{}".format):  # push, push:ios
+        others = alike(prefix, aliases)
+        wider |= others
+        same |= {other + name[len(prefix) :] for other in others}
+    left = {one for one in channels if one in wider or any(one == of or one.startswith(of + ":") for of in same)}
+    known = not wider.isdisjoint(WELL_KNOWN.union(*(map(canonical, pair) for pair in aliases.items())))
+    if known:  # web_push is a push; push:android is another than push:ios
+        left |= {one for one in channels if any(of in one and not one.startswith(of + ":") for of in wider)}
+    return left if known or left else None

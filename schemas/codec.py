@@ -7,23 +7,23 @@ from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET
 
-from schemas import errors, keys, repair
+from schemas import consent, errors, keys, repair
 from schemas.advice import field_error
-from schemas.channels import canonical
 from schemas.events import (
     CAMPAIGN_SENDS,
-    CLICKSTREAM,
     CLICKSTREAM_EVENTS,
     PROFILES,
+    REDEMPTIONS,
+    SEND_EVENTS,
     SOURCES,
     Body,
+    Clickstream,
     Said,
     type_by_source,
 )
 from schemas.limits import MAX_EVENT_TS_MS, MAX_HEADERS_BYTES, MAX_KEY_BYTES, MAX_PAYLOAD_BYTES, MIN_EVENT_TS_MS
-from schemas.names import OPT_OUTS, may_opt_out, spelling
+from schemas.names import OPT_OUTS, is_plainly_opt_out, may_opt_out, spelling
 from schemas.nesting import too_deep
 from schemas.rfc3339 import NotATime, parse_ms
 
@@ -35,6 +35,7 @@ msgpack_encode: Final = msgspec.msgpack.Encoder().encode
 _decode_body: Final[tuple[Callable[[bytes], Body], ...]] = tuple(
     msgspec.json.Decoder(type_by_source[source]).decode for source in SOURCES
 )
+_decode_any: Final[Callable[[bytes], Any]] = msgspec.json.Decoder().decode
 _MAX_ID: Final = 128
 _MAX_SOURCE: Final = 1_024  # a URI
 
@@ -118,6 +119,7 @@ def _decode(
     body, repairs = _decode_value(source_index, value, record_ts_ms, max_future_ms)
     if body.customer_id is not None and body.customer_id != customer_id:
         raise errors.KeyMismatch("the record key and customer_id in the body name different customers")
+    _check_is_heard(source_index, value, body)
     event_ts_ms = body.event_ts_ms
     leaves = source_index == CAMPAIGN_SENDS and body.event in OPT_OUTS  # type: ignore[union-attr]
     undated = leaves and event_ts_ms == repair.UNDATED_MS
@@ -133,13 +135,8 @@ def _decode(
         raise errors.OutOfTime(f"event_ts_ms {event_ts_ms} is not a time in epoch milliseconds from 2000 to 2100")
     if not headers or body.event_id:
         return DecodedEvent(customer_id, body.event_id, event_ts_ms, body, repairs)
-    try:
-        event_id = _cloud_event_id(headers)
-    except errors.InvalidField:
-        if not leaves and source_index != PROFILES:
-            raise
-        event_id, repairs = None, (*repairs, "event_id dropped")
-    return DecodedEvent(customer_id, event_id, event_ts_ms, body, repairs)
+    event_id, of_headers = _cloud_event_id(headers)
+    return DecodedEvent(customer_id, event_id, event_ts_ms, body, (*repairs, *of_headers))
 
 
 def _ahead(event_ts_ms: int, record_ts_ms: int) -> str:
@@ -156,39 +153,84 @@ def _ahead(event_ts_ms: int, record_ts_ms: int) -> str:
 
 def _is_about_consent(source_index: int, value: bytes | None) -> bool:
     """Whether a refused record may have taken consent back."""
-    if source_index == PROFILES:
-        if value is None:  # who wants to be erased wants no mail
-            return True
-        fields = _object(value)
-        return fields is None or _consent_field(fields) is not None
-    if source_index != CAMPAIGN_SENDS or value is None:
-        return False
+    if value is None:
+        return source_index == PROFILES  # who wants to be erased wants no mail
     fields = _object(value)
-    if fields is not None and isinstance(fields.get("event"), str):
-        return repair.opt_out_of(source_index, fields) is not None
-    return may_opt_out(value)
+    if source_index == PROFILES:
+        return fields is None or consent.speaks_of_consent(fields)
+    if source_index == CAMPAIGN_SENDS:
+        if fields is None or not isinstance(fields.get("event"), str):
+            return may_opt_out(value)
+        if repair.opt_out_of(source_index, fields) is not None:
+            return True
+        return spelling(fields["event"], SEND_EVENTS) is None and consent.takes_back(fields)
+    return fields is not None and _misplaced_opt_out(fields.get("event"))
 
 
-def _consent_field(fields: repair.Fields) -> str | None:
-    """The field that consent is in, however its name is written."""
-    return next((name for name in fields if canonical(name).startswith("consent")), None)
+def _misplaced_opt_out(name: object) -> bool:
+    return isinstance(name, str) and is_plainly_opt_out(name)
 
 
-def _object(value: bytes) -> repair.Fields | None:
+def _check_is_heard(source_index: int, value: bytes, body: Body) -> None:
+    """Refuse a record that takes consent back where nobody would hear it.
+
+    Raises:
+        InvalidField: it says where that belongs.
+    """
+    name: object = None
+    if source_index == PROFILES:
+        fields = _object(value) or {}
+        if (field := consent.unheard(fields)) is not None:
+            raise errors.InvalidField(
+                f"{field[:64]!r} speaks of consent, which is read from the field consent alone: channel -> purpose -> "
+                "true or false"
+            )
+    elif isinstance(body, Clickstream):
+        name = None if body.event in CLICKSTREAM_EVENTS else body.event
+    elif source_index == REDEMPTIONS and b'"event"' in value:
+        name = (_object(value) or {}).get("event")
+    if _misplaced_opt_out(name):
+        raise errors.InvalidField(f"event is {name!r}, which belongs on {SOURCES[CAMPAIGN_SENDS]}")
+
+
+def _object(value: bytes) -> consent.Fields | None:
     """A record's JSON object; None where there is none."""
-    if len(value) > MAX_PAYLOAD_BYTES or too_deep(value):
+    if len(value) > MAX_PAYLOAD_BYTES or too_deep(value) or value.lstrip()[:1] != b"{":
         return None
     try:
-        found = repair.loosely(value)
-    except (ValueError, RecursionError):
-        return None
+        found = _decode_any(value)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):  # numbers beyond all bounds, perhaps
+        try:
+            found = repair.loosely(value)
+        except (ValueError, RecursionError):
+            return None
     return found if isinstance(found, dict) else None
 
 
-def _cloud_event_id(headers: Headers) -> str | None:
-    """CloudEvents tells events apart by source and id together: two tills may both count from 1."""
-    event_id, source = header_text(headers, "ce_id"), header_text(headers, "ce_source", _MAX_SOURCE)
-    return event_id if event_id is None or source is None else f"{source} {event_id}"
+def _cloud_event_id(headers: Headers) -> tuple[str | None, tuple[str, ...]]:
+    """CloudEvents tells events apart by source and id together: two tills may both count from 1.
+
+    A header that does not fit is made to, and the same bytes give the same id; an empty one is none.
+
+    Returns:
+        The id, and repairs as of a :class:`DecodedEvent`.
+    """
+    event_id, of_id = _fit_header(headers, "ce_id", _MAX_ID)
+    source, of_source = _fit_header(headers, "ce_source", _MAX_SOURCE)
+    return event_id if event_id is None or source is None else f"{source} {event_id}", (*of_id, *of_source)
+
+
+def _fit_header(headers: Headers, name: str, longest: int) -> tuple[str | None, tuple[str, ...]]:
+    for header, raw in headers:
+        if header == name:
+            if not raw:
+                return None, (f"{name} {consent.DROPPED}",)
+            text = raw.decode(errors="backslashreplace")
+            kinds = () if text.encode() == raw else (f"{name} {consent.CONVERTED}",)
+            if len(text) <= longest:
+                return text, kinds
+            return repair.shortened(text, longest), (*kinds, f"{name} {repair.CUT}")
+    return None, ()
 
 
 def _erasure_id(headers: Headers) -> str | None:
@@ -216,14 +258,10 @@ def _decode_value(
         raise errors.Malformed(f"not UTF-8: {error}") from None
     except msgspec.DecodeError as error:
         raise errors.Malformed(f"not JSON: {error}") from None
-    if source_index == CLICKSTREAM:
-        if (name := body.event) not in CLICKSTREAM_EVENTS and (meant := _click_name(name)) is not None:  # type: ignore[union-attr]
-            return msgspec.structs.replace(body, event=meant), ("event converted",)
-    elif source_index == PROFILES and body.consent is UNSET and b"onsent" in value.lower():  # type: ignore[union-attr]
-        name = _consent_field(_object(value) or {})
-        if name is not None:
-            raise errors.InvalidField(f"there is no field {name[:64]!r}: its name is consent")
-    return body, ()
+    if not isinstance(body, Clickstream) or body.event in CLICKSTREAM_EVENTS:
+        return body, ()
+    meant = _click_name(body.event)
+    return (body, ()) if meant is None else (msgspec.structs.replace(body, event=meant), ("event converted",))
 
 
 @lru_cache(maxsize=4_096)
@@ -242,9 +280,6 @@ def _decode_repaired(
         fields = repair.loosely(value)
     except (ValueError, RecursionError) as error:
         raise errors.Malformed(f"not JSON: {error}") from None
-    name = _consent_field(fields) if source_index == PROFILES and "consent" not in fields else None
-    if name is not None:
-        raise errors.InvalidField(f"there is no field {name[:64]!r}: its name is consent")
     fit, repairs = repair.repaired(source_index, fields, record_ts_ms, max_future_ms)
     try:
         body = msgspec.convert(fit, type_by_source[SOURCES[source_index]])

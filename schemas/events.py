@@ -38,7 +38,7 @@ GIVING_BACK: Final = frozenset({"refund", "return"})
 #: Names whose quantities may be below 0: for a return.
 _SIGNED: Final = GIVING_BACK | {"purchase"}
 #: What each line says for itself, and the event therefore must not.
-_OF_LINES: Final = ("item_id", "title", "category", "price", "quantity")
+OF_LINES: Final = ("item_id", "title", "category", "price", "quantity")
 #: Names allowed on ``campaign-sends``, in the order in which they happen to a message.
 SEND_EVENTS: Final = ("send", "delivered", "open", "click", "bounce", "unsubscribe", "complaint")
 
@@ -88,7 +88,7 @@ class Clickstream(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     price: Money | None = None
     """Unit price, in ``currency``; 0 is free."""
     quantity: Quantity | None = None
-    """How many units, 1 where absent. Below 0 only on ``purchase``, ``refund`` and ``return``: it is a return."""
+    """How many units, 1 where absent. Below 0, of a ``purchase``, ``refund`` or ``return``, it is a return."""
     items: Lines | None = None
     """Several products in one event, instead of ``item_id``, ``title``, ``category``, ``price`` and ``quantity``."""
     value: Money | None = None
@@ -118,7 +118,7 @@ class Clickstream(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
         if not self.items:
             msgspec.structs.force_setattr(self, "items", None)  # a list of nothing says nothing
             return
-        doubled = [name for name in _OF_LINES if getattr(self, name) is not None]
+        doubled = [name for name in OF_LINES if getattr(self, name) is not None]
         if doubled:
             raise ValueError(f"items and {', '.join(doubled)} exclude each other: say {doubled[0]} of each line")
         if self.event not in _SIGNED and any(line.quantity is not None and line.quantity < 0 for line in self.items):

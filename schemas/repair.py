@@ -13,27 +13,30 @@ from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
-from schemas import errors
 from schemas.channels import canonical
-from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, CLICKSTREAM_EVENTS, GIVING_BACK, PROFILES, SEND_EVENTS
-from schemas.limits import MAX_EVENT_TS_MS, MAX_PROPERTIES, MIN_EVENT_TS_MS
+from schemas.consent import CONVERTED, DROPPED, Fields, consent_of
+from schemas.events import (
+    CAMPAIGN_SENDS,
+    CLICKSTREAM,
+    CLICKSTREAM_EVENTS,
+    GIVING_BACK,
+    OF_LINES,
+    PROFILES,
+    REDEMPTIONS,
+    SEND_EVENTS,
+)
+from schemas.limits import MAX_EVENT_TS_MS, MAX_LINES, MAX_PROPERTIES, MIN_EVENT_TS_MS
 from schemas.names import opt_out, spelling
 
-Fields = dict[str, Any]
-"""A record's JSON object."""
-
-CONVERTED: Final = "converted"
 CUT: Final = "cut"
-DROPPED: Final = "dropped"
 
 _MAX_ID: Final = 128
 _MAX_WORD: Final = 64
 _MAX_TEXT: Final = 512
 _MAX_INTEGER: Final = 2**53
+_MAX_UNITS: Final = 1e6
 _MAX_DIGITS: Final = 40
 _HASHED: Final = 16  # hexadecimal digits that tell long ids apart
-_MAX_CHANNELS: Final = 16
-_MAX_PURPOSES: Final = 8
 _MONEY: Final = CLICKSTREAM_EVENTS & ({"purchase"} | GIVING_BACK)
 
 _IDS: Final = (
@@ -42,12 +45,6 @@ _IDS: Final = (
 )  # fmt: skip
 _WORDS: Final = ("category", "channel", "timezone")
 _TEXTS: Final = ("title", "query")
-_AMOUNTS: Final = ("price", "quantity")
-#: Texts by which a producer says no; nothing but ``true`` says yes.
-_NO: Final = frozenset(
-    {"", "0", "false", "f", "no", "n", "off", "none", "null", "denied", "deny", "withdrawn", "revoked", "optout",
-     "optedout", "unsubscribed", "refused", "rejected"}
-)  # fmt: skip
 
 
 class Repaired(NamedTuple):
@@ -98,7 +95,6 @@ def repaired(source_index: int, fields: Fields, record_ts_ms: int, max_future_ms
         work.event(CLICKSTREAM_EVENTS)
         work.amounts()
         work.change("page", _id_cut)
-        work.lines()
         work.change("properties", _properties)
     elif source_index == CAMPAIGN_SENDS:
         if (meant := opt_out_of(source_index, fields)) is not None:
@@ -106,6 +102,8 @@ def repaired(source_index: int, fields: Fields, record_ts_ms: int, max_future_ms
         else:
             work.event(SEND_EVENTS)
         work.change("propensity", _probability)
+    elif source_index == REDEMPTIONS:
+        work.change("value", _amount)
     elif source_index == PROFILES:
         work.change("attributes", _properties)
         if "consent" in fields:
@@ -117,6 +115,8 @@ def repaired(source_index: int, fields: Fields, record_ts_ms: int, max_future_ms
         work.change(name, _word)
     for name in _TEXTS:
         work.change(name, _text)
+    if source_index == CLICKSTREAM:
+        work.lines()  # when it is known whether there is a product beside them
     return Repaired(work.fields, tuple(dict.fromkeys(work.repairs)))
 
 
@@ -166,7 +166,10 @@ class _Work:
 
     def event(self, known: frozenset[str] | tuple[str, ...]) -> None:
         name = self.fields.get("event")
-        meant = spelling(name, sorted(known)) if isinstance(name, str) and name == name.strip() else None
+        # A space at an end, or what nobody sees, is no other way to write a name.
+        if not isinstance(name, str) or name != name.strip() or not name.isprintable():
+            return
+        meant = spelling(name, sorted(known))
         if meant is not None and meant != name:
             self.fields["event"] = meant
             self.tell("event", (CONVERTED,))
@@ -193,32 +196,49 @@ class _Work:
     def amounts(self) -> None:
         """Where an event counts no money, or its value says it all, the other amounts are read by nobody."""
         fields = self.fields
-        name = fields.get("event")
-        counts = name in _MONEY if isinstance(name, str) else True
-        if not counts:
+        if not self.counts_money():
             self.change("value", _amount)
             self.change("currency", _currency)
-        if not counts or _is_amount(fields.get("value")):
             self.change("price", _amount)
-            if counts:
-                self.change("quantity", _amount)
+            self.change("quantity", _units)
+        elif _is_amount(fields.get("value")):
+            self.change("price", _amount)
+            self.change("quantity", _signed_units)
+        elif not _says_amount(fields):
+            self.change("currency", _currency)
+
+    def counts_money(self) -> bool:
+        name = self.fields.get("event")
+        return not isinstance(name, str) or name in _MONEY
 
     def lines(self) -> None:
-        lines = self.fields.get("items")
-        if not isinstance(lines, list):
-            return
-        fit: list[Any] = []
-        for line in lines:
-            if isinstance(line, dict):
-                of_line = _Work(dict(line))
-                of_line.change("item_id", _id)
-                of_line.change("category", _word)
-                of_line.change("title", _text)
-                fit.append(of_line.fields)
-                self.tell("items", tuple(repair.rpartition(" ")[2] for repair in of_line.repairs))
-            else:
-                fit.append(line)
-        self.fields["items"] = fit
+        """Each is made to fit. Where no money is counted a bad one is dropped, and so are all beside a product."""
+        given, counts = self.fields.get("items"), self.counts_money()
+        if not counts and given and (not isinstance(given, list) or self._has_product()):
+            del self.fields["items"]
+            self.tell("items", (DROPPED,))
+        elif isinstance(given, list):
+            fit = [self._line(line, counts) if isinstance(line, dict) else line for line in given]
+            kept = fit if counts else [one for one in fit if isinstance(one, dict) and "item_id" in one]
+            self.tell("items", (DROPPED,) if len(kept) < len(fit) else ())
+            if not counts and len(kept) > MAX_LINES:
+                kept = kept[:MAX_LINES]
+                self.tell("items", (CUT,))
+            self.fields["items"] = kept
+
+    def _has_product(self) -> bool:
+        return any(self.fields.get(name) is not None for name in OF_LINES)
+
+    def _line(self, line: Fields, counts: bool) -> Fields:
+        work = _Work(dict(line))
+        work.change("item_id", _id)
+        work.change("category", _word)
+        work.change("title", _text)
+        if not counts or _is_amount(self.fields.get("value")):
+            work.change("price", _amount)
+            work.change("quantity", _signed_units if counts else _units)
+        self.tell("items", tuple(repair.rpartition(" ")[2] for repair in work.repairs))
+        return work.fields
 
 
 def _whole(given: Any) -> tuple[Any, tuple[str, ...]]:
@@ -247,15 +267,19 @@ def _plain(given: Any) -> str | None:
 
 
 def _id(given: Any) -> tuple[Any, tuple[str, ...]]:
-    """An id that is too long keeps its beginning, and a hash of the whole: two must not become one."""
     plain = _plain(given)
     if not plain:
         return None, (DROPPED,)
     kinds = () if isinstance(given, str) else (CONVERTED,)
     if len(plain) <= _MAX_ID:
         return plain, kinds
-    digest = blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=_HASHED // 2).hexdigest()
-    return plain[: _MAX_ID - _HASHED - 1] + "~" + digest, (*kinds, CUT)
+    return shortened(plain, _MAX_ID), (*kinds, CUT)
+
+
+def shortened(text: str, most: int) -> str:
+    """The beginning of a text, and a hash of the whole, in ``most`` characters: two must not become one."""
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_HASHED // 2).hexdigest()
+    return f"{text[: most - _HASHED - 1]}~{digest}"
 
 
 def _id_cut(given: Any) -> tuple[Any, tuple[str, ...]]:
@@ -288,6 +312,21 @@ def _is_amount(given: Any) -> bool:
 
 def _amount(given: Any) -> tuple[Any, tuple[str, ...]]:
     return (given, ()) if _is_amount(given) else (None, (DROPPED,))
+
+
+def _signed_units(given: Any) -> tuple[Any, tuple[str, ...]]:
+    return (given, ()) if _is_amount(given) and abs(given) <= _MAX_UNITS else (None, (DROPPED,))
+
+
+def _units(given: Any) -> tuple[Any, tuple[str, ...]]:
+    return _signed_units(given) if _is_amount(given) and given >= 0 else (None, (DROPPED,))
+
+
+def _says_amount(fields: Fields) -> bool:
+    """Whether a sum of money is meant anywhere, so that it matters in which currency."""
+    lines = fields.get("items")
+    parts = [fields, *(line for line in lines if isinstance(line, dict))] if isinstance(lines, list) else [fields]
+    return fields.get("value") is not None or any(part.get("price") is not None for part in parts)
 
 
 def _currency(given: Any) -> tuple[Any, tuple[str, ...]]:
@@ -331,73 +370,3 @@ def _scalar(given: Any) -> tuple[Any, tuple[str, ...]]:
         return (given, ()) if abs(given) <= most else (str(given), (CONVERTED,))
     text = json.dumps(given, ensure_ascii=False, separators=(",", ":"), default=str)
     return (text, (CONVERTED,)) if len(text) <= _MAX_TEXT else (text[:_MAX_TEXT], (CONVERTED, CUT))
-
-
-def consent_of(given: Any) -> tuple[dict[str, dict[str, bool]] | None, tuple[str, ...]]:
-    """Consent in whatever form, as the schema has it.
-
-    Nothing is granted but by ``true`` under a channel and a purpose that can be read. What says no in another form is
-    a no; so is what grants nothing and cannot be read further.
-
-    Raises:
-        InvalidField: it may grant something, and cannot be read.
-    """
-    if _says_no(given):
-        return None, () if given is None else (CONVERTED,)
-    if not isinstance(given, dict):
-        raise errors.InvalidField(f"consent takes channel -> purpose -> true or false, not {_shown(given)}")
-    granted: dict[str, dict[str, bool]] = {}
-    done: list[str] = []
-    for channel, purposes in given.items():
-        if _says_no(purposes) or purposes == {}:
-            done += () if isinstance(purposes, dict) else (CONVERTED,)
-            continue
-        if not isinstance(purposes, dict):
-            raise errors.InvalidField(
-                f"consent.{channel[:_MAX_WORD]} takes purpose -> true or false, not {_shown(purposes)}"
-            )
-        for purpose, said in purposes.items():
-            if said is not True and not _says_no(said):
-                raise errors.InvalidField(
-                    f"consent.{channel[:_MAX_WORD]}.{purpose[:_MAX_WORD]} takes true or false, not {_shown(said)}"
-                )
-            if said is not False and said is not True:
-                done.append(CONVERTED)
-            if not (0 < len(channel) <= _MAX_WORD and 0 < len(purpose) <= _MAX_WORD):
-                if said is True:
-                    raise errors.InvalidField(f"consent names have 1 to {_MAX_WORD} characters: {_shown(channel)}")
-                done.append(DROPPED)
-                continue
-            granted.setdefault(channel, {})[purpose] = said is True
-    if len(granted) > _MAX_CHANNELS or any(len(purposes) > _MAX_PURPOSES for purposes in granted.values()):
-        said_yes = {
-            channel: {purpose: True for purpose, said in purposes.items() if said}
-            for channel, purposes in granted.items()
-            if any(purposes.values())
-        }
-        if len(said_yes) > _MAX_CHANNELS or any(len(purposes) > _MAX_PURPOSES for purposes in said_yes.values()):
-            raise errors.InvalidField(f"consent takes {_MAX_CHANNELS} channels of {_MAX_PURPOSES} purposes at most")
-        for channel, purposes in granted.items():  # a refusal may stand beside another spelling of its name
-            for purpose, said in purposes.items():
-                if not said:
-                    _take_back(said_yes, channel, purpose)
-        return said_yes, (*dict.fromkeys(done), DROPPED)
-    return granted, tuple(dict.fromkeys(done))
-
-
-def _take_back(granted: dict[str, dict[str, bool]], channel: str, purpose: str) -> None:
-    for other, purposes in granted.items():
-        if canonical(other) == canonical(channel):
-            for name in [name for name in purposes if canonical(name) == canonical(purpose)]:
-                purposes[name] = False
-
-
-def _says_no(given: Any) -> bool:
-    if given is None or given is False or (not isinstance(given, bool) and given == 0) or given == []:
-        return True
-    return isinstance(given, str) and canonical(given) in _NO
-
-
-def _shown(given: Any) -> str:
-    text = json.dumps(given, default=str)
-    return text if len(text) <= 80 else text[:80] + "..."

@@ -153,6 +153,7 @@ ROWS: Final[dict[str, list[Panel]]] = {
                 (_rate("pulsegraph_ahead_total"), "ahead of their time"),
                 (_rate("pulsegraph_unconverted_values_total"), "in a currency without a rate"),
                 (_rate("pulsegraph_unknown_timezones_total"), "profiles in an unknown zone"),
+                (_rate("pulsegraph_resembling_names_total"), "custom events nearly of a known name"),
                 (_rate("pulsegraph_pending_labels_dropped_total"), "pending labels dropped"),
             ],
         ),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from streams.commands import Subparsers, add_settings_options, day_ms, new_parser, settings_from
 from streams.inspect.moments import moment
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _EDGES_SHOWN = 5
 _SESSIONS_SHOWN = 12
+_EVENT: Final = re.compile(r"(?<!\S)evt:(\S+)")
 
 
 def add(subparsers: Subparsers) -> None:
@@ -112,7 +114,7 @@ def _profile(view: CustomerView) -> Iterator[str]:
     yield f"  consent: {consent}"
     if view.timezone:
         yield f"  timezone: {view.timezone}" + (
-            "" if view.timezone in zones.names() else f" (not used, {zones.unknown(view.timezone)})"
+            "" if zones.known(view.timezone) else f" (not used, {zones.unknown(view.timezone)})"
         )
     for currency, spent in view.unconverted.items():
         yield f"  spent in {currency}, without a rate and not summed: {spent:,.2f}"
@@ -146,6 +148,17 @@ def _timeline(view: CustomerView, everything: bool) -> Iterator[str]:
     for session in view.sessions[hidden:]:
         mark = " (open)" if session.is_open else ""
         yield f"  {moment(session.start_ms)}{mark}  {session.text}"
+    yield from _resembling(view)
+
+
+def _resembling(view: CustomerView) -> Iterator[str]:
+    """Custom events that may have been meant to be known ones."""
+    from schemas.events import CLICKSTREAM_EVENTS
+    from streams.core.oddities import known_name
+
+    for name in sorted({name for session in view.sessions for name in _EVENT.findall(session.text)}):
+        if name not in CLICKSTREAM_EVENTS and (meant := known_name(name)) is not None:
+            yield f"  evt:{name} is a custom event: did you mean {meant}?"
 
 
 def _edges(view: CustomerView, everything: bool) -> Iterator[str]:

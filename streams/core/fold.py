@@ -14,7 +14,7 @@ from zlib import crc32
 
 from msgspec import UNSET
 
-from schemas.channels import alike, canonical, is_left
+from schemas.channels import remaining
 from schemas.events import SOURCES, CampaignSend, Clickstream, Profile, Redemption, Said, Withdrawal
 from schemas.names import OPT_OUTS
 from schemas.snapshot import Snapshot
@@ -224,9 +224,7 @@ def _campaign_send(state: Folded, ts_ms: int, body: CampaignSend, context: Conte
     elif name in OPT_OUTS:
         state.opt_out_ms = max(state.opt_out_ms, at_ms)
         if state.consent and at_ms >= state.consent_ms:
-            # Without a channel it is not known what was meant: all of it, to be safe.
-            left = alike(channel, config.channel_aliases) if canonical(channel := body.channel or "") else None
-            state.consent = tuple(pair for pair in state.consent if left is not None and not is_left(pair, left))
+            state.consent = remaining(state.consent, body.channel or "", config.channel_aliases)
     _note(state, ts_ms, body, context)
 
 

@@ -36,6 +36,22 @@ def names() -> frozenset[str]:
     return frozenset((files("tzdata") / "zones").read_text().split())
 
 
+@cache
+def _by_lower() -> dict[str, str]:
+    return {name.lower(): name for name in sorted(names())}
+
+
+@lru_cache(maxsize=4_096)
+def known(zone: str) -> str | None:
+    """The IANA name that is meant, however its letters and spaces are written; None where there is none.
+
+    Example:
+        >>> known("Europe/berlin "), known("america/new york"), known("Europe/Berln")
+        ('Europe/Berlin', 'America/New_York', None)
+    """
+    return _by_lower().get("_".join(zone.split()).lower())
+
+
 def unknown(zone: str) -> str:
     """Why a name is refused, with the nearest that is known.
 
@@ -43,9 +59,8 @@ def unknown(zone: str) -> str:
         >>> unknown("Europe/Berln")
         "there is no time zone 'Europe/Berln': did you mean Europe/Berlin?"
     """
-    by_lower = {name.lower(): name for name in sorted(names())}
-    close = difflib.get_close_matches(zone.lower().replace(" ", "_"), by_lower, n=1, cutoff=0.6)
-    hint = f"did you mean {by_lower[close[0]]}?" if close else "write an IANA name, such as Europe/Berlin"
+    close = difflib.get_close_matches("_".join(zone.split()).lower(), _by_lower(), n=1, cutoff=0.6)
+    hint = f"did you mean {_by_lower()[close[0]]}?" if close else "write an IANA name, such as Europe/Berlin"
     return f"there is no time zone {zone!r}: {hint}"
 
 
@@ -56,11 +71,12 @@ def _zone(name: str) -> ZoneInfo:
 
 
 @lru_cache(maxsize=16_384)
-def _offset_ms(name: str, minute: int) -> int | None:
-    if name == "UTC":
+def _offset_ms(zone: str, minute: int) -> int | None:
+    if zone == "UTC":
         return 0
-    if name not in names():
-        _tell(name)
+    name = known(zone)
+    if name is None:
+        _tell(zone)
         return None
     offset = datetime.fromtimestamp(minute * 60, _zone(name)).utcoffset()
     return 0 if offset is None else round(offset.total_seconds() * 1000)

@@ -98,6 +98,10 @@ class MetricTable:
     unknown_timezones_total = core_counter(
         "profiles", "Profiles taken in without their time zone, which is unknown: the company's counts."
     )
+    resembling_names_total = core_counter(
+        "events",
+        "Custom events on clickstream whose name is nearly a known one, as `purchse`; they count as custom.",
+    )
     repaired_total = counter(
         "fields",
         "Fields of taken events that nobody reads as they came: converted, cut or dropped.",

@@ -109,12 +109,16 @@ def _spoilt(rng: random.Random, payload: Payload) -> Payload:
     return payload
 
 
+_OTHERS: Final = (
+    "event_ts_ms", "properties", "title", "quantity", "window_end_ms", "propensity", "customer_id", "items", "currency",
+    "channel", "consent", "optOut", "status",
+)  # fmt: skip
+
+
 def _field(rng: random.Random, payload: Payload) -> Payload:
     """One field gets something it should not have."""
     body = _body(payload)
-    name = rng.choice(
-        (*body, "event_ts_ms", "properties", "title", "quantity", "window_end_ms", "propensity", "customer_id")
-    )
+    name = rng.choice((*body, *_OTHERS))
     body[name] = rng.choice((rng.choice(_NUMBERS), rng.choice(_TEXTS), _nest(rng, rng.randrange(60)), [1], {"a": 1}))
     if rng.random() < 0.2:
         body.pop(rng.choice(list(body)))

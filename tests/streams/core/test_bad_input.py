@@ -96,7 +96,6 @@ REFUSED: Final[dict[str, Bad]] = {
     "event name with a newline": Bad(errors.InvalidField, raw(CLICK | {"event": "purchase\n"})),
     "price beyond a double": Bad(errors.InvalidField, raw(BUY)[:-1] + b',"price":1e999}'),
     "time of sixty thousand digits": Bad(errors.OutOfTime, b'{"event":"x","event_ts_ms":' + b"9" * 60_000 + b"}"),
-    "quantity negative": Bad(errors.InvalidField, raw(CLICK | {"quantity": -1})),
     "unknown send event": Bad(errors.InvalidField, raw(SEND | {"event": "teleport"}), CAMPAIGN_SENDS),
     "send without a campaign": Bad(errors.InvalidField, without(SEND, "campaign_id"), CAMPAIGN_SENDS),
     "redemption without an offer": Bad(errors.InvalidField, without(REDEMPTION, "offer_id"), REDEMPTIONS),
@@ -127,15 +126,6 @@ REFUSED: Final[dict[str, Bad]] = {
     "null redemption": Bad(errors.UnexpectedTombstone, None, REDEMPTIONS),
     "erasure with a null key": Bad(errors.NullKey, None, PROFILES, key=None),
     # headers
-    "ce_id not UTF-8": Bad(errors.InvalidField, without(CLICK, "event_id"), headers=[("ce_id", b"\xff")]),
-    "ce_id too long": Bad(errors.InvalidField, without(CLICK, "event_id"), headers=[("ce_id", b"x" * 129)]),
-    "ce_source not UTF-8": Bad(
-        errors.InvalidField, without(CLICK, "event_id"), headers=[("ce_id", b"1"), ("ce_source", b"\xff")]
-    ),
-    "ce_source too long": Bad(
-        errors.InvalidField, without(CLICK, "event_id"), headers=[("ce_id", b"1"), ("ce_source", b"x" * 1_025)]
-    ),
-    "ce_id empty": Bad(errors.InvalidField, without(CLICK, "event_id"), headers=[("ce_id", b"")]),
     "erasure at no time": Bad(errors.InvalidField, None, PROFILES, headers=[("ce_time", b"tomorrow")]),
     "erasure without an offset": Bad(
         errors.InvalidField, None, PROFILES, headers=[("ce_time", b"2017-07-14T02:40:00")]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -12,9 +14,9 @@ from hypothesis import strategies as st
 from support.examples import examples
 from support.logs import CONFIG, START_MS, Sent, Worker, log_of
 
-from schemas.channels import canonical
+from schemas.channels import canonical, remaining
 from schemas.deadletter import Refused
-from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES
+from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, REDEMPTIONS
 from schemas.limits import MAX_EVENT_TS_MS
 from schemas.records import LogRecord
 from streams.core.config import DAY_MS, MINUTE_MS, CoreConfig
@@ -70,6 +72,24 @@ WITHDRAWN: Final = "all consent of the customer is withdrawn"
         ({"channel": None}, ()),
         ({"channel": 5}, ()),
         ({"channel": ["email"]}, ()),
+        ({"channel": "email,sms"}, ("push:marketing",)),
+        ({"channel": "Email / SMS"}, ("push:marketing",)),
+        ({"channel": "email;push|sms"}, ()),
+        ({"channel": '["email"]'}, LEFT_EMAIL),
+        ({"channel": "email, everything"}, ()),
+        ({"channel": "email, fax"}, ()),
+        ({"channel": "push:ios"}, ("email:marketing", "sms:marketing")),
+        ({"channel": "text:promo"}, ("email:marketing", "push:marketing")),
+        ({"channel": "mail:weekly:de"}, LEFT_EMAIL),
+        ({"channel": "all"}, ()),
+        ({"channel": "*"}, ()),
+        ({"channel": "any"}, ()),
+        ({"channel": "Everything"}, ()),
+        ({"channel": "emails"}, ()),
+        ({"channel": "email."}, ()),
+        ({"channel": "email address"}, ()),
+        ({"channel": "phone"}, ()),
+        ({"channel": "whatsapp"}, GRANTED),
         ({"channel": "x" * 65}, ()),
         ({"campaign_id": None}, LEFT_EMAIL),
         ({"campaign_id": 5}, LEFT_EMAIL),
@@ -106,7 +126,21 @@ WITHDRAWN: Final = "all consent of the customer is withdrawn"
         ({"event": "complained"}, LEFT_EMAIL),
         ({"event": "abuse"}, LEFT_EMAIL),
         ({"event": "STOP", "channel": "sms"}, ("email:marketing", "push:marketing")),
+        ({"event": "revoke_consent"}, LEFT_EMAIL),
+        ({"event": "consent_withdrawn"}, LEFT_EMAIL),
+        ({"event": "withdraw"}, LEFT_EMAIL),
+        ({"event": "subscription_cancelled"}, LEFT_EMAIL),
+        ({"event": "remove_me"}, LEFT_EMAIL),
+        ({"event": "blocklisted"}, LEFT_EMAIL),
+        ({"event": "blocked"}, GRANTED),  # a server refused the mail for now, says SendGrid
+        ({"event": "Quit"}, LEFT_EMAIL),
+        ({"event": " END\n"}, LEFT_EMAIL),
+        ({"event": "Arr\u00eat"}, LEFT_EMAIL),
+        ({"event": "no_consent_given"}, LEFT_EMAIL),
+        ({"event": "unblocked"}, GRANTED),
+        ({"event": "consent_granted"}, GRANTED),
         ({"event": "resubscribe"}, GRANTED),
+        ({"event": "not_spam"}, GRANTED),
         ({"event": "delivered"}, GRANTED),
     ],
     ids=str,
@@ -181,6 +215,13 @@ def test_headers_do_not_keep_an_opt_out(headers: Any) -> None:
         b'{"type": "spam_report", "event_ts_ms": 1500000060000}',
         b"\xef\xbb\xbf" + json.dumps(OPT_OUT).encode(),
         b'{"event": {"name": "opt out"}}',
+        b'{"type": "STOP"}',
+        b'{"action": "cancel subscription"}',
+        b'{"event": "webhook", "data": {"type": "unsubscribe"}}',
+        b'{"event": "dropped", "reason": "Spam Reporting Address"}',
+        b'{"event": "preferences", "consent": {"email": {"marketing": false}}}',
+        b'{"event": "preferences", "data": {"email_opt_in": "no"}}',
+        b'{"event": "updated", "optOut": true, "campaign_id": "x"}',
     ],
 )
 def test_an_opt_out_that_cannot_be_read_takes_everything(value: bytes) -> None:
@@ -194,7 +235,17 @@ def test_an_opt_out_that_cannot_be_read_takes_everything(value: bytes) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [b'{"event": "send", ', b"nonsense", b'{"event": "teleport", "event_ts_ms": 1500000060000}', b'{"event": 5}'],
+    [
+        b'{"event": "send", ',
+        b"nonsense",
+        b'{"event": "teleport", "event_ts_ms": 1500000060000}',
+        b'{"event": 5}',
+        b'{"event": "sent", "campaign_id": "unsubscribe-survey"}',
+        b'{"event": "sent", "subject": "Unsubscribe whenever you like", "consent_id": 7, "opt_in": true}',
+        b'{"event": "sent", "unsubscribe_url": "https://shop.example/out", "optOutToken": "x"}',
+        b'{"event": "send", "type": "complaint_answer", "opt_out_link": "https://shop.example/out"}',
+        b'{"end": 5}',
+    ],
 )
 def test_what_is_no_opt_out_takes_nothing(value: bytes) -> None:
     told = Told()
@@ -213,6 +264,7 @@ def test_what_is_no_opt_out_takes_nothing(value: bytes) -> None:
         ({"email": {"marketing": None}}, ()),
         ({"EMAIL": {"Marketing": True}}, ("email:marketing",)),
         ({"Email": {"marketing": False}, "email": {"marketing": True}}, ()),
+        ({"Email": False, "email": {"marketing": True}, "sms": {"marketing": True}}, ("sms:marketing",)),
         ({"": {"marketing": False}, "sms": {"marketing": True}}, ("sms:marketing",)),
         ({f"c{n}": {"marketing": False} for n in range(30)} | {"sms": {"marketing": True}}, ("sms:marketing",)),
         (None, ()),
@@ -244,6 +296,32 @@ def test_consent_that_says_no_in_another_form_is_a_no(consent: Any, left: tuple[
         {"consent": {f"c{n}": {"marketing": True} for n in range(30)}},
         {"Consent": {"email": {"marketing": True}}},
         {"consents": ALL},
+        {"marketing_consent": True},
+        {"email_consent": False},
+        {"marketingConsent": "granted"},
+        {"gdprConsent": {"email": True}},
+        {"optOut": True},
+        {"opted_out_at": "2017-07-14"},
+        {"unsubscribed": True},
+        {"unsub_reason": "unsubscribed"},
+        {"opt_in": False},
+        {"emailOptIn": True},
+        {"do_not_contact": 1},
+        {"don't email": "yes"},
+        {"no_marketing": True},
+        {"optinEmail": True},
+        {"consent_revoked_at": "2017-07-14"},
+        {"accepts_marketing": False},
+        {"subscribed": "no"},
+        {"status": "unsubscribed"},
+        {"event": "unsubscribe"},
+        {"attributes": {"vip": True, "marketing_consent": False}},
+        {"attributes": {"preferences": {"channels": [{"optOut": True}]}}},
+        {"payload": {"event_ts_ms": AT_MS, "consent": {}}},
+        {"consent": ALL, "Consent": {"email": {"marketing": False}}},
+        {"consent": ALL, "consents": None},
+        {"consent": ALL, "optOut": True},
+        {"consent": ALL, "attributes": {"email_consent": {"newsletter": "no"}}},
         {"consent": ALL, "event_ts_ms": AT_MS // 1_000},
         {"consent": ALL, "event_ts_ms": "2017-07-14T02:41:00Z"},
         {"consent": ALL, "event_ts_ms": AT_MS + DAY_MS},
@@ -251,6 +329,7 @@ def test_consent_that_says_no_in_another_form_is_a_no(consent: Any, left: tuple[
         b"",
         b"null",
         json.dumps({"event_ts_ms": AT_MS, "consent": ALL}).encode("utf-16"),
+        b'{"payload": {"event_ts_ms": 1500000060000, "consent": {"email": {"marketing": false}}}}',
     ],
     ids=str,
 )
@@ -279,6 +358,167 @@ def test_a_profile_that_is_ahead_and_refused_withdraws_consent() -> None:
     (refused,) = told.say(PROFILES, {"event_ts_ms": AT_MS, "consent": {"sms": {"marketing": True}}})
     assert refused.reason == "out_of_time"
     assert told.consent() == ()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"attributes": {"vip": False, "city": "Constance", "subscription_plan": "gold", "adoptingDate": "2017-01-01"}},
+        {"attributes": {"adopted_in": 2017, "opt_interval": 3, "optical": True, "no_children": 1, "event": "fair"}},
+        {"attributes": {"permissions": "admin", "options": 3, "last_withdrawal": 50, "status": "active"}},
+        {"attributes": {"optOut": False, "unsubscribed": "false", "unsubscribed_at": None, "do_not_call": 0}},
+        {"attributes": {"consent_version": 3, "opt_in_source": "shop", "consentDate": "2017-01-01"}},
+        {"attributes": {"unsubscribe_url": "https://shop.example/out", "optOutLink": "x", "consent_text": "I agree"}},
+        {"attributes": {"accepts_marketing": True, "subscribed": "yes"}},
+        {"consent": ALL, "marketing_consent": True, "attributes": {"consent_source": None, "opt_in": "double"}},
+        {"consent": ALL | {"whatsapp": {"marketing": False}}, "attributes": {"whatsapp_opt_in": False}},
+    ],
+    ids=str,
+)
+def test_ordinary_fields_of_a_profile_cost_no_consent(fields: dict[str, Any]) -> None:
+    told = Told()
+    assert told.say(PROFILES, {"event_ts_ms": AT_MS} | fields) == []
+    assert told.consent() == GRANTED
+    customer = told.worker.ingest.customer("c1")
+    assert customer is not None and customer.view().attributes == fields["attributes"]
+
+
+@pytest.mark.parametrize("source_index", [CLICKSTREAM, REDEMPTIONS, PROFILES])
+@pytest.mark.parametrize("name", ["unsubscribe", "Unsubscribed", "email_opt_out", "consent-withdrawn", "spam report"])
+def test_an_opt_out_on_another_topic_is_refused_and_heard(name: str, source_index: int) -> None:
+    for known in ({"event_ts_ms": AT_MS, "offer_id": "o"}, {"event_ts_ms": AT_MS}, {}):
+        told = Told()
+        (refused,) = told.say(source_index, known | {"event": name})
+        assert dict(refused.headers)["dl_message"].decode().startswith(WITHDRAWN)
+        assert told.consent() == ()
+    told = Told()
+    (refused,) = told.say(source_index, {"event_ts_ms": AT_MS, "offer_id": "o", "event": name.replace(" ", "_")})
+    assert b"campaign-sends" in dict(refused.headers)["dl_message"] or source_index == PROFILES
+    told.worker.checkpoint()
+    told.worker.restart()
+    assert told.consent() == ()
+
+
+@pytest.mark.parametrize(
+    "name", ["unsubscribe_page_view", "stop", "video_end", "cancel", "consent_banner_view", "blocked"]
+)
+def test_a_custom_event_takes_no_consent(name: str) -> None:
+    told = Told()
+    assert told.say(CLICKSTREAM, {"event_ts_ms": AT_MS, "event": name}) == []
+    assert told.say(REDEMPTIONS, {"event_ts_ms": AT_MS, "offer_id": "o", "event": name}) == []
+    assert told.consent() == GRANTED
+
+
+_CHANNELS: Final = ("email", "sms", "push", "push:ios", "letter", "web_push", "mail")
+_SPELT: Final[dict[str, Callable[[str], str]]] = {
+    "upper": str.upper, "spaced": lambda name: f" {name} ", "hyphened": lambda name: "-".join(name), "same": str,
+}  # fmt: skip
+_BETWEEN: Final = st.sampled_from([",", ", ", "/", ";", "|", " + ", " & "])
+_DECORATED = st.sampled_from(["{}s", "{}.", "{} address", "no {}", "my-{}", "{}!", "{}?", "{}2", "all but {}"])
+
+
+@settings(max_examples=examples(300), deadline=None)
+@given(
+    granted=st.sets(st.sampled_from(_CHANNELS), min_size=1),
+    left=st.lists(st.tuples(st.sampled_from(_CHANNELS), st.sampled_from(sorted(_SPELT))), min_size=1, max_size=3),
+    between=_BETWEEN,
+    other=st.none() | _DECORATED | st.sampled_from(["all", "*", "Any", "everything", "fax", "phone", "?"]),
+)
+@example(granted={"web_push"}, left=[("push", "same")], between=",", other=None)
+@example(granted={"mail", "letter"}, left=[("email", "upper")], between=",", other=None)
+def test_what_is_left_is_taken_and_nothing_that_is_known_to_be_another(
+    granted: set[str], left: list[tuple[str, str]], between: str, other: str | None
+) -> None:
+    """Each name of a list takes its channel; one that may mean anything takes everything."""
+    pairs = [f"{canonical(channel)}:marketing" for channel in sorted(granted)]
+    names = [_SPELT[how](channel) for channel, how in left]
+    if other is not None:
+        names.append(other.format(left[0][0].partition(":")[0]))
+    found = remaining(pairs, between.join(names), CoreConfig().channel_aliases)
+    meant = {channel for channel, _ in left}
+    if other is not None or ("letter" in meant - granted) or ("web_push" in meant - granted):
+        assert found == ()
+        return
+    same = [{"email", "mail"}, {"push", "push:ios"}, {"sms"}, {"letter"}, {"web_push"}]
+    gone = {one for group in same if group & meant for one in group}
+    if meant & {"push", "push:ios"}:
+        gone.add("web_push")
+    assert found == tuple(f"{canonical(channel)}:marketing" for channel in sorted(granted - gone))
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(st.text(max_size=40))
+def test_a_channel_that_is_not_known_takes_everything(name: str) -> None:
+    told = ("email:marketing", "letter:marketing", "push:ios:service")
+    found = remaining(told, name, {})
+    known = {"email", "letter", "push", "sms", "whatsapp"}
+    parts = {canonical(part).partition(":")[0] for part in re.split(r"[][(){},;/|&+\n]", name)} - {""}
+    assert found == () or (parts and parts <= known)
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(
+    before=st.sampled_from(["", "user_", "email.", "the ", "xx"]),
+    core=st.sampled_from(
+        ["consent", "withdraw", "Withdrew", "revoke", "REVOCATION", "unsub", "opt-out", "optOut", "cancel_subscription",
+         "subscriber cancelled", "do not contact"]
+    ),
+    after=st.sampled_from(["", "_event", "ed", " v2", "\n", "!"]),
+)  # fmt: skip
+def test_a_name_that_may_be_an_opt_out_withdraws(before: str, core: str, after: str) -> None:
+    told = Told()
+    assert told.say(CAMPAIGN_SENDS, OPT_OUT | {"event": before + core + after}) == []
+    assert told.consent() == LEFT_EMAIL
+
+
+_SPEAKING = st.builds(
+    lambda before, core, after, style: style((before, core, after)),
+    st.sampled_from(["", "email", "marketing", "gdpr", "is", "user"]),
+    st.sampled_from(["consent", "consents", "opt in", "opted in"]),
+    st.sampled_from(["", "email", "flag", "given"]),
+    st.sampled_from([
+        lambda parts: "_".join(" ".join(parts).split()),
+        lambda parts: "-".join(" ".join(parts).upper().split()),
+        lambda parts: "".join(word.capitalize() for word in " ".join(parts).split()),
+    ]),
+)  # fmt: skip
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(
+    name=_SPEAKING,
+    said=st.sampled_from([True, False, None, "yes", 1, {}, {"email": True}, ["sms"], "2017-07-14"]),
+    path=st.lists(st.sampled_from(["attributes", "payload", "data", 0]), max_size=4),
+)
+def test_consent_under_another_name_is_withdrawn_wherever_it_is(name: str, said: Any, path: list[Any]) -> None:
+    inner: Any = {name: said}
+    for step in reversed(path):
+        inner = [inner] if step == 0 else {step: inner}
+    told = Told()
+    assert len(told.say(PROFILES, {"event_ts_ms": AT_MS} | (inner if isinstance(inner, dict) else {"all": inner}))) == 1
+    assert told.consent() == ()
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(
+    granted=st.dictionaries(st.sampled_from(["email", "sms", "push", "letter"]), st.booleans(), min_size=1),
+    channel=st.sampled_from(["email", "SMS", "push", ""]),
+    name=st.sampled_from(["{}_consent", "{}_opt_in", "{}OptOut", "unsubscribed_{}", "{}_enabled"]),
+    said=st.sampled_from([True, False, "no", 0, "true", "off"]),
+    inside=st.sampled_from([None, "attributes", "preferences"]),
+)
+def test_beside_consent_another_field_counts_where_it_says_no_to_what_is_granted(
+    granted: dict[str, bool], channel: str, name: str, said: Any, inside: str | None
+) -> None:
+    field = {name.format(channel or "marketing"): said}
+    body = {"consent": {one: {"marketing": given} for one, given in granted.items()}}
+    told = Told()
+    refused = told.say(PROFILES, {"event_ts_ms": AT_MS} | body | (field if inside is None else {inside: field}))
+    yes = {one for one, given in granted.items() if given}
+    denies = (said in (True, "true")) == ("unsub" in name or "Out" in name)
+    meant = {channel.lower(), "letter"} if channel else set(granted)  # a letter may be meant: nobody knows the name
+    assert bool(refused) == bool(denies and yes & meant)
+    assert told.consent() == (() if refused else tuple(f"{one}:marketing" for one in sorted(yes)))
 
 
 @given(

@@ -64,11 +64,28 @@ def test_a_late_opt_out_counts(fields: dict[str, Any], left: tuple[str, ...]) ->
 
 
 def test_a_channel_with_a_colon_in_its_name_can_be_left_late() -> None:
-    events = profile(START_MS, "push:ios", "push"), opt_out(START_MS + 1, channel="push:ios")
-    assert consent_after(*events) == ("push:marketing",)
+    """What was granted for all of ``push`` would reach it, so that goes, too."""
+    granted = profile(START_MS, "push:ios", "push", "push:android", "sms")
+    events = granted, opt_out(START_MS + 1, channel="push:ios")
+    left = ("push:android:marketing", "sms:marketing")
+    assert consent_after(*events) == left
     body = {"event": "delivered", "campaign_id": "x", "event_ts_ms": START_MS + LATE_MS + 1, "event_id": "d"}
     sends_go_on = Sent(CAMPAIGN_SENDS, "c1", START_MS + LATE_MS + 1, body)
-    assert consent_after(events[0], sends_go_on, events[1]) == ("push:marketing",)
+    assert consent_after(events[0], sends_go_on, events[1]) == left
+
+
+def test_a_channel_that_was_left_before_it_was_granted_stays_left() -> None:
+    """An older profile that comes behind the opt-out cannot give what was left by then; a newer one can."""
+    left, older, newer = (
+        opt_out(START_MS + 2, channel="sms"), profile(START_MS + 1, "email", "sms"), profile(START_MS + 3, "sms"),
+    )  # fmt: skip
+    beat = {"event_ts_ms": START_MS + LATE_MS, "event_id": "b", "attributes": {}}
+    other = Sent(PROFILES, "c2", START_MS + LATE_MS, beat)
+    assert consent_after(profile(START_MS, "email"), left) == ("email:marketing",)
+    assert consent_after(profile(START_MS, "email"), left, other, older) == ("email:marketing",)
+    assert consent_after(left, older) == ("email:marketing",), "in time it is put before the opt-out"
+    assert consent_after(left, other, older) == (), "late, it gives nothing"
+    assert consent_after(profile(START_MS, "email"), left, newer) == ("sms:marketing",)
 
 
 def test_a_decision_that_corrects_another_has_an_id_of_its_own() -> None:

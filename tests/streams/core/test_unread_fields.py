@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.examples import examples
 from support.logs import CONFIG, START_MS, Worker
@@ -18,6 +18,7 @@ from schemas.codec import DecodedEvent, decode_event, decode_key
 from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, REDEMPTIONS, SOURCES, Clickstream, type_by_source
 from schemas.records import LogRecord
 from schemas.rfc3339 import NotATime, parse_ms
+from streams.core.oddities import known_name
 
 BUY: Final[dict[str, Any]] = {
     "event": "purchase",
@@ -82,9 +83,9 @@ _SHORTEST: Final[dict[str, dict[str, Any]]] = {
 }
 #: What is read as a name, a time or a sum, and consent: of these nothing is guessed.
 _REFUSED: Final = {
-    "clickstream": {"event", "event_ts_ms", "price", "quantity", "items", "value", "currency"},
+    "clickstream": {"event", "event_ts_ms", "price", "quantity", "items", "value"},
     "campaign-sends": {"event", "event_ts_ms", "campaign_id"},
-    "redemptions": {"event_ts_ms", "offer_id", "value"},
+    "redemptions": {"event_ts_ms", "offer_id"},
     "profiles": {"event_ts_ms", "consent"},
 }
 
@@ -100,6 +101,166 @@ def test_what_becomes_of_each_unreadable_field_is_decided(source: str) -> None:
         except errors.InvalidField:
             refused.add(field.name)
     assert refused == _REFUSED[source]
+
+
+_OF_ANY_KIND: Final[list[Any]] = [{"nested": [1]}, "x" * 2_000, -(10**30), [], True]
+#: Events that count no money, a custom one among them.
+_NO_MONEY: Final = ("page_view", "search", "item_view", "add_to_cart", "remove_from_cart", "app_open", "loyalty_scan")
+
+
+@pytest.mark.parametrize("event", _NO_MONEY)
+def test_where_no_money_is_counted_no_field_but_name_and_time_costs_the_event(event: str) -> None:
+    for field in msgspec.structs.fields(Clickstream):
+        for junk in _OF_ANY_KIND:
+            body = {"event": event, "event_ts_ms": START_MS} | {field.name: junk}
+            if field.name in ("event", "event_ts_ms"):
+                with pytest.raises(errors.DeadLetter):
+                    decoded(body)
+            elif field.name == "customer_id":
+                continue
+            else:
+                assert decoded(body).repairs or (field.name, junk) == ("items", [])
+
+
+_LINE: Final = {"item_id": "a", "price": 1.5, "quantity": 2}
+_AMOUNT_JUNK: Final = st.sampled_from(["9.99", "", {}, [1], True, 1e300, 10**40, -1e12])
+
+
+@settings(max_examples=examples(300), deadline=None)
+@given(
+    event=st.sampled_from(_NO_MONEY),
+    own=st.dictionaries(st.sampled_from(["price", "quantity", "value", "currency"]), _AMOUNT_JUNK),
+    lines=st.lists(
+        st.just(_LINE)
+        | st.fixed_dictionaries({"item_id": st.just("b"), "price": _AMOUNT_JUNK, "quantity": _AMOUNT_JUNK})
+        | st.fixed_dictionaries({"item_id": st.just("c"), "quantity": st.just(-1)})
+        | st.sampled_from([{}, None, 7, "a", {"item_id": []}, {"item_id": ""}, {"sku": "x"}]),
+        max_size=220,
+    ),
+)
+def test_lines_of_which_nothing_is_summed_are_kept_as_far_as_they_can_be(
+    event: str, own: dict[str, Any], lines: list[Any]
+) -> None:
+    has_product = not own.keys().isdisjoint(("price", "quantity"))
+    found = decoded({"event": event, "event_ts_ms": START_MS, "items": lines} | own)
+    assert isinstance(found.body, Clickstream)
+    assert (found.body.price, found.body.quantity, found.body.value) == (None, None, None)
+    kept = [line for line in lines if isinstance(line, dict) and line.get("item_id")][:200]
+    assert [line.item_id for line in found.body.items or ()] == [line["item_id"] for line in kept]
+    amounts = {(line.item_id, line.price, line.quantity) for line in found.body.items or ()}
+    assert amounts <= {("a", 1.5, 2), ("b", None, None), ("c", None, None)}
+    assert bool(found.repairs) == bool(has_product or own or len(kept) < len(lines) or amounts - {("a", 1.5, 2)})
+
+
+def test_lines_beside_a_product_are_dropped_where_no_money_is_counted() -> None:
+    for own in ({"item_id": "i1"}, {"title": "All"}, {"price": 3.0}):
+        found = decoded({"event": "item_view", "event_ts_ms": START_MS, "items": [_LINE]} | own)
+        assert isinstance(found.body, Clickstream) and found.body.items is None
+        assert found.repairs == ("items dropped",)
+        with pytest.raises(errors.InvalidField, match="exclude each other"):
+            decoded({"event": "purchase", "event_ts_ms": START_MS, "items": [_LINE]} | own)
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(price=_AMOUNT_JUNK, quantity=_AMOUNT_JUNK, currency=st.sampled_from(["", "EURO", "\u20ac", 978, [], {}, "E1R"]))
+def test_amounts_that_are_summed_are_never_guessed_and_others_cost_no_purchase(
+    price: Any, quantity: Any, currency: Any
+) -> None:
+    base = {"event": "purchase", "event_ts_ms": START_MS}
+    line = {"item_id": "a", "price": price, "quantity": quantity}
+    known = decoded(base | {"value": 7.5, "items": [line]}).body
+    assert isinstance(known, Clickstream) and known.items is not None
+    assert (known.value, known.items[0].price, known.items[0].quantity) == (7.5, None, None)
+    for summed in ({"price": price}, {"items": [line]}, {"value": price}, {"price": 1.0, "quantity": quantity}):
+        with pytest.raises(errors.InvalidField):
+            decoded(base | summed)
+    nothing = decoded(base | {"item_id": "a", "currency": currency})
+    assert nothing.repairs == ("currency dropped",)
+    for summed in ({"price": 1.0}, {"items": [_LINE]}, {"value": 3}):
+        with pytest.raises(errors.InvalidField):
+            decoded(base | {"currency": currency} | summed)
+
+
+@pytest.mark.parametrize("value", ["12", {}, 1e300, 10**400, True])
+def test_a_redemption_stays_whatever_it_was_worth(value: Any) -> None:
+    found = decoded({"event_ts_ms": START_MS, "offer_id": "o1", "value": value}, REDEMPTIONS)
+    assert getattr(found.body, "value") is None and found.repairs == ("value dropped",)  # noqa: B009
+
+
+@settings(max_examples=examples(300), deadline=None)
+@given(
+    ids=st.lists(st.none() | st.binary(max_size=300), min_size=2, max_size=2),
+    sources=st.lists(st.none() | st.binary(max_size=1_500), min_size=2, max_size=2),
+)
+@example(ids=[b"x" * 300 + b"a", b"x" * 300 + b"b"], sources=[b"s", b"s"])
+@example(ids=[b"\xff\xfe", b"\xff\xff"], sources=[b"s", b"s"])
+@example(ids=[b"1", b"1"], sources=[b"\xff", b"\xfe"])
+def test_headers_cost_no_purchase_and_tell_events_apart(ids: list[Any], sources: list[Any]) -> None:
+    value, names = json.dumps(BUY).encode(), []
+    for event_id, source in zip(ids, sources, strict=True):
+        headers = [(name, raw) for name, raw in (("ce_id", event_id), ("ce_source", source)) if raw is not None]
+        found = decode_event(CLICKSTREAM, b"c1", value, headers, START_MS, 0)
+        again = decode_event(CLICKSTREAM, b"c1", value, headers, START_MS, 0)
+        assert (again.event_id, again.repairs) == (found.event_id, found.repairs), "an id is a function of the headers"
+        assert (found.event_id is None) == (not event_id)
+        assert found.event_id is None or len(found.event_id) <= 128 + 1 + 1_024
+        assert bool(found.repairs) == any(not _is_header(raw, most) for raw, most in ((event_id, 128), (source, 1_024)))
+        names.append((found.event_id, event_id or b"", (source or b"") if event_id else b""))
+    (one, *of_one), (other, *of_other) = names
+    assert (one == other) == (of_one == of_other) or b"\\x" in b"".join(raw or b"" for raw in (*ids, *sources))
+
+
+def _is_header(raw: bytes | None, most: int) -> bool:
+    try:
+        return raw is None or 0 < len(raw.decode()) <= most
+    except UnicodeDecodeError:
+        return False
+
+
+@pytest.mark.parametrize("known", ["purchase", "send"])
+@settings(max_examples=examples(200), deadline=None)
+@given(
+    around=st.text(st.sampled_from(" \t\n\u00a0\u200b\u202e\ufeff\u2060\0"), min_size=1, max_size=3),
+    at=st.integers(0, 2),
+)
+def test_space_or_what_nobody_sees_around_a_name_makes_it_none(known: str, around: str, at: int) -> None:
+    name = (around + known, known + around, around + known + around)[at]
+    source_index = CLICKSTREAM if known == "purchase" else CAMPAIGN_SENDS
+    with pytest.raises(errors.InvalidField, match=f"the nearest name is {known}"):
+        decoded({"event": name, "event_ts_ms": START_MS, "campaign_id": "k"}, source_index)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("purchse", "purchase"), ("purchases", "purchase"), ("purchased", "purchase"), ("view_item", "item_view"),
+     ("cart_add", "add_to_cart"), ("app_opened", "app_open"), ("Refunds", "refund"), ("ViewItem", None),
+     ("loyalty_scan", None), ("page_leave", None), ("add_to_wishlist", None), ("search_result", None), ("play", None)],
+)  # fmt: skip
+def test_a_custom_event_that_is_nearly_a_known_one_is_counted(name: str, meant: str | None) -> None:
+    worker = Worker()
+    value = json.dumps({"event": name, "event_ts_ms": START_MS}).encode()
+    assert worker.ingest.take(CLICKSTREAM, [LogRecord(0, b"c1", value, (), START_MS)], 0) == []
+    assert known_name(name) == meant
+    assert worker.ingest.counts["resembling_names"] == (meant is not None)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_what_is_suggested_for_a_missing_field_is_no_other_field(source: str) -> None:
+    """Whoever sends an ``event_id`` is not told that it should be an ``offer_id``."""
+    known = type_by_source[source].__struct_fields__
+    full = {"event_ts_ms": START_MS} | _SHORTEST[source]
+    for missing in full:
+        for near in known:
+            body = {name: said for name, said in full.items() if name != missing} | {near: None, f"{missing}s": 1}
+            if near in full:
+                continue
+            with pytest.raises(errors.DeadLetter) as refused:
+                decoded(body, SOURCES.index(source))
+            assert f"is it what you call {missing}s" in str(refused.value) or "campaign_id" in str(refused.value)
+            body.pop(f"{missing}s")
+            with pytest.raises(errors.DeadLetter) as refused:
+                decoded(body, SOURCES.index(source))
+            assert "is it what you call" not in str(refused.value)
 
 
 def test_repairs_are_counted_by_topic_field_and_kind() -> None:
@@ -218,6 +379,29 @@ def test_a_record_without_a_timestamp_is_refused_as_that(timestamp: int) -> None
         (b"NaN", "names nobody"),
         (b"[object Object]", "names nobody"),
         (b'"42"', "JSON text in quotes"),
+        (b"'42'", "in quotes"),
+        (b"N/A", "names nobody"),
+        (b"Unknown", "names nobody"),
+        (b"(not set)", "names nobody"),
+        (b"Struct{id=42}", "an object as it is printed"),
+        (b"Some(42)", "an object as it is printed"),
+        (b"Customer[id=42]", "an object as it is printed"),
+        (b"org.example.Customer@1b6d3586", "an object as it is printed"),
+        (b"b'42'", "an object as it is printed"),
+        (b"${customer_id}", "a variable that nobody filled in"),
+        (b"$customer_id", "a variable that nobody filled in"),
+        (b"%(customer_id)s", "a variable that nobody filled in"),
+        (b"c-#{id}", "a variable that nobody filled in"),
+        (b"{{customer_id}}", "StringConverter"),
+        (b"<customer_id>", "a variable that nobody filled in"),
+        ("4\u200b2".encode(), "that nobody sees"),
+        ("\u202e42".encode(), "that nobody sees"),
+        ("42\u2060".encode(), "that nobody sees"),
+        (b"\0\0\0\0\1\x0442", "schema registry"),
+        ("\0\0\0\0\1\x04ü".encode(), "schema registry"),
+        (b'\0\0\0\1\0"4"', "schema registry"),
+        (b"\0\0\0\0\1\x06123", "schema registry"),
+        ((2**20).to_bytes(8, "big"), "a number in 8 bytes, 1048576"),
         (b'{"schema":{"type":"string"},"payload":"42"}', "StringConverter"),
         (b'{"customer_id":42}', "StringConverter"),
         (b"[42]", "StringConverter"),
@@ -241,13 +425,51 @@ def test_a_key_that_is_no_id_is_never_a_customer(key: bytes, says: str) -> None:
     assert says in str(refused.value)
 
 
-@pytest.mark.parametrize("key", [b"42", "ü€𝕏".encode(), b"a b", b"user@example.org", b"{", b"nullable", b"x" * 128])
+@pytest.mark.parametrize(
+    "key",
+    [
+        b"42",
+        "ü€𝕏".encode(),
+        b"a b",
+        b"user@example.org",
+        b"{",
+        b"nullable",
+        b"x" * 128,
+        b"unknown-7",
+        b"O'Brien",
+        b"a/b",
+        b"$42",
+        b"50%",
+        b"a#1",
+        b"bob@cafe",
+    ],
+)
 def test_a_key_that_may_be_an_id_is_one(key: bytes) -> None:
     if key == b"{":
         with pytest.raises(errors.InvalidKey):
             decode_key(key)
     else:
         assert decode_key(key) == key.decode()
+
+
+@settings(max_examples=examples(300), deadline=None)
+@given(st.integers(1, 2**31 - 1), st.text("0123456789abcXYZ-", min_size=1, max_size=60))
+def test_a_framed_text_is_called_a_frame(schema: int, text: str) -> None:
+    length = len(text) * 2
+    varint = bytes([length]) if length < 128 else bytes([length & 127 | 128, length >> 7])
+    with pytest.raises(errors.InvalidKey, match="schema registry"):
+        decode_key(b"\0" + schema.to_bytes(4, "big") + varint + text.encode())
+
+
+@settings(max_examples=examples(300), deadline=None)
+@given(
+    st.text("0123456789ab-", max_size=8),
+    st.characters(categories=["Cf", "Cc", "Zl", "Zp"]),
+    st.text("0123", max_size=8),
+)
+def test_what_nobody_sees_is_in_no_key(before: str, unseen: str, after: str) -> None:
+    with pytest.raises(errors.InvalidKey):
+        decode_key((before + unseen + after).encode())
 
 
 @settings(max_examples=examples(300), deadline=None)

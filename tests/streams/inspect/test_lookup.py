@@ -287,6 +287,12 @@ def test_a_customer_as_of_another_time(reader: TopicReader, prefix: str) -> None
     churn = before.predictions["predictions.churn"]
     assert churn.as_of_ms == 2 and "predictions.next-best-action" not in before.predictions
     assert any("cannot be wound back" in line for line in describe(early))
+    assert not any("did you mean" in line for line in describe(early))
+    said = lookup.SessionView(start_ms=0, end_ms=0, text="[SESSION] evt:loyalty_scan evt:purchse item:a [/SESSION]")
+    shown = list(describe(msgspec.structs.replace(early, sessions=[*early.sessions, said])))
+    assert [line for line in shown if "did you mean" in line] == [
+        "  evt:purchse is a custom event: did you mean purchase?"
+    ]
     late = lookup.customer(reader, prefix, "anna", CONFIG, late_ms)
     now = lookup.customer(reader, prefix, "anna", CONFIG)
     half = late.edges["purchase>item"][0].weight / now.edges["purchase>item"][0].weight
