@@ -117,6 +117,10 @@ fuzz: install ## a million spoilt payloads: none lost, nothing stopped
 bench: install ## speed and memory against Faust, Quix Streams and Kafka Streams (about half an hour; Java 17 and Maven)
 	@$(BIN)/pulsegraph bench $(or $(ARGS),all)
 
+.PHONY: gpu
+gpu: install ## what wants a GPU: tests, bench and a training run there (ten minutes at most)
+	@PYTHON=$(BIN)/python infra/gpu/run.sh
+
 .PHONY: evaluate
 evaluate: install ## how good predictions are, beside LightGBM on the same rows (ARGS="churn --json" for one)
 	@$(BIN)/pulsegraph evaluate $(ARGS)

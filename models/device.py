@@ -1,4 +1,4 @@
-"""Where training runs, and what is done there to make it fast."""
+"""Where training runs, what is done there to make it fast, and how arrays come to a device."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 
+import numpy as np
 import torch
+from torch import Tensor
 
 COMPILED_LAYERS: Final = 4
 """Bodies of so many layers and more are compiled on CUDA; for smaller ones compiling takes longer than it saves."""
@@ -27,6 +29,12 @@ def training_device(wanted: str, say: Callable[[str], None]) -> torch.device:
         say(f"{wanted} cannot be used here ({lines[0]}); training on the CPU")
         return torch.device("cpu")
     return device
+
+
+def put(array: np.ndarray[Any, np.dtype[Any]], device: torch.device) -> Tensor:
+    """An array on a device, by a copy that nobody waits for."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def autocast(device: torch.device) -> AbstractContextManager[Any]:

@@ -1,7 +1,8 @@
 """Ways from sequences to embeddings.
 
-- :class:`TorchEmbedder`: any Hugging Face encoder on any device, in groups of like length.
+- :class:`TorchEmbedder`: any Hugging Face encoder, in groups of like length.
 - :class:`NativeEmbedder`: the BERT family on a CPU, in C (:mod:`models.native`).
+- :class:`models.device_embedding.DeviceEmbedder`: any Hugging Face encoder that is fed our vectors, on a GPU.
 
 Which of them serves is decided in :mod:`models.precision`.
 """
@@ -23,12 +24,23 @@ GPU_POSITIONS: Final = 131_072
 
 
 class Embedder(Protocol):
-    """Sequences of B customers → (B, H) float32 on the model's device."""
+    """Sequences of B customers → (B, H) float32 on the CPU."""
 
-    name: str
-    """For people and logs."""
-    dtype: torch.dtype
-    """Of products."""
+    @property
+    def name(self) -> str:
+        """For people and logs."""
+
+    @property
+    def runtime(self) -> str:
+        """``native`` or ``torch``."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of products."""
+
+    @property
+    def device(self) -> torch.device:
+        """That computes."""
 
     def __call__(self, batch: Sequences) -> Tensor: ...
 
@@ -36,19 +48,21 @@ class Embedder(Protocol):
 class TorchEmbedder:
     """An encoder as transformers runs it, in groups of like length with little padding."""
 
+    runtime = "torch"
+
     def __init__(self, encoder: CustomerEncoder, device: torch.device) -> None:
         self._encoder = encoder
-        self._device = device
+        self.device = device
         self._most = CPU_POSITIONS if device.type == "cpu" else GPU_POSITIONS
         self.dtype = next(encoder.body.parameters()).dtype
-        self.name = f"torch, {_said(self.dtype)}"
+        self.name = f"torch, {said(self.dtype)}"
 
     def __call__(self, batch: Sequences) -> Tensor:
-        out = torch.zeros((len(batch), self._encoder.hidden), device=self._device)
+        out = torch.zeros((len(batch), self._encoder.hidden), device=self.device)
         with torch.inference_mode():
             for rows in batch.batches(self._most):
                 out[torch.from_numpy(rows)] = self._encoder(batch.take(rows))
-        return out
+        return out.cpu()
 
 
 class NativeEmbedder:
@@ -58,11 +72,14 @@ class NativeEmbedder:
         Unavailable: see :class:`models.native.NativeEncoder`.
     """
 
+    runtime = "native"
+    device = torch.device("cpu")
+
     def __init__(self, encoder: CustomerEncoder, dtype: torch.dtype, threads: int = 1) -> None:
         self._input = encoder.input
         self._run = NativeEncoder(encoder, "float32" if dtype == torch.float32 else "bfloat16", threads)
         self.dtype = dtype
-        self.name = f"native, {_said(dtype)}"
+        self.name = f"native, {said(dtype)} ({self._run.origin})"
 
     def __call__(self, batch: Sequences) -> Tensor:
         if not len(batch):
@@ -72,5 +89,6 @@ class NativeEmbedder:
         return torch.from_numpy(self._run(vectors, batch.lengths))
 
 
-def _said(dtype: torch.dtype) -> str:
+def said(dtype: torch.dtype) -> str:
+    """A dtype in a word."""
     return str(dtype).removeprefix("torch.")

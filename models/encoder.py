@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.device import put
 from models.entities import BUCKETS, WordRows
 from models.sequence import (
     AMOUNTS,
@@ -164,7 +165,7 @@ class InputLayer(nn.Module):
             (B, P, H), and (B, P) with 1 for a position and 0 behind the last.
         """
         flat, (rows, columns), longest = self.flat(batch, hidden_numbers), _places(batch), int(batch.lengths.max())
-        at = torch.from_numpy(rows * longest + columns).to(flat.device)
+        at = put(rows * longest + columns, flat.device)
         out = flat.new_zeros((len(batch) * longest, flat.shape[1])).index_copy(0, at, flat)
         mask = flat.new_zeros(len(batch) * longest).index_fill(0, at, 1.0)
         return out.view(len(batch), longest, -1), mask.view(len(batch), longest)
@@ -174,7 +175,7 @@ class InputLayer(nn.Module):
         device = self.mean.device
 
         def on(values: np.ndarray[Any, np.dtype[Any]]) -> Tensor:
-            return torch.from_numpy(values).to(device)
+            return put(values, device)
 
         kind = on(batch.kind.astype(np.int64))
         table, places = self._table(batch)

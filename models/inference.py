@@ -36,7 +36,7 @@ _Scorer = TypeVar("_Scorer", bound=Scorer)
 
 
 class Predictor:
-    """A loaded model on a device.
+    """A loaded model, embedding on a device.
 
     Example:
         >>> predictor = Predictor.load(".cache/model")  # doctest: +SKIP
@@ -57,9 +57,9 @@ class Predictor:
     ) -> None:
         """
         Args:
-            model: in evaluation mode; it is moved to the device and belongs to the predictor from now on.
+            model: in evaluation mode; it belongs to the predictor from now on. The device has a copy of its encoder.
             version: what predictions name as ``model_version``.
-            device: a torch device; CUDA where there is one, else the CPU, where absent.
+            device: that embeds; CUDA where there is one, else the CPU, where absent.
             threads: threads of one operation on the CPU; torch's default where absent.
             half: bfloat16 in the encoder; where absent, if a short trial shows it faster and no less exact.
             compiled: whether the encoder in C may be used, see :mod:`models.native`.
@@ -70,15 +70,14 @@ class Predictor:
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        self.device = _device(device)
-        self.model = model.eval().to(self.device)
+        self.model = model.eval().cpu()
         self.version = version
         self.horizon_days = model.horizon_days
         self.scorers: dict[str, Scorer] = {task.name: task.scorer(self.model, version) for task in model.tasks}
         """Of the tasks that the model has learned, by name."""
         self.embed: Embedder = precision.choose(
             model,
-            self.device,
+            _device(device),
             half=half,
             threads=threads or torch.get_num_threads(),
             clock=clock,
@@ -123,13 +122,18 @@ class Predictor:
             self.model.table()
 
     @property
+    def device(self) -> torch.device:
+        """That embeds now."""
+        return self.embed.device
+
+    @property
     def named(self) -> Sequence[str]:
         """Words with a row of their own."""
         return self.model.vocabulary.names
 
     def entities(self, words: Sequence[str]) -> Floats:
         """Vectors of entities, named by :func:`models.entities.word_of`, scaled to length √H: (N, H)."""
-        places = torch.from_numpy(self.model.word_rows.rows(b"".join(map(hash_of, words)))).to(self.device)
+        places = torch.from_numpy(self.model.word_rows.rows(b"".join(map(hash_of, words))))
         with torch.inference_mode():
             found = self.model.table()[places]
             found = torch.nn.functional.normalize(found, dim=-1) * math.sqrt(found.shape[1])
@@ -150,7 +154,7 @@ class Predictor:
             embedding = self.embed(batch)
         return Encoded(
             snapshots=snapshots,
-            embeddings=embedding.cpu().numpy(),
+            embeddings=embedding.numpy(),
             columns=batch.numbers,
             words=len(batch.words),
             unknown_words=int((~word_rows.known(batch.words.astype(np.int64))).sum()),

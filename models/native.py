@@ -1,24 +1,14 @@
-"""The BERT encoder in C (``encoder.c``), compiled for the processor it runs on when it is first wanted.
+"""The BERT encoder in C (``encoder.c``, see :mod:`models.native_library`).
 
-Only for what it knows: a BERT body on a CPU. Everything else, and every machine without a C compiler, takes the way of
+Only for what it knows: a BERT body on a CPU. Everything else, and every machine that no library fits, takes the way of
 :class:`models.encoder.CustomerEncoder`, which knows any Hugging Face encoder.
-
-The library is kept in the user's cache folder, named by its source, its flags and the processor.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,24 +16,13 @@ import torch
 from torch import Tensor
 
 from models.encoder import CustomerEncoder
+from models.native_library import STEP, Precision, Unavailable, load_library
 from models.wide import Floats, Ints
 
-Precision = Literal["float32", "bfloat16"]
-
-SOURCE: Final = Path(__file__).with_name("encoder.c")
-FLAGS: Final = (
-    "-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-shared", "-fPIC",
-)  # fmt: skip
-COMPILE_S: Final = 120.0
-_STEP: Final[dict[Precision, int]] = {"float32": 1, "bfloat16": 2}
 _ALIGNMENT: Final = 64
 _LOG2_E: Final = 1.4426950408889634
 
 Cells = npt.NDArray[np.uint32]
-
-
-class Unavailable(Exception):
-    """There is no native encoder for this model on this machine; the message says why."""
 
 
 class _Shape(ctypes.Structure):
@@ -68,7 +47,8 @@ class NativeEncoder:
         threads: customers computed at the same time.
 
     Raises:
-        Unavailable: the encoder is not a BERT of a kind that is known, or there is no compiler, or no bfloat16.
+        Unavailable: the encoder is not a BERT of a kind that is known, or no library fits the processor, see
+            :func:`models.native_library.load_library`.
 
     Example:
         >>> NativeEncoder(model.encoder, "bfloat16")(vectors, lengths).shape  # doctest: +SKIP
@@ -79,8 +59,8 @@ class NativeEncoder:
         self.hidden = encoder.hidden
         self.precision = precision
         self._shape = _shape(encoder)
-        self._library = _library(precision)
-        self._weights = _weights(encoder, _STEP[precision])
+        self._library, self.origin = load_library(precision)
+        self._weights = _weights(encoder, STEP[precision])
         self._room = int(self._library.pulsegraph_room(ctypes.byref(self._shape)))
         self._rooms = [_aligned(self._room) for _ in range(max(1, threads))]
         self._threads = ThreadPoolExecutor(threads, "encode-part") if threads > 1 else None
@@ -192,78 +172,3 @@ def _aligned(cells: int) -> Cells:
     raw = np.zeros(4 * cells + _ALIGNMENT, dtype=np.uint8)
     skip = -raw.ctypes.data % _ALIGNMENT
     return raw[skip : skip + 4 * cells].view(np.uint32)
-
-
-@functools.cache
-def _library(precision: Precision) -> ctypes.CDLL:
-    if precision == "bfloat16" and "avx512_bf16" not in _processor().split():
-        raise Unavailable("the processor has no bfloat16 products (AVX512_BF16)")
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        raise Unavailable("there is no C compiler; install gcc or clang")
-    flags = (*FLAGS, f"-DSTEP={_STEP[precision]}")
-    try:
-        source = SOURCE.read_text()
-    except OSError as error:
-        raise Unavailable(f"{SOURCE} cannot be read ({error.strerror})") from error
-    said = "\0".join([source, *flags, compiler, platform.machine(), _processor()])
-    name = f"encoder-{hashlib.blake2b(said.encode(), digest_size=12).hexdigest()}.so"
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = _cache() or Path(scratch)
-        path = folder / name
-        if not path.exists():
-            _compile(compiler, flags, path)
-        try:
-            library = ctypes.CDLL(str(path))
-        except OSError as error:
-            path.unlink(missing_ok=True)  # damaged, perhaps: the next start makes it again
-            raise Unavailable(f"the compiled encoder cannot be loaded ({error})") from error
-    library.pulsegraph_room.argtypes = (ctypes.c_void_p,)
-    library.pulsegraph_room.restype = ctypes.c_int64
-    library.pulsegraph_encode.argtypes = (
-        ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p,
-        ctypes.c_void_p,
-    )  # fmt: skip
-    library.pulsegraph_encode.restype = None
-    return library
-
-
-def _compile(compiler: str, flags: tuple[str, ...], path: Path) -> None:
-    """Beside its name, then renamed: whoever starts at the same time sees a whole library or none."""
-    handle, fresh = tempfile.mkstemp(suffix=".so", dir=path.parent)
-    os.close(handle)
-    try:
-        subprocess.run(
-            [compiler, *flags, str(SOURCE), "-o", fresh, "-lm"], check=True, capture_output=True, timeout=COMPILE_S
-        )
-        os.replace(fresh, path)
-    except (OSError, subprocess.SubprocessError) as error:
-        Path(fresh).unlink(missing_ok=True)
-        output = getattr(error, "stderr", None) or b""
-        raise Unavailable(
-            f"the encoder does not compile here ({error}; {output.decode(errors='replace')[:200]})"
-        ) from (error)
-
-
-def _cache() -> Path | None:
-    """A folder that nobody else can write to, for what will be loaded as code; None where there is none."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        folder = (Path(base) if base else Path.home() / ".cache") / "pulsegraph"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        there = folder.stat()
-        private = there.st_uid == os.getuid() and not there.st_mode & 0o022 and os.access(folder, os.W_OK)
-        return folder if private else None
-    except (OSError, RuntimeError):
-        return None
-
-
-@functools.cache
-def _processor() -> str:
-    """Model and features of the processor, as Linux reports them."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    fields = {line.split(":", 1)[0].strip(): line.split(":", 1)[1].strip() for line in lines if ":" in line}
-    return f"{fields.get('model name', '')} {fields.get('flags', fields.get('Features', ''))}"

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.device_embedding import DeviceEmbedder, GuardedEmbedder
 from models.embedding import Embedder, NativeEmbedder, TorchEmbedder
 from models.encoder import CustomerEncoder
 from models.model import Model, task_heads
-from models.native import Unavailable
+from models.native_library import Unavailable
 from models.sequence import AMOUNTS, SECTION_OF_KIND, UNKNOWN, Sequences
 from models.text import TextEncoder
 from models.wide import COLUMNS
@@ -22,6 +23,8 @@ from models.wide import COLUMNS
 ROWS: Final = 16
 REPEATS: Final = 3
 TRIAL_WORDS: Final = 4
+DEVICE_ROWS: Final = 512
+"""Customers that a device is timed with: with few of them it waits for us."""
 FASTER: Final = 1.2
 """How much faster bfloat16 must be to be worth its rounding."""
 AGREES: Final = 5e-4
@@ -43,24 +46,53 @@ def choose(
 ) -> Embedder:
     """The fastest way to embed that is exact enough.
 
-    The encoder in C where it knows the model and the machine has a compiler, else torch. bfloat16 where it is faster
-    and what every head says of a customer is the same alone, in a batch, and in float32. A worker that restarts may
-    choose otherwise; the bound keeps its predictions where they were.
+    On a CPU the encoder in C where it knows the model and a library fits the processor, else torch. bfloat16 where it
+    is faster and what every head says of a customer is the same alone, in a batch, and in float32. A worker that
+    restarts may choose otherwise; the bound keeps its predictions where they were. On a device all shapes of batches
+    were run once; where it fails, now or later, the CPU embeds.
 
     Args:
-        model: on ``device``, in float32. The body of its encoder becomes bfloat16 where torch is to run it so.
+        model: on the CPU, in float32. The body of its encoder becomes bfloat16 where torch is to run it so there.
         half: bfloat16 or not; None: as the trial says.
         threads: customers at a time in C.
         clock: seconds, for the trial.
         compiled: whether C may be used.
     """
+
+    def on_cpu() -> Embedder:
+        return _on_cpu(model, half=half, threads=threads, clock=clock, compiled=compiled)
+
+    if device.type == "cpu":
+        return on_cpu()
+    try:
+        found = GuardedEmbedder(_on_device(model, device, half=half, clock=clock), on_cpu)
+    except RuntimeError as error:
+        logger.error("%s cannot take the encoder, and the CPU embeds: %s", device, error)
+        return on_cpu()
+    warm(found, _trial(model))
+    return found
+
+
+def warm(embedder: GuardedEmbedder, trial: Sequences) -> None:
+    """Have a device prepare every shape that a batch may have.
+
+    Args:
+        trial: customers, some of half of the longest sequence and some of all of it.
+    """
+    for rows, length in embedder.shapes():
+        nearest = np.abs(trial.lengths - length).argmin()
+        embedder(trial.take(np.full(rows, nearest)))
+
+
+def _on_cpu(model: Model, *, half: bool | None, threads: int, clock: Callable[[], float], compiled: bool) -> Embedder:
+    device = torch.device("cpu")
     plain = TorchEmbedder(model.encoder, device)
     if isinstance(model.encoder, TextEncoder):
         return plain
     trial = _trial(model)
     exact: Embedder = plain
     rounded: Embedder | None = None
-    if compiled and device.type == "cpu":
+    if compiled:
         try:
             native = NativeEmbedder(model.encoder, torch.float32, threads)
             apart = float((native(trial) - plain(trial)).abs().max())
@@ -69,17 +101,31 @@ def choose(
             exact = native
             rounded = NativeEmbedder(model.encoder, torch.bfloat16, threads)
         except Unavailable as reason:
-            logger.info("not in C: %s", reason)
+            logger.warning("the encoder runs in torch, which is slower than C: %s", reason)
     if half is False or (half is None and rounded is None and not _has_bfloat16(device)):
         return exact
     if rounded is None:
         rounded = TorchEmbedder(_rounded(copy.deepcopy(model.encoder)), device)
-    if half is None and not _worth(model, exact, rounded, trial, clock):
+    if half is None and not _worth(model, exact, rounded, trial, trial, clock):
         return exact
     if isinstance(rounded, TorchEmbedder):
         # In its place, so that the copy and the float32 weights can go.
         rounded = TorchEmbedder(_rounded(model.encoder), device)
     return rounded
+
+
+def _on_device(model: Model, device: torch.device, *, half: bool | None, clock: Callable[[], float]) -> Embedder:
+    if isinstance(model.encoder, TextEncoder):
+        return TorchEmbedder(copy.deepcopy(model.encoder).to(device), device)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32
+    exact = DeviceEmbedder(model.encoder, device, torch.float32)
+    if half is False or (half is None and not _has_bfloat16(device)):
+        return exact
+    rounded = DeviceEmbedder(model.encoder, device, torch.bfloat16)
+    trial = _trial(model)
+    many = trial.take(np.resize(np.arange(ROWS), DEVICE_ROWS))
+    return rounded if half or _worth(model, exact, rounded, trial, many, clock) else exact
 
 
 def _rounded(encoder: CustomerEncoder) -> CustomerEncoder:
@@ -114,8 +160,15 @@ def _trial(model: Model) -> Sequences:
     )
 
 
-def _worth(model: Model, exact: Embedder, rounded: Embedder, trial: Sequences, clock: Callable[[], float]) -> bool:
-    if _seconds(rounded, trial, clock) * FASTER > _seconds(exact, trial, clock):
+def _worth(
+    model: Model,
+    exact: Embedder,
+    rounded: Embedder,
+    trial: Sequences,
+    timed: Sequences,
+    clock: Callable[[], float],
+) -> bool:
+    if _seconds(rounded, timed, clock) * FASTER > _seconds(exact, timed, clock):
         return False
     together = _logits(model, rounded(trial))
     alone = _logits(model, torch.cat([rounded(trial.take(np.array([row]))) for row in range(len(trial))]))

@@ -5,12 +5,12 @@ config.json            the encoder's Hugging Face config
 model.safetensors      the encoder's body
 input.safetensors      what makes vectors of positions
 heads.safetensors      the tasks' heads
-tokenizer.json         the vocabulary, as ``save_pretrained`` writes it
-tokenizer_config.json  the names of its special tokens, for Hugging Face tools; not read here
+vocabulary.json        the vocabulary, see :mod:`models.tokenizer`
 canary.json            made-up customers and what the model said of them when it was trained, see
                        :mod:`models.canary`; absent from models of earlier releases
 pulsegraph.json        format version, model version, sha256 of the files above, feature names, horizon,
                        tasks, calibration, report
+README.md              the same for people, see :mod:`models.model_readme`; not read here
 =====================  ==============================================================================
 
 The directory is written beside its name and renamed, so that a reader sees a whole model or none; several lie in one
@@ -43,10 +43,11 @@ from torch import Tensor
 from models import versions
 from models.candidates import CROSS_NAMES
 from models.model import Model, TrainingReport, task_heads
+from models.model_readme import README_FILE, readme
 from models.sequence import SequenceSize
 from models.task import Task
 from models.tasks import TASKS
-from models.tokenizer import HF_TOKENIZER, TOKENIZER_FILE, Vocabulary
+from models.tokenizer import VOCABULARY_FILE, Vocabulary
 from models.trees import Forest
 from schemas import features
 from schemas.errors import ConfigError, ModelRefused, ModelUnfit
@@ -57,8 +58,8 @@ CONFIG_FILE: Final = "config.json"
 ENCODER_FILE: Final = "model.safetensors"
 INPUT_FILE: Final = "input.safetensors"
 HEADS_FILE: Final = "heads.safetensors"
-TOKENIZER_CONFIG_FILE: Final = "tokenizer_config.json"
-HASHED: Final = (CONFIG_FILE, ENCODER_FILE, INPUT_FILE, HEADS_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
+_WEIGHTS: Final = (ENCODER_FILE, INPUT_FILE, HEADS_FILE)
+HASHED: Final = (CONFIG_FILE, *_WEIGHTS, VOCABULARY_FILE)
 CANARY_FILE: Final = "canary.json"
 MAX_FILE_BYTES: Final = 4 * 1024**3
 MAX_TEXT_BYTES: Final = 64 * 1024**2
@@ -143,8 +144,7 @@ def _write(model: Model, directory: Path, canary: bytes | None) -> Card:
         ENCODER_FILE: save_tensors(encoder, metadata={"format": "pt"}),
         INPUT_FILE: save_tensors(inputs, metadata={"format": "pt"}),
         HEADS_FILE: save_tensors(heads, metadata={"format": "pt"}),
-        TOKENIZER_FILE: model.vocabulary.json().encode(),
-        TOKENIZER_CONFIG_FILE: json.dumps(HF_TOKENIZER, indent=2).encode(),
+        VOCABULARY_FILE: model.vocabulary.json().encode(),
     }
     if canary is not None:
         contents[CANARY_FILE] = canary
@@ -162,6 +162,7 @@ def _write(model: Model, directory: Path, canary: bytes | None) -> Card:
         report=model.report,
     )
     contents[CARD_FILE] = msgspec.json.format(msgspec.json.encode(card), indent=2)
+    contents[README_FILE] = readme(model, card.model_version).encode()
     for name, content in contents.items():
         with open(directory / name, "wb") as file:
             file.write(content)
@@ -241,8 +242,10 @@ def load(directory: str | Path, tasks: Sequence[Task] = TASKS) -> tuple[Model, C
     where = versions.current(Path(directory))
     card = read_card(where)
     contents = {name: read_file(where, card, name) for name in HASHED}
-    vocabulary = Vocabulary.from_json(contents[TOKENIZER_FILE].decode("utf-8", "replace"), str(where / TOKENIZER_FILE))
-    weights = {name: _tensors(contents[name], where / name) for name in (ENCODER_FILE, INPUT_FILE, HEADS_FILE)}
+    vocabulary = Vocabulary.from_json(
+        contents[VOCABULARY_FILE].decode("utf-8", "replace"), str(where / VOCABULARY_FILE)
+    )
+    weights = {name: _tensors(contents[name], where / name) for name in _WEIGHTS}
     room_bytes = sum(tensor.nbytes for tensors in weights.values() for tensor in tensors.values())
     model = _empty(contents[CONFIG_FILE], where, vocabulary, card, tasks, room_bytes)
     _fill(model.encoder.body, weights[ENCODER_FILE], where / ENCODER_FILE)

@@ -1,9 +1,9 @@
-"""The vocabulary of a model: which hashes of words have a row of their own, in one tokenizer.json.
+"""The vocabulary of a model: which hashes of words have a row of their own, in one file.
 
 Snapshots hold hashes of words (:mod:`schemas.words`), whatever model reads them. A model knows some of these words, by
-name, and gives each a row; all others are ``[UNK]``. The file is what ``PreTrainedTokenizerFast.save_pretrained``
-writes, so any Hugging Face tool reads it, and reads words in a row. Rows run specials, fixed words,
-words by how often they occur.
+name, and gives each a row; all others are ``[UNK]``. The file has the format of ``tokenizer.json``, so the library
+``tokenizers`` reads it, and not that name: with it ``AutoTokenizer`` would make ids of texts, which the body of a model
+does not take. Rows run specials, fixed words, words by how often they occur.
 """
 
 from __future__ import annotations
@@ -36,16 +36,8 @@ WIDE_FIELDS: Final = ("item", "offer", "page", "")
 """The last one is that of plain words."""
 MAX_VOCABULARY: Final = 65_535
 DEFAULT_WORDS: Final = 12_000
-TOKENIZER_FILE: Final = "tokenizer.json"
+VOCABULARY_FILE: Final = "vocabulary.json"
 AGAIN: Final = "train the model again"
-#: What ``AutoTokenizer`` needs besides, or it would add the special tokens of its own idea of BERT.
-HF_TOKENIZER: Final = {
-    "tokenizer_class": "PreTrainedTokenizerFast",
-    "pad_token": PAD,
-    "unk_token": UNK,
-    "cls_token": CLS,
-    "mask_token": MASK,
-}
 
 
 def build(word_counts: Mapping[str, int], max_words: int = DEFAULT_WORDS) -> PreTrainedTokenizerFast:
@@ -138,7 +130,8 @@ class Vocabulary:
         Raises:
             ModelRefused: the file is missing, is not a tokeniser, or lacks words that every vocabulary holds.
         """
-        path = current(Path(directory)) / TOKENIZER_FILE
+        folder = current(Path(directory))
+        path = folder / VOCABULARY_FILE
         try:
             raw = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -146,8 +139,8 @@ class Vocabulary:
         return cls.from_json(raw, str(path))
 
     @classmethod
-    def from_json(cls, raw: str, name: str = TOKENIZER_FILE) -> Vocabulary:
-        """From the text of a tokenizer.json; ``name`` is for the message.
+    def from_json(cls, raw: str, name: str = VOCABULARY_FILE) -> Vocabulary:
+        """From the text of the file; ``name`` is for the message.
 
         Raises:
             ModelRefused: as in :meth:`load`.
@@ -159,7 +152,7 @@ class Vocabulary:
         return cls(backend)
 
     def json(self) -> str:
-        """The whole tokenizer.json."""
+        """The whole file."""
         text: str = self._backend.to_str(pretty=True)
         return text
 

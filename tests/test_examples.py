@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from support import model_worlds as worlds
 from support.brokers import HasBootstrap
+from support.small_model import save_small_model
 
 from models.encoder import default_config
 from models.inference import Predictor
@@ -26,6 +28,7 @@ from schemas.catalog import CatalogEntry
 from schemas.codec import decode_event
 from schemas.events import CLICKSTREAM, Clickstream
 from schemas.predictions import NextBestAction, RankedAction, prediction_record
+from schemas.records import OutputRecord
 from streams.core.revocations import revocation
 from streams.kafka.outbox import Outbox
 from streams.kafka.partitioning import partition_for
@@ -86,6 +89,40 @@ def test_items_are_similar_by_title_whoever_sells_them(broker: HasBootstrap, mak
     alike = {f"item:{number}" for number in range(1, worlds.ITEMS, 4) if number != 5}
     assert {name for _, name, _ in said[:9]} == alike
     assert {title for _, _, title in said[:9]} == {"frozen fish"}
+
+
+def test_a_folder_embeds_what_a_deployment_holds(
+    broker: HasBootstrap, make_topics: Callable[..., str], tmp_path: Path
+) -> None:
+    prefix, folder = make_topics(), save_small_model(tmp_path / "model")
+    entries = worlds.catalog()
+    everyone = [worlds.snapshot(customer, items=[customer]) for customer in range(4)]
+
+    async def publish() -> None:
+        outbox = Outbox(broker.bootstrap, prefix=prefix)
+        outbox.send_all(
+            OutputRecord("catalog", name.encode(), msgspec.json.encode(entry)) for name, entry in entries.items()
+        )
+        stale = [worlds.snapshot(customer, items=[9]) for customer in range(4)]
+        outbox.send_all(
+            OutputRecord("session-snapshots", snapshot.customer_id.encode(), msgspec.msgpack.encode(snapshot))
+            for snapshot in (*stale, *everyone)
+        )
+        outbox.send_all([OutputRecord("session-snapshots", everyone[3].customer_id.encode(), None)])
+        await outbox.delivered(outbox.mark(), 20)
+        outbox.close()
+
+    asyncio.run(publish())
+    said = {
+        line["customer_id"]: line for line in map(json.loads, run("embed.py", broker, prefix, "--model", str(folder)))
+    }
+    predictor = Predictor.load(folder)
+    predictor.know(entries)
+    expected = predictor.encode(everyone[:3]).embeddings
+    assert said.keys() == {snapshot.customer_id for snapshot in everyone[:3]}, "who was erased is not there"
+    for snapshot, vector in zip(everyone, expected, strict=False):
+        assert said[snapshot.customer_id]["embedding"] == pytest.approx(vector.tolist(), abs=1e-2)
+        assert said[snapshot.customer_id]["model_version"] == predictor.version
 
 
 @pytest.mark.parametrize("producer", ["python", "node"])

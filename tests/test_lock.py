@@ -123,7 +123,7 @@ def test_every_file_names_the_same_pythons() -> None:
     assert PROJECT["tool"]["ruff"]["target-version"] == "py" + oldest.replace(".", "")
     assert PROJECT["tool"]["mypy"]["python_version"] == oldest
     assert f"You need Python {oldest} to {newest}," in (ROOT / "README.md").read_text()
-    image = re.search(r"^FROM python:(\S+)-slim$", (ROOT / "infra/worker/Dockerfile").read_text(), re.MULTILINE)
+    image = re.search(r"^FROM python:(\S+)-slim AS base$", (ROOT / "infra/worker/Dockerfile").read_text(), re.MULTILINE)
     assert image is not None and image[1] in PYTHONS
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from zipfile import ZipFile
 import pytest
 from support.small_model import save_small_model
 
+from models.native_library import LEVELS, compiler
 from streams import cli
 from streams.brokers.processes import Child, free_port, tail_of, worker_environment
 
@@ -35,6 +37,7 @@ WORK = {
     "learn": r'pulsegraph_live_auc_pairs\{head="churn"',
 }
 START_S = 120.0
+COMPILES = compiler() is not None and platform.machine() == "x86_64"
 
 pytestmark = [pytest.mark.slow, pytest.mark.broker, pytest.mark.timeout(300)]
 
@@ -59,9 +62,9 @@ class Installed:
         if "PULSEGRAPH_CACHE" in os.environ:
             self.env["PULSEGRAPH_CACHE"] = os.environ["PULSEGRAPH_CACHE"]
 
-    def run(self, *argv: str) -> str:
+    def run(self, *argv: str, **env: str) -> str:
         """A command of this environment, by name; its stdout."""
-        return _run([str(self.folder / "bin" / argv[0]), *argv[1:]], self.cwd, self.env)
+        return _run([str(self.folder / "bin" / argv[0]), *argv[1:]], self.cwd, self.env | env)
 
     def start(self, log: Path, *argv: str) -> Child:
         return Child([str(self.folder / "bin" / argv[0]), *argv[1:]], log, env=self.env, cwd=self.cwd)
@@ -78,12 +81,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"  # setuptools leaves folders beside what it builds
     source.mkdir()
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "setup.py", "README.md"):
         shutil.copy(ROOT / name, source)
     for name in (*PRODUCT, *TOOLS):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return build_wheel(source, folder)
+
+
+def build_wheel(source: Path, folder: Path, env: dict[str, str] | None = None) -> Path:
     offline = ["--no-deps", "--no-build-isolation", "--no-index"]
-    _run([sys.executable, "-m", "pip", "wheel", *offline, "--wheel-dir", str(folder), str(source)], folder)
+    _run([sys.executable, "-m", "pip", "wheel", *offline, "--wheel-dir", str(folder), str(source)], folder, env)
     (built,) = folder.glob("*.whl")
     return built
 
@@ -93,11 +100,45 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
     return Installed(wheel, tmp_path_factory.mktemp("installed"))
 
 
-def test_it_holds_the_product_whole_and_nothing_else(wheel: Path) -> None:
+def _held(wheel: Path) -> set[str]:
     with ZipFile(wheel) as archive:
-        held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    modules = {str(path.relative_to(ROOT)) for name in PRODUCT for path in (ROOT / name).rglob("*.py")}
-    assert held == modules | PACKAGE_DATA
+        return {name for name in archive.namelist() if ".dist-info/" not in name}
+
+
+def _modules() -> set[str]:
+    return {str(path.relative_to(ROOT)) for name in PRODUCT for path in (ROOT / name).rglob("*.py")}
+
+
+def test_it_holds_the_product_whole_and_nothing_else(wheel: Path) -> None:
+    libraries = {f"models/{level.file}" for level in LEVELS} if COMPILES else set()
+    assert _held(wheel) == _modules() | PACKAGE_DATA | libraries
+    assert wheel.name.endswith("-py3-none-linux_x86_64.whl" if COMPILES else "-py3-none-any.whl")
+
+
+def test_without_a_compiler_it_is_for_every_machine(wheel: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(wheel.parent / "source", source, ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    built = build_wheel(source, tmp_path, os.environ | {"PATH": str(tmp_path)})
+    assert built.name.endswith("-py3-none-any.whl")
+    assert _held(built) == _modules() | PACKAGE_DATA
+
+
+@pytest.mark.parametrize("compiler_there", [True, False])
+def test_an_editable_install_compiles_nothing(wheel: Path, compiler_there: bool, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(wheel.parent / "source", source, ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    code = f"from setuptools.build_meta import build_editable; build_editable({str(tmp_path)!r})"
+    path = os.environ["PATH"] if compiler_there else str(tmp_path)
+    _run([sys.executable, "-c", code], source, os.environ | {"PATH": path})
+    (built,) = tmp_path.glob("*.whl")
+    assert not [name for name in _held(built) if name.endswith(".so")]
+    assert not list(source.rglob("*.so")), "a stale one would serve for an encoder that has changed"
+
+
+@pytest.mark.skipif(not COMPILES, reason="there is no compiler, or no library for this kind of processor")
+def test_its_encoder_runs_where_there_is_no_compiler(installed: Installed) -> None:
+    code = "from models.native_library import load_library; print(load_library('float32').origin)"
+    assert installed.run("python", "-c", code, PATH=str(installed.cwd)).strip().endswith(", packaged")
 
 
 def test_it_is_what_is_imported(installed: Installed) -> None:

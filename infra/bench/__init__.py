@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 #: In the order of ``make bench``.
-NAMES: Final = ("delivery", "state", "written", "ingest", "encode", "end-to-end", "memory", "scale", "growth")
+NAMES: Final = ("delivery", "state", "written", "ingest", "encode", "end-to-end", "start", "memory", "scale", "growth")
 #: Those that take hours, and are no part of ``bench all``.
 LONG: Final = ("soak",)
 

@@ -37,6 +37,9 @@ def add(subparsers: Subparsers) -> None:
         "--broker", choices=("apache", "embedded"), default="apache", help="which broker (default apache)"
     )
     parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where `bench encode` embeds (default cpu)"
+    )
+    parser.add_argument(
         "--folder",
         type=Path,
         default=Path(".cache/bench"),
@@ -53,7 +56,13 @@ def run(args: argparse.Namespace) -> int:
     from infra.bench import report
     from schemas.codec import json_encode
 
-    options = report.Options(rounds=args.rounds, scale=args.scale, broker=args.broker, folder=args.folder.absolute())
+    options = report.Options(
+        rounds=args.rounds,
+        scale=args.scale,
+        broker=args.broker,
+        device=args.device,
+        folder=args.folder.absolute(),
+    )
     make_folder(options.folder, "--folder")
     for name in NAMES if args.name == "all" else (args.name,):
         started_s = time.monotonic()
@@ -77,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 def _command(name: str, args: argparse.Namespace) -> str:
     said = "".join(
         f" --{option} {getattr(args, option)}"
-        for option, default in (("rounds", 3), ("scale", 1.0), ("broker", "apache"))
+        for option, default in (("rounds", 3), ("scale", 1.0), ("broker", "apache"), ("device", "cpu"))
         if getattr(args, option) != default
     )
     return f"pulsegraph bench {name}{said}"

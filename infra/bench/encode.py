@@ -1,16 +1,14 @@
-"""Encoder and heads: snapshots a second, against transformers used plainly and against the processor's limit.
+"""Snapshots a second to embeddings, against transformers used plainly and against the processor's limit.
 
-What is encoded is recorded in the run: a part of Complete Journey through the ingest core, in checkpoints of about as
-many events as a worker's tenth of a second would hold of those customers. The model is of the default size, trained on
-the same events for one epoch; its head is made to listen to the embedding, so that a difference is seen in the
-probability.
+On a CPU one thread each, for the sizes ``demo`` and ``cpu``; with ``--device cuda`` see
+:mod:`infra.bench.encode_device`. What is encoded: :mod:`infra.bench.encode_data`.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,29 +16,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from infra.bench import encode_device
+from infra.bench.encode_data import TIMED, Recorded, churn_head, record, sequences
 from infra.bench.report import Findings, Measured, Options, Say, Target, ratio, take_turns
-from models import saved_model
-from models.encoder import EncoderSize, flops_of, pool
-from models.heads import CustomerHead
+from models.encoder import SIZES, flops_of, pool
 from models.inference import Predictor
 from models.model import Model
-from models.sequence import Sequences, concatenated, sequences_of
-from models.training import TrainSettings
+from models.native import NativeEncoder
+from models.native_library import Unavailable
+from models.sequence import concatenated
 from models.wide import Floats
-from schemas.catalog import CatalogEntry
+from schemas.errors import ConfigError
 from schemas.snapshot import Snapshot
-from streams.core.config import CoreConfig
-from streams.offline.ingest import replay_checkpoints
-from streams.offline.training import train_on_events
-from streams.sources.source import load_source
 
-ABOUT: Final = "snapshots a second through encoder and heads, against transformers used plainly and the matmul peak"
+ABOUT: Final = "snapshots a second to embeddings, against transformers used plainly and the matmul peak"
 
 BATCH: Final = 64
 """Snapshots in one run of the model: the encode role's default, and what ``transformers`` is given."""
-_EVENTS: Final = 30_000
-_CHECKPOINT: Final = 4
-"""Events of one checkpoint: 2,000 a second in tenths of a second, for the share of customers that is replayed."""
 _SAMPLE: Final = 16
 """Batches that every contender encodes, evenly spread over the record; the one as served is given all."""
 _PEAK_SIZES: Final = (1024, 2048)
@@ -49,8 +41,11 @@ _PEAK_REPEATS: Final = 5
 LONGEST, MAXIMUM = "transformers, padded to the longest", "transformers, padded to the model's length"
 SORTED, SORTED_HALF = "torch, float32, sorted", "torch, bfloat16, sorted"
 EXACT, ROUNDED, SERVED = "native, float32", "native, bfloat16", "as served"
-BUILDING, INPUT = "sequences from snapshots", "input layer"
+BUILDING, INPUT, BODY = "sequences from snapshots", "input layer", "native, the body alone"
 PEAK, PEAK_HALF = "matmul, float32", "matmul, bfloat16"
+
+Way = Callable[[Sequence[Snapshot]], Floats]
+"""Snapshots of B customers → embeddings, (B, H)."""
 
 
 class Plain:
@@ -59,197 +54,202 @@ class Plain:
     The vectors of positions are made by our input layer, as no other can: only the body differs.
     """
 
-    def __init__(self, directory: Path, model: Model, *, longest: bool) -> None:
+    def __init__(self, folder: Path, model: Model, *, longest: bool) -> None:
         from transformers import AutoModel
 
-        self._body: Any = AutoModel.from_pretrained(directory).eval()
+        self._body: Any = AutoModel.from_pretrained(folder).eval()
         self._model = model
         self._longest = longest
 
     @torch.inference_mode()
     def __call__(self, snapshots: Sequence[Snapshot]) -> Floats:
-        batch = _sequences(self._model, snapshots)
-        vectors, mask = self._model.encoder.input(batch)
+        vectors, mask = self._model.encoder.input(sequences(self._model, snapshots))
         if not self._longest:
             more = self._model.encoder.size.positions - mask.shape[1]
             vectors, mask = torch.nn.functional.pad(vectors, (0, 0, 0, more)), torch.nn.functional.pad(mask, (0, more))
         states: Tensor = self._body(inputs_embeds=vectors, attention_mask=mask).last_hidden_state
-        logits, _ = _churn(self._model)(pool(states, mask), torch.from_numpy(batch.numbers))
+        embeddings: Floats = pool(states, mask).numpy()
+        return embeddings
+
+
+class Contest:
+    """The ways to embed with a model of one size."""
+
+    def __init__(self, size: str, recorded: Recorded, sample: list[list[Snapshot]]) -> None:
+        self._size = size
+        self._sample = sample
+        self._record = [recorded.snapshots[at : at + BATCH] for at in range(0, len(recorded.snapshots), BATCH)]
+        self._model = recorded.model(size)
+        self._served = recorded.predictor(size)
+        folder = recorded.folders[size]
+        self._ways: dict[str, Way] = {
+            LONGEST: Plain(folder, self._model, longest=True),
+            MAXIMUM: Plain(folder, self._model, longest=False),
+            SORTED: _way(recorded.predictor(size, half=False, compiled=False)),
+            SORTED_HALF: _way(recorded.predictor(size, half=True, compiled=False)),
+            EXACT: _way(recorded.predictor(size, half=False)),
+            ROUNDED: _way(recorded.predictor(size, half=True)),
+        }
+        self._built = [sequences(self._model, batch) for batch in sample]
+        with torch.inference_mode():
+            self._vectors = [self._model.encoder.input.flat(batch).numpy() for batch in self._built]
+        self._body = _native(self._model)
+        lengths = concatenated(self._built).lengths
+        self._flops = sum(flops_of(int(length), SIZES[size]) for length in lengths) / len(lengths)
+        self._about = (
+            f"{self._flops / 1e6:.1f} MFLOP and {lengths.mean():.1f} positions a snapshot; "
+            f"{np.mean(lengths == SIZES[size].sequence.positions):.0%} are full"
+        )
+
+    def name(self, way: str) -> str:
+        return f"{self._size}: {way}"
+
+    def contenders(self) -> dict[str, Callable[[], float]]:
+        """By name, a run that returns snapshots a second."""
+        runs: dict[str, Callable[[], float]] = {
+            name: lambda way=way: _rate(way, self._sample)  # type: ignore[misc]
+            for name, way in self._ways.items()
+        }
+        runs[SERVED] = lambda: _rate(_way(self._served), self._record)
+        runs[BUILDING] = lambda: _rate(lambda batch: sequences(self._model, batch).numbers, self._sample)
+        runs[INPUT] = self._input_rate
+        runs[BODY] = self._body_rate
+        return {self.name(name): run for name, run in runs.items()}
+
+    def results(self, values: dict[str, list[float]]) -> list[Measured]:
+        """Of the runs."""
+        churn = {
+            name: np.concatenate([self._churn(way, batch) for batch in self._sample])
+            for name, way in self._ways.items()
+        }
+        notes = {
+            name: f"churn at most {np.abs(found - churn[LONGEST]).max():.1e} from the baseline's"
+            for name, found in churn.items()
+        }
+        notes |= {LONGEST: "the baseline", SERVED: f"{self._served.embed.name}; the whole record"}
+        rates = [
+            Measured(name=self.name(name), unit="snapshots/s", values=values[self.name(name)], note=note)
+            for name, note in notes.items()
+        ]
+        parts = {
+            BUILDING: "snapshots to arrays",
+            INPUT: "arrays to vectors of positions, in torch",
+            BODY: f"vectors to embeddings, {self._body.precision}",
+        }
+        return [
+            *rates,
+            *(
+                Measured(
+                    name=self.name(name),
+                    unit="µs/snapshot",
+                    values=[1e6 / rate for rate in values[self.name(name)]],
+                    note=note,
+                )
+                for name, note in parts.items()
+            ),
+            Measured(
+                name=self.name(f"{BODY}: products of real positions"),
+                unit="GFLOP/s",
+                values=[value / 1e9 for value in self.achieved(values)],
+                note=self._about,
+            ),
+        ]
+
+    def achieved(self, values: dict[str, list[float]]) -> list[float]:
+        """FLOP/s of the body in C."""
+        return [rate * self._flops for rate in values[self.name(BODY)]]
+
+    @torch.inference_mode()
+    def _churn(self, way: Way, batch: list[Snapshot]) -> Floats:
+        numbers = torch.from_numpy(sequences(self._model, batch).numbers)
+        logits, _ = churn_head(self._model)(torch.from_numpy(way(batch)), numbers)
         churn: Floats = torch.sigmoid(logits).numpy()
         return churn
 
+    def _body_rate(self) -> float:
+        begin_s = time.perf_counter()
+        for batch, vectors in zip(self._built, self._vectors, strict=True):
+            self._body(vectors, batch.lengths)
+        return sum(map(len, self._built)) / (time.perf_counter() - begin_s)
+
+    @torch.inference_mode()
+    def _input_rate(self) -> float:
+        begin_s = time.perf_counter()
+        for batch in self._built:
+            self._model.encoder.input.flat(batch)
+        return sum(map(len, self._built)) / (time.perf_counter() - begin_s)
+
 
 def run(options: Options, say: Say) -> Findings:
-    """One thread each, one after the other."""
+    """One after the other.
+
+    Raises:
+        ConfigError: a device that is not there.
+    """
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("there is no GPU that torch can use: leave --device out")
+    folder = options.folder / "encode"
+    folder.mkdir(parents=True, exist_ok=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _run(options, say)
+        recorded = record(options, folder, say)
+        kinds = Counter(snapshot.kind for snapshot in recorded.snapshots)
+        say(f"{len(recorded.snapshots):,} snapshots: " + ", ".join(f"{n:,} {kind}" for kind, n in kinds.items()))
+        if options.device != "cpu":
+            return encode_device.run(options.device, recorded, options, say)
+        return _on_cpu(recorded, options, say)
     finally:
         torch.set_num_threads(threads)
 
 
-def _run(options: Options, say: Say) -> Findings:
-    folder = options.folder / "encode"
-    folder.mkdir(parents=True, exist_ok=True)
-    catalog = load_source("complete-journey").catalog()
-    snapshots = _record(options, catalog, folder / "model", say)
-    batches = [snapshots[at : at + BATCH] for at in range(0, len(snapshots), BATCH)]
-    model, size = _known(folder, catalog), EncoderSize()
-    lengths = np.concatenate([_sequences(model, batch).lengths for batch in batches])
-    kinds = Counter(s.kind for s in snapshots)
-    say(
-        f"{len(snapshots):,} snapshots, {lengths.mean():.1f} positions: "
-        + ", ".join(f"{n:,} {k}" for k, n in kinds.items())
-    )
-    wanted = options.scaled(_SAMPLE, 2)
-    spread = (np.arange(min(wanted, len(batches))) + 0.5) * (len(batches) / min(wanted, len(batches)))
-    sample = [batches[int(at)] for at in spread]
-    sampled = concatenated([_sequences(model, batch) for batch in sample]).lengths
-    flops = sum(flops_of(int(length), size) for length in sampled) / len(sampled)
-
-    plain = {
-        LONGEST: Plain(folder / "model", _known(folder, catalog), longest=True),
-        MAXIMUM: Plain(folder / "model", _known(folder, catalog), longest=False),
-    }
-    ours = {
-        SORTED: _predictor(folder, catalog, half=False, compiled=False),
-        SORTED_HALF: _predictor(folder, catalog, half=True, compiled=False),
-        EXACT: _predictor(folder, catalog, half=False),
-        ROUNDED: _predictor(folder, catalog, half=True),
-    }
-    ways: dict[str, Callable[[Sequence[Snapshot]], Floats]] = dict(plain)
-    for name, predictor in ours.items():
-        ways[name] = lambda batch, predictor=predictor: predictor.churn(predictor.encode(batch)).probability  # type: ignore[misc]
-    found = {name: np.concatenate([way(batch) for batch in sample]) for name, way in ways.items()}
-    moved = {name: float(np.abs(churn - found[LONGEST]).max()) for name, churn in found.items()}
-
-    contenders: dict[str, Callable[[], float]] = {
-        name: lambda way=way: _rate(way, sample)  # type: ignore[misc]
-        for name, way in ways.items()
-    }
-    served = _predictor(folder, catalog)
-    contenders[SERVED] = lambda: _rate(lambda batch: served.churn(served.encode(batch)).probability, batches)
-    contenders[BUILDING] = lambda: _rate(lambda batch: _sequences(model, batch).numbers, sample)
-    built = [_sequences(model, batch) for batch in sample]
-    contenders[INPUT] = lambda: _input_rate(model, built)
-    contenders[PEAK] = lambda: _peak(torch.float32)
-    contenders[PEAK_HALF] = lambda: _peak(torch.bfloat16)
+def _on_cpu(recorded: Recorded, options: Options, say: Say) -> Findings:
+    batches = [recorded.snapshots[at : at + BATCH] for at in range(0, len(recorded.snapshots), BATCH)]
+    wanted = min(options.scaled(_SAMPLE, 2), len(batches))
+    sample = [batches[int(at)] for at in (np.arange(wanted) + 0.5) * (len(batches) / wanted)]
+    contests = [Contest(size, recorded, sample) for size in TIMED]
+    contenders = {name: run for contest in contests for name, run in contest.contenders().items()}
+    contenders |= {PEAK: lambda: _peak(torch.float32), PEAK_HALF: lambda: _peak(torch.bfloat16)}
     values = take_turns(contenders, options.rounds, say, unit="/s")
-    achieved = [rate * flops for rate in values[ROUNDED]]
-    whole = np.mean(lengths == size.sequence.positions)
-
-    def note(name: str) -> str:
-        return "the baseline" if name == LONGEST else f"churn at most {moved[name]:.1e} from the baseline's"
-
-    results = [Measured(name=name, unit="snapshots/s", values=values[name], note=note(name)) for name in ways]
+    results = [result for contest in contests for result in contest.results(values)]
     results += [
-        Measured(
-            name=SERVED,
-            unit="snapshots/s",
-            values=values[SERVED],
-            note=f"{served.embed.name}; the whole record",
-        ),
-        *(
-            Measured(name=name, unit="µs/snapshot", values=[1e6 / rate for rate in values[name]], note=text)
-            for name, text in ((BUILDING, "snapshots to arrays"), (INPUT, "arrays to vectors of positions, in torch"))
-        ),
-        *(
-            Measured(name=name, unit="GFLOP/s", values=[v / 1e9 for v in values[name]], note="the best of two sizes")
-            for name in (PEAK, PEAK_HALF)
-        ),
-        Measured(
-            name=f"{ROUNDED}: products of real positions",
-            unit="GFLOP/s",
-            values=[value / 1e9 for value in achieved],
-            note=f"{flops / 1e6:.1f} MFLOP and {sampled.mean():.1f} positions a snapshot; {whole:.0%} of all are full",
-        ),
+        Measured(name=name, unit="GFLOP/s", values=[v / 1e9 for v in values[name]], note="the best of two sizes")
+        for name in (PEAK, PEAK_HALF)
     ]
     return Findings(
         results=results,
         targets=[
-            Target(name="as served / transformers", value=ratio(values[SERVED], values[LONGEST]), target=20.0),
-            Target(name="share of the bfloat16 matmul peak", value=ratio(achieved, values[PEAK_HALF]), target=0.6),
+            Target(
+                name=contest.name("as served / transformers"),
+                value=ratio(values[contest.name(SERVED)], values[contest.name(LONGEST)]),
+                target=2.0,
+            )
+            for contest in contests
+        ]
+        + [
+            Target(
+                name=contest.name("share of the bfloat16 matmul peak"),
+                value=ratio(contest.achieved(values), values[PEAK_HALF]),
+                target=0.6,
+            )
+            for contest in contests
         ],
-        left_out=["CUDA, and more than one thread."],
+        left_out=["CUDA (`--device cuda`), and more than one thread."],
     )
 
 
-def _record(options: Options, catalog: Mapping[str, CatalogEntry], directory: Path, say: Say) -> list[Snapshot]:
-    """Snapshots in the order in which a worker would publish them; a model trained on their events is left behind."""
-    say("reading Complete Journey")
-    source, config = load_source("complete-journey"), CoreConfig()
-    wanted = options.scaled(_EVENTS, 2_000)
-    events = [
-        (record.topic, record.key, record.body, record.event_ts_ms)
-        for record in source.records(source.from_ms, source.until_ms, wanted)
-        if record.body is not None
-    ]
-    say(f"training on {len(events):,} events")
-    train_on_events(
-        events,
-        catalog,
-        directory,
-        config=config,
-        until_ms=source.until_ms,
-        settings=TrainSettings(epochs=1),
-        progress=lambda share, text: None,
-    )
-    say("recording snapshots")
-    return list(_snapshots(events, config, source.until_ms))
+def _native(model: Model) -> NativeEncoder:
+    try:
+        return NativeEncoder(model.encoder, "bfloat16")
+    except Unavailable:
+        return NativeEncoder(model.encoder, "float32")
 
 
-def _snapshots(events: list[Any], config: CoreConfig, until_ms: int) -> Iterator[Snapshot]:
-    for checkpoint in replay_checkpoints(events, config, until_ms=until_ms, checkpoint_events=_CHECKPOINT):
-        yield from checkpoint.snapshots
-        yield from checkpoint.awaiting_label
+def _way(predictor: Predictor) -> Way:
+    return lambda batch: predictor.encode(batch).embeddings
 
 
-@torch.no_grad()
-def _opened(folder: Path) -> Model:
-    """The model with a deep part that speaks: training leaves it silent where it does not help."""
-    model, _ = saved_model.load(folder / "model")
-    head = _churn(model)
-    head.gate.fill_(1.0)
-    last = head.deep
-    last.weight.copy_(torch.randn(last.weight.shape, generator=torch.Generator().manual_seed(0)) * 0.3)
-    return model
-
-
-def _churn(model: Model) -> CustomerHead:
-    head = model.heads["churn"]
-    assert isinstance(head, CustomerHead)
-    return head
-
-
-def _known(folder: Path, catalog: Mapping[str, CatalogEntry]) -> Model:
-    model = _opened(folder)
-    model.know(catalog)
-    model.table()
-    return model
-
-
-def _predictor(
-    folder: Path, catalog: Mapping[str, CatalogEntry], *, half: bool | None = None, compiled: bool = True
-) -> Predictor:
-    found = Predictor(_opened(folder), "bench", device="cpu", threads=1, half=half, compiled=compiled)
-    found.know(catalog)
-    return found
-
-
-def _sequences(model: Model, snapshots: Sequence[Snapshot]) -> Sequences:
-    return sequences_of(snapshots, model.word_rows, model.encoder.size)
-
-
-@torch.inference_mode()
-def _input_rate(model: Model, batches: Sequence[Sequences]) -> float:
-    begin_s = time.perf_counter()
-    for batch in batches:
-        model.encoder.input.flat(batch)
-    return sum(map(len, batches)) / (time.perf_counter() - begin_s)
-
-
-def _rate(way: Callable[[Sequence[Snapshot]], Floats], batches: Sequence[Sequence[Snapshot]]) -> float:
+def _rate(way: Way, batches: Sequence[Sequence[Snapshot]]) -> float:
     begin_s = time.perf_counter()
     for batch in batches:
         way(batch)

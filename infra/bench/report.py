@@ -27,6 +27,8 @@ class Options(Struct, frozen=True, kw_only=True):
     scale: float = 1.0
     """Share of the bench's own numbers of events and customers: 0.02 shows in a minute that it works."""
     broker: Literal["apache", "embedded"] = "apache"
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Of ``bench encode``; the others have no use for it."""
     folder: Path = Path(".cache/bench")
     """For the brokers' data, local state and what peers need; kept between runs."""
 

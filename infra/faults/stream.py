@@ -217,11 +217,10 @@ def twin(folder: Path) -> Path:
     if target.exists():
         return target
     fresh = Path(shutil.copytree(folder, versions.new_folder(target), dirs_exist_ok=True))
-    # Read by others' tools alone.
-    text = (fresh / saved_model.TOKENIZER_CONFIG_FILE).read_bytes() + b"\n"
-    (fresh / saved_model.TOKENIZER_CONFIG_FILE).write_bytes(text)
+    text = (fresh / saved_model.CONFIG_FILE).read_bytes() + b"\n"  # which means the same
+    (fresh / saved_model.CONFIG_FILE).write_bytes(text)
     card = saved_model.read_card(fresh)
-    files = card.files | {saved_model.TOKENIZER_CONFIG_FILE: hashlib.sha256(text).hexdigest()}
+    files = card.files | {saved_model.CONFIG_FILE: hashlib.sha256(text).hexdigest()}
     version = saved_model.content_version(files, card.sequence, card.horizon_days, card.tasks)
     card = msgspec.structs.replace(card, files=files, model_version=version)
     (fresh / saved_model.CARD_FILE).write_bytes(msgspec.json.encode(card))

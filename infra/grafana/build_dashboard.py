@@ -212,6 +212,16 @@ ROWS: Final[dict[str, list[Panel]]] = {
             [("count by (model_version) (pulsegraph_served_model_info)", "{{model_version}}")],
         ),
         (
+            "Workers by how they embed",
+            "short",
+            [
+                (
+                    "count by (runtime, dtype, device) (pulsegraph_served_encoder_info)",
+                    "{{runtime}}, {{dtype}}, {{device}}",
+                )
+            ],
+        ),
+        (
             "Models swapped and refused",
             "short",
             [

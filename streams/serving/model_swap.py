@@ -68,11 +68,16 @@ class ModelSwap:
         """Of the models that were loaded."""
         self._fresh: deque[ServedModel] = deque(maxlen=1)
         self.served = serve(first)
+        self._embedding = _how(first)
         _tell(metrics, first)
 
     def __call__(self, snapshots: list[Snapshot], erased: list[str]) -> Predicted:
         """See :class:`streams.serving.predict.Predictions`."""
-        return self.served.predictions(snapshots, erased)
+        predicted = self.served.predictions(snapshots, erased)
+        if (embedding := _how(self.served.predictor)) != self._embedding:  # a device has failed
+            self._embedding = embedding
+            self._metrics.embeds(*embedding)
+        return predicted
 
     def hand_over(self) -> None:
         """See :meth:`streams.serving.predict.Predictions.hand_over`."""
@@ -108,6 +113,7 @@ class ModelSwap:
             return
         before, self.served = self.served, self._fresh.popleft()
         self._entities.renew(self.served.predictor)
+        self._embedding = _how(self.served.predictor)
         _tell(self._metrics, self.served.predictor)
         self._metrics.model_swaps_total.inc()
         logger.warning(
@@ -168,3 +174,10 @@ def _tell(metrics: Metrics, predictor: Predictor) -> None:
         if (trained := predictor.model.report.heads.get(head)) is not None:
             reached[head, kind] = (trained.live if kind in LIVE_KINDS else trained.model).auc_low
     metrics.serves(predictor.version, reached)
+    metrics.embeds(*_how(predictor))
+
+
+def _how(predictor: Predictor) -> tuple[str, str, str]:
+    """Runtime, dtype and device of embeddings."""
+    embed = predictor.embed
+    return embed.runtime, str(embed.dtype).removeprefix("torch."), embed.device.type

@@ -133,6 +133,13 @@ class MetricTable:
     words_total = counter("words", "Words of timelines that the encoder was shown.")
     unknown_words_total = counter("words", "Of these, words that the model's vocabulary lacks.")
     served_model_info = gauge("1", "The model that this worker serves, by `model_version`.", "model_version")
+    served_encoder_info = gauge(
+        "1",
+        "How this worker embeds: `runtime` (`native`, which is C, or `torch`), `dtype` of the products, and `device`.",
+        "runtime",
+        "dtype",
+        "device",
+    )
     model_swaps_total = counter("models", "Announced models that took the place of another one while this worker ran.")
     refused_models_total = counter(
         "models",

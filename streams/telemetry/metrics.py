@@ -213,6 +213,11 @@ class Metrics(MetricTable):
             if auc_low is not None:
                 self.model_auc_low_ratio.labels(head=head, kind=kind).set(auc_low)
 
+    def embeds(self, runtime: str, dtype: str, device: str) -> None:
+        """How customers are embedded from now on, see :class:`models.embedding.Embedder`."""
+        self.served_encoder_info.clear()
+        self.served_encoder_info.labels(runtime=runtime, dtype=dtype, device=device).set(1)
+
     def drifted(self, head: str, kind: str, error: float, inputs: float) -> None:
         """How clearly a head's errors and what it said changed, see :mod:`streams.core.recalibration`."""
         self.live_error_drift_ratio.labels(head=head, kind=kind).set(error)

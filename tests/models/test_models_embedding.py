@@ -14,13 +14,14 @@ import torch
 from support import model_worlds as worlds
 from torch import Tensor
 
-from models import native, precision
+from models import native, native_library, precision
 from models.candidate_head import CandidateHead
 from models.embedding import NativeEmbedder, TorchEmbedder
 from models.encoder import CustomerEncoder, EncoderSize, default_config, flops_of, pool
 from models.heads import CustomerHead, Head
 from models.model import Model
 from models.native import NativeEncoder
+from models.native_library import LEVELS, Level, load_library
 from models.sequence import AMOUNTS, KINDS, SECTION_OF_KIND, Sequences, SequenceSize, concatenated
 from models.tasks import TASKS
 from models.wide import COLUMNS
@@ -99,7 +100,7 @@ def plainly(encoder: CustomerEncoder, everyone: list[Sequences]) -> Tensor:
 def compiled(encoder: CustomerEncoder, dtype: torch.dtype, threads: int = 1) -> NativeEmbedder:
     try:
         return NativeEmbedder(encoder, dtype, threads)
-    except native.Unavailable as reason:
+    except native_library.Unavailable as reason:
         pytest.skip(str(reason))
 
 
@@ -137,12 +138,12 @@ def test_padding_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("precision_of", ["float32", "bfloat16"])
-def test_a_native_result_does_not_depend_on_the_batch_in_any_bit(precision_of: native.Precision) -> None:
+def test_a_native_result_does_not_depend_on_the_batch_in_any_bit(precision_of: native_library.Precision) -> None:
     encoder = encoder_of("default")
     everyone = customers(encoder.size)
     try:
         run, threaded = (NativeEncoder(encoder, precision_of, threads) for threads in (1, 3))
-    except native.Unavailable as reason:
+    except native_library.Unavailable as reason:
         pytest.skip(str(reason))
     with torch.inference_mode():
         vectors = [encoder.input.flat(one).numpy() for one in everyone]
@@ -256,7 +257,7 @@ def test_ranks_past_a_byte_are_refused(recent: int) -> None:
 def test_what_the_native_encoder_does_not_know_is_left_to_torch() -> None:
     config = default_config(SIZES["small"])
     config.hidden_act = "relu"
-    with pytest.raises(native.Unavailable, match="hidden_act"):
+    with pytest.raises(native_library.Unavailable, match="hidden_act"):
         NativeEmbedder(CustomerEncoder(config, VOCABULARY, FEW).eval(), torch.float32)
     from transformers import DistilBertConfig
 
@@ -285,7 +286,7 @@ def test_the_trial_fits_any_size(size: SequenceSize) -> None:
 
 
 def test_without_a_compiler_torch_embeds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(native, "_library", native._library.__wrapped__)
+    monkeypatch.setattr(native, "load_library", load_library.__wrapped__)
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert isinstance(precision.choose(small_model(), CPU, half=False, threads=1, clock=lambda: 0.0), TorchEmbedder)
     broken = tmp_path / "cc"
@@ -293,17 +294,55 @@ def test_without_a_compiler_torch_embeds(monkeypatch: pytest.MonkeyPatch, tmp_pa
     broken.chmod(0o755)
     monkeypatch.setattr("shutil.which", lambda name: str(broken))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(native.Unavailable, match="no such flag"):
-        native._library("float32")
+    with pytest.raises(native_library.Unavailable, match="no such flag"):
+        load_library.__wrapped__("float32")
     assert list((tmp_path / "pulsegraph").iterdir()) == [], "nothing half done is left"
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.file)
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_packaged_library_is_taken_where_it_fits(
+    level: Level, damaged: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each of them computes what transformers does; one that is damaged is compiled here, and that is told."""
+    if native_library.compiler() is None or not set(level.features) <= set(native_library._processor().split()):
+        pytest.skip("there is no compiler, or not this kind of processor")
+    source = tmp_path / "encoder.c"
+    source.write_text(native_library.SOURCE.read_text())
+    if damaged:
+        (tmp_path / level.file).write_bytes(b"no library")
+    else:
+        native_library.compile_library(level.precision, level.flags, tmp_path / level.file)
+    monkeypatch.setattr(native_library, "SOURCE", source)
+    monkeypatch.setattr(native, "load_library", load_library.__wrapped__)
+    if not damaged:
+        monkeypatch.setattr("shutil.which", lambda name: None)
+    encoder = encoder_of("small")
+    embedder = NativeEmbedder(encoder, getattr(torch, level.precision))
+    assert embedder.name.endswith("(compiled here)" if damaged else f"({level.features[-1]}, packaged)")
+    assert ("cannot be loaded" in caplog.text) is damaged
+    everyone = customers(FEW)
+    apart = (embedder(concatenated(everyone)) - plainly(encoder, everyone)).abs().max()
+    assert float(apart) < NEAR[level.precision]
+
+
+def test_a_packaged_library_is_not_taken_where_it_does_not_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(native_library, "SOURCE", tmp_path / "encoder.c")
+    for level in LEVELS:
+        (tmp_path / level.file).write_bytes(b"not opened")
+    monkeypatch.setattr(native_library, "_processor", lambda: "An old one sse2 avx")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    for precision_of in ("float32", "bfloat16"):
+        with pytest.raises(native_library.Unavailable, match=r"no bfloat16|no C compiler"):
+            load_library.__wrapped__(precision_of)
 
 
 def test_a_library_that_others_could_write_is_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = native._cache()
+    folder = native_library._cache()
     assert folder == tmp_path / "pulsegraph"
     os.chmod(folder, 0o777)
-    assert native._cache() is None
+    assert native_library._cache() is None
 
 
 def test_a_native_encoder_that_differs_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,6 +386,8 @@ class Shifted:
     """An embedder whose numbers are off by a little; it takes no time at all."""
 
     name = "shifted"
+    runtime = "torch"
+    device = CPU
     dtype = torch.bfloat16
 
     def __init__(self, by: float) -> None:
@@ -372,7 +413,7 @@ def test_rounding_is_judged_by_every_head(head: str) -> None:
     trial = concatenated(customers(FEW)[:4])
 
     def worth(by: float) -> bool:
-        return precision._worth(model, Shifted(0.0), Shifted(by), trial, clock)
+        return precision._worth(model, Shifted(0.0), Shifted(by), trial, trial, clock)
 
     spans = itertools.cycle([0.5] * precision.REPEATS + [1.0] * precision.REPEATS)
     now_s, begins = 0.0, itertools.cycle([True, False])

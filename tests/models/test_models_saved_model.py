@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load, save
 from support import model_worlds as worlds
 
@@ -51,7 +54,7 @@ def test_a_saved_model_comes_back_the_same(saved: Path) -> None:
     assert np.array_equal(before.encode(everyone).embeddings, after.encode(everyone).embeddings)
     assert after.horizon_days == 14
     assert after.version == saved_model.read_card(saved).model_version
-    assert sorted(os.listdir(saved)) == sorted([*saved_model.HASHED, saved_model.CARD_FILE])
+    assert sorted(os.listdir(saved)) == sorted([*saved_model.HASHED, saved_model.CARD_FILE, "README.md"])
 
 
 def test_equal_content_has_an_equal_version_and_other_content_another(saved: Path, tmp_path: Path) -> None:
@@ -78,14 +81,28 @@ def test_the_tasks_are_a_part_of_the_version(copied: Path) -> None:
         saved_model.load(copied)
 
 
-def test_transformers_reads_the_directory(saved: Path) -> None:
+def test_transformers_reads_the_body_and_finds_no_words(saved: Path) -> None:
     from transformers import AutoModel, AutoTokenizer
 
     body = AutoModel.from_pretrained(saved)
     mine, _ = saved_model.load(saved)
     for name, value in mine.encoder.body.state_dict().items():
         assert torch.equal(value, body.state_dict()[name])
-    assert AutoTokenizer.from_pretrained(saved).get_vocab() == tokenizer.load(saved).get_vocab()
+    ours = set(mine.vocabulary.names) - set(tokenizer.SPECIALS)
+    assert not ours & AutoTokenizer.from_pretrained(saved).get_vocab().keys(), "it would make ids that the body lacks"
+
+
+def test_the_readme_says_what_the_model_is(saved: Path) -> None:
+    _, front, text = (saved / "README.md").read_text().split("---\n", 2)
+    said = yaml.safe_load(front)
+    assert said["library_name"] == "pulsegraph" and said["pipeline_tag"] == "feature-extraction"
+    card = saved_model.read_card(saved)
+    assert text.startswith(f"# pulsegraph {card.model_version}\n")
+    assert ", ".join(card.tasks) in text and "| horizon of churn | 14 days |" in text
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    known: dict[str, Any] = {"snapshots": [worlds.snapshot(customer) for customer in range(3)]}
+    exec(code.replace("this folder", str(saved)), known)
+    assert known["embeddings"].shape == (3, 32)
 
 
 def test_saving_over_a_model_replaces_it_and_leaves_nothing_behind(copied: Path) -> None:
@@ -196,13 +213,13 @@ def not_finite(directory: Path) -> None:
 
 def other_tokenizer(directory: Path) -> None:
     built = tokenizer.Vocabulary(tokenizer.build({"item:1": 1}))
-    (directory / tokenizer.TOKENIZER_FILE).write_text(built.json())
+    (directory / tokenizer.VOCABULARY_FILE).write_text(built.json())
     resealed(directory)
 
 
 def another_word(directory: Path) -> None:
     """As many rows, each with a word, but not the one that it was trained with."""
-    path = directory / tokenizer.TOKENIZER_FILE
+    path = directory / tokenizer.VOCABULARY_FILE
     said = path.read_text()
     path.write_text(said.replace('"item:1"', '"item:one"'))
     assert len(tokenizer.Vocabulary.load(directory)) == len(worlds.vocabulary())
@@ -210,7 +227,7 @@ def another_word(directory: Path) -> None:
 
 
 def tokenizer_without_a_fixed_word(directory: Path) -> None:
-    path = directory / tokenizer.TOKENIZER_FILE
+    path = directory / tokenizer.VOCABULARY_FILE
     path.write_text(path.read_text().replace('"[LATE]"', '"[SOON]"'))
     resealed(directory)
 
@@ -284,7 +301,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "heads that do not divide": (other_config(num_attention_heads=5), "no encoder"),
     "config of another vocabulary": (other_config(vocab_size=7), "does not fit"),
     "config is no JSON": (write(saved_model.CONFIG_FILE, b"nonsense"), "no encoder"),
-    "tokeniser is no JSON": (write(tokenizer.TOKENIZER_FILE, b"nonsense"), "not a tokeniser"),
+    "tokeniser is no JSON": (write(tokenizer.VOCABULARY_FILE, b"nonsense"), "not a tokeniser"),
     "another tokeniser": (another_word, "sha256"),
     "a tokeniser of another size": (other_tokenizer, "does not fit"),
     "a tokeniser that lacks a fixed word": (tokenizer_without_a_fixed_word, r"lacks \[LATE\]"),

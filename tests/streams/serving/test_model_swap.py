@@ -10,10 +10,15 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
 from support import model_worlds as worlds
 from support.small_model import save_small_version
+from torch import Tensor
 
+from models.device_embedding import DeviceEmbedder, GuardedEmbedder
+from models.embedding import TorchEmbedder
 from models.inference import Predictor
+from models.sequence import Sequences
 from schemas.catalog import CatalogEntry
 from schemas.codec import json_encode
 from schemas.errors import ConfigError, ModelMissing, ModelRefused
@@ -29,6 +34,7 @@ from streams.settings.schema import EncodeSettings, Settings
 from streams.telemetry.metrics import Metrics
 
 AT_MS = 1_700_000_000_000
+CPU = torch.device("cpu")
 
 
 def named(number: int, **more: Any) -> ModelVersion:
@@ -169,6 +175,9 @@ def test_a_model_serves_once_it_is_swapped_in(directory: Path, published: list[M
     assert not swapping.due()
     assert swapping.metrics.value(Metrics.served_model_info, model_version=other.model_version) == 1
     assert swapping.metrics.value(Metrics.served_model_info, model_version=one.model_version) == 0
+    embed = swapping.models.served.predictor.embed
+    said = {"runtime": embed.runtime, "dtype": str(embed.dtype).removeprefix("torch."), "device": "cpu"}
+    assert swapping.metrics.value(Metrics.served_encoder_info, **said) == 1
     assert swapping.metrics.value(Metrics.model_swaps_total) == 1
     swapping.models.swap()
     assert swapping.metrics.value(Metrics.model_swaps_total) == 1, "nothing waits"
@@ -305,3 +314,17 @@ def test_entities_are_sent_again_by_the_new_model(directory: Path, published: li
     swapping.announce(other)
     swapping.models.swap()
     assert sent() == dict.fromkeys(before, other.model_version)
+
+
+class BrokenDevice(DeviceEmbedder):
+    def __call__(self, batch: Sequences) -> Tensor:
+        raise torch.AcceleratorError("the device is gone")
+
+
+def test_a_device_that_fails_under_a_model_is_told(directory: Path, published: list[ModelVersion]) -> None:
+    swapping = Swapping(directory, published[0])
+    predictor = swapping.models.served.predictor
+    spare = TorchEmbedder(predictor.model.encoder, CPU)
+    predictor.embed = GuardedEmbedder(BrokenDevice(predictor.model.encoder, CPU, torch.bfloat16), lambda: spare)
+    assert swapping.said() == {published[0].model_version}, "nothing is lost"
+    assert swapping.metrics.value(Metrics.served_encoder_info, runtime="torch", dtype="float32", device="cpu") == 1
