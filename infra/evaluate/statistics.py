@@ -130,6 +130,23 @@ def mean(values: npt.ArrayLike) -> Measure:
     return lambda weights: float(weights @ each / weights.sum())
 
 
+def correlation(one: npt.ArrayLike, other: npt.ArrayLike) -> Measure:
+    """Weighted correlation of two numbers a row (Pearson); NaN where one of them is constant.
+
+    Example:
+        >>> round(correlation([1.0, 2.0, 3.0], [0.0, 1.0, 5.0])(np.ones(3)), 3)
+        0.945
+    """
+    columns = np.stack([np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)])
+
+    def measure(weights: Doubles) -> float:
+        off = columns - (columns @ weights / weights.sum())[:, None]
+        (first, both), (_, second) = (off * weights) @ off.T
+        return float(both / np.sqrt(first * second)) if first * second > 0 else float("nan")
+
+    return measure
+
+
 def median(values: npt.ArrayLike) -> Measure:
     """Weighted median of one number a row, the lower one of two.
 

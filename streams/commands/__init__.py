@@ -144,10 +144,10 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     """Options of commands that read a :mod:`streams.sources.source` source: ``--data``, ``--seed``, ``--customers``."""
     parser.add_argument(
         "--data",
-        choices=("complete-journey", "online-retail", "simulation"),
+        choices=("complete-journey", "online-retail", "cdnow", "simulation"),
         default="complete-journey",
         help="where events come from: purchases of 2,467 households in 2017 (default), invoices of a gift shop in 2011 "
-        "(from PULSEGRAPH_DATA), or the simulator's 2017",
+        "(from PULSEGRAPH_DATA), purchases at a shop of records (as of 2014 and 2015), or the simulator's 2017",
     )
     parser.add_argument("--seed", type=whole(0), default=0, help="seed of every random choice (default 0)")
     parser.add_argument(

@@ -18,11 +18,12 @@ from schemas.events import Body, Profile
 from streams.sources.datasets.record import SourceRecord
 
 if TYPE_CHECKING:
+    from streams.sources.datasets.cdnow import Cdnow
     from streams.sources.datasets.complete_journey import CompleteJourney
     from streams.sources.datasets.online_retail import OnlineRetail
     from streams.sources.simulate.simulator import Simulator
 
-NAMES: Final = ("complete-journey", "online-retail", "simulation")
+NAMES: Final = ("complete-journey", "online-retail", "cdnow", "simulation")
 SIMULATION_START_MS: Final = 1_483_228_800_000  # 2017-01-01T00:00:00Z, the year of Complete Journey
 SIMULATION_DAYS: Final = 365
 
@@ -93,7 +94,11 @@ def load_source(
     if name == "online-retail":
         from streams.sources.datasets.online_retail import OnlineRetail
 
-        return RetailSource(OnlineRetail.load(), seed)
+        return DatasetSource(name, OnlineRetail.load(), seed)
+    if name == "cdnow":
+        from streams.sources.datasets.cdnow import Cdnow
+
+        return DatasetSource(name, Cdnow.load(), seed)
     if name == "simulation":
         from streams.sources.simulate.simulator import Simulator
 
@@ -135,39 +140,39 @@ class JourneySource:
         return None if limit is None else self._journey.households_for(limit, from_ms, to_ms, seed=self._seed)
 
 
-class RetailSource:
-    """Online Retail: invoices of a gift shop from December 2010 to December 2011, returns and guests among them."""
+class DatasetSource:
+    """Online Retail: invoices of a gift shop from December 2010 to December 2011, returns and guests among them. Or
+    CDNOW: who bought records on which day of 18 months."""
 
-    name = "online-retail"
-
-    def __init__(self, retail: OnlineRetail, seed: int = 0) -> None:
-        self._retail = retail
+    def __init__(self, name: str, data: OnlineRetail | Cdnow, seed: int = 0) -> None:
+        self.name: Final = name
+        self._data = data
         self._seed = seed
 
     @property
     def from_ms(self) -> int:
-        return self._retail.from_ms
+        return self._data.from_ms
 
     @property
     def until_ms(self) -> int:
-        return self._retail.until_ms
+        return self._data.until_ms
 
     def history(self, until_ms: int) -> list[SourceEvent]:
-        return _with_body(self._retail.events(to_ms=until_ms))
+        return _with_body(self._data.events(to_ms=until_ms))
 
     def catalog(self) -> dict[str, CatalogEntry]:
-        return {entry.key: entry for entry in self._retail.catalog()}
+        return {entry.key: entry for entry in self._data.catalog()}
 
     def records(self, from_ms: int, to_ms: int, limit: int | None = None) -> Iterator[SourceRecord]:
-        return self._retail.events(from_ms, to_ms, self._customers(from_ms, to_ms, limit))
+        return self._data.events(from_ms, to_ms, self._customers(from_ms, to_ms, limit))
 
     def count(self, from_ms: int, to_ms: int, limit: int | None = None) -> int | None:
-        return self._retail.count(from_ms, to_ms, self._customers(from_ms, to_ms, limit))
+        return self._data.count(from_ms, to_ms, self._customers(from_ms, to_ms, limit))
 
     def _customers(self, from_ms: int, to_ms: int, limit: int | None) -> frozenset[str] | None:
         if limit is None:
             return None
-        return _whole_customers(self._retail.events_by_customer(from_ms, to_ms), limit, self._seed)
+        return _whole_customers(self._data.events_by_customer(from_ms, to_ms), limit, self._seed)
 
 
 class SimulationSource:

@@ -9,7 +9,7 @@ from infra.evaluate.calibrated import Binned, slope
 from infra.evaluate.floors import boosted
 from infra.evaluate.linear import fit_probe
 from infra.evaluate.online import recalibrated
-from infra.evaluate.statistics import Bootstrap, auc, log_loss, logit, macro_auc, mean, sigmoid
+from infra.evaluate.statistics import Bootstrap, auc, correlation, log_loss, logit, macro_auc, mean, sigmoid
 from streams.core.config import DAY_MS
 
 
@@ -28,6 +28,16 @@ def test_a_weight_of_two_is_a_row_twice() -> None:
     ones = np.ones(len(twice))
     assert auc(labels, scores)(times.astype(float)) == pytest.approx(auc(labels[twice], scores[twice])(ones))
     assert log_loss(labels, scores)(times.astype(float)) == pytest.approx(log_loss(labels[twice], scores[twice])(ones))
+
+
+def test_a_correlation_counts_rows_by_weight() -> None:
+    generator = np.random.default_rng(3)
+    one, times = generator.normal(size=50), generator.integers(0, 3, 50)
+    other = one + generator.normal(size=50)
+    twice = np.repeat(np.arange(50), times)
+    expected = np.corrcoef(one[twice], other[twice])[0, 1]
+    assert correlation(one, other)(times.astype(float)) == pytest.approx(expected)
+    assert np.isnan(correlation(one, np.ones(50))(np.ones(50)))
 
 
 def test_macro_auc_is_the_mean_of_columns_with_both_classes() -> None:

@@ -36,7 +36,7 @@ from streams.sources.datasets.complete_journey_tables import (
     day_start_ms,
     read,
 )
-from streams.sources.datasets.record import SourceRecord, order
+from streams.sources.datasets.record import SourceRecord, order, selected
 
 _MINUTE_MS: Final = 60_000
 _SEND_AFTER_MS: Final = 8 * 60 * _MINUTE_MS
@@ -92,7 +92,7 @@ class CompleteJourney:
         """
         lines = self._tables.lines
         rows = self._rows(from_ms, to_ms, households)
-        messages = self._select(from_ms, to_ms, households)
+        messages = selected(self._messages, from_ms, to_ms, households)
         yield from self._profiles(rows, messages)
         done = 0
         before = np.searchsorted(lines.ts_ms[rows], [message.event_ts_ms for message in messages], side="right")
@@ -107,7 +107,7 @@ class CompleteJourney:
     ) -> int:
         """Number of records :meth:`events` yields, without making them."""
         rows = self._rows(from_ms, to_ms, households)
-        messages = self._select(from_ms, to_ms, households)
+        messages = selected(self._messages, from_ms, to_ms, households)
         return len(rows) + len(messages) + len(self._present(rows, messages))
 
     def households_for(
@@ -121,7 +121,7 @@ class CompleteJourney:
         numbers, lines = np.unique(self._tables.lines.household[self._rows(from_ms, to_ms, None)], return_counts=True)
         for number, count in zip(numbers.tolist(), lines.tolist(), strict=True):
             counted[self._keys[number]] = count
-        for message in self._select(from_ms, to_ms, None):
+        for message in selected(self._messages, from_ms, to_ms, None):
             counted[message.key] = counted.get(message.key, 0) + 1
         chosen: list[str] = []
         total = 0
@@ -146,16 +146,6 @@ class CompleteJourney:
         wanted = frozenset(households)
         numbers = [number for number, key in self._keys.items() if key in wanted]
         return rows[np.isin(lines.household[rows], numbers)]
-
-    def _select(self, from_ms: int | None, to_ms: int | None, households: Collection[str] | None) -> list[SourceRecord]:
-        wanted = None if households is None else frozenset(households)
-        return [
-            message
-            for message in self._messages
-            if (from_ms is None or message.event_ts_ms >= from_ms)
-            and (to_ms is None or message.event_ts_ms < to_ms)
-            and (wanted is None or message.key in wanted)
-        ]
 
     def _present(self, rows: Ints, messages: list[SourceRecord]) -> list[int]:
         present = set(np.unique(self._tables.lines.household[rows]).tolist())

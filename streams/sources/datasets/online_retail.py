@@ -36,7 +36,7 @@ from schemas.catalog import CatalogEntry
 from schemas.errors import ConfigError
 from schemas.events import Clickstream, Line, Profile
 from schemas.limits import MAX_LINES
-from streams.sources.datasets.record import SourceRecord, order
+from streams.sources.datasets.record import SourceRecord, order, selected
 
 SHOP_TIMEZONE: Final = "Europe/London"
 FILE: Final = "online_retail.csv.gz"
@@ -128,7 +128,7 @@ class OnlineRetail:
         self, from_ms: int | None = None, to_ms: int | None = None, customers: Collection[str] | None = None
     ) -> Iterator[SourceRecord]:
         """All events with ``from_ms <= event time < to_ms``, led by the profiles of those who have one and an event."""
-        found = self._select(from_ms, to_ms, customers)
+        found = selected(self._events, from_ms, to_ms, customers)
         if found:
             yield from self._profiles(found)
         yield from found
@@ -137,12 +137,12 @@ class OnlineRetail:
         self, from_ms: int | None = None, to_ms: int | None = None, customers: Collection[str] | None = None
     ) -> int:
         """Number of records :meth:`events` yields."""
-        found = self._select(from_ms, to_ms, customers)
+        found = selected(self._events, from_ms, to_ms, customers)
         return len(found) + len({event.key for event in found} & self._countries.keys())
 
     def events_by_customer(self, from_ms: int | None = None, to_ms: int | None = None) -> Counter[str]:
         """Customer or guest -> events in the range."""
-        return Counter(event.key for event in self._select(from_ms, to_ms, None))
+        return Counter(event.key for event in selected(self._events, from_ms, to_ms, None))
 
     def catalog(self) -> list[CatalogEntry]:
         """The articles, with their median price where they had one."""
@@ -180,16 +180,6 @@ class OnlineRetail:
                 items=lines,
             )
             yield SourceRecord("clickstream", key, body, invoice.ts_ms)
-
-    def _select(self, from_ms: int | None, to_ms: int | None, customers: Collection[str] | None) -> list[SourceRecord]:
-        wanted = None if customers is None else frozenset(customers)
-        return [
-            event
-            for event in self._events
-            if (from_ms is None or event.event_ts_ms >= from_ms)
-            and (to_ms is None or event.event_ts_ms < to_ms)
-            and (wanted is None or event.key in wanted)
-        ]
 
     def _profiles(self, found: list[SourceRecord]) -> Iterator[SourceRecord]:
         ts_ms = found[0].event_ts_ms - _PROFILE_LEAD_MS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -50,6 +50,25 @@ def order(record: SourceRecord) -> tuple[int, int, str, str]:
     """
     event_id = record.body.event_id if record.body is not None else None
     return record.event_ts_ms, SOURCE_INDEX[record.topic], event_id or "", record.key
+
+
+def selected(
+    records: Sequence[SourceRecord], from_ms: int | None, to_ms: int | None, keys: Collection[str] | None
+) -> list[SourceRecord]:
+    """Those with ``from_ms <= event time < to_ms`` and one of the keys; None bounds nothing.
+
+    Example:
+        >>> [record.key for record in selected([SourceRecord("profiles", "7", None, 5)], None, 6, None)]
+        ['7']
+    """
+    wanted = None if keys is None else frozenset(keys)
+    return [
+        record
+        for record in records
+        if (from_ms is None or record.event_ts_ms >= from_ms)
+        and (to_ms is None or record.event_ts_ms < to_ms)
+        and (wanted is None or record.key in wanted)
+    ]
 
 
 def encoded(records: Iterable[SourceRecord]) -> Iterator[EncodedRecord]:

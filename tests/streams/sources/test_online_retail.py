@@ -18,7 +18,7 @@ from streams.core.baskets import amount_of, is_return
 from streams.sources.datasets import online_retail
 from streams.sources.datasets.online_retail import COLUMNS, STOCK, OnlineRetail
 from streams.sources.datasets.record import SourceRecord, order
-from streams.sources.source import RetailSource, load_source
+from streams.sources.source import DatasetSource, load_source
 
 LINES: Final = (
     # invoice, code, description, quantity, local time, price, customer, country
@@ -133,7 +133,7 @@ def test_the_catalog_has_the_usual_description_and_price(retail: OnlineRetail) -
 
 
 def test_a_range_and_a_limit_take_whole_customers(retail: OnlineRetail) -> None:
-    source = RetailSource(retail)
+    source = DatasetSource("online-retail", retail)
     from_ms, to_ms = ms("2011-07-01T00:00:00"), ms("2011-07-13T00:00:00")
     every = list(source.records(from_ms, to_ms))
     assert {record.key for record in every} == {"17850", "17851", "guest-500002"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
 
 import pytest
@@ -9,10 +10,11 @@ import pytest
 from schemas.codec import decode_event
 from schemas.errors import ConfigError
 from schemas.events import PROFILES, Profile
+from streams.commands import add_source_options
 from streams.core.config import DAY_MS
 from streams.sources.datasets.record import SourceRecord, encoded
 from streams.sources.simulate import Simulator
-from streams.sources.source import SIMULATION_START_MS, SimulationSource, Source, load_source
+from streams.sources.source import NAMES, SIMULATION_START_MS, SimulationSource, Source, load_source
 
 FROM_MS, TO_MS = SIMULATION_START_MS + 5 * DAY_MS, SIMULATION_START_MS + 12 * DAY_MS
 
@@ -46,8 +48,15 @@ def test_an_erasure_as_bytes_says_when() -> None:
 
 def test_names() -> None:
     assert load_source("simulation", customers=3, days=2).until_ms == SIMULATION_START_MS + 2 * DAY_MS
-    with pytest.raises(ConfigError, match="choose from complete-journey, online-retail, simulation"):
+    with pytest.raises(ConfigError, match="choose from complete-journey, online-retail, cdnow, simulation"):
         load_source("warehouse")
+
+
+def test_commands_take_every_source() -> None:
+    parser = argparse.ArgumentParser()
+    add_source_options(parser)
+    (option,) = (action for action in parser._actions if action.dest == "data")
+    assert option.choices == NAMES
 
 
 def test_records_are_in_range_and_led_by_a_profile_each(source: Source) -> None:
