@@ -80,7 +80,7 @@ def level(labels: Doubles, logits: Doubles, steps: int = 50) -> float:
     return (low + high) / 2
 
 
-class Choice(NamedTuple):
+class GateChoice(NamedTuple):
     """A calibration, and how much its rows could tell."""
 
     calibration: Calibration
@@ -89,7 +89,7 @@ class Choice(NamedTuple):
     errors of the paired difference, of the whole deep part. None where the rows can show none."""
 
 
-def choose(labels: Doubles, wide: Doubles, deep: Doubles, customers: Ints) -> Choice:
+def choose(labels: Doubles, wide: Doubles, deep: Doubles, customers: Ints) -> GateChoice:
     """The gate and calibration with the least log loss, where the gain over no deep part is surely one.
 
     The gain must exceed :data:`SURE` standard errors, in which the rows of a customer count as one, and rest on
@@ -98,7 +98,7 @@ def choose(labels: Doubles, wide: Doubles, deep: Doubles, customers: Ints) -> Ch
     """
     shut = Calibration(0.0, *platt(labels, wide))
     if _rarer(labels) < MIN_POSITIVES:
-        return Choice(shut, None)
+        return GateChoice(shut, None)
     base = _losses(labels, shut.apply(wide, deep))
     best, least = shut, base
     visible = MARGIN
@@ -111,7 +111,7 @@ def choose(labels: Doubles, wide: Doubles, deep: Doubles, customers: Ints) -> Ch
             visible = needed
         if losses.mean() < least.mean() - MARGIN and gain > needed:
             best, least = found, losses
-    return Choice(best, visible)
+    return GateChoice(best, visible)
 
 
 def better(labels: Doubles, logits: Doubles, base: Doubles, customers: Ints) -> bool:

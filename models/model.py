@@ -58,7 +58,7 @@ class HeadReport(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the deep part that is used, 0 where it did not help."""
     visible_gain: float | None = None
     """Least gain of log loss by the deep part that the gate's rows would have shown, in nats a row, see
-    :class:`models.calibration.Choice`; None where they were too few to show any."""
+    :class:`models.calibration.GateChoice`; None where they were too few to show any."""
     embedding_auc: float | None
     """Of a linear layer on the embedding alone: how much of the label the embedding carries."""
     others: dict[str, Score] = {}

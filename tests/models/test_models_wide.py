@@ -109,7 +109,7 @@ def test_the_error_of_a_gain_is_how_far_it_is_off_when_all_is_drawn_again(of_eac
 
 
 def test_a_gate_opens_for_a_small_gain_on_many_rows_and_says_what_it_would_have_seen_on_few() -> None:
-    def choices(rows: int) -> list[calibration.Choice]:
+    def choices(rows: int) -> list[calibration.GateChoice]:
         found = []
         for seed in range(10):
             random = np.random.default_rng(seed)
