@@ -1,4 +1,4 @@
-# The same recipes on a laptop and in CI. `make` alone lists them.
+# The same recipes on a laptop and in CI, which is .ci/run. `make` alone lists them.
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash

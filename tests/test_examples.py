@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +41,9 @@ from streams.serving.entity_embeddings import EntityFeed
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NODE = EXAMPLES / "node"
+CACHE = EXAMPLES.parent / ".cache"
+#: What npm says where there is no network. Anything else, a version that does not exist among it, is our mistake.
+NO_ANSWER = ("EAI_AGAIN", "ECONNREFUSED", "ECONNRESET", "EHOSTUNREACH", "ENETUNREACH", "ENOTFOUND", "ETIMEDOUT")
 NOW_MS = 1_500_000_000_000
 PARTITIONS = 4
 
@@ -125,17 +131,14 @@ def test_a_folder_embeds_what_a_deployment_holds(
         assert said[snapshot.customer_id]["model_version"] == predictor.version
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("producer", ["python", "node"])
 def test_what_a_producer_sends_is_an_event_in_its_partition(
     producer: str, broker: HasBootstrap, make_topics: Callable[..., str]
 ) -> None:
     argv = [sys.executable, str(EXAMPLES / "produce.py")]
     if producer == "node":
-        if shutil.which("node") is None:
-            pytest.skip("there is no node on the PATH")
-        if not (NODE / "node_modules" / "kafkajs").is_dir():
-            pytest.skip("kafkajs is not there: npm install --prefix examples/node")
-        argv = ["node", str(NODE / "produce.mjs")]
+        argv = ["node", str(installed() / "produce.mjs")]
     prefix = make_topics(PARTITIONS)
     customers = [f"c{number}" for number in range(4)]
     assert len({partition_for(customer.encode(), PARTITIONS) for customer in customers}) > 1
@@ -194,6 +197,38 @@ def test_only_decisions_in_force_that_send_are_acted_on(broker: HasBootstrap, ma
         }
         for customer, campaign in (("equal", "k2"), ("newest", "k1"))
     ]  # fmt: skip
+
+
+def installed() -> Path:
+    """A copy of examples/node beside the packages that it names, fetched once for each content of package.json."""
+    for tool in ("node", "npm"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"there is no {tool} on the PATH")
+    package = NODE / "package.json"
+    folder = CACHE / f"examples-node-{hashlib.sha256(package.read_bytes()).hexdigest()[:12]}"
+    if not folder.is_dir():
+        CACHE.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as made:
+            shutil.copy(package, made)
+            fetch(Path(made))
+            shutil.copytree(made, folder)
+    shutil.copy(NODE / "produce.mjs", folder)  # node looks for packages beside the file, wherever it is started
+    return folder
+
+
+def fetch(folder: Path) -> None:
+    install = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--fetch-retries=1"]
+    try:
+        done = subprocess.run(
+            [*install, "--prefix", str(folder)], capture_output=True, text=True, timeout=90, check=False
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip("npm was not answered by its registry within 90 s")
+    if done.returncode != 0:
+        code = re.search(r"npm (?:error|ERR!) code (\w+)", done.stderr)
+        if code is not None and code[1] in NO_ANSWER:
+            pytest.skip(f"npm reached no registry: {code[1]}")
+        pytest.fail(f"npm install: {done.stderr}")
 
 
 def run(example: str, broker: HasBootstrap, prefix: str, *asked: str) -> list[str]:

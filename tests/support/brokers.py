@@ -91,7 +91,7 @@ class RunningElsewhere(NamedTuple):
 
 @contextmanager
 def _in_docker() -> Iterator[HasBootstrap]:
-    """Kafka in a container, on machines with Docker but without Java. CI has no Docker engine and never comes here."""
+    """Kafka in a container, on machines with Docker but without Java. CI (.ci/run) has none and never comes here."""
     from testcontainers.community.kafka import KafkaContainer
 
     with KafkaContainer().with_kraft().with_env("KAFKA_AUTO_CREATE_TOPICS_ENABLE", "false") as container:

@@ -445,6 +445,13 @@ def test_times_of_day_are_the_customers_own(own: str | None, company: str, day: 
     assert local_hour(timeline.local_start_ms) == day * 24 + hour
 
 
+def test_what_is_done_at_an_hour_is_counted_by_channel() -> None:
+    hour = 4 * 24 + 2  # 2017-07-14T02:40Z, a Friday
+    minutes = (("site", 0), ("site", 5), ("app", 6), ("site", 19), ("site", 20))
+    events = [event(START_MS + after * 60_000, item_id="a", channel=channel) for channel, after in minutes]
+    assert state_of(events).hours == {"site": {hour: 3, hour + 1: 1}, "app": {hour: 1}}
+
+
 def test_summer_time_is_the_zones() -> None:
     winter_ms = START_MS + 180 * DAY_MS
     events = [profile(START_MS - 1, timezone="Europe/Berlin"), event(item_id="a"), event(winter_ms, item_id="a")]

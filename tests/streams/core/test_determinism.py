@@ -62,6 +62,34 @@ def test_batches_and_interleaving_change_nothing(events: list[Sent], until_ms: i
     assert worker.refused == expected.refused
 
 
+class Telling(Worker):  # type: ignore[misc]  # tests/support is found by pytest alone
+    """Counts how often each outcome, and each snapshot that awaits one, is told."""
+
+    def restart(self) -> None:
+        self.told = Counter[tuple[str, str]]()
+        super().restart()
+
+    def deliver(self, done: IngestCheckpoint) -> None:
+        self.told.update(("outcome", outcome.outcome_id) for outcome in done.outcomes)
+        self.told.update(("question", snapshot.question_id) for snapshot in done.awaiting_label)
+        super().deliver(done)
+
+
+@settings(max_examples=examples(250), deadline=None)
+@given(events=st.one_of(sent_events(), with_late_ones(sent_events())), data=st.data())
+def test_what_becomes_known_is_told_once(events: list[Sent], data: st.DataObject) -> None:
+    """Also what was known first while its events were still in the tail, and then again when they settled."""
+    worker = Telling()
+    for source_index, batch in arrivals(data.draw, log_of(events, START_MS + 100 * DAY_MS)):
+        worker.take(source_index, batch)
+        if data.draw(st.booleans(), "cut"):
+            worker.checkpoint()
+    worker.checkpoint()
+    worker.checkpoint()
+    assert set(worker.told.values()) <= {1}, worker.told.most_common(1)
+    assert {name for kind, name in worker.told if kind == "outcome"} == worker.outcomes.keys()
+
+
 @settings(max_examples=examples(250), deadline=None)
 @given(events=st.one_of(sent_events(), with_late_ones(sent_events())), until_ms=UNTIL_MS, data=st.data())
 def test_crashes_and_replay_of_any_suffix_change_nothing(

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, cast
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.logs import START_MS
 
 from schemas.codec import msgpack_encode
+from schemas.errors import StateCorrupt
 from schemas.graph import ERASED, GRAPH_EDGES_VERSION, GraphEdge, GraphEdges
 from schemas.records import LogRecord
+from streams.core.cache import DECODED_PER_ENCODED
 from streams.core.config import DAY_MS
 from streams.core.entities import (
     DAYS_KEPT,
@@ -132,6 +136,31 @@ def test_edges_in_any_batches_are_taken_once(sources: list[list[GraphEdge]], dat
     assert entities.counts["applied"] == sum(map(len, sources))
 
 
+@given(gaps=st.lists(st.integers(1, 3), min_size=1, max_size=8), data=st.data())
+def test_records_behind_a_gap_are_taken_and_those_that_come_again_are_not(gaps: list[int], data: Any) -> None:
+    """Markers of transactions take offsets, and so do records that compaction or a retention took."""
+    offsets = list(accumulate(gaps))
+    records = [batch(offset, [edge(0, offset, 1)]) for offset in offsets]
+    entities = Entities(0, StoredRecords(MemoryStore()), None)
+    first = data.draw(st.integers(0, len(records)), "first")
+    assert entities.take(records[:first]) == []
+    assert entities.take(records) == []
+    assert entities.counts["applied"] == len(records)
+    assert entities.counts["duplicates"] == 0, "they are not even looked at"
+    assert entities.next_offsets == {"graph-edges": offsets[-1] + 1}
+
+
+def test_a_record_of_the_version_before_is_read_and_an_older_one_is_not() -> None:
+    entity = Entity(applied={}, edges={})
+    draw(entity, edge(0, 1, day=1))
+    fields = msgspec.msgpack.decode(encode_entity(entity))
+    assert fields[0] == 2
+    assert encode_entity(decode_entity(msgspec.msgpack.encode([1, *fields[1:3]]))) == encode_entity(entity)
+    for version in (0, 3):
+        with pytest.raises(StateCorrupt, match=f"version {version}"):
+            decode_entity(msgspec.msgpack.encode([version, *fields[1:]]))
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [
@@ -161,6 +190,10 @@ class Kept:
 def test_memory_is_bounded_by_bytes_and_changes_nothing() -> None:
     """An entity grows for months: a number of them bounds nothing."""
 
+    unknown = Entities(0, cast(Any, Kept()), None)
+    unknown.entity("item:unknown")
+    nothing = unknown.used_bytes
+
     def run(cache_bytes: int) -> tuple[dict[str, bytes | None], list[int]]:
         kept, used = Kept(), list[int]()
         entities = Entities(0, cast(Any, kept), None, cache_bytes=cache_bytes)
@@ -171,6 +204,9 @@ def test_memory_is_bounded_by_bytes_and_changes_nothing() -> None:
             ]
             entities.take([batch(day, drawn)])
             kept.records |= {change.identity: change.record for change in entities.checkpoint(0).changes}
+            if cache_bytes > 1 << 30:  # nothing leaves: what is used is the size of all that was written
+                encoded = sum(len(record or b"") for record in kept.records.values())
+                assert entities.used_bytes == encoded * DECODED_PER_ENCODED + len(kept.records) * nothing
             entities.written()
             used.append(entities.used_bytes)
         return kept.records, used

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from support.logs import CONFIG, START_MS, Sent, Worker, log_of
 
-from schemas.events import CLICKSTREAM, PROFILES
+from schemas import heartbeat
+from schemas.events import CLICKSTREAM, PROFILES, SOURCES
 from schemas.graph import ERASED, GraphEdge
+from schemas.records import LogRecord
 from streams.core.config import DAY_MS
 from streams.core.entities import Entity, decode_entity, draw, encode_entity
 from streams.state import keys
@@ -38,6 +40,47 @@ def test_an_erasure_that_comes_twice_leaves_what_came_after_the_first() -> None:
     assert customer is not None
     assert customer.view().events == 1
     assert worker.ingest.counts["duplicates"] == 1
+
+
+def test_an_erasure_of_before_another_one_takes_nothing_more() -> None:
+    hours = [Sent(PROFILES, "c1", START_MS + hour * HOUR_MS, None) for hour in (2, 1)]
+    log = log_of([*hours, purchase("a", START_MS), purchase("b", START_MS + 3 * HOUR_MS)])
+    worker = Worker()
+    worker.take(PROFILES, log[PROFILES][:1])
+    worker.take(CLICKSTREAM, log[CLICKSTREAM][:2])
+    worker.take(PROFILES, log[PROFILES][1:2])
+    customer = worker.ingest.customer("c1")
+    assert customer is not None
+    assert customer.erased_ms == START_MS + 2 * HOUR_MS
+    assert customer.view().events == 1, "a is of before, b is not"
+    worker.checkpoint()
+    worker.restart()
+    customer = worker.ingest.customer("c1")
+    assert customer is not None
+    assert (customer.erased_ms, customer.view().events) == (START_MS + 2 * HOUR_MS, 1)
+
+
+def test_who_comes_back_is_no_tombstone_and_is_kept_when_the_erasure_is_forgotten() -> None:
+    events = [
+        purchase("a", START_MS),
+        Sent(PROFILES, "c1", START_MS + HOUR_MS, None),
+        purchase("b", START_MS + 2 * HOUR_MS),
+    ]
+    worker = Worker()
+    for source_index, topic in enumerate(log_of(events, until_ms=START_MS + 3 * HOUR_MS)):
+        worker.take(source_index, topic)
+    worker.checkpoint()
+    for days in (1, 2, 10, 100):
+        key, value, headers = heartbeat.encode(START_MS + days * DAY_MS)
+        for source_index in range(len(SOURCES)):
+            offset = worker.ingest.next_offsets[SOURCES[source_index]]
+            worker.take(source_index, [LogRecord(offset, key, value, headers, START_MS + days * DAY_MS)])
+        worker.checkpoint()
+        worker.checkpoint()
+        customer = worker.ingest.customer("c1")
+        assert customer is not None
+        assert (customer.view().events, customer.is_tombstone) == (1, False)
+        assert len(list(worker.store.scan(keys.RECORD, keys.RECORDS_STOP))) == 1
 
 
 @pytest.mark.parametrize("killed", [False, True])

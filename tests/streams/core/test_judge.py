@@ -219,6 +219,21 @@ def test_what_cannot_be_joined_any_more_is_forgotten_first() -> None:
     assert answers.share == 1
 
 
+def test_its_length_is_what_it_remembers() -> None:
+    """Of each live prediction what waits for a horizon to end, of each of a horizon what waits for its outcome."""
+    judge = Judge(CONFIG, window=None, kept=100)
+    assert len(judge) == 0
+    for number in range(5):
+        asked = ScoredPrediction(f"h{number}", 0.5, f"c{number}", START_MS + 1, "horizon")
+        judge.predicted("churn", asked)
+    assert len(judge) == 5
+    for number in range(3):
+        live = ScoredPrediction(f"l{number}", 0.5, f"c{number}", START_MS, LIVE_KINDS[0], 28, START_MS)
+        judge.predicted("churn", live)
+    assert len(judge) > 5
+    assert len(judge) == sum(len(score) + score.open for score in judge.scores.values()) + 3
+
+
 def test_an_outcome_of_another_release_judges_its_own_question_alone() -> None:
     """One without features, and one whose label does not say when."""
     judge = Judge(CONFIG, window=None, kept=100)

@@ -8,10 +8,13 @@ import msgspec
 import pytest
 from support.logs import CONFIG, START_MS, LogRecord, Sent, Worker, record
 
-from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES
+from schemas.codec import NO_TIME_MS
+from schemas.events import CAMPAIGN_SENDS, CLICKSTREAM, PROFILES, Withdrawal
 from schemas.ids import question_id
 from schemas.snapshot import Snapshot
 from streams.core.config import MINUTE_MS
+from streams.core.event_clock import EventClock
+from streams.core.lateness import opt_out_at
 
 LATE_MS = 2 * CONFIG.lateness_ms
 
@@ -132,3 +135,34 @@ def test_a_first_profile_that_comes_late_gives_what_nobody_took_back() -> None:
     assert consent_after(before, other_profile(START_MS + LATE_MS), late) == ("email:marketing",)
     left = opt_out(START_MS + 2, channel="email")
     assert consent_after(before, left, other_profile(START_MS + LATE_MS), late) == ()
+
+
+@pytest.mark.parametrize(
+    ("after_ms", "ahead"), [(-1, 0), (0, 0), (1, 0), (CONFIG.ahead_ms, 0), (CONFIG.ahead_ms + 1, 1)]
+)
+def test_an_opt_out_far_ahead_of_its_topic_counts_and_is_counted(after_ms: int, ahead: int) -> None:
+    worker = Worker()
+    worker.take(CAMPAIGN_SENDS, [record(opt_out(START_MS), 0)])
+    assert worker.ingest.counts["ahead"] == 0, "ahead of nothing: it is the first of its topic"
+    worker.take(CAMPAIGN_SENDS, [record(opt_out(START_MS + after_ms), 1)])
+    assert worker.ingest.counts["ahead"] == ahead
+    assert worker.ingest.counts["applied"] == 2 - (after_ms == 0), "the same id again is a duplicate"
+
+
+@pytest.mark.parametrize(
+    ("source_index", "consent_ms", "at_ms"),
+    [
+        (PROFILES, 0, START_MS - 5),
+        (PROFILES, START_MS - 6, START_MS - 5),
+        (PROFILES, START_MS - 3, START_MS - 2),  # one profile behind another: the later one counts
+        (CAMPAIGN_SENDS, 0, START_MS - 5),
+        (CAMPAIGN_SENDS, START_MS - 3, START_MS - 5),  # consent may be newer than what another topic tells
+    ],
+)
+def test_an_undated_opt_out_is_of_its_record_and_on_profiles_behind_the_consent_that_is_known(
+    source_index: int, consent_ms: int, at_ms: int
+) -> None:
+    dated = opt_out_at(
+        Withdrawal(NO_TIME_MS), NO_TIME_MS, START_MS - 5, EventClock(1, START_MS), CONFIG, source_index, consent_ms
+    )
+    assert dated.event_ts_ms == at_ms

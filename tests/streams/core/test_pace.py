@@ -57,3 +57,8 @@ def test_batches_and_crashes_drop_the_same(events: list[Sent], data: Any) -> Non
     worker, expected = restarted(data.draw, log, LIMITED), undisturbed(log, config=LIMITED)
     assert worker.state() == expected.state()
     assert worker.outcomes == expected.outcomes
+
+
+def test_a_sample_of_one_in_one_is_everything() -> None:
+    config = msgspec.structs.replace(CONFIG, key_limit_per_minute=2, key_sample=1)
+    assert fed(flood(100, "page_view"), config).ingest.counts["applied"] == 100

@@ -193,3 +193,26 @@ def test_erasure_takes_every_piece() -> None:
     worker.feed([Sent(PROFILES, "c1", START_MS + DAY_MS, None)], every=1)
     assert not worker.stored(keys.PIECE)
     assert worker.stored(keys.record("c1"))
+
+
+def test_a_record_holds_no_more_of_the_tail_than_its_bytes_allow() -> None:
+    """64 events would fit by number: those of this size are in pieces but for 16 KiB of them."""
+    events = [
+        Sent(
+            CLICKSTREAM,
+            "c1",
+            START_MS + number,
+            {"event": "page_view", "event_ts_ms": START_MS + number, "event_id": f"e{number}", "page": "p" * 200,
+             "properties": {f"k{field}": "v" * 100 for field in range(8)}},
+        )
+        for number in range(60)
+    ]  # fmt: skip
+    worker = Written()
+    worker.feed(events, every=20)
+    (key,) = worker.stored(keys.RECORD)
+    assert len(worker.stored(keys.PIECE)) > 0
+    assert len(worker.store.get(key) or b"") < (16 << 10) + 2_000
+    worker.restart()
+    customer = worker.ingest.customer("c1")
+    assert customer is not None
+    assert len(customer.tail) == 60

@@ -214,6 +214,22 @@ def test_a_pair_is_in_or_out_whatever_came_first(names: list[str], kept: int, da
     assert score.pairs == [(at / len(names), at % 2) for at in inside]
 
 
+def test_of_the_sample_exactly_those_count_whose_horizon_has_ended() -> None:
+    """Also after the threshold was halved while they waited."""
+    for seed in range(100):
+        dues = random.Random(seed).sample(range(1_000), 120)
+        score = LiveScore(window=None, kept=50)
+        for due_ms in dues:
+            score.predicted(f"q{due_ms}", due_ms / 1_000)
+            score.answered(f"q{due_ms}", due_ms % 2, due_ms=due_ms)
+        assert score.share < 1
+        inside = [due_ms for due_ms in sorted(dues) if scoring.key_of(f"q{due_ms}") < score.share * 2**64]
+        for now_ms in range(0, 1_000, 100):
+            score.pass_time(now_ms)
+            assert score.pairs == [(due_ms / 1_000, due_ms % 2) for due_ms in inside if due_ms <= now_ms]
+            assert score.open == sum(due_ms > now_ms for due_ms in inside)
+
+
 @given(names=st.lists(IDS, unique=True, max_size=30), data=st.data())
 def test_below_the_bound_nothing_is_sampled(names: list[str], data: st.DataObject) -> None:
     every = [(kind, at) for at in range(len(names)) for kind in ("predicted", "answered")]

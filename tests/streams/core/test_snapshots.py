@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from random import Random
 
 import pytest
@@ -9,9 +10,11 @@ from support.logs import START_MS, Sent, Worker, log_of
 
 from schemas.codec import msgpack_encode
 from schemas.events import CLICKSTREAM, PROFILES
+from schemas.features import NAMES, SIZE
 from schemas.snapshot import Snapshot, sessions
 from schemas.words import hash_of, split
 from streams.core.config import DAY_MS, CoreConfig
+from streams.core.snapshots import in_holdout
 
 LARGEST_BYTES = 12_000
 
@@ -81,3 +84,28 @@ def test_models_see_the_attributes_that_a_setting_names(allowed: tuple[str, ...]
     assert split(snapshot.attributes) == [hash_of(word) for word in said]
     others = (str(value).strip().encode() for name, value in ATTRIBUTES.items() if name not in allowed)
     assert not any(other in msgpack_encode(snapshot) for other in others if len(other) > 3)
+
+
+def test_what_never_happened_is_minus_one_day_ago_and_counted_0_times() -> None:
+    """Of somebody whose only event is a look at a page, at 02:40 on a Friday."""
+    viewed = Sent(CLICKSTREAM, "c1", START_MS, {"event": "page_view", "event_ts_ms": START_MS})
+    worker = Worker(CoreConfig(watermark_keys=1))
+    worker.take(CLICKSTREAM, log_of([viewed])[CLICKSTREAM])
+    customer = worker.ingest.customer("c1")
+    assert customer is not None
+    snapshot = customer.snapshot()
+    assert snapshot is not None
+    said = dict(zip(NAMES, struct.unpack(f"<{SIZE}f", snapshot.features), strict=True))
+    assert {name: value for name, value in said.items() if value} == {
+        "days_since_activity": -1, "days_since_send": -1, "days_since_redemption": -1,
+        "events_total": 1, "sessions_total": 1, "open_session_events": 1, "hour_of_day": 2, "day_of_week": 4,
+        "views_7d": 1, "views_28d": 1, "views_84d": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("percent", [0, 20, 100])
+def test_a_share_of_customers_is_held_out_and_stays_so(percent: int) -> None:
+    customers = [f"c{number}" for number in range(500)]
+    held_out = [customer for customer in customers if in_holdout(customer, percent)]
+    assert len(held_out) == pytest.approx(500 * percent / 100, abs=35 if 0 < percent < 100 else 0)
+    assert set(held_out) <= {customer for customer in customers if in_holdout(customer, percent + 1)}, "more are added"

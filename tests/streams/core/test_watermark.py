@@ -7,9 +7,16 @@ from typing import Final
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.logs import CONFIG, Sent, record
 
+from schemas.events import CLICKSTREAM, REDEMPTIONS
+from schemas.records import LogRecord
+from schemas.words import Words
 from streams.core.event_clock import NOT_OBSERVED_MS, EventClock
+from streams.core.partition import IngestPartition
 from streams.core.watermark import Watermark
+from streams.state.checkpoints import StoredRecords
+from streams.state.memory import MemoryStore
 
 T: Final = 1_500_000_000_000
 LATENESS_MS: Final = 300
@@ -154,3 +161,16 @@ def test_without_idleness_the_interleaving_does_not_matter(events: list[tuple[in
         mixed.observe(topic, event_ts_ms, 0)
         mixed.advance(mixed.target_ms(0))
     assert mixed.target_ms(0) == in_order.target_ms(0)
+
+
+def test_a_topic_that_brings_nothing_but_refused_records_is_idle_all_the_same() -> None:
+    """They say nothing of event time, so it would stand still for as long as somebody sends them."""
+    core = IngestPartition(
+        0, CONFIG, Words(), StoredRecords(MemoryStore()), None, cache_bytes=1 << 20, idle_ms=IDLE_MS, now_ms=0
+    )
+    opened = Sent(CLICKSTREAM, "c1", T, {"event": "app_open", "event_ts_ms": T})
+    assert core.take(CLICKSTREAM, [record(opened, 0)], 500) == []
+    (refused,) = core.take(REDEMPTIONS, [LogRecord(0, b"c1", b"{", (), T)], 900)
+    assert refused.reason == "malformed"
+    core.checkpoint(IDLE_MS)
+    assert core.watermark.value_ms == T - CONFIG.lateness_ms
