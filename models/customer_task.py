@@ -64,11 +64,11 @@ class CustomerLesson(ProbabilityLesson):
         self._forest.load(fit_trees(*self._shown(chosen), self._shown(self.split.stop)))
 
     def choose_wide(self) -> None:
-        """Mix the forest in where that is surely better for other customers."""
+        """Mix the forest in where that is better for other customers."""
         gate = self.split.gate
         linear = super().wide(gate)
         mean = (linear + self._of_trees(gate)) / 2
-        if calibration.better(self.labels[gate].astype(np.float64), mean, linear, self.rows.customers[gate]):
+        if calibration.better(self.labels[gate].astype(np.float64), mean, linear):
             self._customer_head.share.fill_(0.5)
 
     def wide(self, chosen: Ints) -> Doubles:

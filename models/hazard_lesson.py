@@ -136,7 +136,7 @@ class HazardLesson(Lesson):
             customers = rows.customers[chosen][row]
             linear, forest = self._linear(event, chosen), self._forest(event, chosen)
             mean = (linear + forest) / 2
-            if calibration.better(labels, mean[row, bins], linear[row, bins], customers):
+            if calibration.better(labels, mean[row, bins], linear[row, bins]):
                 hazard.share.fill_(0.5)
             wide = self._wide(event, chosen)[row, bins]
             found, visible[event] = calibration.choose(labels, wide, self._deep(event, gate[at])[row, bins], customers)

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 Progress = Callable[[float, str], None]
 Clock = Callable[[], float]
 
-RECIPE: Final = 10
+RECIPE: Final = 11
 """Goes up when equal logs and settings give a better model than before, so that a cached one is made again."""
 
 

@@ -89,7 +89,7 @@ def test_calibration_undoes_a_distortion_and_ignores_noise() -> None:
     assert noise.calibration.gate == 0
     half = random.normal(size=20_000)
     useful = calibration.choose(labels, logits - half, half, np.arange(20_000))
-    assert useful.calibration.gate == 1
+    assert 0.95 < useful.calibration.gate <= 1
     few = calibration.choose(labels[:30], np.zeros(30), logits[:30], np.arange(30))
     assert few == (calibration.Calibration(0.0, *calibration.platt(labels[:30], np.zeros(30))), None), (
         "thirty rows open no gate, and show no gain"
