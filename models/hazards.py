@@ -2,7 +2,7 @@
 
 Each bin has weights of its own, since what tells who comes tomorrow (the session that is open) is not what tells who
 comes back after a month. Beside them is what :class:`models.heads.CustomerHead` has: a boosted forest where it is
-surely better, and the embedding behind a gate.
+better, and the embedding behind a gate.
 """
 
 from __future__ import annotations
