@@ -1,8 +1,8 @@
 """How much of the deep part to keep, and Platt's scale and shift, from held-out rows.
 
-Sources of the ideas: Platt, "Probabilistic outputs for support vector machines" (1999), with a prior towards leaving the
-logit alone, so that a hundred rows cannot distort it; James and Stein, "Estimation with quadratic loss" (1961), for how
-much of the deep part its evidence is worth.
+Sources of the ideas: Platt, "Probabilistic outputs for support vector machines" (1999), with a prior towards leaving
+the logit alone, so that a hundred rows cannot distort it; James and Stein, "Estimation with quadratic loss" (1961), for
+how much of the deep part its evidence is worth.
 """
 
 from __future__ import annotations

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import sys
 import threading
 import time
-from collections.abc import Iterator
-from itertools import islice
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from itertools import islice, pairwise
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from infra.bench.deployment import (
@@ -18,7 +23,13 @@ from infra.bench.deployment import (
     started_broker,
 )
 from infra.bench.report import Findings, Measured, Options, Say, Target, figure
+from infra.faults.stream import twin
+from models import versions
+from models.tasks.churn import ChurnTask
+from schemas.errors import Stop
+from streams import cli
 from streams.demo.collector import Collector, percentile
+from streams.kafka.reader import TopicReader
 from streams.sources.pacing import Pacer
 
 ABOUT: Final = "events/s through all roles, and event to prediction at 1,000 events/s and at 90 % of what they take"
@@ -32,6 +43,9 @@ _WAITING: Final = 256
 """Snapshots that may wait: four batches of the encoder."""
 _LOOK_S: Final = 0.25
 _STEADY_S: Final = 30.0
+_SWAP_RATE: Final = 500.0
+_SWAP_S: Final = 30.0
+_SETTLED_MS: Final = 1_000
 _RATE: Final = 1_000.0
 _NEAR_ALL: Final = 0.9
 _PERCENTILES: Final = (0.5, 0.95, 0.99)
@@ -69,6 +83,11 @@ def run(options: Options, say: Say) -> Findings:
                     found[load, share].append(percentile(fresh, share) or 0.0)
                 latencies = ", ".join(f"p{share * 100:.0f} {found[load, share][-1]:.0f} ms" for share in _PERCENTILES)
                 say(f"round {number + 1}: at {load}: {latencies} over {len(fresh):,} predictions")
+        say("another model is published at a steady load")
+        still, _ = run.longest_gap(options.scale)
+        swapped, answered = run.longest_gap(options.scale, lambda: _publish(deployment, model))
+        if len(answered) < 2:
+            raise Stop(f"a model was published, and {answered} answered: no swap was timed")
         collector.stop()
     results = [
         Measured(
@@ -86,6 +105,13 @@ def run(options: Options, say: Say) -> Findings:
         Measured(name=f"snapshots encoded per event at {loads[0]}", unit="", values=encoded),
         Measured(name=f"processor time of the workers at {loads[0]}, all roles", unit="µs/event", values=costs),
     ]
+    results += [
+        Measured(name=f"longest gap between two predictions of a partition, {what}", unit="s", values=[gap], note=note)
+        for what, gap, note in (
+            ("nothing happens", still, f"{_SWAP_S:.0f} s at {_SWAP_RATE:.0f} events/s"),
+            ("a model is swapped", swapped, "the same; every snapshot was answered"),
+        )
+    ]
     by_name = {result.name: result.median for result in results}
     return Findings(
         results=results,
@@ -97,9 +123,18 @@ def run(options: Options, say: Say) -> Findings:
                 target=250,
                 at_most=True,
             ),
+            Target(name="longest gap while a model is swapped, s", value=swapped, target=1.0, at_most=True),
         ],
         broker=broker.name,
     )
+
+
+def _publish(deployment: Deployment, model: Path) -> None:
+    """A model of another version with the same answers."""
+    options = ["--bootstrap", str(deployment.client["bootstrap.servers"]), "--prefix", deployment.prefix]
+    with contextlib.redirect_stdout(sys.stderr):  # standard output is the report's
+        if cli.main(["publish", *options, "--model", str(model), str(twin(versions.current(model)))]):
+            raise Stop("the model could not be published")
 
 
 class _Known(NamedTuple):
@@ -178,6 +213,28 @@ class _Run:
         while time.monotonic() - self._collector.heard_s < 1.0:
             time.sleep(0.1)
         return list(self._collector.freshness_ms)
+
+    def longest_gap(self, scale: float, meanwhile: Callable[[], None] | None = None) -> tuple[float, set[str]]:
+        """Seconds between two predictions of a partition at a steady rate, and the models that answered.
+
+        Args:
+            meanwhile: is done after a third of the time.
+        """
+        seconds, since_ms = max(6.0, _SWAP_S * scale), time.time() * 1000
+        done = threading.Timer(seconds / 3, meanwhile or (lambda: None))
+        done.start()
+        self._send(int(_SWAP_RATE * seconds), _SWAP_RATE)
+        until_ms = time.time() * 1000
+        done.join()
+        self._deployment.await_done(self._sent)
+        times, answered = defaultdict[int, list[int]](list), set[str]()
+        with TopicReader(self._deployment.client) as reader:
+            for message in reader.whole(self._deployment.prefix + ChurnTask.topic):
+                if since_ms + _SETTLED_MS <= (at_ms := message.timestamp()[1]) <= until_ms:
+                    times[message.partition() or 0].append(at_ms)
+                    answered.add(json.loads(message.value() or b"")["model_version"])
+        longest_ms = max(later - at_ms for of in times.values() for at_ms, later in pairwise(sorted(of)))
+        return longest_ms / 1000, answered
 
     def _known(self) -> _Known:
         known = self._deployment.numbers()
