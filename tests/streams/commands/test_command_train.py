@@ -107,6 +107,7 @@ def test_what_is_learned_from_is_what_a_later_look_at_the_same_questions_finds()
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # two whole trainings
 def test_nothing_is_known_of_the_time_behind_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "SIMULATION_DAYS", 100)
     defaults = {**(sources.load_source.__kwdefaults__ or {}), "customers": 60, "days": 100}
