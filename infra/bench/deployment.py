@@ -32,9 +32,9 @@ _PATIENCE_S: Final = 120.0
 class Running:
     """One worker process."""
 
-    def __init__(self, child: Child, port: int, log: Path, *, ingests: bool) -> None:
+    def __init__(self, child: Child, port: int, log: Path, roles: frozenset[str]) -> None:
         self.child = child
-        self.ingests = ingests
+        self.roles = roles
         self.port = port
         self.log = log
 
@@ -87,7 +87,7 @@ class Deployment:
         log = self._folder / f"{name}.log"
         argv = [sys.executable, "-m", "streams.cli", "worker", "--verbose", "--roles", roles]
         child = Child(argv, log, env=worker_environment(settings))
-        running = Running(child, port, log, ingests="ingest" in roles.split(","))
+        running = Running(child, port, log, frozenset(roles.split(",")))
         self.workers.append(running)
         return running
 
@@ -97,7 +97,7 @@ class Deployment:
     def await_partitions(self, per_worker: int) -> None:
         """Until every worker that ingests holds so many partitions of the sources."""
         deadline = time.monotonic() + _PATIENCE_S
-        while any(worker.ingests and worker.numbers().partitions != per_worker for worker in self.workers):
+        while any(worker.numbers().partitions != per_worker for worker in self.workers if "ingest" in worker.roles):
             self._check(deadline, "the workers do not share the partitions")
             time.sleep(0.1)
 
@@ -121,7 +121,7 @@ class Deployment:
         deadline = time.monotonic() + timeout_s
         while True:
             known = self.numbers()
-            encodes = any(one.encoded for one in known)
+            encodes = any("encode" in worker.roles for worker in self.workers)
             waiting = sum(one.snapshots_waiting for one in known) if encodes else 0
             if sum(one.events for one in known) >= events and waiting == 0:
                 return

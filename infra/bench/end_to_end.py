@@ -80,7 +80,9 @@ def run(options: Options, say: Say) -> Findings:
                     encoded.append(run.encoded_per_event)
                     costs.append(run.us_per_event)
                 for share in _PERCENTILES:
-                    found[load, share].append(percentile(fresh, share) or 0.0)
+                    if (late_ms := percentile(fresh, share)) is None:
+                        raise Stop(f"no prediction came at {load}")
+                    found[load, share].append(late_ms)
                 latencies = ", ".join(f"p{share * 100:.0f} {found[load, share][-1]:.0f} ms" for share in _PERCENTILES)
                 say(f"round {number + 1}: at {load}: {latencies} over {len(fresh):,} predictions")
         say("another model is published at a steady load")
