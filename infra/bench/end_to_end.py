@@ -17,12 +17,12 @@ from infra.bench.deployment import (
     Deployment,
     cpu_s,
     deployed,
-    journey_events,
     model_for,
     publish,
     started_broker,
 )
 from infra.bench.report import Findings, Measured, Options, Say, Target, figure
+from infra.bench.soak import years_of
 from infra.faults.stream import twin
 from models import versions
 from models.tasks.churn import ChurnTask
@@ -30,11 +30,13 @@ from schemas.errors import Stop
 from streams import cli
 from streams.demo.collector import Collector, percentile
 from streams.kafka.reader import TopicReader
+from streams.sources.datasets.complete_journey import CompleteJourney
 from streams.sources.pacing import Pacer
 
 ABOUT: Final = "events/s through all roles, and event to prediction at 1,000 events/s and at 90 % of what they take"
 
-_WARM_UP: Final = 10_000
+_WARM_UP: Final = 100_000
+"""Events after which most households are known, and asked about every week."""
 _SEARCH_S: Final = 45.0
 _COUNTED_S: Final = 25.0
 _CAPACITY: Final = "all roles, encode in a worker of its own, two cores shared with the broker"
@@ -54,7 +56,7 @@ _PERCENTILES: Final = (0.5, 0.95, 0.99)
 def run(options: Options, say: Say) -> Findings:
     """Capacity first, then both loads in every round."""
     model = model_for(options, say)
-    journey, events = journey_events()
+    journey = CompleteJourney.load()
     with started_broker(options) as broker, deployed(options, broker.bootstrap, "e2e.", model) as deployment:
         publish(deployment, journey)
         deployment.start_worker("ingest", "ingest,entities,learn")
@@ -62,7 +64,7 @@ def run(options: Options, say: Say) -> Findings:
         deployment.await_partitions(4)
         collector = Collector(deployment.client, deployment.prefix, 4)
         collector.start()
-        run = _Run(deployment, collector, events)
+        run = _Run(deployment, collector, years_of(journey))
         run.warm_up(options.scaled(_WARM_UP, 500))
         capacities: list[float] = []
         loads = (f"{_RATE:,.0f} events/s", f"{_NEAR_ALL:.0%}")
