@@ -106,8 +106,10 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--threads",
         type=whole(1, 1024),
+        default=1,
         metavar="N",
-        help="CPU threads of one operation (default: all that may be used)",
+        help="CPU threads of one operation (default 1: several pay for large encoders, and wait for each other where "
+        "anything else runs)",
     )
     add_settings_options(parser)
     parser.set_defaults(run=run)
@@ -126,7 +128,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train_settings(args: argparse.Namespace) -> TrainSettings:
-    import os
 
     from models.encoder import SIZES, EncoderSize
     from models.text import SIZE
@@ -137,7 +138,7 @@ def _train_settings(args: argparse.Namespace) -> TrainSettings:
         budget_s=args.budget,
         seed=args.seed,
         size=EncoderSize(sequence=SIZE) if args.input == "text" else SIZES[args.size or _SIZE],
-        threads=args.threads or len(os.sched_getaffinity(0)),
+        threads=args.threads,
     )
 
 

@@ -37,9 +37,6 @@ from streams.offline.training import SourceEvent, build_vocabulary, counted, out
 from streams.sources import source as sources
 from streams.sources.source import load_source
 
-#: Two tests run at a time on two cores, and threads of one operation wait for each other there: ten times as long.
-TRAIN = ["train", "--threads", "1"]
-
 
 @pytest.mark.slow
 def test_trains_and_says_what_it_reached(
@@ -48,7 +45,7 @@ def test_trains_and_says_what_it_reached(
     out = tmp_path / "model"
     monkeypatch.setenv("PULSEGRAPH_CORE_CHURN_HORIZON_MS", str(14 * 86_400_000))
     options = ["--data", "simulation", "--customers", "60", "--until", "2017-04-15", "--epochs", "1"]
-    assert cli.main([*TRAIN, *options, "--out", str(out)]) == 0
+    assert cli.main(["train", *options, "--out", str(out)]) == 0
     captured = capsys.readouterr()
     card = read_card(out)
     assert card.horizon_days == 14
@@ -117,7 +114,7 @@ def test_nothing_is_known_of_the_time_behind_the_end(tmp_path: Path, monkeypatch
     cards = []
     for until in ("2017-04-11", "2019-01-01"):
         options = ["--data", "simulation", "--customers", "60", "--until", until, "--epochs", "1"]
-        assert cli.main([*TRAIN, *options, "--out", str(tmp_path / until)]) == 0
+        assert cli.main(["train", *options, "--out", str(tmp_path / until)]) == 0
         cards.append(read_card(tmp_path / until))
     assert cards[0].report.outcomes == cards[1].report.outcomes
     assert cards[0].report.early == cards[1].report.early > 0
@@ -178,7 +175,7 @@ def test_learns_from_what_a_deployment_recorded(
     base, out, until_ms = tmp_path / "base", tmp_path / "out", 1_492_214_400_000
     source = load_source("simulation", seed=0, customers=60)
     told = ["--data", "simulation", "--customers", "60", "--until", "2017-04-15", "--epochs", "1"]
-    assert cli.main([*TRAIN, *told, "--out", str(base)]) == 0
+    assert cli.main(["train", *told, "--out", str(base)]) == 0
     first = read_card(base)
     capsys.readouterr()
 
@@ -208,7 +205,7 @@ def test_learns_from_what_a_deployment_recorded(
     outbox.send("words", b"00000000", b"{", partition=0)
     outbox.close(30)
 
-    argv = [*TRAIN, "--from-topics", "--out", str(out), "--epochs", "1"]
+    argv = ["train", "--from-topics", "--out", str(out), "--epochs", "1"]
     assert cli.main([*argv, "--bootstrap", broker.bootstrap, "--prefix", prefix]) == 0
     said = capsys.readouterr()
     kept = [o for found in written.values() for o in found if o.customer_id != gone]
