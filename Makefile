@@ -60,7 +60,7 @@ test: lint types ## lint, types and every test (ARGS="-k broker" for some)
 	test $$status -ne $(NO_TESTS) || status=0; exit $$status
 
 .PHONY: test-fast test-without-broker
-test-fast: lint ## lint, types and every test that is quick and needs no broker; two to three minutes
+test-fast: lint ## lint, types and every test that is quick and needs no broker; one to three minutes
 	@$(MAKE) --no-print-directory --jobs 2 --keep-going types test-without-broker
 
 test-without-broker: install

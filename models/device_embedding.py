@@ -16,13 +16,11 @@ import torch
 from torch import Tensor
 
 from models.device import put
-from models.embedding import Embedder, said
+from models.embedding import GPU_POSITIONS, Embedder, said
 from models.encoder import CustomerEncoder, pool
 from models.sequence import Sequences
 from models.wide import Ints
 
-MOST_POSITIONS: Final = 131_072
-"""Padded positions in one pass: enough to fill a GPU."""
 ROWS: Final = (16, 32, 64, 128, 256, 512, 1024, 2048)
 """What a pass has so many of, or is padded to: a GPU's libraries prepare every shape when they first meet it."""
 
@@ -72,7 +70,7 @@ class DeviceEmbedder:
             yield from ((rows, length) for rows in ROWS if rows <= self._most(length))
 
     def _most(self, length: int) -> int:
-        return max((rows for rows in ROWS if rows * length <= MOST_POSITIONS), default=ROWS[0])
+        return max((rows for rows in ROWS if rows * length <= GPU_POSITIONS), default=ROWS[0])
 
     def _passes(self, lengths: Ints) -> Iterator[tuple[Ints, int]]:
         """Rows of each pass, and how many positions it has."""

@@ -44,9 +44,13 @@ class Running:
         Raises:
             Stop: it has ended.
         """
+        self.check()
+        return scrape(self.port) or WorkerNumbers()
+
+    def check(self) -> None:
+        """Raises Stop where it has ended."""
         if not self.child.running:
             raise Stop(f"a worker ended with {self.child.returncode}: {tail_of(self.log)}")
-        return scrape(self.port) or WorkerNumbers()
 
 
 class Deployment:
@@ -93,6 +97,16 @@ class Deployment:
 
     def numbers(self) -> list[WorkerNumbers]:
         return [worker.numbers() for worker in self.workers]
+
+    def together(self) -> WorkerNumbers:
+        """Of all workers; zeros while one of them does not answer.
+
+        Raises:
+            Stop: one has ended.
+        """
+        for worker in self.workers:
+            worker.check()
+        return scrape(*(worker.port for worker in self.workers)) or WorkerNumbers()
 
     def await_partitions(self, per_worker: int) -> None:
         """Until every worker that ingests holds so many partitions of the sources."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice, pairwise
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from infra.bench.deployment import (
     Deployment,
@@ -23,11 +21,10 @@ from infra.bench.deployment import (
 )
 from infra.bench.report import Findings, Measured, Options, Say, Target, figure
 from infra.bench.soak import years_of
-from infra.faults.stream import twin
+from infra.faults.stream import publish_version, twin
 from models import versions
 from models.tasks.churn import ChurnTask
 from schemas.errors import Stop
-from streams import cli
 from streams.demo.collector import Collector, percentile
 from streams.kafka.reader import TopicReader
 from streams.sources.datasets.complete_journey import CompleteJourney
@@ -89,7 +86,8 @@ def run(options: Options, say: Say) -> Findings:
                 say(f"round {number + 1}: at {load}: {latencies} over {len(fresh):,} predictions")
         say("another model is published at a steady load")
         still, _ = run.longest_gap(options.scale)
-        swapped, answered = run.longest_gap(options.scale, lambda: _publish(deployment, model))
+        announce = partial(publish_version, broker.bootstrap, deployment.prefix, twin(versions.current(model)))
+        swapped, answered = run.longest_gap(options.scale, announce)
         if len(answered) < 2:
             raise Stop(f"a model was published, and {answered} answered: no swap was timed")
         collector.stop()
@@ -133,23 +131,6 @@ def run(options: Options, say: Say) -> Findings:
     )
 
 
-def _publish(deployment: Deployment, model: Path) -> None:
-    """A model of another version with the same answers."""
-    options = ["--bootstrap", str(deployment.client["bootstrap.servers"]), "--prefix", deployment.prefix]
-    with contextlib.redirect_stdout(sys.stderr):  # standard output is the report's
-        if cli.main(["publish", *options, "--model", str(model), str(twin(versions.current(model)))]):
-            raise Stop("the model could not be published")
-
-
-class _Known(NamedTuple):
-    """Of all workers together."""
-
-    events: int
-    encoded: int
-    waiting: int
-    """Snapshots before the encoder."""
-
-
 class _Run:
     """Feeds the workers with what follows in the data."""
 
@@ -174,15 +155,15 @@ class _Run:
         pacer = Pacer(_FIRST_RATE)
         search_s, counted_s = max(4.0, _SEARCH_S * scale), max(2.0, _COUNTED_S * scale)
         ended, counted = threading.Event(), list[tuple[float, int]]()
-        began, before = time.monotonic(), self._known().events
+        began, before = time.monotonic(), self._deployment.together().events
 
         def steer() -> None:
             rate = _FIRST_RATE
             while (now := time.monotonic()) < began + search_s:
-                known = self._known()
+                known = self._deployment.together()
                 counted.append((now, known.events))
                 lag = self._produced - (known.events - before)
-                behind = known.waiting > _WAITING or lag > rate
+                behind = known.snapshots_waiting > _WAITING or lag > rate
                 pacer.rate = rate = rate * (0.85 if behind else 1.05)
                 time.sleep(_LOOK_S)
             ended.set()
@@ -209,10 +190,10 @@ class _Run:
     def at(self, rate: float, seconds: float) -> list[float]:
         """Milliseconds from each live snapshot's newest event to its prediction, at a steady rate."""
         self._collector.freshness_ms.clear()
-        encoded, sent, spent_s = self._known().encoded, self._sent, self._cpu_s()
+        encoded, sent, spent_s = self._deployment.together().encoded, self._sent, self._cpu_s()
         self._send(int(rate * seconds), rate)
         self._deployment.await_done(self._sent)
-        self.encoded_per_event = (self._known().encoded - encoded) / (self._sent - sent)
+        self.encoded_per_event = (self._deployment.together().encoded - encoded) / (self._sent - sent)
         self.us_per_event = (self._cpu_s() - spent_s) / (self._sent - sent) * 1e6
         while time.monotonic() - self._collector.heard_s < 1.0:
             time.sleep(0.1)
@@ -239,14 +220,6 @@ class _Run:
                     answered.add(json.loads(message.value() or b"")["model_version"])
         longest_ms = max(later - at_ms for of in times.values() for at_ms, later in pairwise(sorted(of)))
         return longest_ms / 1000, answered
-
-    def _known(self) -> _Known:
-        known = self._deployment.numbers()
-        return _Known(
-            events=sum(one.events for one in known),
-            encoded=sum(one.encoded for one in known),
-            waiting=sum(one.snapshots_waiting for one in known),
-        )
 
     def _cpu_s(self) -> float:
         return sum(cpu_s(worker.child.pid) for worker in self._deployment.workers)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,12 +16,11 @@ from infra.faults import schedule as schedules
 from infra.faults.cluster import Cluster, Fleet, GroupProgress, freeze_code
 from infra.faults.compare import Check, compare, left_by
 from infra.faults.schedule import KINDS, Action, Kind
-from infra.faults.stream import RecordedStream, Sources, model, produce, twin
+from infra.faults.stream import RecordedStream, Sources, model, produce, publish_version, twin
 from models import versions
 from schemas.errors import Stop
 from schemas.events import SOURCES
 from schemas.topics import TOPICS
-from streams import cli
 from streams.kafka import admin, offsets
 from streams.sources.pacing import Pacer
 from streams.sources.replay import OrderedProducer, publish_catalog
@@ -326,20 +323,13 @@ class Harness:
                 cluster.proxy.cut()
             case "swap":
                 self._swaps += 1
-                self._publish(self._twin if self._swaps % 2 else self._model)
+                publish_version(self._cluster.direct, "b.", self._twin if self._swaps % 2 else self._model)
             case "stall":
                 assert cluster.proxy is not None
                 cluster.proxy.stall()
                 time.sleep(action.seconds)
                 cluster.proxy.flow()
         return since_s, after
-
-    def _publish(self, folder: Path) -> None:
-        options = ["--bootstrap", self._cluster.direct, "--prefix", "b.", "--model", str(self._model.parent)]
-        with contextlib.redirect_stdout(sys.stderr):  # standard output is the report's
-            code = cli.main(["publish", *options, str(folder)])
-        if code:
-            raise Stop(f"{folder} could not be published")
 
     def _await_drained(self, prefix: str, fleet: Fleet) -> None:
         groups = {"ingest": SOURCES, "entities": ("graph-edges",)}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -19,6 +21,7 @@ from schemas.errors import DeadLetter, Stop
 from schemas.events import SOURCE_INDEX, SOURCES
 from schemas.ids import refused_id
 from schemas.topics import TOPICS
+from streams import cli
 from streams.core.config import DAY_MS, HOUR_MS, CoreConfig
 from streams.kafka.partitioning import partition_for
 from streams.offline.training import train_on_events
@@ -226,6 +229,18 @@ def twin(folder: Path) -> Path:
     (fresh / saved_model.CARD_FILE).write_bytes(msgspec.json.encode(card))
     fresh.rename(target)
     return target
+
+
+def publish_version(bootstrap: str, prefix: str, folder: Path) -> None:
+    """Announce a version of a model directory.
+
+    Raises:
+        Stop: it was refused.
+    """
+    options = ["--bootstrap", bootstrap, "--prefix", prefix, "--model", str(folder.parent)]
+    with contextlib.redirect_stdout(sys.stderr):  # standard output is the report's
+        if cli.main(["publish", *options, str(folder)]):
+            raise Stop(f"{folder} could not be published")
 
 
 class Sources(msgspec.Struct, frozen=True, kw_only=True):

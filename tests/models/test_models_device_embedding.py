@@ -13,8 +13,8 @@ from support import model_worlds as worlds
 from torch import Tensor
 
 from models import precision
-from models.device_embedding import MOST_POSITIONS, ROWS, DeviceEmbedder, GuardedEmbedder
-from models.embedding import TorchEmbedder
+from models.device_embedding import ROWS, DeviceEmbedder, GuardedEmbedder
+from models.embedding import GPU_POSITIONS, TorchEmbedder
 from models.encoder import CustomerEncoder, EncoderSize, default_config
 from models.inference import Predictor
 from models.model import Model
@@ -87,7 +87,7 @@ def test_passes_are_of_few_shapes() -> None:
     assert seen <= shapes and len(seen) > 4
     precision.warm(GuardedEmbedder(embedder, lambda: TorchEmbedder(ENCODER, CPU)), precision._trial(MODEL))
     assert seen == shapes, "none is left for the first batches"
-    assert max(rows * length for rows, length in shapes) <= MOST_POSITIONS
+    assert max(rows * length for rows, length in shapes) <= GPU_POSITIONS
 
 
 @settings(max_examples=40, deadline=None)
